@@ -1,0 +1,92 @@
+"""A tiny, randomly initialised Stable Diffusion in the diffusers layout: real parts, for tests of plumbing."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+TINY_VOCABULARY = {
+    "concepts": ["church", "mosque", "synagogue", "castle", "house", "dog", "wolf", "cat", "trumpet", "violin", "teapot", "delivery truck"],
+    "styles": ["noto", "twemoji"],
+    "templates": ["{}", "a {}", "a photo of a {}"],
+    "subcategory": {
+        "church": "place-religious", "mosque": "place-religious", "synagogue": "place-religious", "castle": "place-building", "house": "place-building",
+        "dog": "animal-mammal", "wolf": "animal-mammal", "cat": "animal-mammal", "trumpet": "musical-instrument", "violin": "musical-instrument",
+        "teapot": "dishware", "delivery truck": "transport-ground",
+    },
+}  # fmt: skip
+
+
+def tiny_tokenizer() -> CLIPTokenizer:
+    """A byte-level BPE in CLIP's form, trained on the tiny vocabulary's own prompts."""
+    prompts = [
+        t.format(c) + s
+        for c in TINY_VOCABULARY["concepts"]
+        for t in TINY_VOCABULARY["templates"]
+        for s in ("", " in noto style", " in twemoji style")
+    ]
+    bpe = Tokenizer(models.BPE(continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
+    bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    pieces = pre_tokenizers.Split(Regex(r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"), "removed", invert=True)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([pieces, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bpe.train_from_iterator(
+        prompts,
+        trainers.BpeTrainer(
+            vocab_size=700,
+            special_tokens=["<|startoftext|>", "<|endoftext|>"],
+            end_of_word_suffix="</w>",
+            initial_alphabet=alphabet,
+            show_progress=False,
+        ),
+    )
+    model = json.loads(bpe.to_str())["model"]
+    vocab = model["vocab"]
+    for byte in alphabet:
+        vocab.setdefault(byte + "</w>", len(vocab))
+    return CLIPTokenizer(vocab=vocab, merges=[tuple(m) for m in model["merges"]], model_max_length=32)
+
+
+def build_tiny_sd(folder: Path, seed: int = 0) -> Path:
+    """Save a pipeline of some 0.9 M random parameters: 64 px pictures, 16x16x4 latents, a text encoder 32 wide."""
+    torch.manual_seed(seed)
+    tokenizer = tiny_tokenizer()
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=32,
+        projection_dim=32, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    down, up = ("CrossAttnDownBlock2D", "DownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
+    unet = UNet2DConditionModel(
+        sample_size=16, in_channels=4, out_channels=4, down_block_types=down, up_block_types=up, block_out_channels=(32, 64), layers_per_block=1,
+        cross_attention_dim=32, attention_head_dim=4, norm_num_groups=8,
+    )  # fmt: skip
+    # A fresh text encoder's outputs and attention are so small that prompts would hardly matter; this makes them matter.
+    with torch.no_grad():
+        for name, weight in unet.named_parameters():
+            if "attn2" in name and name.endswith(".weight"):
+                weight.mul_(3)
+    vae = AutoencoderKL(
+        in_channels=3, out_channels=3, down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 16, 16), layers_per_block=1, latent_channels=4, norm_num_groups=8, sample_size=64, scaling_factor=1.0,
+    )  # fmt: skip
+    scheduler = DDIMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, set_alpha_to_one=False, steps_offset=1
+    )
+    pipe = StableDiffusionPipeline(
+        vae=vae, text_encoder=CLIPTextModel(text), tokenizer=tokenizer, unet=unet, scheduler=scheduler, safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+    pipe.save_pretrained(folder, safe_serialization=True)
+    (folder / "vocabulary.json").write_text(json.dumps(TINY_VOCABULARY))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Path of the tiny model, loadable by core.models.load_model and by StableDiffusionPipeline.from_pretrained."""
+    return build_tiny_sd(tmp_path_factory.mktemp("tiny_sd"))
