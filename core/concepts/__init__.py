@@ -1,0 +1,31 @@
+"""Concept spaces: the vocabularies that a search ranges over, and who lies near whom."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from core.models import StableDiffusion
+from core.models.vocabulary import article
+from core.specs import Concept, same
+
+__all__ = ["candidates", "distances", "forbidden"]
+
+
+def forbidden(concept: Concept) -> list[str]:
+    """The words that may never stand for anything but the concept itself: its name and its synonyms."""
+    return [concept.name, *concept.synonyms]
+
+
+def distances(model: StableDiffusion, name: str, others: Sequence[str]) -> Tensor:
+    """L2 distance of the flattened text states of "a photo of a {name}", (len(others),); AP and AGE's `search_closest_tokens`."""
+    states = model.encode([article(f"a photo of a {w}") for w in (name, *others)]).flatten(1).float()
+    return torch.linalg.vector_norm(states[1:] - states[0], dim=1)
+
+
+def candidates(model: StableDiffusion, concept: Concept, erased: Sequence[Concept], count: int, space: Sequence[str] | None = None) -> list[str]:
+    """The `count` nearest words of the space (or of the model's vocabulary), none of them to be erased."""
+    banned = [w for c in erased for w in forbidden(c)] + [w for w in (model.vocabulary.style(c.name) for c in erased) if w]
+    words = [w for w in (space if space is not None else model.vocabulary.targets(concept.name)) if not any(same(w, b) for b in banned)]
+    order = distances(model, concept.name, words).argsort(stable=True)[:count].tolist()
+    return [words[i] for i in order]

@@ -1,0 +1,55 @@
+"""What erasure returns: a LoRA in diffusers' format, and how it came about."""
+
+import json
+import resource
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig
+from safetensors.torch import save
+from torch import Tensor, cuda
+
+from core.models import StableDiffusion
+
+FILE = "pytorch_lora_weights.safetensors"
+
+
+def adapter_metadata(config: LoraConfig) -> dict[str, Any]:
+    """The config as diffusers stores it in a LoRA file (`lora_adapter_metadata`), sets sorted so that bytes repeat."""
+    plain = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
+    return {f"unet.{k}": getattr(v, "value", v) for k, v in sorted(plain.items())}
+
+
+def peak_memory() -> int:
+    """Peak bytes of this process so far: the accelerator's where one is used, else resident memory."""
+    if cuda.is_available() and cuda.max_memory_allocated():
+        return int(cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@dataclass
+class Delta:
+    """theta' - theta as a LoRA. `tensors` has diffusers' names; `info` says how it was made (history, evaluations, seconds)."""
+
+    tensors: dict[str, Tensor]
+    config: dict[str, Any]
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: StableDiffusion, **info: Any) -> "Delta":
+        """Read the adapter that the model wears."""
+        config = next(iter(model.unet.peft_config.values()))
+        return cls(model.lora_tensors(), adapter_metadata(config), info | {"peak_memory_bytes": peak_memory()})
+
+    def serialise(self, metadata: dict[str, str] | None = None) -> bytes:
+        """The .safetensors bytes; no times or paths in them, so the same delta gives the same bytes."""
+        head = {"format": "pt", "lora_adapter_metadata": json.dumps(self.config, sort_keys=True)}
+        return save(self.tensors, metadata=head | (metadata or {}))
+
+    def save(self, folder: Path) -> Path:
+        """Write pytorch_lora_weights.safetensors into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FILE).write_bytes(self.serialise())
+        return folder / FILE

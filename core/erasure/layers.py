@@ -1,0 +1,41 @@
+"""Which modules of a U-Net an adapter sits on, by the field's names."""
+
+from typing import Any
+
+from peft import LoraConfig
+from torch import nn
+
+from core.errors import CoreError
+from core.specs import LoraSpec
+
+
+def target_modules(unet: nn.Module, wanted: str | list[str]) -> list[str]:
+    """Full names of the linear (and, outside cross-attention, convolution) layers that `wanted` names."""
+    leaves = [n.replace(".base_layer", "") for n, m in unet.named_modules() if isinstance(m, nn.Linear | nn.Conv2d) and "lora_" not in n]
+    match wanted:
+        case "xattn":
+            names = [n for n in leaves if ".attn2." in n]
+        case "xattn_strict":
+            names = [n for n in leaves if n.endswith((".attn2.to_k", ".attn2.to_v"))]
+        case "noxattn":
+            names = [n for n in leaves if ".attn2." not in n]
+        case "selfattn":
+            names = [n for n in leaves if ".attn1." in n]
+        case "full":
+            names = leaves
+        case suffixes:
+            names = [n for n in leaves if any(n == s or n.endswith(f".{s}") for s in suffixes)]
+    if not names:
+        raise CoreError("unknown_modules", f"no layer of this model ends in {wanted}: try 'to_k', or a preset such as 'xattn'", field="method.lora.target_modules")
+    return names
+
+
+def lora_config(unet: nn.Module, spec: LoraSpec) -> LoraConfig:
+    """peft's config for a spec; alpha omitted means scale 1."""
+    return LoraConfig(r=spec.rank, lora_alpha=spec.alpha or spec.rank, target_modules=target_modules(unet, spec.target_modules), init_lora_weights=True)
+
+
+def exact_config(names: list[str], rank: int) -> LoraConfig:
+    """A scale-1 adapter for a delta whose factors are known."""
+    config: Any = LoraConfig(r=rank, lora_alpha=rank, target_modules=names)
+    return config

@@ -1,0 +1,140 @@
+"""The loop that every fine-tuned method shares: adapters, optimiser, progress, checkpoints."""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import Generator, Tensor
+
+from core.concepts import forbidden
+from core.erasure.buffer import Trajectories, seeded
+from core.erasure.delta import Delta
+from core.erasure.layers import lora_config
+from core.errors import CoreError
+from core.models import StableDiffusion
+from core.progress import Callback, Checkpoints, Clock
+from core.specs import EraseSpec, FineTuneSpec
+
+CHECKPOINT_SECONDS = 60.0
+S = TypeVar("S", bound=FineTuneSpec)
+
+
+class Run(Generic[S]):
+    """What a method may use while it runs."""
+
+    def __init__(self, model: StableDiffusion, request: EraseSpec, spec: S, callback: Callback) -> None:
+        self.model, self.spec, self.callback = model, spec, callback
+        self.concepts, self.preserve, self.seed = request.concepts, request.preserve, request.seed
+        self.words = [forbidden(c) for c in request.concepts]
+        self.trajectories = Trajectories(model, spec, request.seed)
+
+    def contexts(self, words: Sequence[str], like: str | None = None) -> Tensor:
+        """Text states of words in every prompt template, (T, L, D); `like` a style: in a style's prompts."""
+        prompts: list[str] = []
+        for word in words:
+            prompts += self.model.vocabulary.prompts(word) if word else [""]
+        return self.model.encode(prompts)
+
+    def generator(self, step: int, purpose: int = 0) -> Generator:
+        """Randomness that depends on the seed, the step and its purpose alone: a resumed run draws the same."""
+        return seeded(self.seed, step, purpose)
+
+
+class Method(Protocol):
+    """A method's part of the loop."""
+
+    def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
+        """Loss of concept i (scalar, with a graph to the adapter) and the target chosen."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors a resumed run needs beyond adapter and optimiser."""
+        ...
+
+    def load_state(self, state: dict[str, Tensor]) -> None: ...
+
+
+def identity(model: StableDiffusion, request: EraseSpec) -> str:
+    """What a checkpoint must belong to: this base model, these concepts, this method, this seed."""
+    asked = request.model_dump_json(include={"concepts", "preserve", "method", "seed"})
+    return hashlib.sha256(f"{model.digest}\n{asked}".encode()).hexdigest()
+
+
+def fine_tune(
+    model: StableDiffusion, request: EraseSpec, spec: S, method_type: Callable[[Run[S]], Method], callback: Callback, checkpoints: Checkpoints | None
+) -> Delta:
+    """Train a LoRA adapter with a method's losses, one concept a step in turn, `spec.steps` steps each; resume where a checkpoint ends."""
+    begun, evaluations = time.monotonic(), model.evaluations
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(request.seed)
+        parameters = model.add_adapter(lora_config(model.unet, spec.lora))
+    optimiser = torch.optim.Adam(parameters, lr=spec.learning_rate)
+    run = Run(model, request, spec, callback)
+    method = method_type(run)
+    total, start, history = spec.steps * len(request.concepts), 0, list[dict[str, Any]]()
+
+    saved = checkpoints.load() if checkpoints else None
+    if saved is not None and saved[1].get("identity") == identity(model, request):
+        restore(model, optimiser, method, run.trajectories, *saved)
+        start, history = saved[1]["step"], saved[1]["history"]
+        evaluations -= saved[1]["evaluations"]
+        callback({"phase": "erase", "step": start, "total": total, "message": f"resumed from the checkpoint at step {start}"})
+
+    clock, last_save = Clock(total, start), time.monotonic()
+    for step in range(start, total):
+        run.trajectories.advance(step)
+        for group in optimiser.param_groups:
+            group["lr"] = spec.learning_rate * decay(step, total)
+        loss, target = method.step(step % len(request.concepts), step)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise CoreError("loss_not_finite", f"the loss became {value} at step {step + 1} of {total}: lower method.learning_rate", field="method.learning_rate")
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        done = step + 1
+        history.append({"step": done, "loss": value, "target": target})
+        if checkpoints and done < total and (done % spec.checkpoint_every == 0 or time.monotonic() - last_save > CHECKPOINT_SECONDS):
+            meta = {"step": done, "identity": identity(model, request), "history": history, "evaluations": model.evaluations - evaluations}
+            checkpoints.save(done, collect(model, optimiser, method, run.trajectories), meta | {"round": run.trajectories.round})
+            last_save = time.monotonic()
+        callback({"phase": "erase", "step": done, "total": total, "loss": value, "target": target, "eta_s": clock.eta(done)})
+    return Delta.of(
+        model, history=history, unet_evaluations=model.evaluations - evaluations, seconds=time.monotonic() - begun, resumed_at=start, residual=0.0
+    )
+
+
+def decay(step: int, total: int) -> float:
+    """Constant for the first half, then linear to a tenth."""
+    return min(1.0, 0.1 + 1.8 * (1 - step / total))
+
+
+def collect(model: StableDiffusion, optimiser: torch.optim.Optimizer, method: Method, trajectories: Trajectories) -> dict[str, Tensor]:
+    """Everything a run needs to go on as if nothing had happened."""
+    out = {f"adapter.{k}": v for k, v in model.adapter_state().items()}
+    for i, slots in optimiser.state_dict()["state"].items():
+        out |= {f"optimiser.{i}.{k}": torch.as_tensor(v) for k, v in slots.items()}
+    out |= {f"method.{k}": v for k, v in method.state().items()}
+    return out | {f"latents.{k}": v for k, v in trajectories.kept.items()}
+
+
+def restore(
+    model: StableDiffusion, optimiser: torch.optim.Optimizer, method: Method, trajectories: Trajectories, tensors: dict[str, Tensor], meta: dict[str, Any]
+) -> None:
+    """The inverse of `collect`."""
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    model.set_adapter_state(part("adapter."))
+    state = optimiser.state_dict()
+    for key, value in part("optimiser.").items():
+        i, slot = key.split(".", 1)
+        state["state"].setdefault(int(i), {})[slot] = value
+    optimiser.load_state_dict(state)
+    method.load_state(part("method."))
+    trajectories.kept = {k: v.to(model.device) for k, v in part("latents.").items()}
+    trajectories.round = meta["round"]

@@ -1,0 +1,52 @@
+"""Adversarial search over a finite concept space with the Gumbel-softmax (AP and AGE, Eq. 11-12)."""
+
+import torch
+from torch import Generator, Tensor
+
+
+def gumbel(shape: tuple[int, ...], generator: Generator) -> Tensor:
+    """Standard Gumbel noise, -log(-log U)."""
+    u = torch.rand(shape, generator=generator).clamp(1e-9, 1 - 1e-7)
+    return -torch.log(-torch.log(u))
+
+
+def gumbel_softmax(logits: Tensor, noise: Tensor, temperature: float, hard: bool) -> Tensor:
+    """Eq. 11: softmax((l + g) / tau), (n,); hard: Eq. 12, one-hot forward and soft backward."""
+    soft = torch.softmax((logits + noise) / temperature, dim=-1)
+    if not hard:
+        return soft
+    one_hot = torch.nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft.dtype)
+    return (one_hot - soft).detach() + soft
+
+
+class Search:
+    """Logits pi over candidates whose text states are R, (n, T, L, D); one Adam of their own that climbs."""
+
+    def __init__(self, names: list[str], states: Tensor, learning_rate: float, temperature: float, hard: bool) -> None:
+        self.names, self.states, self.temperature, self.hard = names, states, temperature, hard
+        self.logits = torch.full((len(names),), 1 / len(names), device=states.device, requires_grad=True)  # the authors' start
+        self.optimiser = torch.optim.Adam([self.logits], lr=learning_rate, maximize=True)
+
+    def sample(self, generator: Generator) -> Tensor:
+        """A fresh G(pi), (n,), differentiable in pi."""
+        return gumbel_softmax(self.logits, gumbel(self.logits.shape, generator).to(self.logits.device), self.temperature, self.hard)
+
+    def context(self, weights: Tensor, template: Tensor) -> Tensor:
+        """G(pi) . R for each row's template: (B, L, D)."""
+        return torch.einsum("n,nbld->bld", weights, self.states[:, template])
+
+    def ascend(self, objective: Tensor) -> None:
+        """One Adam step of pi up the objective."""
+        (self.logits.grad,) = torch.autograd.grad(objective, [self.logits])
+        self.optimiser.step()
+
+    def state(self) -> dict[str, Tensor]:
+        slots = self.optimiser.state.get(self.logits, {})
+        return {"logits": self.logits.detach(), **{k: torch.as_tensor(v) for k, v in slots.items()}}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            self.logits.copy_(state["logits"])
+        slots = {k: v.to(self.logits.device) if k != "step" else v for k, v in state.items() if k != "logits"}
+        if slots:
+            self.optimiser.state[self.logits] = slots

@@ -1,0 +1,41 @@
+"""LPIPS (Zhang et al., 2018) with AlexNet: how far the sanitized picture is from the base model's with the same prompt and seed."""
+
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from core.evaluation.judges import Images, batches
+
+
+def unavailable() -> str | None:
+    """Why LPIPS cannot be computed here, or None. Nothing is downloaded unasked: AlexNet's weights must lie in torch hub's cache."""
+    if find_spec("lpips") is None:
+        return "the package 'lpips' is not installed"
+    from torchvision.models import AlexNet_Weights
+
+    url = AlexNet_Weights.IMAGENET1K_V1.url
+    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    return None if file.exists() else f"AlexNet's weights are not in torch hub's cache: put {url} into {file.parent}"
+
+
+@cache
+def network(device: str = "cpu", random_trunk: bool = False) -> Any:
+    """LPIPS-alex 0.1; with `random_trunk` no AlexNet weights are needed, and the distance is one no paper knows."""
+    import lpips
+
+    return lpips.LPIPS(net="alex", pnet_rand=random_trunk, verbose=False).eval().to(device)
+
+
+@torch.inference_mode()
+def distances(net: Any, a: Images, b: Images) -> np.ndarray[Any, Any]:
+    """LPIPS of picture i of `a` and picture i of `b`, (N,); 0 = the same."""
+    device = next(net.parameters()).device
+
+    def scaled(x: Images) -> torch.Tensor:
+        return (torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2).float() / 127.5 - 1).to(device)
+
+    return torch.cat([net(scaled(x), scaled(y)).flatten().cpu() for x, y in zip(batches(a), batches(b), strict=True)]).numpy()

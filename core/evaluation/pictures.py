@@ -1,0 +1,148 @@
+"""Which pictures are drawn to judge a model, and a cache, addressed by content, so that none is drawn twice."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from core.concepts import embed, nearest
+from core.errors import CoreError
+from core.evaluation.judges import Images
+from core.models import StableDiffusion, Vocabulary
+from core.progress import Callback, Clock, ignore
+from core.specs import Concept, EvaluationSpec, same
+
+CHUNK = 16  # pictures between progress reports; each is on disk before the next chunk starts
+Role = Literal["erased", "preserved"]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture to draw, with both models."""
+
+    concept: str
+    role: Role
+    prompt: str
+    seed: int
+
+
+def words(concepts: Sequence[Concept]) -> list[str]:
+    """Every name under which the concepts may be asked for."""
+    return [word for c in concepts for word in (c.name, *c.synonyms)]
+
+
+def same_concept(a: str, b: str, vocabulary: Vocabulary) -> bool:
+    """Whether two names are one concept: 'noto' and 'in noto style' are one style."""
+    style = vocabulary.style(a)
+    return same(a, b) if style is None else style == vocabulary.style(b)
+
+
+def preserved_concepts(model: StableDiffusion, erased: Sequence[Concept], preserve: Sequence[str], spec: EvaluationSpec) -> list[str]:
+    """The concepts named; without names, the nearest neighbours of the erased ones and strangers, half and half. Never an erased one."""
+    vocabulary, gone = model.vocabulary, words(erased)
+
+    def is_erased(name: str) -> bool:
+        return any(same_concept(name, g, vocabulary) for g in gone)
+
+    named = [*preserve, *(spec.preserved_concepts or [])]
+    clash = next((name for name in named if is_erased(name)), None)
+    if clash is not None:
+        raise CoreError("bad_preserved_concept", f"'{clash}' is to be erased: it cannot be judged as preserved", field="evaluation.preserved_concepts")
+    chosen = list(named)
+    if spec.preserved_concepts is None:
+        pool = [*vocabulary.concepts, *(f"in {s} style" for s in vocabulary.styles if any(vocabulary.style(g) for g in gone))]
+        pool = [name for name in pool if not is_erased(name)]
+        near = nearest(embed(model, pool), embed(model, gone)) if pool else []
+        half = min(spec.preserved_count // 2, len(pool))
+        strangers = np.array(near[half:])
+        # Strangers come from the farther half of what is left, drawn with a fixed seed: the same concepts for every method compared.
+        far = strangers[len(strangers) // 2 :] if len(strangers) // 2 >= spec.preserved_count - half else strangers
+        picked = np.random.default_rng(0).permutation(far)[: spec.preserved_count - half]
+        chosen += [pool[i] for i in [*near[:half], *sorted(picked.tolist())]]
+    return list({name.casefold(): name for name in reversed(chosen)}.values())[::-1]
+
+
+def plan(vocabulary: Vocabulary, erased: Sequence[Concept], preserved: Sequence[str], spec: EvaluationSpec) -> list[Picture]:
+    """The prompts (templates and synonyms in turn) and seeds (`spec.seed` upwards) of every concept."""
+    pictures = []
+    for concept in erased:
+        prompts = [p for group in zip(*(vocabulary.prompts(w) for w in words([concept])), strict=False) for p in group]
+        pictures += [Picture(concept.name, "erased", prompts[i % len(prompts)], spec.seed + i) for i in range(spec.erased_images)]
+    for name in preserved:
+        prompts = vocabulary.prompts(name)
+        pictures += [Picture(name, "preserved", prompts[i % len(prompts)], spec.seed + i) for i in range(spec.preserved_images)]
+    return pictures
+
+
+def draw(
+    model: StableDiffusion,
+    pictures: Sequence[Picture],
+    spec: EvaluationSpec,
+    *,
+    cache: Path,
+    delta_digest: str | None,
+    callback: Callback = ignore,
+    phase: str = "draw",
+) -> Images:
+    """Draw (N, H, W, 3): with the base model when `delta_digest` is None, else with the model as it is. Cached pictures are read."""
+    files = [cache / key[:2] / f"{key}.png" for key in (key_of(model, delta_digest, p, spec) for p in pictures)]
+    images = [read(file) for file in files]
+    todo = [i for i, image in enumerate(images) if image is None]
+    clock, total = Clock(len(pictures), len(pictures) - len(todo)), len(pictures)
+    callback({"phase": phase, "step": total - len(todo), "total": total})
+    with model.frozen() if delta_digest is None else nullcontext():
+        for start in range(0, len(todo), CHUNK):
+            chunk = todo[start : start + CHUNK]
+            drawn = model.draw(
+                [pictures[i].prompt for i in chunk], [pictures[i].seed for i in chunk], steps=spec.sampling_steps, guidance=spec.guidance_scale
+            )
+            for i, image in zip(chunk, drawn, strict=True):
+                images[i] = image
+                write(files[i], image)
+            step = total - len(todo) + start + len(chunk)
+            callback({"phase": phase, "step": step, "total": total, "eta_s": clock.eta(step)})
+    return np.stack([image for image in images if image is not None])
+
+
+def key_of(model: StableDiffusion, delta_digest: str | None, picture: Picture, spec: EvaluationSpec) -> str:
+    """sha256 of everything a picture depends on."""
+    parts = {
+        "model": model.digest,
+        "delta": delta_digest,
+        "prompt": picture.prompt,
+        "seed": picture.seed,
+        "steps": spec.sampling_steps,
+        "guidance": spec.guidance_scale,
+        "scheduler": [type(model.pipe.scheduler).__name__, {k: v for k, v in model.pipe.scheduler.config.items() if not k.startswith("_")}],
+        "device": str(model.device).split(":")[0],
+        "dtype": str(model.dtype),
+        "libraries": [version(name) for name in ("torch", "diffusers", "transformers")],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def read(file: Path) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+    """A cached picture; None when it is not there or not whole."""
+    try:
+        with Image.open(file) as image:
+            return np.asarray(image.convert("RGB"))
+    except OSError:
+        return None
+
+
+def write(file: Path, image: np.ndarray[Any, Any]) -> None:
+    """Write through a rename: of two writers of one picture either may win, and a reader sees a whole file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
+    with os.fdopen(handle, "wb") as stream:
+        Image.fromarray(image).save(stream, format="PNG")
+    os.replace(name, file)

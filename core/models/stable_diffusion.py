@@ -1,0 +1,192 @@
+"""Stable Diffusion 1.x and 2.x: a U-Net with one CLIP text encoder, driven through the stock diffusers pipeline."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from core.errors import CoreError
+from core.models.vocabulary import load_vocabulary
+from core.progress import Callback, Clock, ignore
+
+BUNDLED = Path(__file__).parents[1] / "bundled"
+ADAPTER = "default"
+
+
+def resolve(source: str | Path) -> Path | None:
+    """The folder behind `bundled:NAME` or a local path; None when `source` must be a hub id."""
+    text = str(source)
+    if text.startswith("bundled:"):
+        return BUNDLED / text.removeprefix("bundled:")
+    path = Path(text)
+    return path if path.is_dir() else None
+
+
+def digest_of(folder: Path) -> str:
+    """sha256 over the weights' relative names and contents."""
+    total = hashlib.sha256()
+    for file in sorted(folder.rglob("*.safetensors")):
+        total.update(str(file.relative_to(folder)).encode() + b"\0")
+        with file.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()
+
+
+def load_model(source: str | Path, device: str | None = None) -> "StableDiffusion":
+    """Load a diffusers folder, `bundled:NAME`, or a hub id; safetensors only."""
+    folder = resolve(source)
+    if folder is None and (str(source).startswith((".", "/", "~")) or "/" not in str(source)):
+        raise CoreError("unknown_model", f"there is no model at '{source}': give a diffusers folder, 'bundled:emoji' or a hub id", field="model")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.float16 if device.startswith("cuda") else torch.float32
+    pipe = StableDiffusionPipeline.from_pretrained(
+        str(folder or source), use_safetensors=True, safety_checker=None, requires_safety_checker=False, torch_dtype=dtype
+    )
+    return StableDiffusion(pipe.to(device), folder)
+
+
+class StableDiffusion:
+    """A frozen pipeline whose U-Net can wear one LoRA adapter. Images are (N, H, W, 3) uint8; latents (B, 4, h, w)."""
+
+    def __init__(self, pipe: StableDiffusionPipeline, folder: Path | None = None) -> None:
+        self.pipe = pipe
+        self.unet = pipe.unet.requires_grad_(False).eval()
+        pipe.text_encoder.requires_grad_(False).eval()
+        pipe.vae.requires_grad_(False).eval()
+        pipe.set_progress_bar_config(disable=True)
+        self.device, self.dtype = pipe.device, self.unet.dtype
+        self.folder = folder
+        self.vocabulary = load_vocabulary(folder)
+        self.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
+        self.alphas = self.scheduler.alphas_cumprod.to(self.device)
+        self.evaluations = 0
+        size = int(self.unet.config.sample_size)
+        self.latent_shape = (int(self.unet.config.in_channels), size, size)
+        self._digest: str | None = None
+        self._states: dict[str, Tensor] = {}
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the base weights: of the files where there is a folder, else of the tensors."""
+        if self._digest is None:
+            if self.folder is not None:
+                self._digest = digest_of(self.folder)
+            else:
+                total = hashlib.sha256()
+                for name, tensor in sorted(self.unet.state_dict().items()):
+                    if "lora_" not in name:
+                        total.update(name.replace(".base_layer", "").encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+                self._digest = total.hexdigest()
+        return self._digest
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Text states of prompts, (B, L, D); each distinct prompt is encoded once."""
+        new = [p for p in dict.fromkeys(prompts) if p not in self._states]
+        for i in range(0, len(new), 64):
+            batch = new[i : i + 64]
+            ids = self.pipe.tokenizer(batch, padding="max_length", max_length=self.pipe.tokenizer.model_max_length, truncation=True, return_tensors="pt")
+            states = self.pipe.text_encoder(ids.input_ids.to(self.device))[0]
+            self._states |= dict(zip(batch, states, strict=True))
+        return torch.stack([self._states[p] for p in prompts])
+
+    def predict(self, z: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        """Noise prediction eps(z_t, t, c), (B, 4, h, w), whatever the checkpoint's own parametrisation."""
+        self.evaluations += len(z)
+        out: Tensor = self.unet(z.to(self.dtype), t, encoder_hidden_states=context.to(self.dtype)).sample.float()
+        if self.scheduler.config.prediction_type == "v_prediction":
+            a = self.alphas[t].view(-1, 1, 1, 1)
+            return a.sqrt() * out + (1 - a).sqrt() * z
+        return out
+
+    def draw(
+        self, prompts: Sequence[str], seeds: Sequence[int], *, steps: int = 25, guidance: float = 7.5, batch: int = 16, callback: Callback = ignore, phase: str = "draw"
+    ) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Pictures (N, H, W, 3) uint8; row i depends on prompt i and seed i alone."""
+        clock, out = Clock(len(prompts)), []
+        empty = self.encode([""])
+        for i in range(0, len(prompts), batch):
+            context = self.encode(prompts[i : i + batch])
+            z = torch.stack([torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(s)) for s in seeds[i : i + batch]])
+            with torch.no_grad():
+                images = self.pipe(
+                    prompt_embeds=context, negative_prompt_embeds=empty.expand_as(context), latents=z.to(self.device, self.dtype),
+                    num_inference_steps=steps, guidance_scale=guidance, output_type="np",
+                ).images  # fmt: skip
+            self.evaluations += len(context) * steps * (2 if guidance > 1 else 1)
+            out.append((images * 255).round().astype(np.uint8))
+            done = min(i + batch, len(prompts))
+            callback({"phase": phase, "step": done, "total": len(prompts), "eta_s": clock.eta(done)})
+        return np.concatenate(out)
+
+    # --- adapters -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Adapters off: inside, the model is the base model. Nothing is copied."""
+        if not self.has_delta:
+            yield
+            return
+        self.unet.disable_adapters()
+        try:
+            yield
+        finally:
+            self.unet.enable_adapters()
+
+    @property
+    def has_delta(self) -> bool:
+        return bool(getattr(self.unet, "peft_config", None))
+
+    def add_adapter(self, config: LoraConfig) -> list[torch.nn.Parameter]:
+        """Put a fresh adapter on the U-Net (output unchanged) and return its trainable parameters, in fp32."""
+        self.unload_delta()
+        self.unet.add_adapter(config, adapter_name=ADAPTER)
+        parameters = [p for n, p in self.unet.named_parameters() if "lora_" in n]
+        for p in parameters:
+            p.data = p.data.float()
+            p.requires_grad_(True)
+        return parameters
+
+    def adapter_state(self) -> dict[str, Tensor]:
+        """The adapter in peft's own names, on the CPU."""
+        return {k: v.detach().cpu().clone() for k, v in get_peft_model_state_dict(self.unet, adapter_name=ADAPTER).items()}
+
+    def set_adapter_state(self, state: Mapping[str, Tensor]) -> None:
+        set_peft_model_state_dict(self.unet, dict(state), adapter_name=ADAPTER)
+
+    def lora_tensors(self) -> dict[str, Tensor]:
+        """The adapter as diffusers' LoRA file names it: `unet.….lora_A.weight`."""
+        state = convert_state_dict_to_diffusers(self.adapter_state())
+        return {f"unet.{k}": v.contiguous() for k, v in sorted(state.items())}
+
+    def load_delta(self, delta: str | os.PathLike[str] | Mapping[str, Tensor]) -> None:
+        """Wear a LoRA in diffusers' format: a .safetensors file, a folder that holds one, or its tensors."""
+        self.unload_delta()
+        if isinstance(delta, str | os.PathLike):
+            path = Path(delta)
+            path = path / "pytorch_lora_weights.safetensors" if path.is_dir() else path
+            try:
+                tensors = load_file(path)
+            except SafetensorError as e:
+                raise CoreError("not_safetensors", f"the delta is not a safetensors file ({e}): save it with diffusers' save_lora_weights", field="delta") from e
+        else:
+            tensors = dict(delta)
+        self.pipe.load_lora_weights(tensors, adapter_name=ADAPTER)
+        self.unet.requires_grad_(False)
+
+    def unload_delta(self) -> None:
+        """Take the adapter off for good."""
+        if self.has_delta:
+            self.unet.unload_lora() if hasattr(self.unet, "unload_lora") else self.pipe.unload_lora_weights()
