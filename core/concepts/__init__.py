@@ -23,7 +23,9 @@ def distances(model: StableDiffusion, name: str, others: Sequence[str]) -> Tenso
     return torch.linalg.vector_norm(states[1:] - states[0], dim=1)
 
 
-def candidates(model: StableDiffusion, concept: Concept, erased: Sequence[Concept], count: int, space: Sequence[str] | None = None) -> list[str]:
+def candidates(
+    model: StableDiffusion, concept: Concept, erased: Sequence[Concept], count: int, space: Sequence[str] | None = None
+) -> list[str]:
     """The `count` nearest words of the space (or of the model's vocabulary), none of them to be erased."""
     banned = [w for c in erased for w in forbidden(c)] + [w for w in (model.vocabulary.style(c.name) for c in erased) if w]
     words = [w for w in (space if space is not None else model.vocabulary.targets(concept.name)) if not any(same(w, b) for b in banned)]

@@ -62,7 +62,11 @@ class Age:
         self.contexts = [run.contexts(words) for words in run.words]
         self.searches: list[Search] = []
         for concept in run.concepts:
-            names = [concept.target] if concept.target else candidates(run.model, concept, run.concepts, self.spec.candidates, self.spec.concept_space)
+            names = (
+                [concept.target]
+                if concept.target
+                else candidates(run.model, concept, run.concepts, self.spec.candidates, self.spec.concept_space)
+            )
             states = torch.stack([run.contexts([n], like=concept.name) for n in names])
             self.searches.append(Search(names, states, self.spec.search_learning_rate, self.spec.temperature, self.spec.hard))
         self.kept = {f"keep/{name}": run.contexts([name]) for name in run.preserve}

@@ -5,6 +5,7 @@ about 98 of AGE's 103 U-Net evaluations. A kept trajectory gives every one of it
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -39,6 +40,11 @@ def denoise(model: StableDiffusion, z: Tensor, context: Tensor, spec: FineTuneSp
         z = scheduler.step(eps, t, z).prev_sample
         states.append(z)
     return states
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors under a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 class Trajectories:
@@ -90,3 +96,10 @@ class Trajectories:
         """Forget the trajectories when the spec's refresh interval is over."""
         if self.spec.refresh_every and step and step % self.spec.refresh_every == 0:
             self.round, self.kept = self.round + 1, {}
+
+    def state(self) -> dict[str, Tensor]:
+        return {f"latents.{k}": v for k, v in self.kept.items()}
+
+    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        self.kept = {k: v.to(self.model.device) for k, v in part(tensors, "latents.").items()}
+        self.round = meta["round"]

@@ -26,13 +26,19 @@ def target_modules(unet: nn.Module, wanted: str | list[str]) -> list[str]:
         case suffixes:
             names = [n for n in leaves if any(n == s or n.endswith(f".{s}") for s in suffixes)]
     if not names:
-        raise CoreError("unknown_modules", f"no layer of this model ends in {wanted}: try 'to_k', or a preset such as 'xattn'", field="method.lora.target_modules")
+        raise CoreError(
+            "unknown_modules",
+            f"no layer of this model ends in {wanted}: try 'to_k', or a preset such as 'xattn'",
+            field="method.lora.target_modules",
+        )
     return names
 
 
 def lora_config(unet: nn.Module, spec: LoraSpec) -> LoraConfig:
     """peft's config for a spec; alpha omitted means scale 1."""
-    return LoraConfig(r=spec.rank, lora_alpha=spec.alpha or spec.rank, target_modules=target_modules(unet, spec.target_modules), init_lora_weights=True)
+    return LoraConfig(
+        r=spec.rank, lora_alpha=spec.alpha or spec.rank, target_modules=target_modules(unet, spec.target_modules), init_lora_weights=True
+    )
 
 
 def exact_config(names: list[str], rank: int) -> LoraConfig:

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from core.concepts import forbidden
-from core.erasure.buffer import Trajectories, seeded
+from core.erasure.buffer import Trajectories, part, seeded
 from core.erasure.delta import Delta
 from core.erasure.layers import lora_config
 from core.errors import CoreError
@@ -64,7 +64,12 @@ def identity(model: StableDiffusion, request: EraseSpec) -> str:
 
 
 def fine_tune(
-    model: StableDiffusion, request: EraseSpec, spec: S, method_type: Callable[[Run[S]], Method], callback: Callback, checkpoints: Checkpoints | None
+    model: StableDiffusion,
+    request: EraseSpec,
+    spec: S,
+    method_type: Callable[[Run[S]], Method],
+    callback: Callback,
+    checkpoints: Checkpoints | None,
 ) -> Delta:
     """Train a LoRA adapter with a method's losses, one concept a step in turn, `spec.steps` steps each; resume where a checkpoint ends."""
     begun, evaluations = time.monotonic(), model.evaluations
@@ -73,12 +78,16 @@ def fine_tune(
         parameters = model.add_adapter(lora_config(model.unet, spec.lora))
     optimiser = torch.optim.Adam(parameters, lr=spec.learning_rate)
     run = Run(model, request, spec, callback)
-    method = method_type(run)
     total, start, history = spec.steps * len(request.concepts), 0, list[dict[str, Any]]()
 
     saved = checkpoints.load() if checkpoints else None
-    if saved is not None and saved[1].get("identity") == identity(model, request):
-        restore(model, optimiser, method, run.trajectories, *saved)
+    if saved is not None and saved[1].get("identity") != identity(model, request):
+        saved = None
+    if saved:
+        run.trajectories.restore(saved[0], saved[1])  # before the method, which draws what it misses
+    method = method_type(run)
+    if saved:
+        restore(model, optimiser, method, saved[0])
         start, history = saved[1]["step"], saved[1]["history"]
         evaluations -= saved[1]["evaluations"]
         callback({"phase": "erase", "step": start, "total": total, "message": f"resumed from the checkpoint at step {start}"})
@@ -91,7 +100,11 @@ def fine_tune(
         loss, target = method.step(step % len(request.concepts), step)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise CoreError("loss_not_finite", f"the loss became {value} at step {step + 1} of {total}: lower method.learning_rate", field="method.learning_rate")
+            raise CoreError(
+                "loss_not_finite",
+                f"the loss became {value} at step {step + 1} of {total}: lower method.learning_rate",
+                field="method.learning_rate",
+            )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -99,11 +112,16 @@ def fine_tune(
         history.append({"step": done, "loss": value, "target": target})
         if checkpoints and done < total and (done % spec.checkpoint_every == 0 or time.monotonic() - last_save > CHECKPOINT_SECONDS):
             meta = {"step": done, "identity": identity(model, request), "history": history, "evaluations": model.evaluations - evaluations}
-            checkpoints.save(done, collect(model, optimiser, method, run.trajectories), meta | {"round": run.trajectories.round})
+            checkpoints.save(done, collect(model, optimiser, method) | run.trajectories.state(), meta | {"round": run.trajectories.round})
             last_save = time.monotonic()
         callback({"phase": "erase", "step": done, "total": total, "loss": value, "target": target, "eta_s": clock.eta(done)})
     return Delta.of(
-        model, history=history, unet_evaluations=model.evaluations - evaluations, seconds=time.monotonic() - begun, resumed_at=start, residual=0.0
+        model,
+        history=history,
+        unet_evaluations=model.evaluations - evaluations,
+        seconds=time.monotonic() - begun,
+        resumed_at=start,
+        residual=0.0,
     )
 
 
@@ -112,29 +130,20 @@ def decay(step: int, total: int) -> float:
     return min(1.0, 0.1 + 1.8 * (1 - step / total))
 
 
-def collect(model: StableDiffusion, optimiser: torch.optim.Optimizer, method: Method, trajectories: Trajectories) -> dict[str, Tensor]:
-    """Everything a run needs to go on as if nothing had happened."""
+def collect(model: StableDiffusion, optimiser: torch.optim.Optimizer, method: Method) -> dict[str, Tensor]:
+    """Adapter, optimiser and the method's own state, named."""
     out = {f"adapter.{k}": v for k, v in model.adapter_state().items()}
     for i, slots in optimiser.state_dict()["state"].items():
         out |= {f"optimiser.{i}.{k}": torch.as_tensor(v) for k, v in slots.items()}
-    out |= {f"method.{k}": v for k, v in method.state().items()}
-    return out | {f"latents.{k}": v for k, v in trajectories.kept.items()}
+    return out | {f"method.{k}": v for k, v in method.state().items()}
 
 
-def restore(
-    model: StableDiffusion, optimiser: torch.optim.Optimizer, method: Method, trajectories: Trajectories, tensors: dict[str, Tensor], meta: dict[str, Any]
-) -> None:
+def restore(model: StableDiffusion, optimiser: torch.optim.Optimizer, method: Method, tensors: dict[str, Tensor]) -> None:
     """The inverse of `collect`."""
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-    model.set_adapter_state(part("adapter."))
+    model.set_adapter_state(part(tensors, "adapter."))
     state = optimiser.state_dict()
-    for key, value in part("optimiser.").items():
+    for key, value in part(tensors, "optimiser.").items():
         i, slot = key.split(".", 1)
         state["state"].setdefault(int(i), {})[slot] = value
     optimiser.load_state_dict(state)
-    method.load_state(part("method."))
-    trajectories.kept = {k: v.to(model.device) for k, v in part("latents.").items()}
-    trajectories.round = meta["round"]
+    method.load_state(part(tensors, "method."))

@@ -35,9 +35,9 @@ def resolve(source: str | Path) -> Path | None:
 
 
 def digest_of(folder: Path) -> str:
-    """sha256 over the weights' relative names and contents."""
+    """sha256 over relative names and contents of everything that decides what the model draws: weights, configs, tokenizer."""
     total = hashlib.sha256()
-    for file in sorted(folder.rglob("*.safetensors")):
+    for file in sorted(f for f in folder.rglob("*") if f.suffix in (".safetensors", ".json", ".txt")):
         total.update(str(file.relative_to(folder)).encode() + b"\0")
         with file.open("rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())
@@ -48,7 +48,9 @@ def load_model(source: str | Path, device: str | None = None) -> "StableDiffusio
     """Load a diffusers folder, `bundled:NAME`, or a hub id; safetensors only."""
     folder = resolve(source)
     if folder is None and (str(source).startswith((".", "/", "~")) or "/" not in str(source)):
-        raise CoreError("unknown_model", f"there is no model at '{source}': give a diffusers folder, 'bundled:emoji' or a hub id", field="model")
+        raise CoreError(
+            "unknown_model", f"there is no model at '{source}': give a diffusers folder, 'bundled:emoji' or a hub id", field="model"
+        )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float16 if device.startswith("cuda") else torch.float32
     pipe = StableDiffusionPipeline.from_pretrained(
@@ -87,7 +89,10 @@ class StableDiffusion:
                 total = hashlib.sha256()
                 for name, tensor in sorted(self.unet.state_dict().items()):
                     if "lora_" not in name:
-                        total.update(name.replace(".base_layer", "").encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+                        total.update(
+                            name.replace(".base_layer", "").encode()
+                            + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+                        )
                 self._digest = total.hexdigest()
         return self._digest
 
@@ -97,7 +102,9 @@ class StableDiffusion:
         new = [p for p in dict.fromkeys(prompts) if p not in self._states]
         for i in range(0, len(new), 64):
             batch = new[i : i + 64]
-            ids = self.pipe.tokenizer(batch, padding="max_length", max_length=self.pipe.tokenizer.model_max_length, truncation=True, return_tensors="pt")
+            ids = self.pipe.tokenizer(
+                batch, padding="max_length", max_length=self.pipe.tokenizer.model_max_length, truncation=True, return_tensors="pt"
+            )
             states = self.pipe.text_encoder(ids.input_ids.to(self.device))[0]
             self._states |= dict(zip(batch, states, strict=True))
         return torch.stack([self._states[p] for p in prompts])
@@ -112,7 +119,15 @@ class StableDiffusion:
         return out
 
     def draw(
-        self, prompts: Sequence[str], seeds: Sequence[int], *, steps: int = 25, guidance: float = 7.5, batch: int = 16, callback: Callback = ignore, phase: str = "draw"
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        steps: int = 25,
+        guidance: float = 7.5,
+        batch: int = 16,
+        callback: Callback = ignore,
+        phase: str = "draw",
     ) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Pictures (N, H, W, 3) uint8; row i depends on prompt i and seed i alone."""
         clock, out = Clock(len(prompts)), []
@@ -180,7 +195,11 @@ class StableDiffusion:
             try:
                 tensors = load_file(path)
             except SafetensorError as e:
-                raise CoreError("not_safetensors", f"the delta is not a safetensors file ({e}): save it with diffusers' save_lora_weights", field="delta") from e
+                raise CoreError(
+                    "not_safetensors",
+                    f"the delta is not a safetensors file ({e}): save it with diffusers' save_lora_weights",
+                    field="delta",
+                ) from e
         else:
             tensors = dict(delta)
         self.pipe.load_lora_weights(tensors, adapter_name=ADAPTER)

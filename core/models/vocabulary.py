@@ -30,7 +30,9 @@ class Vocabulary:
 
     def style(self, name: str) -> str | None:
         """The style that a name means ('noto', 'noto style', 'in noto style'), or None."""
-        return next((s for s in self.styles if any(same(name, f.format(s)) for f in ("{}", "{} style", "in {} style", "in the style of {}"))), None)
+        return next(
+            (s for s in self.styles if any(same(name, f.format(s)) for f in ("{}", "{} style", "in {} style", "in the style of {}"))), None
+        )
 
     def prompts(self, name: str) -> list[str]:
         """A concept in every template; a style around a fixed choice of the vocabulary's objects."""
