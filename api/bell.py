@@ -1,0 +1,42 @@
+"""Ring the workers' bell after a commit: a Celery message that holds nothing but the job id.
+
+Best effort, within a second: a lost message only costs the dispatcher's next round, so no failure reaches the client.
+"""
+
+import threading
+import uuid
+
+import structlog
+from celery import Celery
+from redis.exceptions import RedisError
+
+log = structlog.get_logger("api")
+BUDGET = 0.5  # seconds to connect, and again to write
+PAUSE = 5.0  # seconds of silence after a failure, so that a dead broker does not slow every request
+SOCKET = {"socket_connect_timeout": BUDGET, "socket_timeout": BUDGET, "retry_on_timeout": False, "max_retries": 0}
+
+
+class Bell:
+    """One Celery producer for the process; `ring` never raises."""
+
+    def __init__(self, redis_url: str, task: str, queue: str) -> None:
+        self.task, self.queue = task, queue
+        self.celery = Celery("api", broker=redis_url, set_as_current=False)
+        self.celery.conf.update(
+            task_serializer="json",
+            task_ignore_result=True,
+            task_publish_retry=False,
+            broker_connection_retry=False,
+            broker_connection_timeout=BUDGET,
+            broker_transport_options=SOCKET,
+            worker_hijack_root_logger=False,
+        )
+
+    def ring(self, job_id: uuid.UUID) -> bool:
+        """Whether the message reached the broker."""
+        try:
+            self.celery.send_task(self.task, args=[str(job_id)], queue=self.queue, task_id=str(job_id), retry=False, ignore_result=True)
+        except Exception as error:
+            log.warning("bell_unheard", job_id=str(job_id), error=type(error).__name__)
+            return False
+        return True

@@ -1,0 +1,91 @@
+"""Around every request: an id, safe headers, one log line, counters; and no exception leaves as anything but a problem."""
+
+import re
+import time
+import uuid
+from typing import Any
+
+import structlog
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.metrics import Metrics
+from api.problems import Problem, answer
+
+log = structlog.get_logger("api")
+REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{8,64}$")
+SAFE = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "Cache-Control": "private, no-store",
+}
+
+
+def unavailable(error: Exception) -> Problem | None:
+    """A 503 when the database is away or overloaded, else None."""
+    lost = isinstance(error, DBAPIError) and error.connection_invalidated
+    if lost or isinstance(error, (OperationalError, InterfaceError, PoolTimeout)):
+        return Problem("unavailable", "The database does not answer; nothing was changed.", headers={"Retry-After": "5"})
+    return None
+
+
+def as_problem(error: Exception) -> Problem:
+    if isinstance(error, Problem):
+        return error
+    found = unavailable(error)
+    if found is None:
+        log.exception("request_failed", error=type(error).__name__)
+        return Problem("internal_error", "The server failed; the operator finds the cause in the log under this request_id.")
+    log.warning("database_unavailable", error=type(error).__name__)
+    return found
+
+
+def route_of(scope: Scope) -> str:
+    """The route's template, so that ids neither reach the log's group-by nor blow up the metrics."""
+    return str(getattr(scope.get("route"), "path_format", "unmatched"))
+
+
+class Envelope:
+    """ASGI middleware, the outermost one."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if REQUEST_ID.match(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        started, status = time.monotonic(), 0
+
+        async def dress(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                for name, value in SAFE.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, dress)
+        except Exception as error:
+            if status:  # the head is out: breaking off is the only way left to say that the body is not whole
+                log.error("response_broken_off", error=type(error).__name__)
+                raise
+            await answer(as_problem(error), instance=scope["path"], request_id=request_id)(scope, receive, dress)
+        finally:
+            seconds = time.monotonic() - started
+            self.metrics.observe(scope["method"], route_of(scope), status or 499, seconds)
+            facts: dict[str, Any] = {"method": scope["method"], "route": route_of(scope), "status": status or 499, "ms": round(1000 * seconds, 1)}
+            log.info("request", **facts, tenant=scope["state"].get("tenant"))

@@ -1,0 +1,130 @@
+"""What the service answers."""
+
+import uuid
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+JobStatus = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled", "expired"]
+JobKind = Literal["erase", "evaluate"]
+TERMINAL = ("succeeded", "failed", "cancelled", "expired")
+
+
+class Answer(BaseModel):
+    """Read straight from the store's rows."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class Artifact(Answer):
+    """A file that a job made, or a client uploaded."""
+
+    id: uuid.UUID
+    job_id: uuid.UUID | None = Field(description="The job that made it; null for an upload.")
+    name: str = Field(examples=["pytorch_lora_weights.safetensors"])
+    media_type: str
+    size: int = Field(description="Bytes.")
+    sha256: str = Field(description="Of the content, in hex; also its strong ETag.")
+    created_at: datetime
+
+
+class JobArtifact(Answer):
+    """An artifact as a job lists it."""
+
+    id: uuid.UUID
+    name: str
+    media_type: str
+    size: int
+    sha256: str
+
+
+class JobError(Answer):
+    """Why a job failed."""
+
+    code: str = Field(examples=["worker_lost"])
+    message: str
+    retryable: bool = Field(default=False, description="Whether POST /jobs/{id}/retry may help.")
+    attempt: int | None = None
+
+
+class Job(Answer):
+    """A piece of work, from its request to its artifacts."""
+
+    id: uuid.UUID
+    kind: JobKind
+    status: JobStatus
+    spec: dict[str, Any] = Field(description="The request, with every default filled in.")
+    attempt: int = Field(description="How often a worker has started it.")
+    progress: dict[str, Any] | None = Field(description="{phase, step, total, loss, target, eta_s, message}, as far as they apply.")
+    artifacts: list[JobArtifact] = []
+    verdict: dict[str, Any] | None = Field(description="{passed, …}: the report against the thresholds asked for.")
+    error: JobError | None
+    labels: dict[str, str]
+    version: int = Field(description="Grows with every change.")
+    retried_from: uuid.UUID | None = Field(description="The job that this one repeats.")
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class JobPage(BaseModel):
+    """Newest first."""
+
+    items: list[Job]
+    next_cursor: str | None = Field(description="Pass as `cursor` for the next page; null on the last.")
+
+
+class Event(Answer):
+    """Something that happened to a job."""
+
+    seq: int = Field(description="1, 2, 3 … without gaps, per job.")
+    type: str = Field(examples=["progress"])
+    data: dict[str, Any]
+    created_at: datetime
+
+
+class EventPage(BaseModel):
+    """Oldest first."""
+
+    items: list[Event]
+    next_after: int = Field(description="Pass as `after` for what follows.")
+    finished: bool = Field(description="Whether the job has ended and no further event will come.")
+
+
+class ArtifactList(BaseModel):
+    items: list[Artifact]
+
+
+class Vocabulary(BaseModel):
+    """What the model knows by name."""
+
+    concepts: int
+    styles: list[str]
+    examples: list[str] = Field(description="Some of its concepts.")
+
+
+class Model(BaseModel):
+    """A model that jobs may name."""
+
+    id: str
+    title: str
+    kind: Literal["bundled", "local", "hub"]
+    vocabulary: Vocabulary | None = Field(description="Null when the model comes with none.")
+
+
+class ModelList(BaseModel):
+    items: list[Model]
+
+
+class DryRun(BaseModel):
+    """The answer to `dry_run=true`: the request is valid, nothing was stored."""
+
+    dry_run: Literal[True] = True
+    kind: JobKind
+    spec: dict[str, Any] = Field(description="The request, with every default filled in.")
+
+
+class Health(BaseModel):
+    status: Literal["ok", "degraded"]
+    checks: dict[str, str] = {}

@@ -1,0 +1,212 @@
+"""The client: one method per thing the service does."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from client import download as downloads
+from client import sse
+from client.errors import ApiError, ConnectionFailed, WaitTimeout
+from client.transport import RETRIED, Transport, pause
+from client.types import Artifact, Event, Job, Model, Page
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+ConceptLike = str | Mapping[str, Any]
+MethodLike = str | Mapping[str, Any]
+QUIET = 45.0  # seconds without even a heartbeat before a stream counts as lost; the service sends one every 15
+
+
+def id_of(job: Job | str) -> str:
+    return job if isinstance(job, str) else job.id
+
+
+class Expunge:
+    """Talks to one Expunge service; url and key come from EXPUNGE_URL and EXPUNGE_API_KEY unless given."""
+
+    def __init__(self, url: str | None = None, api_key: str | None = None, *, retries: int = 5, timeout: float = 60.0) -> None:
+        self.url = (url or os.environ.get("EXPUNGE_URL") or DEFAULT_URL).rstrip("/")
+        self.transport = Transport(self.url, api_key or os.environ.get("EXPUNGE_API_KEY"), retries=retries, timeout=timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.transport.http.close()
+
+    def _json(self, method: str, path: str, **request: Any) -> Any:
+        return self.transport.request(method, path, **request).json()
+
+    # Asking for work
+
+    def submit(self, kind: str, spec: Mapping[str, Any], *, idempotency_key: str | None = None, prefer_wait: int | None = None) -> Job:
+        """POST a whole spec, as the OpenAPI document describes it."""
+        headers = {"Prefer": f"wait={prefer_wait}"} if prefer_wait else None
+        return Job.model_validate(self._json("POST", f"/jobs/{kind}", json=dict(spec), headers=headers, idempotency_key=idempotency_key))
+
+    def validate(self, kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """The spec with every default filled in; nothing is stored."""
+        found: dict[str, Any] = self._json("POST", f"/jobs/{kind}", json=dict(spec), params={"dry_run": "true"})["spec"]
+        return found
+
+    def erase(
+        self,
+        concepts: ConceptLike | Sequence[ConceptLike],
+        *,
+        model: str = "emoji",
+        method: MethodLike = "age",
+        preserve: Sequence[str] = (),
+        idempotency_key: str | None = None,
+        **more: Any,
+    ) -> Job:
+        """Start erasing concepts from a model. `more`: seed, fused, evaluation, labels, queue_timeout_s, run_timeout_s."""
+        spec = erase_spec(concepts, model=model, method=method, preserve=preserve, **more)
+        return self.submit("erase", spec, idempotency_key=idempotency_key)
+
+    def evaluate(
+        self,
+        *,
+        job: Job | str | None = None,
+        artifact: Artifact | str | None = None,
+        concepts: ConceptLike | Sequence[ConceptLike] = (),
+        model: str = "emoji",
+        idempotency_key: str | None = None,
+        **more: Any,
+    ) -> Job:
+        """Judge a finished job's delta, or an uploaded one (then name the concepts)."""
+        spec = {"model": model, "concepts": listed(concepts), **more}
+        if job is not None:
+            spec["job_id"] = id_of(job)
+        if artifact is not None:
+            spec["artifact_id"] = artifact if isinstance(artifact, str) else artifact.id
+        return self.submit("evaluate", spec, idempotency_key=idempotency_key)
+
+    def cancel(self, job: Job | str) -> Job:
+        return Job.model_validate(self._json("POST", f"/jobs/{id_of(job)}/cancel"))
+
+    def retry(self, job: Job | str, *, idempotency_key: str | None = None) -> Job:
+        """A new job with the same spec."""
+        return Job.model_validate(self._json("POST", f"/jobs/{id_of(job)}/retry", idempotency_key=idempotency_key))
+
+    # Looking
+
+    def job(self, job: Job | str) -> Job:
+        return Job.model_validate(self._json("GET", f"/jobs/{id_of(job)}"))
+
+    def jobs_page(
+        self, *, kind: str | None = None, status: str | None = None, labels: Mapping[str, str] | None = None, limit: int = 50, cursor: str | None = None
+    ) -> Page[Job]:
+        """One page of jobs, newest first."""
+        wanted = {"kind": kind, "status": status, "limit": limit, "cursor": cursor, "label": [f"{k}:{v}" for k, v in (labels or {}).items()]}
+        params = {name: value for name, value in wanted.items() if value not in (None, [])}
+        return Page[Job].model_validate(self._json("GET", "/jobs", params=params))
+
+    def jobs(self, *, kind: str | None = None, status: str | None = None, labels: Mapping[str, str] | None = None) -> Iterator[Job]:
+        """Every job, newest first, page by page."""
+        cursor = None
+        while True:
+            page = self.jobs_page(kind=kind, status=status, labels=labels, limit=100, cursor=cursor)
+            yield from page.items
+            if (cursor := page.next_cursor) is None:
+                return
+
+    def models(self) -> list[Model]:
+        return [Model.model_validate(item) for item in self._json("GET", "/models")["items"]]
+
+    def artifacts(self, job: Job | str) -> list[Artifact]:
+        return [Artifact.model_validate(item) for item in self._json("GET", f"/jobs/{id_of(job)}/artifacts")["items"]]
+
+    def artifact(self, artifact_id: str) -> Artifact:
+        return Artifact.model_validate(self._json("GET", f"/artifacts/{artifact_id}"))
+
+    # Following
+
+    def events(self, job: Job | str, *, after: int = 0) -> Iterator[Event]:
+        """Every event after `after`, live, until the job has ended; a lost connection resumes without gap or repeat."""
+        path, failures = f"/jobs/{id_of(job)}/events", 0
+        limits = httpx.Timeout(self.transport.http.timeout.connect, read=QUIET)
+        while True:
+            before = after
+            try:
+                with self.transport.stream(path, {"Accept": "text/event-stream", "Last-Event-ID": str(after)}, timeout=limits) as response:
+                    for message in sse.messages(response.iter_lines()):
+                        event = Event.model_validate_json(message.data)
+                        if event.seq > after:
+                            after = event.seq
+                            yield event
+                page = self._json("GET", path, params={"after": after})
+                for item in page["items"]:
+                    event = Event.model_validate(item)
+                    after = event.seq
+                    yield event
+                if page["finished"]:
+                    return
+                continue
+            except httpx.TransportError as error:
+                lost: Exception = ConnectionFailed(f"the event stream broke off: {error or type(error).__name__}")
+            except ApiError as error:
+                if error.status not in RETRIED:
+                    raise
+                lost = error
+            failures = 1 if after > before else failures + 1
+            if failures > self.transport.retries:
+                raise lost
+            self.transport.sleep(pause(failures - 1, None))
+
+    def wait(self, job: Job | str, on_progress: Callable[[Event], None] | None = None, *, timeout: float | None = None) -> Job:
+        """The job once it has ended, however it ended; `timeout` in seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        after = 0
+        if deadline is None:
+            for event in self.events(job):
+                if on_progress:
+                    on_progress(event)
+            return self.job(job)
+        while True:
+            page = self._json("GET", f"/jobs/{id_of(job)}/events", params={"after": after})
+            for item in page["items"]:
+                if on_progress:
+                    on_progress(Event.model_validate(item))
+            after = page["next_after"]
+            if page["finished"]:
+                return self.job(job)
+            if time.monotonic() >= deadline:
+                raise WaitTimeout(f"job {id_of(job)} has not finished within {timeout} s; it goes on")
+            self.transport.sleep(min(0.5, max(0.0, deadline - time.monotonic())))
+
+    # Bytes
+
+    def download(self, job: Job | Artifact | str, folder: str | Path) -> list[Path]:
+        """Fetch a job's artifacts (or one Artifact) into a folder, resuming and verifying every sha256."""
+        found = [job] if isinstance(job, Artifact) else self.artifacts(job)
+        return [downloads.download(self.transport, artifact, Path(folder)) for artifact in found]
+
+    def upload(self, path: str | Path, *, model: str = "emoji", name: str | None = None, idempotency_key: str | None = None) -> Artifact:
+        """Send a LoRA delta (safetensors) for evaluation."""
+        file = Path(path)
+        answer = self.transport.request(
+            "POST",
+            "/artifacts",
+            content=file.read_bytes,
+            params={"model": model, "name": name or file.name},
+            headers={"Content-Type": "application/octet-stream"},
+            idempotency_key=idempotency_key,
+        )
+        return Artifact.model_validate(answer.json())
+
+
+def listed(concepts: ConceptLike | Sequence[ConceptLike]) -> list[Any]:
+    return [concepts] if isinstance(concepts, (str, Mapping)) else list(concepts)
+
+
+def erase_spec(concepts: ConceptLike | Sequence[ConceptLike], *, model: str, method: MethodLike, preserve: Sequence[str] = (), **more: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = {"model": model, "concepts": listed(concepts), "method": method, **more}
+    if preserve:
+        spec["preserve"] = list(preserve)
+    return spec

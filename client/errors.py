@@ -1,0 +1,40 @@
+"""What can go wrong, for callers who want to tell the cases apart."""
+
+from client.types import Job, Problem
+
+
+class ExpungeError(Exception):
+    """Every error of this client."""
+
+
+class ApiError(ExpungeError):
+    """The service answered with a problem."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.status = problem.status
+        self.code = problem.code
+        lines = [f"{problem.status} {problem.code}: {problem.detail or problem.title}"]
+        lines += [f"  {e.field}: {e.message}{f' ({e.remedy})' if e.remedy else ''}" for e in problem.errors]
+        super().__init__("\n".join(lines))
+
+
+class ConnectionFailed(ExpungeError):
+    """The service could not be reached, or broke off, after every retry."""
+
+
+class IntegrityError(ExpungeError):
+    """Downloaded bytes do not match the sha256 that the service stated."""
+
+
+class WaitTimeout(ExpungeError):
+    """The job had not finished in time; it goes on."""
+
+
+class JobFailed(ExpungeError):
+    """The job did not succeed."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        reason = f": {job.error.code}: {job.error.message}" if job.error else ""
+        super().__init__(f"job {job.id} {job.status}{reason}")

@@ -1,0 +1,115 @@
+"""What the service answers, typed. Fields that a newer server adds are kept."""
+
+from datetime import datetime
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+TERMINAL = frozenset({"succeeded", "failed", "cancelled", "expired"})
+Status = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled", "expired"]
+T = TypeVar("T")
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Artifact(Answer):
+    """A file: what a job made, or an upload. `size` in bytes, `sha256` in hex."""
+
+    id: str
+    name: str
+    media_type: str
+    size: int
+    sha256: str
+    job_id: str | None = None
+    created_at: datetime | None = None
+
+
+class JobError(Answer):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    retryable: bool = False
+    attempt: int | None = None
+
+
+class Job(Answer):
+    """A piece of work, from its request to its artifacts."""
+
+    id: str
+    kind: str
+    status: Status
+    spec: dict[str, Any]
+    attempt: int = 0
+    progress: dict[str, Any] | None = None
+    artifacts: list[Artifact] = []
+    verdict: dict[str, Any] | None = None
+    error: JobError | None = None
+    labels: dict[str, str] = {}
+    version: int = 0
+    retried_from: str | None = None
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.status in TERMINAL
+
+    @property
+    def passed(self) -> bool | None:
+        """The verdict: True, False, or None where the job has none."""
+        return None if self.verdict is None or "passed" not in self.verdict else bool(self.verdict["passed"])
+
+    @property
+    def ok(self) -> bool:
+        """Succeeded, and its verdict did not fail."""
+        return self.status == "succeeded" and self.passed is not False
+
+
+class Event(Answer):
+    """Something that happened to a job; `seq` counts 1, 2, 3 … without gaps."""
+
+    seq: int
+    type: str
+    data: dict[str, Any]
+    created_at: datetime | None = None
+
+
+class Model(Answer):
+    """A model that jobs may name."""
+
+    id: str
+    title: str
+    kind: str
+    vocabulary: dict[str, Any] | None = None
+
+
+class Page(Answer, Generic[T]):
+    """One page of a list; `next_cursor` is None on the last."""
+
+    items: list[T]
+    next_cursor: str | None = None
+
+
+class FieldError(Answer):
+    """What is wrong with one field of a request."""
+
+    field: str
+    message: str
+    remedy: str | None = None
+
+
+class Problem(Answer):
+    """RFC 9457 problem details."""
+
+    type: str = "about:blank"
+    code: str = "unknown"
+    title: str = ""
+    status: int
+    detail: str = ""
+    instance: str | None = None
+    request_id: str | None = None
+    errors: list[FieldError] = []
