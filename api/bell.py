@@ -3,16 +3,13 @@
 Best effort, within a second: a lost message only costs the dispatcher's next round, so no failure reaches the client.
 """
 
-import threading
 import uuid
 
 import structlog
 from celery import Celery
-from redis.exceptions import RedisError
 
 log = structlog.get_logger("api")
 BUDGET = 0.5  # seconds to connect, and again to write
-PAUSE = 5.0  # seconds of silence after a failure, so that a dead broker does not slow every request
 SOCKET = {"socket_connect_timeout": BUDGET, "socket_timeout": BUDGET, "retry_on_timeout": False, "max_retries": 0}
 
 

@@ -88,7 +88,11 @@ class Bodies:
         if body:
             media_type = headers.get("content-type", "").split(";")[0].strip().lower()
             if media_type != "application/json":
-                raise Problem("unsupported_media_type", "Send JSON with 'Content-Type: application/json'.", headers={"Accept-Post": "application/json"})
+                raise Problem(
+                    "unsupported_media_type",
+                    "Send JSON with 'Content-Type: application/json'.",
+                    headers={"Accept-Post": "application/json"},
+                )
             vet(body)
         scope.setdefault("state", {})["body"] = body
         sent = False

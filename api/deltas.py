@@ -1,6 +1,5 @@
 """Vet an uploaded LoRA delta without torch: container, names, shapes, finite values. The worker checks once more before it loads it."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -9,9 +8,12 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+import core
 from api.problems import FieldError, Problem
 
-KEY = re.compile(r"^(unet|transformer|text_encoder|text_encoder_2)\.([A-Za-z0-9_.]+?)\.(lora_A|lora_B|lora\.down|lora\.up|alpha)(?:\.weight)?$")
+KEY = re.compile(
+    r"^(unet|transformer|text_encoder|text_encoder_2)\.([A-Za-z0-9_.]+?)\.(lora_A|lora_B|lora\.down|lora\.up|alpha)(?:\.weight)?$"
+)
 FLOATS: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 CHUNK = 1 << 22  # values looked at in one go
 MAX_HEADER = 16 << 20  # bytes; a delta names some thousand tensors
@@ -38,7 +40,9 @@ def header(path: Path) -> tuple[Header, int]:
             pass
         found = json.loads(text)
     except (SafetensorError, ValueError, RecursionError) as error:
-        raise bad("the upload is not safetensors", "save the LoRA with safetensors; pickle files (.bin, .pt, .ckpt) are never read") from error
+        raise bad(
+            "the upload is not safetensors", "save the LoRA with safetensors; pickle files (.bin, .pt, .ckpt) are never read"
+        ) from error
     found.pop("__metadata__", None)
     return found, 8 + size
 
@@ -46,9 +50,7 @@ def header(path: Path) -> tuple[Header, int]:
 def directory(source: str) -> Path | None:
     """Where a model's files lie, for a bundled model or a local directory; None for one that only the workers hold."""
     if source.startswith("bundled:"):
-        spec = importlib.util.find_spec("core")
-        assert spec is not None and spec.submodule_search_locations
-        return Path(next(iter(spec.submodule_search_locations))) / "bundled" / source.removeprefix("bundled:")
+        return Path(core.__path__[0]) / "bundled" / source.removeprefix("bundled:")
     folder = Path(source)
     return folder if folder.is_dir() else None
 
@@ -78,7 +80,10 @@ def pairs(tensors: Header) -> dict[tuple[str, str], dict[str, list[int]]]:
     for name, entry in tensors.items():
         match = KEY.match(name)
         if not match:
-            raise bad(f"'{name[:200]}' is not a LoRA key", "keys look like 'unet.<module>.lora_A.weight', as diffusers' save_lora_weights writes them")
+            raise bad(
+                f"'{name[:200]}' is not a LoRA key",
+                "keys look like 'unet.<module>.lora_A.weight', as diffusers' save_lora_weights writes them",
+            )
         if entry["dtype"] not in FLOATS:
             raise bad(f"'{name}' has dtype {entry['dtype']}", f"use one of {', '.join(FLOATS)}")
         found.setdefault((match[1], match[2]), {})[match[3]] = entry["shape"]
@@ -100,7 +105,11 @@ def check_fit(tensors: Header, folder: Path, model: str) -> None:
             if kind != "alpha" and not fits(kind, shape, weight):
                 faults.append(FieldError(field=f"{component}.{module}.{kind}", message=f"shape {shape} does not fit the model's {weight}"))
     if faults:
-        raise Problem("invalid_delta", f"The delta does not fit the model '{model}': {faults[0].field}: {faults[0].message}.", errors=faults[:MAX_FAULTS])
+        raise Problem(
+            "invalid_delta",
+            f"The delta does not fit the model '{model}': {faults[0].field}: {faults[0].message}.",
+            errors=faults[:MAX_FAULTS],
+        )
 
 
 def check_pairs(tensors: Header) -> None:
@@ -117,7 +126,13 @@ def check_finite(path: Path, tensors: Header, start: int) -> None:
         first, last = entry["data_offsets"]
         if first == last:
             raise bad("is empty", field=name)
-        values = np.memmap(path, dtype=np.dtype(FLOATS[entry["dtype"]]).newbyteorder("<"), mode="r", offset=start + first, shape=(int(np.prod(entry["shape"])),))
+        values = np.memmap(
+            path,
+            dtype=np.dtype(FLOATS[entry["dtype"]]).newbyteorder("<"),
+            mode="r",
+            offset=start + first,
+            shape=(int(np.prod(entry["shape"])),),
+        )
         for i in range(0, values.size, CHUNK):
             part = values[i : i + CHUNK]
             good = (part & 0x7F80) != 0x7F80 if entry["dtype"] == "BF16" else np.isfinite(part)

@@ -5,7 +5,7 @@ Streams hold no connection while they wait. Where the listener is down they fall
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import psycopg
 import structlog
@@ -30,7 +30,7 @@ class Hub:
         return SAFETY if self.listening else POLL
 
     @contextlib.contextmanager
-    def subscribe(self, job_id: str) -> "contextlib.AbstractContextManager[asyncio.Event]":  # type: ignore[misc]
+    def subscribe(self, job_id: str) -> Iterator[asyncio.Event]:
         bell = asyncio.Event()
         self.waiting.setdefault(job_id, set()).add(bell)
         try:
@@ -61,7 +61,9 @@ class Hub:
             await asyncio.sleep(1)
 
     async def notifications(self) -> AsyncIterator[str]:
-        async with await psycopg.AsyncConnection.connect(self.dsn, autocommit=True, connect_timeout=5, application_name="expunge-listener") as connection:
+        async with await psycopg.AsyncConnection.connect(
+            self.dsn, autocommit=True, connect_timeout=5, application_name="expunge-listener"
+        ) as connection:
             await connection.execute(f"LISTEN {CHANNEL}")
             self.listening = True
             self.wake_all()

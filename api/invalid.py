@@ -48,7 +48,9 @@ def parameters(steps: Sequence[str], body: Any) -> tuple[str, list[str]]:
     """Which parameters exist where an unknown one was written: (of what, names)."""
     names = [step for step in steps[:-1] if not step.startswith("[")]
     if not names:
-        spec: type[BaseModel] = EvaluateSpec if isinstance(body, dict) and ({"job_id", "artifact_id"} & body.keys()) and "method" not in body else EraseSpec
+        spec: type[BaseModel] = (
+            EvaluateSpec if isinstance(body, dict) and ({"job_id", "artifact_id"} & body.keys()) and "method" not in body else EraseSpec
+        )
         return "a job", list(spec.model_fields)
     if names[-1] == "method":
         name = body["method"].get("name", "")
@@ -71,9 +73,15 @@ def explain(error: dict[str, Any], body: Any) -> FieldError:
             steps = (*steps, "name") if isinstance(body.get("method"), dict) else steps
             message, remedy = f"there is no method '{str(context['tag'])[:100]}'", choice(str(context["tag"]), list(METHODS), "methods")
         case "union_tag_not_found":
-            message, remedy = "must be a method's name, or an object with 'name' and that method's parameters", choice("", list(METHODS), "methods")
+            message, remedy = (
+                "must be a method's name, or an object with 'name' and that method's parameters",
+                choice("", list(METHODS), "methods"),
+            )
         case "missing" if not loc:
-            message, remedy = "a JSON object is needed", 'send one, with Content-Type: application/json, for example {"concepts": ["church"]}'
+            message, remedy = (
+                "a JSON object is needed",
+                'send one, with Content-Type: application/json, for example {"concepts": ["church"]}',
+            )
         case "missing":
             message = "is needed"
         case "literal_error":

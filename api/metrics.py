@@ -31,9 +31,13 @@ class Metrics:
         self.registry = CollectorRegistry()
         labels = ("method", "route", "status")
         self.requests = Counter("expunge_http_requests_total", "Requests answered.", labels, registry=self.registry)
-        self.latency = Histogram("expunge_http_request_seconds", "Time to answer.", ("method", "route"), buckets=BUCKETS, registry=self.registry)
+        self.latency = Histogram(
+            "expunge_http_request_seconds", "Time to answer.", ("method", "route"), buckets=BUCKETS, registry=self.registry
+        )
         self.streams = Counter("expunge_event_streams_total", "Event streams opened.", registry=self.registry)
-        self.corrupt = Counter("expunge_artifacts_corrupt_total", "Downloads refused because the bytes did not match.", registry=self.registry)
+        self.corrupt = Counter(
+            "expunge_artifacts_corrupt_total", "Downloads refused because the bytes did not match.", registry=self.registry
+        )
         self.unheard = Counter("expunge_bell_failures_total", "Wake-ups that did not reach the broker.", registry=self.registry)
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:

@@ -87,5 +87,10 @@ class Envelope:
         finally:
             seconds = time.monotonic() - started
             self.metrics.observe(scope["method"], route_of(scope), status or 499, seconds)
-            facts: dict[str, Any] = {"method": scope["method"], "route": route_of(scope), "status": status or 499, "ms": round(1000 * seconds, 1)}
+            facts: dict[str, Any] = {
+                "method": scope["method"],
+                "route": route_of(scope),
+                "status": status or 499,
+                "ms": round(1000 * seconds, 1),
+            }
             log.info("request", **facts, tenant=scope["state"].get("tenant"))

@@ -21,24 +21,54 @@ class Kind(NamedTuple):
 KINDS = {
     kind.code: kind
     for kind in (
-        Kind(400, "malformed_request", "The request cannot be read", "Send well-formed JSON: no duplicate keys, no NaN or Infinity, no deep nesting."),
+        Kind(
+            400,
+            "malformed_request",
+            "The request cannot be read",
+            "Send well-formed JSON: no duplicate keys, no NaN or Infinity, no deep nesting.",
+        ),
         Kind(400, "bad_header", "A request header cannot be used", "Correct the header the detail names."),
-        Kind(401, "unauthorized", "A valid API key is needed", "Send 'Authorization: Bearer <key>' with a key that is neither expired nor revoked."),
+        Kind(
+            401,
+            "unauthorized",
+            "A valid API key is needed",
+            "Send 'Authorization: Bearer <key>' with a key that is neither expired nor revoked.",
+        ),
         Kind(403, "forbidden", "The API key lacks a scope", "Use a key that has the scope the detail names."),
         Kind(404, "not_found", "There is no such resource", "Check the address; ids of other tenants are unknown to you."),
         Kind(405, "method_not_allowed", "The resource does not take this method", "Use a method of the Allow header."),
         Kind(406, "not_acceptable", "No acceptable representation", "Accept one of the media types the detail names."),
-        Kind(409, "wrong_state", "The resource's state does not allow this", "Look at the resource first; the detail says what it would need."),
-        Kind(409, "idempotency_in_flight", "The first request with this Idempotency-Key is still running", "Repeat the request after the Retry-After seconds."),
+        Kind(
+            409,
+            "wrong_state",
+            "The resource's state does not allow this",
+            "Look at the resource first; the detail says what it would need.",
+        ),
+        Kind(
+            409,
+            "idempotency_in_flight",
+            "The first request with this Idempotency-Key is still running",
+            "Repeat the request after the Retry-After seconds.",
+        ),
         Kind(413, "payload_too_large", "The body is too large", "Stay below the limit the detail names."),
         Kind(415, "unsupported_media_type", "The body's media type is not supported", "Use the media type the detail names."),
         Kind(416, "range_not_satisfiable", "The range lies outside the artifact", "Ask for a range within the size in Content-Range."),
         Kind(422, "invalid_request", "The request is not valid", "Correct the fields listed in 'errors'."),
-        Kind(422, "invalid_delta", "The upload is not a usable LoRA delta", "Send LoRA weights in safetensors, made for the named model, all finite."),
+        Kind(
+            422,
+            "invalid_delta",
+            "The upload is not a usable LoRA delta",
+            "Send LoRA weights in safetensors, made for the named model, all finite.",
+        ),
         Kind(422, "idempotency_mismatch", "This Idempotency-Key belongs to another request", "Use a new key for a new request."),
         Kind(429, "too_many_requests", "Too many jobs are waiting", "Repeat after the Retry-After seconds, or cancel a job."),
         Kind(500, "internal_error", "The server failed", "Report the request_id to the operator."),
-        Kind(500, "artifact_corrupt", "The stored bytes do not match their sha256", "Do not use copies of this artifact; retry the job that made it."),
+        Kind(
+            500,
+            "artifact_corrupt",
+            "The stored bytes do not match their sha256",
+            "Do not use copies of this artifact; retry the job that made it.",
+        ),
         Kind(503, "unavailable", "A part of the service is down", "Repeat after the Retry-After seconds, with the same Idempotency-Key."),
     )
 }
@@ -48,7 +78,9 @@ BY_STATUS = {kind.status: kind for kind in reversed(KINDS.values())}
 class FieldError(BaseModel):
     """What is wrong with one field of the request."""
 
-    field: str = Field(description="Where, as written in the request: 'concepts[0]', 'method.steps', 'query.limit'.", examples=["concepts[0]"])
+    field: str = Field(
+        description="Where, as written in the request: 'concepts[0]', 'method.steps', 'query.limit'.", examples=["concepts[0]"]
+    )
     message: str = Field(description="What is wrong.")
     remedy: str | None = Field(default=None, description="What would be right, where that is known.")
 
@@ -69,7 +101,9 @@ class ProblemBody(BaseModel):
 class Problem(Exception):
     """Raise to answer with this problem."""
 
-    def __init__(self, code: str, detail: str | None = None, *, errors: list[FieldError] | None = None, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, code: str, detail: str | None = None, *, errors: list[FieldError] | None = None, headers: dict[str, str] | None = None
+    ) -> None:
         self.kind = KINDS[code]
         self.detail = detail or self.kind.remedy
         self.errors = errors
@@ -123,7 +157,9 @@ def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
             found[kind.status] = {"description": text, "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
             headers = OPENAPI_HEADERS.get(kind.status)
             if headers:
-                found[kind.status]["headers"] = {name: {"description": text, "schema": {"type": "string"}} for name, text in headers.items()}
+                found[kind.status]["headers"] = {
+                    name: {"description": text, "schema": {"type": "string"}} for name, text in headers.items()
+                }
     return dict(sorted(found.items(), key=lambda item: int(item[0])))
 
 

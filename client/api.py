@@ -100,10 +100,22 @@ class Expunge:
         return Job.model_validate(self._json("GET", f"/jobs/{id_of(job)}"))
 
     def jobs_page(
-        self, *, kind: str | None = None, status: str | None = None, labels: Mapping[str, str] | None = None, limit: int = 50, cursor: str | None = None
+        self,
+        *,
+        kind: str | None = None,
+        status: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
     ) -> Page[Job]:
         """One page of jobs, newest first."""
-        wanted = {"kind": kind, "status": status, "limit": limit, "cursor": cursor, "label": [f"{k}:{v}" for k, v in (labels or {}).items()]}
+        wanted = {
+            "kind": kind,
+            "status": status,
+            "limit": limit,
+            "cursor": cursor,
+            "label": [f"{k}:{v}" for k, v in (labels or {}).items()],
+        }
         params = {name: value for name, value in wanted.items() if value not in (None, [])}
         return Page[Job].model_validate(self._json("GET", "/jobs", params=params))
 
@@ -205,7 +217,9 @@ def listed(concepts: ConceptLike | Sequence[ConceptLike]) -> list[Any]:
     return [concepts] if isinstance(concepts, (str, Mapping)) else list(concepts)
 
 
-def erase_spec(concepts: ConceptLike | Sequence[ConceptLike], *, model: str, method: MethodLike, preserve: Sequence[str] = (), **more: Any) -> dict[str, Any]:
+def erase_spec(
+    concepts: ConceptLike | Sequence[ConceptLike], *, model: str, method: MethodLike, preserve: Sequence[str] = (), **more: Any
+) -> dict[str, Any]:
     spec: dict[str, Any] = {"model": model, "concepts": listed(concepts), "method": method, **more}
     if preserve:
         spec["preserve"] = list(preserve)

@@ -32,7 +32,10 @@ def fetch(transport: Transport, artifact: Artifact, part: Path) -> None:
     headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": f'"{artifact.sha256}"'}
-    with transport.stream(f"/artifacts/{artifact.id}/content", headers) as response, part.open("ab" if response.status_code == 206 else "wb") as file:
+    with (
+        transport.stream(f"/artifacts/{artifact.id}/content", headers) as response,
+        part.open("ab" if response.status_code == 206 else "wb") as file,
+    ):
         for chunk in response.iter_bytes(CHUNK):
             file.write(chunk)
         file.flush()
@@ -57,7 +60,9 @@ def download(transport: Transport, artifact: Artifact, folder: Path) -> Path:
             grown = part.exists() and part.stat().st_size > max(before, 0)
             failures = 0 if grown else failures + 1
             if failures > transport.retries:
-                raise error if isinstance(error, ApiError) else ConnectionFailed(f"{artifact.name}: the download broke off: {error}") from error
+                raise (
+                    error if isinstance(error, ApiError) else ConnectionFailed(f"{artifact.name}: the download broke off: {error}")
+                ) from error
             transport.sleep(pause(failures, None))
     found = sha256(part)
     if part.stat().st_size != artifact.size or found != artifact.sha256:

@@ -84,7 +84,9 @@ class Transport:
         raise AssertionError("unreachable")
 
     @contextmanager
-    def stream(self, path: str, headers: dict[str, str], params: Any = None, timeout: httpx.Timeout | None = None) -> Iterator[httpx.Response]:
+    def stream(
+        self, path: str, headers: dict[str, str], params: Any = None, timeout: httpx.Timeout | None = None
+    ) -> Iterator[httpx.Response]:
         """An open GET; errors become ApiError, lost connections stay httpx.TransportError for the caller to resume."""
         with self.http.stream("GET", path, headers=headers, params=params, timeout=timeout or self.http.timeout) as response:
             if response.status_code >= 400:
