@@ -1,0 +1,229 @@
+"""The `expunge` command line. Results go to standard output, everything else to standard error."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+
+from client import views
+from client.api import Expunge, erase_spec, listed
+from client.errors import ExpungeError
+from client.plugins import Group
+from client.types import Job
+
+app = typer.Typer(cls=Group, no_args_is_help=True, add_completion=False, help="Take concepts out of text-to-image models, with proof.")
+out, err = Console(soft_wrap=True), Console(stderr=True)
+
+Url = Annotated[str | None, typer.Option("--url", envvar="EXPUNGE_URL", help="Address of the service.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]
+Model = Annotated[str, typer.Option("--model", help="A registered model; 'expunge models' lists them.")]
+Labels = Annotated[list[str] | None, typer.Option("--label", help="key=value; may be repeated.")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end.")]
+Folder = Annotated[
+    Path | None, typer.Option("--download", help="Put the artifacts into this folder once the job has succeeded (implies --wait).")
+]
+Ids = Annotated[list[str], typer.Argument(metavar="JOB...", help="Job ids.")]
+
+
+@contextmanager
+def service(url: str | None) -> Iterator[Expunge]:
+    """A client; its errors end the command with one message and exit code 2."""
+    try:
+        with Expunge(url) as client:
+            yield client
+    except ExpungeError as error:
+        err.print(str(error), style="red", markup=False, highlight=False)
+        raise typer.Exit(2) from error
+
+
+def plain_of(item: Any) -> Any:
+    return item.model_dump(mode="json") if isinstance(item, BaseModel) else item
+
+
+def emit(value: Any) -> None:
+    """One JSON document on standard output."""
+    plain = [plain_of(item) for item in value] if isinstance(value, list) else plain_of(value)
+    sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
+
+
+def pairs(options: list[str] | None, name: str) -> dict[str, str]:
+    for option in options or []:
+        if "=" not in option:
+            raise typer.BadParameter(f"'{option}' is not key=value", param_hint=name)
+    return dict(option.split("=", 1) for option in options or [])
+
+
+def value_of(text: str) -> Any:
+    """JSON where it is JSON, else the text itself: --set steps=10, --set variant=paper."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def follow(client: Expunge, job: Job, quiet: bool) -> Job:
+    """The finished job; a live bar on standard error."""
+    if quiet or not err.is_terminal:
+        return client.wait(job)
+    with views.Live(err, job) as live:
+        return client.wait(job, live)
+
+
+def finish(client: Expunge, jobs: list[Job], *, wait: bool, folder: Path | None, as_json: bool, one: bool) -> None:
+    """Follow, download, print; exit code 0 only when every job followed succeeded and no verdict failed."""
+    if wait or folder:
+        if not as_json:
+            for job in jobs:
+                err.print(f"job {job.id}", highlight=False)
+        jobs = [follow(client, job, as_json) for job in jobs]
+    if folder:
+        for job in jobs:
+            if job.status == "succeeded":
+                client.download(job, folder if len(jobs) == 1 else folder / job.id)
+    if as_json:
+        emit(jobs[0] if one else jobs)
+    else:
+        for job in jobs:
+            views.show(out, job)
+    if (wait or folder) and not all(job.ok for job in jobs):
+        raise typer.Exit(1)
+
+
+@app.command()
+def erase(
+    concepts: Annotated[list[str] | None, typer.Argument(help="What to erase, for example: church 'delivery truck'.")] = None,
+    model: Model = "emoji",
+    method: Annotated[str, typer.Option(help="uce, esd or age.")] = "age",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A parameter of the method, for example steps=60; may be repeated.")
+    ] = None,
+    preserve: Annotated[list[str] | None, typer.Option(help="A concept to keep; may be repeated.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    fused: Annotated[bool, typer.Option("--fused", help="Deliver a fused checkpoint too.")] = False,
+    label: Labels = None,
+    spec: Annotated[
+        Path | None, typer.Option("--spec", exists=True, dir_okay=False, help="A JSON file with the whole request, instead of the options.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the request and print it with every default; store nothing.")] = False,
+    key: Annotated[str | None, typer.Option("--idempotency-key", help="Repeat with the same key, and the job is made once.")] = None,
+    wait: Wait = True,
+    download: Folder = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Take concepts out of a model."""
+    if spec:
+        try:
+            request = json.loads(spec.read_text())
+        except ValueError as error:
+            raise typer.BadParameter(f"{spec} is not JSON: {error}", param_hint="--spec") from error
+    elif concepts:
+        chosen: Any = {"name": method, **{k: value_of(v) for k, v in pairs(settings, "--set").items()}} if settings else method
+        request = erase_spec(
+            concepts, model=model, method=chosen, preserve=preserve or (), seed=seed, fused=fused, labels=pairs(label, "--label")
+        )
+    else:
+        raise typer.BadParameter("name at least one concept, or give --spec", param_hint="CONCEPTS")
+    with service(url) as client:
+        if dry_run:
+            emit(client.validate("erase", request))
+            return
+        finish(client, [client.submit("erase", request, idempotency_key=key)], wait=wait, folder=download, as_json=as_json, one=True)
+
+
+@app.command()
+def evaluate(
+    concepts: Annotated[list[str] | None, typer.Argument(help="The erased concepts; needed for an uploaded delta.")] = None,
+    job: Annotated[str | None, typer.Option("--job", help="A finished erase job.")] = None,
+    artifact: Annotated[str | None, typer.Option("--artifact", help="An uploaded delta.")] = None,
+    delta: Annotated[Path | None, typer.Option("--delta", exists=True, dir_okay=False, help="A LoRA file to upload and judge.")] = None,
+    model: Model = "emoji",
+    label: Labels = None,
+    wait: Wait = True,
+    download: Folder = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Judge a sanitized model."""
+    with service(url) as client:
+        if delta:
+            artifact = client.upload(delta, model=model).id
+        found = client.evaluate(job=job, artifact=artifact, concepts=listed(concepts or []), model=model, labels=pairs(label, "--label"))
+        finish(client, [found], wait=wait, folder=download, as_json=as_json, one=True)
+
+
+@app.command()
+def wait(ids: Ids, download: Folder = None, url: Url = None, as_json: Json = False) -> None:
+    """Follow jobs to their end; exit code 0 only when all succeeded and no verdict failed."""
+    with service(url) as client:
+        finish(client, [client.job(id_) for id_ in ids], wait=True, folder=download, as_json=as_json, one=False)
+
+
+@app.command()
+def jobs(
+    kind: Annotated[str | None, typer.Option(help="erase or evaluate.")] = None,
+    status: Annotated[str | None, typer.Option(help="queued, running, cancelling, succeeded, failed, cancelled or expired.")] = None,
+    label: Labels = None,
+    limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """List jobs, newest first."""
+    with service(url) as client:
+        found = client.jobs_page(kind=kind, status=status, labels=pairs(label, "--label"), limit=limit).items
+    emit(found) if as_json else out.print(views.jobs_table(found))
+
+
+@app.command()
+def show(id_: Annotated[str, typer.Argument(metavar="JOB")], url: Url = None, as_json: Json = False) -> None:
+    """Show one job."""
+    with service(url) as client:
+        job = client.job(id_)
+    emit(job) if as_json else views.show(out, job)
+
+
+@app.command()
+def cancel(ids: Ids, url: Url = None, as_json: Json = False) -> None:
+    """Cancel jobs; a running one stops at its next step."""
+    with service(url) as client:
+        finish(client, [client.cancel(id_) for id_ in ids], wait=False, folder=None, as_json=as_json, one=False)
+
+
+@app.command()
+def retry(
+    id_: Annotated[str, typer.Argument(metavar="JOB")], wait: Wait = True, download: Folder = None, url: Url = None, as_json: Json = False
+) -> None:
+    """Run a failed, cancelled or expired job again, as a new job."""
+    with service(url) as client:
+        finish(client, [client.retry(id_)], wait=wait, folder=download, as_json=as_json, one=True)
+
+
+@app.command()
+def download(
+    id_: Annotated[str, typer.Argument(metavar="JOB")],
+    folder: Annotated[Path, typer.Argument(help="Where to; made if need be.")] = Path("."),
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch a job's artifacts; resumes, and verifies every sha256."""
+    with service(url) as client:
+        paths = client.download(id_, folder)
+    if as_json:
+        emit([str(path) for path in paths])
+    else:
+        for path in paths:
+            out.print(str(path), markup=False, highlight=False)
+
+
+@app.command()
+def models(url: Url = None, as_json: Json = False) -> None:
+    """List the models that jobs may name."""
+    with service(url) as client:
+        found = client.models()
+    emit(found) if as_json else out.print(views.models_table(found))

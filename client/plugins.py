@@ -1,0 +1,46 @@
+"""Commands of other rooms, found by entry point and loaded only when they are called."""
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+GROUP = "expunge.commands"
+HELP = {"up": "Start the whole service on this machine.", "verify": "Check a bundle's digests and signature."}
+
+
+def found() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def load(entry: EntryPoint) -> Any:
+    """The command behind an entry point: a Typer app, a click command, or a function with typer's annotations."""
+    target = entry.load()
+    if isinstance(target, typer.Typer):
+        return get_command(target)
+    if not callable(target) or hasattr(target, "make_context"):
+        return target
+    app = typer.Typer(add_completion=False)
+    app.command(entry.name)(target)
+    return get_command(app)
+
+
+class Group(TyperGroup):
+    """Our own commands and the others'; `--help` lists the others without importing them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *(name for name in found() if name not in self.commands)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        own = super().get_command(ctx, cmd_name)
+        if own is None and cmd_name in found():
+            return TyperCommand(cmd_name, help=HELP.get(cmd_name, "Comes with an installed package."), callback=lambda: None)
+        return own
+
+    def resolve_command(self, ctx: Any, args: Any) -> tuple[str | None, Any, list[str]]:
+        name = str(args[0])
+        if name not in self.commands and (entry := found().get(name)):
+            return name, load(entry), list(args[1:])
+        return super().resolve_command(ctx, args)

@@ -1,0 +1,106 @@
+"""How jobs look in a terminal."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from client.types import Event, Job, Model
+
+COLOURS = {
+    "succeeded": "green",
+    "failed": "red",
+    "expired": "red",
+    "cancelled": "yellow",
+    "cancelling": "yellow",
+    "running": "cyan",
+    "queued": "blue",
+}
+
+
+def status(job: Job) -> str:
+    word = {True: ", verdict pass", False: ", verdict fail", None: ""}[job.passed]
+    return f"[{COLOURS.get(job.status, 'white')}]{job.status}[/]{word}"
+
+
+def subject(job: Job) -> str:
+    """What the job is about: its concepts."""
+    words = [c if isinstance(c, str) else str(c.get("name", "?")) for c in job.spec.get("concepts", [])]
+    text = ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
+    return escape(text)
+
+
+def method(job: Job) -> str:
+    found = job.spec.get("method")
+    return str(found.get("name", "")) if isinstance(found, Mapping) else str(found or "")
+
+
+def jobs_table(jobs: Iterable[Job]) -> Table:
+    table = Table("id", "kind", "method", "concepts", "status", "created", box=None, header_style="bold")
+    for job in jobs:
+        table.add_row(job.id, job.kind, method(job), subject(job), status(job), f"{job.created_at:%Y-%m-%d %H:%M}")
+    return table
+
+
+def models_table(models: Iterable[Model]) -> Table:
+    table = Table("id", "title", "kind", "concepts", "styles", box=None, header_style="bold")
+    for model in models:
+        known: Mapping[str, Any] = model.vocabulary or {}
+        table.add_row(model.id, escape(model.title), model.kind, str(known.get("concepts", "")), escape(", ".join(known.get("styles", []))))
+    return table
+
+
+def verdict_table(verdict: Mapping[str, Any]) -> Table:
+    """The checks of a verdict, one a row."""
+    table = Table("metric", "value", "needed", "", box=None, header_style="bold")
+    for check in verdict.get("checks", []):
+        value, needed = check.get("value"), check.get("threshold")
+        passed = check.get("passed")
+        table.add_row(
+            escape(str(check.get("name", check.get("metric", "?")))),
+            f"{value:.3f}" if isinstance(value, float) else str(value),
+            f"{needed:.3f}" if isinstance(needed, float) else str(needed),
+            "[green]pass[/]" if passed else "[red]fail[/]",
+        )
+    return table
+
+
+def show(console: Console, job: Job) -> None:
+    console.print(f"[bold]{job.id}[/]  {job.kind} {method(job)}  {status(job)}")
+    console.print(f"concepts  {subject(job)}")
+    if job.error:
+        console.print(f"[red]{escape(job.error.code)}[/]: {escape(job.error.message)}")
+    if job.verdict and job.verdict.get("checks"):
+        console.print(verdict_table(job.verdict))
+    for artifact in job.artifacts:
+        console.print(f"  {escape(artifact.name)}  {artifact.size:,} bytes  sha256 {artifact.sha256[:16]}…  [dim]{artifact.id}[/]")
+
+
+class Live:
+    """A progress bar fed by a job's events; quiet where the terminal is none."""
+
+    def __init__(self, console: Console, job: Job) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}"), TimeElapsedColumn())
+        self.bar = Progress(*columns, console=console, transient=True)
+        self.task = self.bar.add_task(f"{job.kind} {subject(job)}", total=None, facts=job.status)
+
+    def __enter__(self) -> "Live":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        data = event.data.get("progress", event.data)
+        if not isinstance(data, Mapping):
+            return
+        facts = [str(data[key]) for key in ("phase", "target", "message", "status") if data.get(key)]
+        if isinstance(data.get("loss"), float):
+            facts.append(f"loss {data['loss']:.4f}")
+        if isinstance(data.get("eta_s"), (int, float)):
+            facts.append(f"{data['eta_s']:.0f} s left")
+        self.bar.update(self.task, total=data.get("total"), completed=data.get("step") or 0, facts=escape("  ".join(facts)))
