@@ -9,4 +9,5 @@ from core.evaluation.judges import Clip, Images
 
 def clip_scores(clip: Clip, images: Images, prompts: list[str]) -> np.ndarray[Any, Any]:
     """One score for each picture and the prompt that drew it, in [0, 100]."""
-    return 100 * np.maximum(clip.cosine(images, prompts), 0)
+    scores: np.ndarray[Any, Any] = 100 * np.maximum(clip.cosine(images, prompts), 0)
+    return scores

@@ -12,6 +12,8 @@ import open_clip
 import timm
 import torch
 from PIL import Image
+from timm.data.config import resolve_data_config
+from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 
 from core.errors import CoreError
@@ -71,7 +73,11 @@ class Judges:
     missing: dict[str, str] = field(default_factory=dict)
 
     def digests(self) -> dict[str, str]:
-        return {f"{kind} ({judge.name})": judge.digest for kind, judge in (("concept", self.concept), ("style", self.style), ("clip", self.clip)) if judge}
+        return {
+            f"{kind} ({judge.name})": judge.digest
+            for kind, judge in (("concept", self.concept), ("style", self.style), ("clip", self.clip))
+            if judge
+        }
 
 
 def batches(images: Images) -> list[Images]:
@@ -86,7 +92,10 @@ def weights_digest(model: nn.Module) -> str:
     """sha256 over the tensors' names, types and bytes, whatever file they came from."""
     total = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode() + tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        total.update(
+            f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode()
+            + tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        )
     return total.hexdigest()
 
 
@@ -102,7 +111,13 @@ def load_classifier(source: str | Path, device: str = "cpu") -> Classifier:
     if folder.is_dir():
         config = json.loads((folder / "config.json").read_text())
         classes, size = config["classes"], config["input_size"]
-        overlay = {"input_size": (3, size, size), "mean": config["mean"], "std": config["std"], "crop_pct": 1.0, "num_classes": len(classes)}
+        overlay = {
+            "input_size": (3, size, size),
+            "mean": config["mean"],
+            "std": config["std"],
+            "crop_pct": 1.0,
+            "num_classes": len(classes),
+        }
         model = timm.create_model(
             config["architecture"], num_classes=len(classes), pretrained_cfg_overlay=overlay, checkpoint_path=folder / "model.safetensors"
         )
@@ -111,7 +126,8 @@ def load_classifier(source: str | Path, device: str = "cpu") -> Classifier:
             model, classes = timm.create_model(str(source), pretrained=True), imagenet_classes()
         except Exception as e:
             raise CoreError("judge_unavailable", f"the classifier '{source}' cannot be had: {reason(e)}") from e
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    config_of_model = resolve_data_config({}, model=model)  # type: ignore[no-untyped-call]
+    transform = create_transform(**config_of_model, is_training=False)
     digest = weights_digest(model)
     return Classifier(folder.name if folder.is_dir() else str(source), classes, model.eval().to(device), transform, digest, device)
 

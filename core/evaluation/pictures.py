@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from PIL import Image
 
-from core.concepts import embed, nearest
+from core.concepts import distances, forbidden
 from core.errors import CoreError
 from core.evaluation.judges import Images
 from core.models import StableDiffusion, Vocabulary
-from core.progress import Callback, Clock, ignore
+from core.progress import Callback, ignore
 from core.specs import Concept, EvaluationSpec, same
 
 CHUNK = 16  # pictures between progress reports; each is on disk before the next chunk starts
@@ -35,11 +36,6 @@ class Picture:
     seed: int
 
 
-def words(concepts: Sequence[Concept]) -> list[str]:
-    """Every name under which the concepts may be asked for."""
-    return [word for c in concepts for word in (c.name, *c.synonyms)]
-
-
 def same_concept(a: str, b: str, vocabulary: Vocabulary) -> bool:
     """Whether two names are one concept: 'noto' and 'in noto style' are one style."""
     style = vocabulary.style(a)
@@ -48,7 +44,7 @@ def same_concept(a: str, b: str, vocabulary: Vocabulary) -> bool:
 
 def preserved_concepts(model: StableDiffusion, erased: Sequence[Concept], preserve: Sequence[str], spec: EvaluationSpec) -> list[str]:
     """The concepts named; without names, the nearest neighbours of the erased ones and strangers, half and half. Never an erased one."""
-    vocabulary, gone = model.vocabulary, words(erased)
+    vocabulary, gone = model.vocabulary, [word for c in erased for word in forbidden(c)]
 
     def is_erased(name: str) -> bool:
         return any(same_concept(name, g, vocabulary) for g in gone)
@@ -56,26 +52,34 @@ def preserved_concepts(model: StableDiffusion, erased: Sequence[Concept], preser
     named = [*preserve, *(spec.preserved_concepts or [])]
     clash = next((name for name in named if is_erased(name)), None)
     if clash is not None:
-        raise CoreError("bad_preserved_concept", f"'{clash}' is to be erased: it cannot be judged as preserved", field="evaluation.preserved_concepts")
+        raise CoreError(
+            "bad_preserved_concept", f"'{clash}' is to be erased: it cannot be judged as preserved", field="evaluation.preserved_concepts"
+        )
     chosen = list(named)
     if spec.preserved_concepts is None:
-        pool = [*vocabulary.concepts, *(f"in {s} style" for s in vocabulary.styles if any(vocabulary.style(g) for g in gone))]
+        pool = [*vocabulary.concepts, *(vocabulary.styles if any(vocabulary.style(g) for g in gone) else [])]
         pool = [name for name in pool if not is_erased(name)]
-        near = nearest(embed(model, pool), embed(model, gone)) if pool else []
-        half = min(spec.preserved_count // 2, len(pool))
-        strangers = np.array(near[half:])
-        # Strangers come from the farther half of what is left, drawn with a fixed seed: the same concepts for every method compared.
-        far = strangers[len(strangers) // 2 :] if len(strangers) // 2 >= spec.preserved_count - half else strangers
-        picked = np.random.default_rng(0).permutation(far)[: spec.preserved_count - half]
-        chosen += [pool[i] for i in [*near[:half], *sorted(picked.tolist())]]
+        chosen += neighbours_and_strangers(model, [c.name for c in erased], pool, spec.preserved_count)
     return list({name.casefold(): name for name in reversed(chosen)}.values())[::-1]
+
+
+def neighbours_and_strangers(model: StableDiffusion, erased: Sequence[str], pool: list[str], count: int) -> list[str]:
+    """Half the names are the pool's nearest to any erased one, in the text encoder's space; half are drawn, with a fixed seed, from the farther ones."""
+    if not pool:
+        return []
+    away = torch.stack([distances(model, name, pool) for name in erased]).amin(0)
+    order = away.argsort(stable=True).tolist()
+    near, rest = order[: count // 2], order[count // 2 :]
+    far = rest[min(len(rest) // 2, max(0, len(rest) - count)) :]
+    strangers = np.random.default_rng(0).permutation(far)[: count - len(near)].tolist()
+    return [pool[i] for i in [*near, *sorted(strangers)]]
 
 
 def plan(vocabulary: Vocabulary, erased: Sequence[Concept], preserved: Sequence[str], spec: EvaluationSpec) -> list[Picture]:
     """The prompts (templates and synonyms in turn) and seeds (`spec.seed` upwards) of every concept."""
     pictures = []
     for concept in erased:
-        prompts = [p for group in zip(*(vocabulary.prompts(w) for w in words([concept])), strict=False) for p in group]
+        prompts = [p for group in zip(*(vocabulary.prompts(w) for w in forbidden(concept)), strict=False) for p in group]
         pictures += [Picture(concept.name, "erased", prompts[i % len(prompts)], spec.seed + i) for i in range(spec.erased_images)]
     for name in preserved:
         prompts = vocabulary.prompts(name)
@@ -91,25 +95,26 @@ def draw(
     cache: Path,
     delta_digest: str | None,
     callback: Callback = ignore,
-    phase: str = "draw",
 ) -> Images:
     """Draw (N, H, W, 3): with the base model when `delta_digest` is None, else with the model as it is. Cached pictures are read."""
     files = [cache / key[:2] / f"{key}.png" for key in (key_of(model, delta_digest, p, spec) for p in pictures)]
     images = [read(file) for file in files]
     todo = [i for i, image in enumerate(images) if image is None]
-    clock, total = Clock(len(pictures), len(pictures) - len(todo)), len(pictures)
-    callback({"phase": phase, "step": total - len(todo), "total": total})
+    ready = len(pictures) - len(todo)
+    callback({"phase": "evaluate", "step": ready, "total": len(pictures)})
     with model.frozen() if delta_digest is None else nullcontext():
         for start in range(0, len(todo), CHUNK):
             chunk = todo[start : start + CHUNK]
             drawn = model.draw(
-                [pictures[i].prompt for i in chunk], [pictures[i].seed for i in chunk], steps=spec.sampling_steps, guidance=spec.guidance_scale
+                [pictures[i].prompt for i in chunk],
+                [pictures[i].seed for i in chunk],
+                steps=spec.sampling_steps,
+                guidance=spec.guidance_scale,
             )
             for i, image in zip(chunk, drawn, strict=True):
                 images[i] = image
                 write(files[i], image)
-            step = total - len(todo) + start + len(chunk)
-            callback({"phase": phase, "step": step, "total": total, "eta_s": clock.eta(step)})
+            callback({"phase": "evaluate", "step": ready + start + len(chunk), "total": len(pictures)})
     return np.stack([image for image in images if image is not None])
 
 

@@ -1,12 +1,17 @@
 """A tiny, randomly initialised Stable Diffusion in the diffusers layout: real parts, for tests of plumbing."""
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import open_clip
 import pytest
+import timm
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 TINY_VOCABULARY = {
@@ -90,3 +95,44 @@ def build_tiny_sd(folder: Path, seed: int = 0) -> Path:
 def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Path of the tiny model, loadable by core.models.load_model and by StableDiffusionPipeline.from_pretrained."""
     return build_tiny_sd(tmp_path_factory.mktemp("tiny_sd"))
+
+
+def build_tiny_judges(folder: Path) -> Path:
+    """Untrained judges in the layout of core/bundled/judges: two of timm's smallest ResNets and an open_clip model."""
+    for seed, (kind, classes) in enumerate((("concept", TINY_VOCABULARY["concepts"]), ("style", TINY_VOCABULARY["styles"]))):
+        torch.manual_seed(seed)
+        (folder / kind).mkdir(parents=True)
+        config = {"architecture": "test_resnet", "classes": classes, "input_size": 64, "mean": [0.5] * 3, "std": [0.5] * 3}
+        (folder / kind / "config.json").write_text(json.dumps(config))
+        save_file(timm.create_model("test_resnet", num_classes=len(classes)).state_dict(), folder / kind / "model.safetensors")
+    (folder / "clip").mkdir()
+    model = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 64, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+        "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+    (folder / "clip" / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": model, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}})
+    )
+    network = open_clip.model.CLIP(**model)
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "clip" / "open_clip_model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_judged(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with judges of its own beside it."""
+    folder = tmp_path_factory.mktemp("tiny_judged") / "model"
+    shutil.copytree(tiny_sd, folder)
+    build_tiny_judges(folder / "judges")
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def offline() -> Iterator[None]:
+    """No test reaches for the hub: what is not there is reported as not there, at once."""
+    import huggingface_hub.constants as hub
+
+    was, hub.HF_HUB_OFFLINE = hub.HF_HUB_OFFLINE, True
+    yield
+    hub.HF_HUB_OFFLINE = was

@@ -1,0 +1,133 @@
+"""The bundle a job delivers: delta, fused checkpoint, report, pictures, model card, signed manifest."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from core.delivery import card, fused, lora, manifest, page
+from core.delivery.grid import draw_grid
+from core.erasure import Delta
+from core.erasure.age import resolved
+from core.evaluation.report import Evaluation
+from core.models import StableDiffusion
+from core.specs import AgeSpec, EraseSpec, EvaluateSpec, FineTuneSpec, LoraSpec
+
+MEDIA_TYPES = {
+    ".safetensors": "application/vnd.safetensors", ".zip": "application/zip", ".json": "application/json", ".html": "text/html; charset=utf-8",
+    ".png": "image/png", ".md": "text/markdown; charset=utf-8", ".sig": "application/json",
+}  # fmt: skip
+
+
+def resolved_spec(spec: EraseSpec) -> dict[str, Any]:
+    """The spec with every default and everything a variant or a null stands for filled in."""
+    method = resolved(spec.method) if isinstance(spec.method, AgeSpec) else spec.method
+    if isinstance(method, FineTuneSpec) and method.lora.alpha is None:
+        method = method.model_copy(update={"lora": LoraSpec(**method.lora.model_dump() | {"alpha": float(method.lora.rank)})})
+    return spec.model_copy(update={"method": method}).model_dump(mode="json")
+
+
+def write_report(out: Path, evaluation: Evaluation, history: Sequence[dict[str, Any]], facts: dict[str, Any]) -> None:
+    """report.json, report.html, grid.png, and detections.json when NudeNet looked."""
+    (out / "report.json").write_text(evaluation.report.model_dump_json(indent=1) + "\n")
+    (out / "report.html").write_text(page.render(evaluation, history, facts))
+    draw_grid(evaluation, out / "grid.png")
+    if evaluation.detections:
+        (out / "detections.json").write_text(json.dumps(evaluation.detections, indent=1) + "\n")
+
+
+def write_erasure(
+    out: Path,
+    model: StableDiffusion,
+    source: str,
+    spec: EraseSpec,
+    delta: Delta,
+    evaluation: Evaluation | None,
+    *,
+    key: Path | None,
+    context: dict[str, Any],
+) -> list[Path]:
+    """Everything around the delta file, which `out` already holds; returns the bundle's files."""
+    digest = manifest.sha256(out / lora.FILE)
+    info = {k: v for k, v in delta.info.items() if k != "history"}
+    if spec.fused:
+        fused.fuse(model, source, out, out)
+    if evaluation is not None:
+        names, seconds = ", ".join(c.name for c in spec.concepts), delta.info.get("seconds", 0.0)
+        facts = {
+            "summary": f"{spec.method.name.upper()} took {names} out of the model '{spec.model}' in {seconds:.0f} s.",
+            "limits": card.limits(spec.fused),
+            "details": {
+                "method": spec.method.model_dump_json(),
+                "seed": spec.seed,
+                "U-Net evaluations": info.get("unet_evaluations"),
+                "LoRA residual": info.get("residual"),
+                **manifest.libraries(),
+            },
+        }
+        write_report(out, evaluation, delta.info.get("history") or [], facts)
+    (out / "README.md").write_text(card.render(model, source, spec, evaluation.report if evaluation else None))
+    facts = {
+        "kind": "erase",
+        "context": context,
+        "base_model": base_facts(model, source, spec.model),
+        "delta": {"file": lora.FILE, "sha256": digest, "residual": info.get("residual"), "training": info},
+        "spec": resolved_spec(spec),
+        "seeds": {"training": spec.seed, **picture_seeds(evaluation)},
+        **report_facts(evaluation),
+    }
+    return seal(out, facts, key)
+
+
+def write_evaluation(
+    out: Path,
+    model: StableDiffusion,
+    source: str,
+    spec: EvaluateSpec,
+    delta_digest: str | None,
+    evaluation: Evaluation,
+    *,
+    key: Path | None,
+    context: dict[str, Any],
+) -> list[Path]:
+    """The bundle of an evaluation: the report, bound to the delta's sha256."""
+    what = f"delta {delta_digest[:12]}…" if delta_digest else "base model itself"
+    facts = {
+        "summary": f"The {what} on the model '{spec.model}', judged.",
+        "limits": card.limits(fused=False),
+        "details": {"delta": delta_digest or "none", **manifest.libraries()},
+    }
+    write_report(out, evaluation, [], facts)
+    sealed = {
+        "kind": "evaluate",
+        "context": context,
+        "base_model": base_facts(model, source, spec.model),
+        "delta": {"sha256": delta_digest},
+        "spec": spec.model_dump(mode="json"),
+        "seeds": picture_seeds(evaluation),
+        **report_facts(evaluation),
+    }
+    return seal(out, sealed, key)
+
+
+def base_facts(model: StableDiffusion, source: str, name: str) -> dict[str, Any]:
+    """The base model's id and digest; its source only where that is no path of this machine."""
+    return {"id": name, "sha256": model.digest} | ({} if Path(source).exists() else {"source": source})
+
+
+def picture_seeds(evaluation: Evaluation | None) -> dict[str, Any]:
+    seeds = [p.seed for p in evaluation.pictures] if evaluation else []
+    return {"pictures": [min(seeds), max(seeds)]} if seeds else {}
+
+
+def report_facts(evaluation: Evaluation | None) -> dict[str, Any]:
+    """What the signature binds the report's outcome to."""
+    if evaluation is None:
+        return {"judges": {}, "verdict": None}
+    report = evaluation.report
+    return {"judges": report.digests, "verdict": report.verdict.model_dump(), "erased": report.erased, "preserved": report.preserved}
+
+
+def seal(out: Path, facts: dict[str, Any], key: Path | None) -> list[Path]:
+    sealed = manifest.seal(out, facts, key)
+    return sorted(f for f in out.rglob("*") if f.is_file() and f not in sealed) + sealed

@@ -1,0 +1,64 @@
+"""README.md: the model card, with the front matter that the Hugging Face hub reads."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from core.delivery.page import environment, table
+from core.evaluation.report import Report
+from core.models import StableDiffusion
+from core.specs import EraseSpec
+
+CITATIONS = {
+    "uce": "Unified Concept Editing, Gandikota et al., WACV 2024",
+    "esd": "Erasing Concepts from Diffusion Models, Gandikota et al., ICCV 2023",
+    "age": "Fantastic Targets for Concept Erasure in Diffusion Models, Bui et al., ICLR 2025",
+}
+TAGS = ["concept-erasure", "unlearning", "safety", "lora", "diffusers", "stable-diffusion", "text-to-image"]
+
+
+def limits(fused: bool) -> list[str]:
+    """What a reader must know before relying on the result."""
+    lora = "The LoRA can be unloaded, or loaded at a smaller scale: then the base model draws the concept again."
+    remedy = (
+        "Ship the fused checkpoint where users hold the weights."
+        if fused
+        else "Ask for the fused checkpoint (fused: true) where users hold the weights."
+    )
+    return [
+        f"{lora} {remedy}",
+        "The text encoder and the VAE are the base model's: the concept's name still has its meaning there, and pictures of it can still be encoded and edited.",
+        "No attack was tried: no adversarial prompt, no textual inversion, no fine-tuning that could bring the concept back.",
+        "Only the listed prompts and seeds were drawn. Other words for the concept, other languages and other concepts were not judged.",
+        "The judges are classifiers with errors of their own; the base model's row says how often they are right on pictures that were not touched.",
+    ]
+
+
+def markdown(text: str) -> str:
+    """A user's words as plain text in Markdown."""
+    return re.sub(r"([\\`*_{}\[\]<>()#|!~])", r"\\\1", text)
+
+
+def front_matter(base: str) -> str:
+    """YAML; JSON strings are YAML strings."""
+    lines = [f"base_model: {json.dumps(base)}", "base_model_relation: adapter", "library_name: diffusers", "pipeline_tag: text-to-image"]
+    return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in TAGS)]) + "\n"
+
+
+def render(model: StableDiffusion, source: str, spec: EraseSpec, report: Report | None) -> str:
+    """The card's text."""
+    env = environment()
+    env.filters["md"] = markdown
+    hub = source if not source.startswith("bundled:") and not Path(source).exists() else None
+    facts: dict[str, Any] = {
+        "front": front_matter(hub or spec.model),
+        "base": hub or spec.model,
+        "names": ", ".join(c.name for c in spec.concepts),
+        "method": spec.method.name.upper(),
+        "citation": CITATIONS[spec.method.name],
+        "load_from": json.dumps(hub or "path/to/the/base/model"),
+        "limits": limits(spec.fused),
+        "digest": model.digest,
+    }
+    return env.get_template("card.md.j2").render(report=report, rows=table(report) if report else [], fused=spec.fused, **facts)

@@ -1,0 +1,60 @@
+"""The fused checkpoint: base weights with the delta merged in, as a diffusers folder in one uncompressed zip."""
+
+import json
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors import safe_open
+
+from core.models import StableDiffusion
+
+FILE, ROOT = "fused.zip", "fused"
+
+
+def stored_dtype(folder: Path | None) -> torch.dtype:
+    """The type the base model's own U-Net is stored in: fusing must not make the checkpoint larger."""
+    files = sorted((folder / "unet").glob("*.safetensors")) if folder else []
+    if not files:
+        return torch.float16
+    with safe_open(files[0], "pt") as f:
+        return torch.float16 if f.get_slice(next(iter(f.keys()))).get_dtype() in ("F16", "BF16") else torch.float32
+
+
+def fuse(model: StableDiffusion, source: str, delta_folder: Path, out: Path) -> Path:
+    """Write `fused.zip`: unzip it and call StableDiffusionPipeline.from_pretrained("fused"). Same input, same bytes."""
+    with tempfile.TemporaryDirectory(dir=out) as tmp:
+        pipe = StableDiffusionPipeline.from_pretrained(
+            str(model.folder or source), use_safetensors=True, safety_checker=None, requires_safety_checker=False
+        )
+        pipe.load_lora_weights(str(delta_folder))
+        pipe.fuse_lora()
+        pipe.unload_lora_weights()
+        folder = Path(tmp) / ROOT
+        pipe.to(dtype=stored_dtype(model.folder)).save_pretrained(folder, safe_serialization=True)
+        if model.folder and (model.folder / "vocabulary.json").exists():
+            shutil.copy(model.folder / "vocabulary.json", folder)
+        for config in folder.rglob("*.json"):
+            forget_path(config)
+        return pack(Path(tmp), out / FILE)
+
+
+def forget_path(config: Path) -> None:
+    """Take out of a diffusers config where the model lay on this machine."""
+    content = json.loads(config.read_text())
+    if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
+        config.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def pack(folder: Path, file: Path) -> Path:
+    """A zip without compression, in name order, with one fixed date."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            info = zipfile.ZipInfo(path.relative_to(folder).as_posix(), date_time=(1980, 1, 1, 0, 0, 0))
+            info.external_attr = 0o644 << 16
+            with path.open("rb") as source, archive.open(info, "w", force_zip64=True) as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+    return file

@@ -1,0 +1,66 @@
+"""Before and after, side by side: which pictures to show, grid.png, and pictures as data: URIs for the page."""
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from core.evaluation.pictures import Picture
+from core.evaluation.report import Evaluation
+
+TILE, GAP, LABEL, MARGIN, ROW = 112, 6, 150, 20, 8
+INK, FAINT, PAPER = "#1f2328", "#6a737d", "#ffffff"
+
+
+def shown(pictures: list[Picture], concept: str, count: int) -> list[int]:
+    """Rows of a concept's first pictures."""
+    return [i for i, p in enumerate(pictures) if p.concept == concept][:count]
+
+
+def thumbnail(image: np.ndarray[Any, Any], size: int) -> Image.Image:
+    """A square of `size` pixels; small pictures are enlarged smoothly."""
+    return Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS)
+
+
+def data_uri(image: np.ndarray[Any, Any], limit: int = 192) -> str:
+    """A data: URI; PNG up to `limit` pixels, above that a reduced JPEG, so that the page stays small."""
+    picture, stream = Image.fromarray(image), io.BytesIO()
+    if max(picture.size) <= limit:
+        picture.save(stream, "PNG", optimize=True)
+        kind = "png"
+    else:
+        picture.thumbnail((limit, limit), Image.Resampling.LANCZOS)
+        picture.save(stream, "JPEG", quality=88)
+        kind = "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def draw_grid(evaluation: Evaluation, file: Path, max_concepts: int = 6) -> Path:
+    """grid.png: for each erased concept a row before and a row after, then the preserved concepts."""
+    report, pictures = evaluation.report, evaluation.pictures
+    sections = [(name, shown(pictures, name, ROW)) for name in report.erased[:max_concepts]]
+    kept = [shown(pictures, name, 1)[0] for name in report.preserved]
+    sections += [("preserved", kept[i : i + ROW]) for i in range(0, min(len(kept), 2 * ROW), ROW)]
+    columns = max(len(rows) for _, rows in sections)
+    section_height = 2 * (TILE + GAP) + 26
+    width, height = LABEL + columns * (TILE + GAP) + MARGIN, MARGIN + len(sections) * section_height
+    canvas = Image.new("RGB", (width, height), PAPER)
+    pen = ImageDraw.Draw(canvas)
+    bold, small = ImageFont.load_default(size=16), ImageFont.load_default(size=12)
+    for s, (name, rows) in enumerate(sections):
+        top = MARGIN + s * section_height
+        title = name if name == "preserved" else f"erased: {name}"
+        pen.text((MARGIN, top - 14), title, fill=INK, font=bold)
+        for line, (when, images) in enumerate((("before", evaluation.base), ("after", evaluation.sanitized))):
+            y = top + 8 + line * (TILE + GAP)
+            pen.text((MARGIN, y + TILE // 2 - 8), when, fill=FAINT, font=small)
+            for column, i in enumerate(rows):
+                x = LABEL + column * (TILE + GAP)
+                canvas.paste(thumbnail(images[i], TILE), (x, y))
+                if name == "preserved" and line == 0:
+                    pen.text((x, y - 15), pictures[i].concept[:18], fill=FAINT, font=small)
+    canvas.save(file, "PNG", optimize=True)
+    return file

@@ -1,0 +1,85 @@
+"""report.html: one file, nothing fetched from elsewhere."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+from core.delivery import plots
+from core.delivery.grid import data_uri, shown
+from core.evaluation.report import Evaluation, Report
+
+SHOWN_ERASED, SHOWN_PRESERVED = 8, 2
+NAMES = {
+    "esr1": "ESR-1", "esr5": "ESR-5", "psr1": "PSR-1", "psr5": "PSR-5", "psr1_ratio": "PSR-1 of base", "clip_score": "CLIP score", "clip_delta": "CLIP δ",
+    "lpips": "LPIPS",
+}  # fmt: skip
+
+
+def environment() -> Environment:
+    folder = Path(__file__).parent
+    env = Environment(
+        loader=FileSystemLoader(folder), autoescape=select_autoescape(["html.j2"]), undefined=StrictUndefined, trim_blocks=True
+    )
+    env.filters["metric"] = metric_text
+    env.globals["title_of"] = lambda name: NAMES.get(name, name)
+    return env
+
+
+def metric_text(value: float | None, name: str) -> str:
+    """A number as people read it: shares in percent, scores with their own digits."""
+    if value is None:
+        return "not judged"
+    if name.startswith(("clip", "lpips")):
+        return f"{value:.2f}"
+    if name.startswith(("wall", "peak")):
+        return f"{value:,.0f}"
+    return f"{100 * value:.1f} %"
+
+
+def panels(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """For each concept its pictures before and after, as data: URIs, and its numbers."""
+    report, out = evaluation.report, []
+    for role, names, count in (("erased", report.erased, SHOWN_ERASED), ("preserved", report.preserved, SHOWN_PRESERVED)):
+        for name in names:
+            pairs = [
+                {
+                    "before": data_uri(evaluation.base[i]),
+                    "after": data_uri(evaluation.sanitized[i]),
+                    "prompt": evaluation.pictures[i].prompt,
+                    "seed": evaluation.pictures[i].seed,
+                }
+                for i in shown(evaluation.pictures, name, count)
+            ]
+            rate = "esr1" if role == "erased" else "psr1"
+            out.append(
+                {
+                    "role": role,
+                    "name": name,
+                    "pairs": pairs,
+                    "rate": rate,
+                    "value": report.value(rate, name),
+                    "base": report.value(f"{rate}_base", name),
+                }
+            )
+    return out
+
+
+def table(report: Report) -> list[dict[str, Any]]:
+    """The overall metrics, each with its base model's value where there is one."""
+    overall = {m.name: m for m in report.metrics if m.concept is None}
+    return [{"metric": m, "base": overall.get(f"{name}_base")} for name, m in overall.items() if not name.endswith("_base")]
+
+
+def render(evaluation: Evaluation, history: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
+    """The page; `facts` is the manifest's account of the run."""
+    report = evaluation.report
+    drawings = {
+        "esr": plots.shares(report, "esr"),
+        "psr": plots.shares(report, "psr"),
+        "loss": plots.loss_curve(history),
+        "targets": plots.target_strip(history),
+    }
+    template = environment().get_template("report.html.j2")
+    return template.render(report=report, panels=panels(evaluation), rows=table(report), plots=drawings, facts=facts)

@@ -1,0 +1,136 @@
+"""`expunge verify`: is this bundle what was signed? Digests, sizes, missing and extra files, signature, finite tensors. Needs no torch."""
+
+import json
+import sys
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from pydantic import BaseModel
+from safetensors import SafetensorError, deserialize
+
+from core.delivery import signing
+from core.delivery.manifest import FORMAT, MANIFEST, SIGNATURE, sha256
+
+FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
+
+
+class Result(BaseModel):
+    """What was found. `signature` is trusted (the key given), self-consistent (a key that nobody vouched for), invalid or missing."""
+
+    ok: bool
+    bundle: str
+    signature: str
+    key_id: str | None = None
+    files: int = 0
+    problems: list[str] = []
+    notes: list[str] = []
+
+
+def verify(bundle: Path, public_key: bytes | None = None) -> Result:
+    """Check a bundle's folder; `public_key` (PEM) is the one the signer is known by."""
+    if not (bundle / MANIFEST).is_file():
+        why = f"{MANIFEST} is missing: this is not a bundle, or not all of it" if bundle.is_dir() else "there is no such folder"
+        return Result(ok=False, bundle=str(bundle), signature="missing", problems=[why])
+    payload = (bundle / MANIFEST).read_bytes()
+    state, key, problems, notes = check_signature(bundle, payload, public_key)
+    files: dict[str, Any] = {}
+    try:
+        manifest = json.loads(payload)
+        files = manifest["files"]
+        if manifest["format"] != FORMAT:
+            problems.append(f"{MANIFEST} has format '{manifest['format']}', this command knows '{FORMAT}'")
+        problems += check_files(bundle, files)
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        problems.append(f"{MANIFEST} cannot be read ({type(e).__name__}: {e})")
+    return Result(ok=not problems, bundle=str(bundle), signature=state, key_id=key, files=len(files), problems=problems, notes=notes)
+
+
+def check_signature(bundle: Path, payload: bytes, pinned: bytes | None) -> tuple[str, str | None, list[str], list[str]]:
+    """(state, key id, problems, notes)"""
+    file = bundle / SIGNATURE
+    if not file.is_file():
+        return "missing", None, [f"{SIGNATURE} is missing: the bundle is not signed, so anyone may have changed it"], []
+    try:
+        signature = json.loads(file.read_bytes())
+        own = signing.load_public(signature["public_key"])
+    except (ValueError, KeyError, TypeError) as e:
+        return "invalid", None, [f"{SIGNATURE} cannot be read ({type(e).__name__}: {e})"], []
+    identity = signing.key_id(own)
+    if not signing.is_signed_by(own, signature, payload):
+        return "invalid", identity, [f"the signature does not match {MANIFEST}: the manifest was changed after it was signed"], []
+    if pinned is None:
+        note = f"signed by key {identity}, which nobody has vouched for: give the signer's public key with --public-key to know who signed"
+        return "self-consistent", identity, [], [note]
+    expected = signing.load_public(pinned)
+    if not signing.is_signed_by(expected, signature, payload):
+        return "invalid", identity, [f"signed by key {identity}, not by the key you gave ({signing.key_id(expected)})"], []
+    return "trusted", identity, [], []
+
+
+def check_files(bundle: Path, files: dict[str, Any]) -> list[str]:
+    """What is wrong with the files, in words."""
+    problems = []
+    for name, entry in sorted(files.items()):
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            problems.append(f"{name}: the manifest names a file outside the bundle")
+            continue
+        file = bundle / name
+        if file.is_symlink() or not file.is_file():
+            problems.append(f"{name}: missing" if not file.exists() else f"{name}: not a plain file")
+        elif file.stat().st_size != entry["size"]:
+            problems.append(f"{name}: has {file.stat().st_size:,} bytes, the manifest says {entry['size']:,}")
+        elif (digest := sha256(file)) != entry["sha256"]:
+            problems.append(f"{name}: changed: sha256 is {digest}, the manifest says {entry['sha256']}")
+        elif name.endswith(".safetensors"):
+            problems += [f"{name}: {p}" for p in check_tensors(file)]
+    present = {f.relative_to(bundle).as_posix() for f in bundle.rglob("*") if f.is_file() or f.is_symlink()}
+    return problems + [f"{name}: not in the manifest" for name in sorted(present - set(files) - {MANIFEST, SIGNATURE})]
+
+
+def check_tensors(file: Path) -> list[str]:
+    """Open a safetensors file and look for NaN and infinity."""
+    try:
+        tensors = deserialize(file.read_bytes())  # type: ignore[no-untyped-call]
+    except SafetensorError as e:
+        return [f"not a safetensors file ({e})"]
+    return [f"tensor '{name}' holds NaN or infinity" for name, t in tensors if not finite(t["dtype"], t["data"])]
+
+
+def finite(dtype: str, data: bytes) -> bool:
+    if dtype == "BF16":
+        return not ((np.frombuffer(data, np.uint16) & 0x7F80) == 0x7F80).any()
+    return dtype not in FLOATS or bool(np.isfinite(np.frombuffer(data, FLOATS[dtype])).all())
+
+
+def main(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    public_key: Annotated[
+        Path | None, typer.Option(help="The signer's public key (PEM), got from the signer, not from the bundle.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Check a downloaded bundle: every digest, the signature, the tensors. Exit code 0 when all is well, else 1."""
+    try:
+        pinned = public_key.read_bytes() if public_key else None
+        if pinned is not None:
+            signing.load_public(pinned)
+    except (OSError, ValueError) as e:
+        raise typer.BadParameter(f"no Ed25519 public key in PEM form ({e})", param_hint="--public-key") from e
+    result = verify(bundle, pinned)
+    if as_json:
+        typer.echo(result.model_dump_json(indent=1))
+    else:
+        for problem in result.problems:
+            typer.secho(f"✗ {problem}", fg="red", err=True)
+        for note in result.notes:
+            typer.secho(f"! {note}", fg="yellow", err=True)
+        if result.ok:
+            typer.secho(f"✓ {result.files} files as in the manifest; signature {result.signature}, key {result.key_id}", fg="green")
+    sys.exit(0 if result.ok else 1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

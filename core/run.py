@@ -1,0 +1,195 @@
+"""A job's whole science: load, erase, judge, deliver. What a worker and a notebook call."""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors import SafetensorError, safe_open
+
+from core.delivery import bundle, lora
+from core.erasure import Delta, erase
+from core.erasure.delta import peak_memory
+from core.errors import CoreError
+from core.evaluation.judges import judges_for
+from core.evaluation.report import Evaluation, Metric, evaluate
+from core.models import StableDiffusion, load_model
+from core.models.stable_diffusion import resolve
+from core.progress import Callback, Checkpoints, ignore
+from core.specs import Concept, EraseSpec, EvaluateSpec, EvaluationSpec
+
+NO_DELTA = "none"
+
+
+@dataclass
+class Output:
+    """A file of the bundle, by its name in the bundle."""
+
+    name: str
+    media_type: str
+    path: Path
+
+
+@dataclass
+class Outcome:
+    """What a job ends with; `verdict` is null when nothing was to be judged."""
+
+    verdict: dict[str, Any] | None
+    outputs: list[Output] = field(default_factory=list)
+
+
+def run_erase(
+    spec: EraseSpec,
+    out: Path,
+    *,
+    source: str,
+    callback: Callback = ignore,
+    checkpoints: Checkpoints | None = None,
+    cache: Path,
+    signing_key: Path | None = None,
+    context: dict[str, Any] | None = None,
+) -> Outcome:
+    """Erase, judge, and write the bundle into `out` (new or empty). Run again after a crash, it resumes from the checkpoint and the cached pictures."""
+    begun = time.monotonic()
+    out = empty_folder(out)
+    callback({"phase": "load", "step": 0, "total": 1})
+    model = load_model(source)
+    delta = erase(model, spec, callback=callback, checkpoints=checkpoints)
+    data = lora.to_bytes(delta, model, spec)
+    (out / lora.FILE).write_bytes(data)
+    evaluation = None
+    if spec.evaluation.enabled:
+        digest = hashlib.sha256(data).hexdigest()
+        evaluation = judged(model, source, spec.concepts, spec.preserve, spec.evaluation, digest, cache, callback)
+        add_costs(evaluation, time.monotonic() - begun, delta)
+    callback({"phase": "deliver", "step": 0, "total": 1})
+    files = bundle.write_erasure(out, model, source, spec, delta, evaluation, key=signing_key, context=context or {})
+    callback({"phase": "deliver", "step": 1, "total": 1})
+    return outcome(out, evaluation, files)
+
+
+def run_evaluate(
+    spec: EvaluateSpec,
+    out: Path,
+    *,
+    source: str,
+    delta: Path | None,
+    concepts: Sequence[Concept],
+    callback: Callback = ignore,
+    cache: Path,
+    signing_key: Path | None = None,
+    context: dict[str, Any] | None = None,
+) -> Outcome:
+    """Judge a delta (or, without one, the base model) and write the report's bundle into `out`."""
+    begun = time.monotonic()
+    out = empty_folder(out)
+    callback({"phase": "load", "step": 0, "total": 1})
+    model = load_model(source)
+    digest = None
+    if delta is not None:
+        check_delta(delta, source)
+        model.load_delta(delta)
+        digest = hashlib.sha256(delta.read_bytes()).hexdigest()
+    evaluation = judged(model, source, concepts, [], spec.evaluation, digest or NO_DELTA, cache, callback)
+    add_costs(evaluation, time.monotonic() - begun, None)
+    callback({"phase": "deliver", "step": 0, "total": 1})
+    files = bundle.write_evaluation(out, model, source, spec, digest, evaluation, key=signing_key, context=context or {})
+    callback({"phase": "deliver", "step": 1, "total": 1})
+    return outcome(out, evaluation, files)
+
+
+def judged(
+    model: StableDiffusion,
+    source: str,
+    concepts: Sequence[Concept],
+    preserve: Sequence[str],
+    spec: EvaluationSpec,
+    digest: str,
+    cache: Path,
+    callback: Callback,
+) -> Evaluation:
+    callback({"phase": "load", "step": 1, "total": 1, "message": "judges"})
+    judges = judges_for(source, str(model.device))
+    return evaluate(model, concepts, spec, judges=judges, cache=cache, delta_digest=digest, preserve=preserve, callback=callback)
+
+
+def add_costs(evaluation: Evaluation, seconds: float, delta: Delta | None) -> None:
+    """Wall seconds of this attempt, seconds of the erasure alone, peak bytes of this process."""
+    costs = {"wall_seconds": seconds, "peak_memory_bytes": float(peak_memory())}
+    if delta is not None and "seconds" in delta.info:
+        costs["wall_seconds_erase"] = delta.info["seconds"]
+    evaluation.report.metrics += [Metric(name=name, value=value, n=1) for name, value in costs.items()]
+
+
+def empty_folder(out: Path) -> Path:
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()):
+        raise CoreError(
+            "folder_not_empty", f"'{out}' is not empty: give a new folder, so that the manifest lists this run's files alone", field="out"
+        )
+    return out
+
+
+def outcome(out: Path, evaluation: Evaluation | None, files: list[Path]) -> Outcome:
+    verdict = evaluation.report.verdict.model_dump(mode="json") if evaluation else None
+    return Outcome(verdict, [Output(f.relative_to(out).as_posix(), bundle.MEDIA_TYPES[f.suffix], f) for f in files])
+
+
+def check_delta(path: Path, source: str) -> None:
+    """Refuse a delta that is not safetensors, does not fit the model's U-Net, or holds NaN; the error says which tensor and why."""
+
+    def refuse(code: str, message: str) -> CoreError:
+        return CoreError(code, message, field="delta")
+
+    try:
+        with safe_open(path, "pt") as f:
+            tensors = {name: f.get_tensor(name) for name in f.keys()}
+            metadata = f.metadata() or {}
+    except (SafetensorError, OSError) as e:
+        raise refuse("not_safetensors", f"the delta is not a safetensors file ({e}): save it with diffusers' save_lora_weights") from e
+    try:
+        json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    except ValueError as e:
+        raise refuse("bad_delta", f"the delta's lora_adapter_metadata is not JSON ({e}): save it with diffusers' save_lora_weights") from e
+    if not tensors:
+        raise refuse("bad_delta", "the delta holds no tensors")
+    shapes = layer_shapes(source)
+    for name, tensor in tensors.items():
+        module, _, part = name.removeprefix("unet.").rpartition(".lora_")
+        if not name.startswith("unet.") or part not in ("A.weight", "B.weight"):
+            raise refuse(
+                "delta_does_not_fit",
+                f"tensor '{name}' is not named unet.<layer>.lora_A.weight or lora_B.weight: save it with diffusers' save_lora_weights",
+            )
+        if module not in shapes:
+            raise refuse("delta_does_not_fit", f"the model has no layer '{module}' (tensor '{name}'): the delta belongs to another model")
+        other = tensors.get(f"unet.{module}.lora_{'B' if part[0] == 'A' else 'A'}.weight")
+        if other is None:
+            raise refuse("delta_does_not_fit", f"layer '{module}' has only one of lora_A and lora_B")
+        rank, rows, columns = (
+            (tensor.shape[0], other.shape[0], tensor.shape[1:]) if part[0] == "A" else (tensor.shape[1], tensor.shape[0], other.shape[1:])
+        )
+        if (rows, *columns) != shapes[module] or (tensor.shape[0] if part[0] == "A" else other.shape[0]) != rank:
+            raise refuse(
+                "delta_does_not_fit",
+                f"tensor '{name}' has shape {tuple(tensor.shape)}, which does not fit layer '{module}' of shape {shapes[module]}",
+            )
+        if not tensor.is_floating_point() or not math.isfinite(float(tensor.double().abs().max()) if tensor.numel() else 0.0):
+            raise refuse("delta_not_finite", f"tensor '{name}' holds NaN, infinity or no floating-point numbers")
+
+
+def layer_shapes(source: str) -> dict[str, tuple[int, ...]]:
+    """Weight shape of every linear and convolution layer of the model's U-Net; no weights are read."""
+    folder = resolve(source)
+    config = UNet2DConditionModel.load_config(str(folder or source), subfolder="unet")
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(config)
+    layers: Callable[[Any], bool] = lambda m: isinstance(m, torch.nn.Linear | torch.nn.Conv2d)  # noqa: E731
+    return {name: tuple(module.weight.shape) for name, module in unet.named_modules() if layers(module)}

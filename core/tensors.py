@@ -1,0 +1,17 @@
+"""safetensors files whose bytes repeat: the library writes its metadata in a random order, this sorts it."""
+
+import json
+from collections.abc import Mapping
+
+from safetensors.torch import save
+from torch import Tensor
+
+
+def serialise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The .safetensors bytes; the same tensors and metadata give the same sha256, in any process."""
+    raw: bytes = save({name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)})
+    end = 8 + int.from_bytes(raw[:8], "little")
+    header = {"__metadata__": dict(sorted(metadata.items()))} | dict(sorted(json.loads(raw[8:end]).items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the data must start on a multiple of 8
+    return len(text).to_bytes(8, "little") + text + raw[end:]
