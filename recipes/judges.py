@@ -15,7 +15,7 @@ from recipes.vae import to_tensor
 
 OUT = WORK / "judges"
 ARCHITECTURE = "test_resnet"  # timm's smallest ResNet
-CLASSIFIER_STEPS, CLIP_STEPS = {"concept": 1600, "style": 900}, 1500
+CLASSIFIER_STEPS, CLIP_STEPS = {"concept": 800, "style": 400}, 700
 CLIP = {
     "embed_dim": 64,
     "vision_cfg": {"image_size": data.SIZE, "layers": 4, "width": 128, "head_width": 32, "patch_size": 8},
@@ -64,14 +64,16 @@ def classifier(name: str, pictures: torch.Tensor, labels: torch.Tensor, classes:
     if (OUT / name / "config.json").exists():
         return
     seed_everything(seed)
-    model = timm.create_model(ARCHITECTURE, num_classes=len(classes)).train()
+    model = timm.create_model(ARCHITECTURE, num_classes=len(classes)).to(memory_format=torch.channels_last).train()
     optimiser, steps = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.02), CLASSIFIER_STEPS[name]
     for step in range(steps):
         g = torch.Generator().manual_seed(seed * 10**6 + step)
         for group in optimiser.param_groups:
             group["lr"] = cosine(step, steps, 4e-3)
         index, trip = torch.randint(pictures.shape[1], (96,), generator=g), torch.randint(2, (96,), generator=g)
-        loss = F.cross_entropy(model(jitter(pictures[trip, index], g)), labels[index], label_smoothing=0.05)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = model(jitter(pictures[trip, index], g).contiguous(memory_format=torch.channels_last)).float()
+        loss = F.cross_entropy(logits, labels[index], label_smoothing=0.05)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -25,25 +25,25 @@ def resolved(spec: AgeSpec) -> AgeSpec:
 
 def loss(model: StableDiffusion, x_e: Latents, x_t: Latents, concept: Tensor, target: Tensor, spec: AgeSpec) -> Tensor:
     """What theta' descends. x_e, x_t: latents of the concept and of the target; concept, target: (B, L, D); scalar out."""
-    eta, (z, t), b = spec.eta or 0.0, cat(x_e, x_t), len(x_e.z)
+    eta, (z, t) = spec.eta or 0.0, cat(x_e, x_t)
     with model.frozen(), torch.no_grad():
         if eta:
-            eps_t, eps_p, eps_c = model.predict(torch.cat([z, x_e.z]), torch.cat([t, x_e.t]), torch.cat([target, target, concept])).split(b)
+            eps_t, eps_p, eps_c = model.predict(torch.cat([z, x_e.z]), torch.cat([t, x_e.t]), torch.cat([target, target, concept])).chunk(3)
         else:
-            eps_t, eps_p = model.predict(z, t, torch.cat([target, target])).split(b)
+            eps_t, eps_p = model.predict(z, t, torch.cat([target, target])).chunk(2)
             eps_c = eps_t
-    new_c, new_t = model.predict(z, t, torch.cat([concept, target])).split(b)
+    new_c, new_t = model.predict(z, t, torch.cat([concept, target])).chunk(2)
     erase = error(new_c, guided_away(eps_t, eps_c, eta), model.alphas[x_e.t], spec.space)
     return erase + spec.preserve_weight * error(new_t, eps_p, model.alphas[x_t.t], spec.space)
 
 
 def search_objective(model: StableDiffusion, x_e: Latents, x_t: Latents, concept: Tensor, target: Tensor, spec: AgeSpec) -> Tensor:
     """What pi climbs through `target` (B, L, D): the same two terms. theta' is read, never trained, here."""
-    eta, (z, t), b = spec.eta or 0.0, cat(x_e, x_t), len(x_e.z)
+    eta, (z, t) = spec.eta or 0.0, cat(x_e, x_t)
     through = spec.variant == "paper"
     with model.frozen():
         with torch.set_grad_enabled(through):
-            eps_t, eps_p = model.predict(z, t, torch.cat([target, target])).split(b)
+            eps_t, eps_p = model.predict(z, t, torch.cat([target, target])).chunk(2)
         with torch.no_grad():
             eps_c = model.predict(x_e.z, x_e.t, concept) if eta else eps_t.detach()
     with torch.no_grad():
@@ -67,7 +67,7 @@ class Age:
                 if concept.target
                 else candidates(run.model, concept, run.concepts, self.spec.candidates, self.spec.concept_space)
             )
-            states = torch.stack([run.contexts([n], like=concept.name) for n in names])
+            states = torch.stack([run.contexts([n]) for n in names])
             self.searches.append(Search(names, states, self.spec.search_learning_rate, self.spec.temperature, self.spec.hard))
         self.kept = {f"keep/{name}": run.contexts([name]) for name in run.preserve}
         wanted = {f"erase/{i}": c for i, c in enumerate(self.contexts)} | self.kept

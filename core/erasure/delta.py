@@ -11,7 +11,7 @@ from peft import LoraConfig
 from torch import Tensor, cuda
 
 from core.models import StableDiffusion
-from core.weights import to_bytes
+from core.tensors import serialise
 
 FILE = "pytorch_lora_weights.safetensors"
 
@@ -46,7 +46,7 @@ class Delta:
     def serialise(self, metadata: dict[str, str] | None = None) -> bytes:
         """The .safetensors bytes; no times or paths in them, so the same delta gives the same bytes."""
         head = {"format": "pt", "lora_adapter_metadata": json.dumps(self.config, sort_keys=True)}
-        return to_bytes(self.tensors, head | (metadata or {}))
+        return serialise(self.tensors, head | (metadata or {}))
 
     def save(self, folder: Path) -> Path:
         """Write pytorch_lora_weights.safetensors into `folder`."""

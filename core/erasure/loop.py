@@ -31,8 +31,8 @@ class Run(Generic[S]):
         self.words = [forbidden(c) for c in request.concepts]
         self.trajectories = Trajectories(model, spec, request.seed)
 
-    def contexts(self, words: Sequence[str], like: str | None = None) -> Tensor:
-        """Text states of words in every prompt template, (T, L, D); `like` a style: in a style's prompts."""
+    def contexts(self, words: Sequence[str]) -> Tensor:
+        """Text states of words in every prompt template, (T, L, D)."""
         prompts: list[str] = []
         for word in words:
             prompts += self.model.vocabulary.prompts(word) if word else [""]

@@ -1,6 +1,7 @@
 """Stable Diffusion 1.x and 2.x: a U-Net with one CLIP text encoder, driven through the stock diffusers pipeline."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,10 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
-from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -183,17 +183,19 @@ class StableDiffusion:
 
     def lora_tensors(self) -> dict[str, Tensor]:
         """The adapter as diffusers' LoRA file names it: `unet.….lora_A.weight`."""
-        state = convert_state_dict_to_diffusers(self.adapter_state())
-        return {f"unet.{k}": v.contiguous() for k, v in sorted(state.items())}
+        return {f"unet.{k}": v.contiguous() for k, v in sorted(self.adapter_state().items())}
 
     def load_delta(self, delta: str | os.PathLike[str] | Mapping[str, Tensor]) -> None:
         """Wear a LoRA in diffusers' format: a .safetensors file, a folder that holds one, or its tensors."""
         self.unload_delta()
+        metadata = None
         if isinstance(delta, str | os.PathLike):
             path = Path(delta)
             path = path / "pytorch_lora_weights.safetensors" if path.is_dir() else path
             try:
                 tensors = load_file(path)
+                with safe_open(path, "pt") as f:  # rank and alpha: without them every adapter would load at scale 1
+                    metadata = json.loads((f.metadata() or {}).get("lora_adapter_metadata", "null"))
             except SafetensorError as e:
                 raise CoreError(
                     "not_safetensors",
@@ -202,7 +204,7 @@ class StableDiffusion:
                 ) from e
         else:
             tensors = dict(delta)
-        self.pipe.load_lora_weights(tensors, adapter_name=ADAPTER)
+        self.unet.load_lora_adapter(tensors, prefix="unet", adapter_name=ADAPTER, metadata=metadata)
         self.unet.requires_grad_(False)
 
     def unload_delta(self) -> None:

@@ -1,0 +1,144 @@
+"""Golden values by an independent computation (numpy, one number at a time), and who may receive gradient."""
+
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+
+from core.erasure import age, esd
+from core.erasure.batch import Latents, error, guided_away
+from core.erasure.search import Search, gumbel_softmax
+from core.specs import AgeSpec, EsdSpec
+
+ALPHAS = torch.linspace(0.95, 0.05, 10)
+
+
+class Linear:
+    """eps(z, t, c) = (w + delta) * mean(c) + z / 10 + t / 100: small enough to compute by hand; `delta` is the adapter."""
+
+    def __init__(self) -> None:
+        self.w, self.delta, self.on, self.alphas = 2.0, torch.tensor(0.5, requires_grad=True), True, ALPHAS
+
+    @contextmanager
+    def frozen(self):
+        self.on = False
+        yield
+        self.on = True
+
+    def predict(self, z, t, context):
+        scale = self.w + (self.delta if self.on else 0.0)
+        return scale * context.mean((1, 2)).view(-1, 1, 1, 1) + z / 10 + t.view(-1, 1, 1, 1) / 100
+
+
+def by_hand(z, t, c, scale):
+    return scale * c.mean(axis=(1, 2))[:, None, None, None] + z / 10 + t[:, None, None, None] / 100
+
+
+def inputs(seed: int):
+    g = torch.Generator().manual_seed(seed)
+    z, c = torch.randn(3, 4, 2, 2, generator=g, dtype=torch.float32), torch.randn(3, 5, 6, generator=g)
+    return Latents(z, torch.tensor([1, 4, 8])), c
+
+
+def weighted(a, b, t, space):
+    total = 0.0
+    for i in range(len(a)):
+        alpha = float(ALPHAS[t[i]])
+        total += float(np.mean((a[i] - b[i]) ** 2)) * ((1 - alpha) / alpha if space == "x0" else 1.0)
+    return total / len(a)
+
+
+@pytest.mark.parametrize("space", ["eps", "x0"])
+@pytest.mark.parametrize("eta", [0.0, 1.0, 2.5])
+def test_esd_loss_is_the_papers(space, eta):
+    (x, concept), (_, anchor) = inputs(0), inputs(1)
+    got = esd.loss(Linear(), x, concept, anchor, EsdSpec(eta=eta, space=space)).item()
+    z, t, c, a = x.z.numpy(), x.t.numpy(), concept.numpy(), anchor.numpy()
+    target = by_hand(z, t, a, 2.0) - eta * (by_hand(z, t, c, 2.0) - by_hand(z, t, a, 2.0))
+    assert got == pytest.approx(weighted(by_hand(z, t, c, 2.5), target, t, space), rel=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["paper", "authors_code"])
+@pytest.mark.parametrize("weight", [0.3, 2.0])
+def test_age_loss_is_equation_14_or_the_authors_code(variant, weight):
+    (x_e, concept), (x_t, target) = inputs(2), inputs(3)
+    spec = age.resolved(AgeSpec(variant=variant, preserve_weight=weight))
+    got = age.loss(Linear(), x_e, x_t, concept, target, spec).item()
+    eta, space = (0.0, "eps") if variant == "paper" else (1.0, "x0")
+    z_e, z_t, t, c, g = x_e.z.numpy(), x_t.z.numpy(), x_e.t.numpy(), concept.numpy(), target.numpy()
+    aim = (1 + eta) * by_hand(z_e, t, g, 2.0) - eta * by_hand(z_e, t, c, 2.0)
+    expected = weighted(by_hand(z_e, t, c, 2.5), aim, t, space) + weight * weighted(
+        by_hand(z_t, t, g, 2.5), by_hand(z_t, t, g, 2.0), t, space
+    )
+    assert got == pytest.approx(expected, rel=1e-5)
+
+
+def test_error_in_x0_space_is_the_distance_of_the_predicted_pictures():
+    (x, _), t = inputs(4), torch.tensor([1, 4, 8])
+    a, b, alpha = torch.randn(3, 4, 2, 2), torch.randn(3, 4, 2, 2), ALPHAS[t].view(-1, 1, 1, 1)
+
+    def x0(eps):
+        return (x.z - (1 - alpha).sqrt() * eps) / alpha.sqrt()
+
+    torch.testing.assert_close(error(a, b, ALPHAS[t], "x0"), (x0(a) - x0(b)).square().mean())
+
+
+def test_guided_away_with_eta_one_is_twice_the_target_less_the_concept():
+    a, b = torch.randn(2, 4), torch.randn(2, 4)
+    torch.testing.assert_close(guided_away(a, b, 1.0), 2 * a - b)
+
+
+def test_esd_gives_gradient_to_the_adapter_alone():
+    model, (x, concept), (_, anchor) = Linear(), inputs(0), inputs(1)
+    anchor.requires_grad_(True)
+    esd.loss(model, x, concept, anchor, EsdSpec()).backward()
+    assert model.delta.grad is not None
+    assert model.delta.grad.abs() > 0
+    assert anchor.grad is None
+
+
+def gradients_of_search(variant: str, weight: float):
+    """(d/d target of the objective, with the first term's share alone when weight is 0)."""
+    model, (x_e, concept), (x_t, target) = Linear(), inputs(2), inputs(3)
+    target.requires_grad_(True)
+    objective = age.search_objective(model, x_e, x_t, concept, target, age.resolved(AgeSpec(variant=variant, preserve_weight=weight)))
+    (gradient,) = torch.autograd.grad(objective, [target], allow_unused=True)
+    return gradient
+
+
+def test_in_the_paper_both_terms_drive_the_search():
+    assert gradients_of_search("paper", 0.0).abs().max() > 1e-6
+    assert not torch.allclose(gradients_of_search("paper", 1.0), gradients_of_search("paper", 0.0))
+
+
+def test_in_the_authors_code_only_the_preservation_term_drives_the_search():
+    assert gradients_of_search("authors_code", 0.0).abs().max() == 0
+    assert gradients_of_search("authors_code", 1.0).abs().max() > 1e-6
+
+
+def test_gumbel_softmax_is_equation_11():
+    logits, noise = torch.tensor([0.2, -0.1, 0.4]), torch.tensor([0.5, 1.0, -0.3])
+    scores = [np.exp((l + n) / 0.7) for l, n in zip(logits.tolist(), noise.tolist(), strict=True)]
+    np.testing.assert_allclose(gumbel_softmax(logits, noise, 0.7, hard=False).numpy(), np.array(scores) / sum(scores), rtol=1e-5)
+
+
+def test_hard_gumbel_softmax_is_one_hot_forward_and_soft_backward():
+    logits, noise = torch.tensor([0.2, -0.1, 0.4], requires_grad=True), torch.tensor([0.5, 1.0, -0.3])
+    value = gumbel_softmax(logits, noise, 0.7, hard=True)
+    np.testing.assert_allclose(value.detach().numpy(), [0, 1, 0], atol=1e-6)
+    direction = torch.tensor([1.0, 2.0, 3.0])
+    (hard,) = torch.autograd.grad((value * direction).sum(), [logits])
+    (soft,) = torch.autograd.grad((gumbel_softmax(logits, noise, 0.7, hard=False) * direction).sum(), [logits])
+    torch.testing.assert_close(hard, soft)
+    assert hard.abs().max() > 0
+
+
+def test_search_climbs_to_the_candidate_that_the_objective_prefers():
+    states = torch.eye(4).view(4, 1, 1, 4)
+    search = Search(["a", "b", "c", "d"], states, learning_rate=0.1, temperature=1.0, hard=True)
+    g, wish = torch.Generator().manual_seed(0), torch.tensor([0.0, 0.0, 1.0, 0.0])
+    for _ in range(200):
+        weights = search.sample(g)
+        search.ascend((search.context(weights, torch.tensor([0]))[0, 0] * wish).sum())
+    assert search.names[int(search.logits.argmax())] == "c"
