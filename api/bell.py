@@ -9,6 +9,7 @@ import structlog
 from celery import Celery
 
 log = structlog.get_logger("api")
+TASK, QUEUE = "expunge.run", "expunge"  # the worker registers the task under this name
 BUDGET = 0.5  # seconds to connect, and again to write
 SOCKET = {"socket_connect_timeout": BUDGET, "socket_timeout": BUDGET, "retry_on_timeout": False, "max_retries": 0}
 
@@ -16,9 +17,8 @@ SOCKET = {"socket_connect_timeout": BUDGET, "socket_timeout": BUDGET, "retry_on_
 class Bell:
     """One Celery producer for the process; `ring` never raises."""
 
-    def __init__(self, redis_url: str, task: str, queue: str) -> None:
-        self.task, self.queue = task, queue
-        self.celery = Celery("api", broker=redis_url, set_as_current=False)
+    def __init__(self, redis_url: str) -> None:
+        self.celery = Celery("api", broker=redis_url.replace("unix://", "redis+socket://", 1), set_as_current=False)
         self.celery.conf.update(
             task_serializer="json",
             task_ignore_result=True,
@@ -32,7 +32,7 @@ class Bell:
     def ring(self, job_id: uuid.UUID) -> bool:
         """Whether the message reached the broker."""
         try:
-            self.celery.send_task(self.task, args=[str(job_id)], queue=self.queue, task_id=str(job_id), retry=False, ignore_result=True)
+            self.celery.send_task(TASK, args=[str(job_id)], queue=QUEUE, task_id=str(job_id), retry=False, ignore_result=True)
         except Exception as error:
             log.warning("bell_unheard", job_id=str(job_id), error=type(error).__name__)
             return False

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.metrics import Metrics
 from api.problems import Problem, answer
+from store.errors import CorruptBlob, KeyInFlight, KeyReused, NotFinished, NotFound, StoreError
 
 log = structlog.get_logger("api")
 REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{8,64}$")
@@ -33,14 +34,32 @@ def unavailable(error: Exception) -> Problem | None:
     return None
 
 
+def of_store(error: StoreError) -> Problem | None:
+    """What the store refused, in HTTP's words."""
+    match error:
+        case NotFound():
+            return Problem("not_found", "There is no such resource.")
+        case KeyReused():
+            return Problem("idempotency_mismatch")
+        case KeyInFlight():
+            return Problem("idempotency_in_flight", headers={"Retry-After": "1"})
+        case NotFinished():
+            return Problem("wrong_state", f"{error}.")
+        case CorruptBlob():
+            return Problem("artifact_corrupt")
+    return None
+
+
 def as_problem(error: Exception) -> Problem:
+    """The problem that an exception stands for; what nobody foresaw is a 500, whose cause only the log tells."""
     if isinstance(error, Problem):
         return error
-    found = unavailable(error)
+    found = unavailable(error) or (of_store(error) if isinstance(error, StoreError) else None)
     if found is None:
         log.exception("request_failed", error=type(error).__name__)
         return Problem("internal_error", "The server failed; the operator finds the cause in the log under this request_id.")
-    log.warning("database_unavailable", error=type(error).__name__)
+    if found.kind.status >= 500:
+        log.warning(found.kind.code, error=type(error).__name__)
     return found
 
 

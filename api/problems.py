@@ -1,6 +1,5 @@
 """Every error leaves as an RFC 9457 problem; this is the catalogue."""
 
-from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from fastapi.responses import JSONResponse
@@ -56,10 +55,17 @@ KINDS = {
         Kind(422, "invalid_request", "The request is not valid", "Correct the fields listed in 'errors'."),
         Kind(
             422,
-            "invalid_delta",
-            "The upload is not a usable LoRA delta",
-            "Send LoRA weights in safetensors, made for the named model, all finite.",
+            "not_safetensors",
+            "The upload is not safetensors",
+            "Save the LoRA with safetensors; pickle files (.bin, .pt, .ckpt) are never read.",
         ),
+        Kind(
+            422,
+            "delta_does_not_fit",
+            "The upload is not a LoRA delta of the model",
+            "Send the LoRA as diffusers' save_lora_weights writes it, and name its model.",
+        ),
+        Kind(422, "delta_not_finite", "The upload holds NaN or infinity", "The training that made it diverged; send finite weights."),
         Kind(422, "idempotency_mismatch", "This Idempotency-Key belongs to another request", "Use a new key for a new request."),
         Kind(429, "too_many_requests", "Too many jobs are waiting", "Repeat after the Retry-After seconds, or cancel a job."),
         Kind(500, "internal_error", "The server failed", "Report the request_id to the operator."),
@@ -145,10 +151,13 @@ def answer(problem: Problem, *, instance: str | None, request_id: str | None) ->
     )
 
 
-def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI `responses=` of a route that may answer with these problems; 401, 406, 500 and 503 come by themselves."""
+EVERYWHERE = ("unauthorized", "forbidden", "not_acceptable", "internal_error", "unavailable")
+
+
+def responses(*codes: str, public: bool = False) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI `responses=` of a route that may answer with these problems, and (unless public) with those that every route may."""
     found: dict[int | str, dict[str, Any]] = {}
-    for code in dict.fromkeys((*codes, "unauthorized", "forbidden", "not_acceptable", "internal_error", "unavailable")):
+    for code in dict.fromkeys(codes if public else (*codes, *EVERYWHERE)):
         kind = KINDS[code]
         text = f"`{code}`: {kind.title}. {kind.remedy}"
         if kind.status in found:
@@ -169,7 +178,3 @@ OPENAPI_HEADERS = {
     429: {"Retry-After": "Seconds to wait."},
     503: {"Retry-After": "Seconds to wait."},
 }
-
-
-def phrase(status: int) -> str:
-    return HTTPStatus(status).phrase

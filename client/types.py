@@ -60,13 +60,15 @@ class Job(Answer):
 
     @property
     def passed(self) -> bool | None:
-        """The verdict: True, False, or None where the job has none."""
-        return None if self.verdict is None or "passed" not in self.verdict else bool(self.verdict["passed"])
+        """The verdict: True, False, or None where there is none or it could not be judged."""
+        passed = (self.verdict or {}).get("passed")
+        return None if passed is None else bool(passed)
 
     @property
     def ok(self) -> bool:
-        """Succeeded, and its verdict did not fail."""
-        return self.status == "succeeded" and self.passed is not False
+        """Succeeded, and every threshold asked for is met; one that could not be judged is not met."""
+        asked = bool((self.verdict or {}).get("checks"))
+        return self.status == "succeeded" and (self.passed is True or (self.passed is None and not asked))
 
 
 class Event(Answer):

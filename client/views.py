@@ -60,10 +60,10 @@ def verdict_table(verdict: Mapping[str, Any]) -> Table:
         value, needed = check.get("value"), check.get("threshold")
         passed = check.get("passed")
         table.add_row(
-            escape(str(check.get("name", check.get("metric", "?")))),
+            escape(" ".join(str(check[key]) for key in ("metric", "concept") if check.get(key))),
             f"{value:.3f}" if isinstance(value, float) else str(value),
             f"{needed:.3f}" if isinstance(needed, float) else str(needed),
-            "[green]pass[/]" if passed else "[red]fail[/]",
+            {True: "[green]pass[/]", False: "[red]fail[/]"}.get(passed, "not judged"),
         )
     return table
 

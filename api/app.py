@@ -1,0 +1,101 @@
+"""The app: `uvicorn api.app:create_app --factory`."""
+
+import contextlib
+import logging
+import sys
+from collections.abc import AsyncIterator
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from api import hub, invalid, openapi, services
+from api.auth import Authenticate
+from api.bodies import Bodies
+from api.middleware import Envelope, as_problem
+from api.problems import BY_STATUS, Problem, answer
+from api.routes import artifacts, events, jobs, models, system, uploads
+from store.errors import StoreError
+from store.settings import Settings
+
+TAGS = [
+    {"name": "jobs", "description": "Ask for work and follow it."},
+    {"name": "artifacts", "description": "What jobs made, and uploads."},
+    {"name": "models", "description": "What jobs may name."},
+    {"name": "system", "description": "Health, metrics, documentation."},
+]
+
+
+def release() -> str:
+    try:
+        return version("expunge")
+    except PackageNotFoundError:
+        return "0.1.0"
+
+
+def configure_logs() -> None:
+    """One JSON object a line on standard error, with the request's id."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """Problems, validation errors and the router's own 404 and 405, all as problems."""
+    if isinstance(error, RequestValidationError):
+        problem = invalid.problem(error)
+    elif isinstance(error, HTTPException):
+        kind = BY_STATUS.get(error.status_code, BY_STATUS[500])
+        detail = f"{request.method} is not a method of {request.url.path}." if kind.status == 405 else None
+        problem = Problem(kind.code, detail, headers=dict(error.headers or {}))
+    else:
+        problem = as_problem(error)
+    return answer(problem, instance=request.url.path, request_id=request.state.request_id)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Reads the environment unless given settings; connects to nothing before the first request."""
+    configure_logs()
+    shared = services.build(settings or Settings())
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with hub.running(shared.hub):
+            yield
+
+    app = FastAPI(
+        title="Expunge",
+        version=release(),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        openapi_tags=TAGS,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.state.services = shared
+    for routes in (jobs, events, uploads, artifacts, models, system):
+        app.include_router(routes.router)
+    for error in (Problem, StoreError, RequestValidationError, HTTPException):
+        app.add_exception_handler(error, on_error)
+    app.add_middleware(Bodies)
+    app.add_middleware(Authenticate, services=shared)
+    app.add_middleware(Envelope, metrics=shared.metrics)
+    custom: Any = partial(openapi.document, app)
+    app.openapi = custom  # type: ignore[method-assign]
+    return app

@@ -1,0 +1,87 @@
+"""Default-deny: every path needs an API key unless it is listed here, whatever serves it."""
+
+import uuid
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.problems import Problem
+from api.services import Services
+from store import keys
+
+PUBLIC = frozenset({"/", "/healthz", "/readyz", "/openapi.json", "/docs"})
+bearer = HTTPBearer(auto_error=False, bearerFormat="API key", description="`Authorization: Bearer ex_live_…`", scheme_name="ApiKey")
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks."""
+
+    tenant_id: uuid.UUID
+    key_id: uuid.UUID
+    scopes: frozenset[str]
+
+    def may(self, scope: str) -> bool:
+        return scope in self.scopes or "admin" in self.scopes
+
+
+def denied(detail: str, error: str = "") -> Problem:
+    return Problem("unauthorized", detail, headers={"WWW-Authenticate": f'Bearer realm="expunge"{error}'})
+
+
+def lookup(services: Services, token: str) -> Caller | None:
+    with services.transaction() as session:
+        key = keys.authenticate(session, services.settings.secret.get_secret_value(), token)
+        return Caller(key.tenant_id, key.id, frozenset(key.scopes)) if key else None
+
+
+def local(scope: Scope) -> bool:
+    """Whether the request comes from this machine itself, not through a proxy on it."""
+    forwarded = any(name in (b"x-forwarded-for", b"forwarded", b"x-real-ip") for name, _ in scope["headers"])
+    return (scope.get("client") or ("", 0))[0] in ("127.0.0.1", "::1") and not forwarded
+
+
+class Authenticate:
+    """ASGI middleware: 401 before any route sees the request."""
+
+    def __init__(self, app: ASGIApp, services: Services) -> None:
+        self.app, self.services = app, services
+
+    def open(self, scope: Scope) -> bool:
+        path = scope["path"]
+        return path in PUBLIC or (path == "/metrics" and (self.services.settings.metrics_public or local(scope)))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self.open(scope):
+            scope["state"]["caller"] = caller = await self.caller(Headers(scope=scope).get("authorization", ""))
+            scope["state"]["tenant"] = str(caller.tenant_id)
+        await self.app(scope, receive, send)
+
+    async def caller(self, header: str) -> Caller:
+        scheme, _, token = header.partition(" ")
+        if not header:
+            raise denied("No API key was sent: add 'Authorization: Bearer <key>'.")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise denied("The Authorization header must be 'Bearer <key>'.", ', error="invalid_request"')
+        found = await run_in_threadpool(lookup, self.services, token.strip())
+        if found is None:
+            raise denied("The API key is unknown, expired or revoked.", ', error="invalid_token"')
+        return found
+
+
+def need(scope: str) -> Any:
+    """A route's dependency: the caller, who has this scope."""
+
+    def check(request: Request, _: Annotated[Any, Depends(bearer)] = None) -> Caller:
+        caller: Caller = request.state.caller
+        if not caller.may(scope):
+            header = {"WWW-Authenticate": f'Bearer realm="expunge", error="insufficient_scope", scope="{scope}"'}
+            raise Problem("forbidden", f"The API key lacks the scope '{scope}'.", headers=header)
+        return caller
+
+    return Depends(check)

@@ -1,0 +1,35 @@
+"""Request bodies that the OpenAPI document shows."""
+
+from fastapi.openapi.models import Example
+
+ERASE: dict[str, Example] = {
+    "plain": {"summary": "As little as possible", "value": {"model": "emoji", "concepts": ["church"], "method": "age"}},
+    "method": {
+        "summary": "A method with its own parameters",
+        "value": {
+            "model": "emoji",
+            "concepts": ["church", "delivery truck"],
+            "preserve": ["mosque", "castle"],
+            "method": {"name": "age", "variant": "paper", "steps": 120, "candidates": 20, "lora": {"rank": 16}},
+            "seed": 7,
+            "labels": {"ticket": "DMCA-1042"},
+        },
+    },
+    "concept": {
+        "summary": "Synonyms, a target, thresholds for the verdict",
+        "value": {
+            "model": "emoji",
+            "concepts": [{"name": "trumpet", "synonyms": ["bugle"], "target": "saxophone"}],
+            "method": {"name": "uce", "expand_prompts": True},
+            "evaluation": {"erased_images": 48, "thresholds": {"esr1": 0.98, "psr1_ratio": 0.95}},
+        },
+    },
+}
+
+EVALUATE: dict[str, Example] = {
+    "job": {"summary": "A finished job", "value": {"model": "emoji", "job_id": "0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11"}},
+    "upload": {
+        "summary": "An uploaded delta",
+        "value": {"model": "emoji", "artifact_id": "6a2f41a3-c654-4b7c-a1f4-0b9a3c1d8e55", "concepts": ["church"]},
+    },
+}

@@ -1,0 +1,56 @@
+"""The OpenAPI document: `python -m api.openapi` writes openapi.json, `--check` compares it with the app."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from api.auth import PUBLIC
+from api.problems import ProblemBody
+
+FILE = Path(__file__).parents[1] / "openapi.json"
+DESCRIPTION = (
+    "Concept erasure for text-to-image diffusion models, as a job: post a takedown, follow it, download a sanitized model with measured proof. "
+    "Every error is an RFC 9457 problem. Every POST takes an Idempotency-Key."
+)
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """OpenAPI 3.1 with problems as the errors' schema, a key needed everywhere but on public paths."""
+    if app.openapi_schema is None:
+        found = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes, tags=app.openapi_tags)
+        _, defs = models_json_schema([(ProblemBody, "serialization")], ref_template="#/components/schemas/{model}")
+        schemas = found.setdefault("components", {}).setdefault("schemas", {})
+        schemas |= defs["$defs"]
+        schemas["Problem"] = schemas.pop("ProblemBody")
+        for path, item in found["paths"].items():
+            for operation in item.values():
+                operation["security"] = [] if path in PUBLIC else [{"ApiKey": []}]
+        found["components"]["schemas"] = dict(sorted(schemas.items()))
+        app.openapi_schema = found
+    return app.openapi_schema
+
+
+def text(app: FastAPI) -> str:
+    return json.dumps(document(app), indent=2, ensure_ascii=False) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    from api.app import create_app
+
+    fresh = text(create_app())
+    if "--check" not in arguments:
+        FILE.write_text(fresh)
+        return 0
+    if FILE.exists() and FILE.read_text() == fresh:
+        return 0
+    sys.stderr.write("openapi.json does not match the app: run 'python -m api.openapi' and commit it\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

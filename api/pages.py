@@ -1,0 +1,34 @@
+"""The server-rendered pages: self-contained, no scripts, nothing from elsewhere."""
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Undefined
+
+from api.problems import KINDS
+from core.specs import METHODS
+
+VERBS = ("get", "post", "put", "patch", "delete")
+environment = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=Undefined, trim_blocks=True
+)
+strict = environment.overlay(undefined=StrictUndefined)
+
+
+def home(url: str, version: str, models: list[str]) -> str:
+    methods = [{"name": name, "text": (spec.__doc__ or "").strip()} for name, spec in METHODS.items()]
+    return strict.get_template("home.html.j2").render(
+        url=url, version=version, models=models, model=models[0] if models else "", methods=methods
+    )
+
+
+def docs(document: dict[str, Any]) -> str:
+    """The OpenAPI document, readable."""
+    operations = [
+        {"path": path, "verb": verb.upper(), **operation}
+        for path, item in document["paths"].items()
+        for verb, operation in item.items()
+        if verb in VERBS
+    ]
+    schemas = document["components"]["schemas"]
+    return environment.get_template("docs.html.j2").render(operations=operations, problems=KINDS.values(), schemas=schemas)

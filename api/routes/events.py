@@ -1,0 +1,90 @@
+"""A job's events: pages of JSON, or a live stream (SSE) that resumes by Last-Event-ID."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.concurrency import run_in_threadpool
+
+from api.auth import Caller
+from api.deps import JSON, JobsReader, ServicesDep, accepts
+from api.problems import Problem, responses
+from api.schemas import TERMINAL, Event, EventPage
+from api.services import Services
+from store import events, jobs
+
+STREAM = "text/event-stream"
+HEARTBEAT = 15  # seconds
+PAGE = 500
+RECONNECT = 1000  # milliseconds a browser waits before it reconnects
+router = APIRouter(tags=["jobs"])
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "A page of events; or, for `Accept: text/event-stream`, every event as it happens, `id` being its seq, until the job has ended.",
+        "content": {STREAM: {"schema": {"type": "string"}}},
+    },
+    **responses("bad_header", "not_found", "invalid_request"),
+}
+
+
+def page(services: Services, caller: Caller, job_id: uuid.UUID, after: int, limit: int) -> EventPage:
+    """Events after `after`. The status is read first: a terminal job's events are all there."""
+    with services.transaction() as session:
+        job = jobs.get(session, caller.tenant_id, job_id)
+        ended, last = job.status in TERMINAL, job.version
+        rows = events.page(session, caller.tenant_id, job_id, after=after, limit=limit)
+        items = [Event.model_validate(row) for row in rows]
+    reached = items[-1].seq if items else after
+    return EventPage(items=items, next_after=reached, finished=ended and reached >= last)
+
+
+async def stream(services: Services, caller: Caller, job_id: uuid.UUID, first: EventPage) -> AsyncIterator[ServerSentEvent]:
+    """Events from `first` on; sleeps without a connection until the listener rings or patience ends."""
+    services.metrics.streams.inc()
+    found = first
+    with services.hub.subscribe(str(job_id)) as bell:
+        while True:
+            for item in found.items:
+                yield ServerSentEvent(item.model_dump_json(), event=item.type, id=str(item.seq), retry=RECONNECT)
+            if found.finished:
+                return
+            if not found.items:
+                try:
+                    await asyncio.wait_for(bell.wait(), services.hub.patience)
+                except TimeoutError:
+                    pass
+            bell.clear()
+            found = await run_in_threadpool(page, services, caller, job_id, found.next_after, PAGE)
+
+
+def last_event_id(request: Request) -> int | None:
+    given = request.headers.get("last-event-id")
+    if given in (None, ""):
+        return None
+    if not given.isdecimal() or len(given) > 18:
+        raise Problem("bad_header", "Last-Event-ID: give the seq of the last event you saw, a whole number.")
+    return int(given)
+
+
+@router.get("/jobs/{job_id:uuid}/events", response_model=EventPage, responses=ANSWERS)
+async def list_job_events(
+    request: Request,
+    job_id: uuid.UUID,
+    services: ServicesDep,
+    caller: JobsReader,
+    media_type: Annotated[str, accepts(JSON, STREAM)],
+    after: Annotated[int, Query(ge=0, le=2**53, description="Only events with a greater seq.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=PAGE, description="Events on a page.")] = 100,
+    _: Annotated[
+        str | None, Header(alias="Last-Event-ID", description="Of a stream: resume after this seq; stronger than `after`.")
+    ] = None,
+) -> Response | EventPage:
+    """Read a job's events, as pages or as a live stream."""
+    if media_type == JSON:
+        return await run_in_threadpool(page, services, caller, job_id, after, limit)
+    resumed = last_event_id(request)
+    first = await run_in_threadpool(page, services, caller, job_id, after if resumed is None else resumed, PAGE)
+    return EventSourceResponse(stream(services, caller, job_id, first), ping=HEARTBEAT, headers={"Cache-Control": "private, no-store"})

@@ -1,0 +1,213 @@
+"""Jobs: ask for them, look at them, stop them, repeat them."""
+
+import hashlib
+import time
+import uuid
+from typing import Annotated, Any
+
+import structlog
+from fastapi import APIRouter, Body, Query
+from fastapi.responses import JSONResponse
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from api import examples, pagination, presenters
+from api.auth import Caller
+from api.deps import JSON, DryRunQuery, JobsReader, JobsWriter, ServicesDep, Ticket, TicketDep, WaitDep, accepts
+from api.invalid import choice
+from api.once import Done, once
+from api.problems import Problem, invalid, responses
+from api.schemas import TERMINAL, DryRun, Job, JobKind, JobPage, JobStatus
+from api.services import Services
+from core.specs import EraseSpec, EvaluateSpec
+from store import artifacts, jobs
+
+log = structlog.get_logger("api")
+router = APIRouter(tags=["jobs"], dependencies=[accepts(JSON)])
+CREATED: dict[int | str, dict[str, Any]] = {
+    200: {"description": "With `dry_run=true`: the resolved spec. With `Prefer: wait`: the job, which has ended.", "model": Job | DryRun},
+    202: {
+        "description": "Accepted; the job runs when a worker is free.",
+        "headers": {
+            "Location": {"description": "Where to follow the job.", "schema": {"type": "string"}},
+            "Retry-After": {"description": "Seconds after which looking is worth while.", "schema": {"type": "string"}},
+            "Idempotency-Replayed": {"description": "`true` when this repeats an earlier answer.", "schema": {"type": "string"}},
+        },
+    },
+    **responses(
+        "malformed_request",
+        "bad_header",
+        "idempotency_in_flight",
+        "payload_too_large",
+        "unsupported_media_type",
+        "invalid_request",
+        "idempotency_mismatch",
+        "too_many_requests",
+    ),
+}
+
+
+def known_model(services: Services, model: str) -> None:
+    names = list(services.settings.models)
+    if model not in names:
+        raise invalid("model", f"there is no model '{model}' here", choice(model, names, "models"))
+
+
+def accepted(row: Any, session: Session, caller: Caller) -> Done:
+    """202 with the job, its address and when to look."""
+    return Done(presenters.job(session, caller.tenant_id, row), headers={"Location": f"/jobs/{row.id}", "Retry-After": "2"}, job=row)
+
+
+def roomy(services: Services, session: Session, caller: Caller) -> None:
+    """Refuse a job when the tenant has too many unfinished ones."""
+    limit = services.settings.max_active_jobs
+    if jobs.active_count(session, caller.tenant_id) >= limit:
+        raise Problem(
+            "too_many_requests", f"{limit} jobs of yours are waiting or running, which is the most.", headers={"Retry-After": "30"}
+        )
+
+
+def submit(services: Services, caller: Caller, ticket: Ticket, kind: JobKind, spec: EraseSpec | EvaluateSpec) -> Done:
+    """Store the job, its first event and the key's answer in one transaction; then ring the bell."""
+
+    def work(session: Session) -> Done:
+        roomy(services, session, caller)
+        resolved = presenters.resolve(session, caller.tenant_id, spec)
+        made = jobs.create_job(
+            session,
+            caller.tenant_id,
+            kind,
+            resolved,
+            labels=spec.labels,
+            queue_timeout_s=spec.queue_timeout_s,
+            run_timeout_s=spec.run_timeout_s,
+            max_attempts=services.settings.max_attempts,
+        )
+        return accepted(made.job, session, caller)
+
+    done = once(services, caller, ticket, Job, work)
+    if done.job is not None:
+        services.ring(done.job.id)
+        concepts = [hashlib.sha256(c.name.encode()).hexdigest()[:12] for c in spec.concepts]
+        log.info("job_created", job_id=str(done.job.id), kind=kind, model=spec.model, concepts=concepts)
+    return done
+
+
+async def settle(services: Services, caller: Caller, done: Done, seconds: int) -> JSONResponse:
+    """The answer, held back until the job has ended or the client's patience has."""
+    job = done.body
+    if not seconds or not isinstance(job, Job):
+        return done.response()
+    job = await presenters.ended(services, caller, job.id, deadline=time.monotonic() + seconds)
+    done.body, done.headers = job, {**done.headers, "Preference-Applied": f"wait={seconds}"}
+    if job.status in TERMINAL:
+        done.status = 200
+        done.headers.pop("Retry-After", None)
+    return done.response()
+
+
+async def create(
+    services: Services, caller: Caller, ticket: Ticket, kind: JobKind, spec: EraseSpec | EvaluateSpec, dry_run: bool, wait: int
+) -> JSONResponse:
+    known_model(services, spec.model)
+    if dry_run:
+        return JSONResponse(await run_in_threadpool(presenters.dry_run, services, caller, kind, spec))
+    return await settle(services, caller, await run_in_threadpool(submit, services, caller, ticket, kind, spec), wait)
+
+
+@router.post("/jobs/erase", status_code=202, response_model=Job, responses=CREATED)
+async def create_erase_job(
+    spec: Annotated[EraseSpec, Body(openapi_examples=examples.ERASE)],
+    services: ServicesDep,
+    caller: JobsWriter,
+    ticket: TicketDep,
+    wait: WaitDep,
+    dry_run: DryRunQuery = False,
+) -> JSONResponse:
+    """Take concepts out of a model.
+
+    `method` is a method's name or an object with its parameters; each of `concepts` is a name or an object with synonyms and a target.
+    """
+    return await create(services, caller, ticket, "erase", spec, dry_run, wait)
+
+
+@router.post("/jobs/evaluate", status_code=202, response_model=Job, responses=CREATED)
+async def create_evaluate_job(
+    spec: Annotated[EvaluateSpec, Body(openapi_examples=examples.EVALUATE)],
+    services: ServicesDep,
+    caller: JobsWriter,
+    ticket: TicketDep,
+    wait: WaitDep,
+    dry_run: DryRunQuery = False,
+) -> JSONResponse:
+    """Judge a finished job's delta, or an uploaded one."""
+    return await create(services, caller, ticket, "evaluate", spec, dry_run, wait)
+
+
+def label_filters(given: list[str]) -> dict[str, str]:
+    """`label=key:value`, several of which must all hold."""
+    for text in given:
+        if not text.isprintable() or ":" not in text or not text.split(":")[0]:
+            raise invalid("query.label", f"'{text[:100]}' is not key:value", "write label=team:safety")
+    return dict(text.split(":", 1) for text in given)
+
+
+@router.get("/jobs", responses=responses("invalid_request"))
+def list_jobs(
+    services: ServicesDep,
+    caller: JobsReader,
+    kind: Annotated[JobKind | None, Query(description="Only jobs of this kind.")] = None,
+    status: Annotated[JobStatus | None, Query(description="Only jobs in this status.")] = None,
+    label: Annotated[
+        list[str], Query(max_length=16, description="Only jobs with this label, as `key:value`; may be repeated, all must hold.")
+    ] = [],  # noqa: B006
+    limit: Annotated[int, Query(ge=1, le=pagination.MAX_PAGE, description="Jobs on a page.")] = 50,
+    cursor: Annotated[str | None, Query(max_length=300, description="`next_cursor` of the page before.")] = None,
+) -> JobPage:
+    """List jobs, newest first."""
+    after = pagination.decode(cursor) if cursor else None
+    with services.transaction() as session:
+        rows = jobs.list_jobs(
+            session, caller.tenant_id, kind=kind, status=status, labels=label_filters(label), after=after, limit=limit + 1
+        )
+        page, more = rows[:limit], len(rows) > limit
+        found = artifacts.of_jobs(session, caller.tenant_id, [row.id for row in page])
+        items = [presenters.view(row, found[row.id]) for row in page]
+    return JobPage(items=items, next_cursor=pagination.encode(items[-1].created_at, items[-1].id) if more else None)
+
+
+@router.get("/jobs/{job_id:uuid}", responses=responses("not_found"))
+def get_job(job_id: uuid.UUID, services: ServicesDep, caller: JobsReader) -> Job:
+    """Look at one job."""
+    with services.transaction() as session:
+        return presenters.job(session, caller.tenant_id, jobs.get(session, caller.tenant_id, job_id))
+
+
+@router.post("/jobs/{job_id:uuid}/cancel", responses=responses("bad_header", "not_found", "idempotency_in_flight", "idempotency_mismatch"))
+def cancel_job(job_id: uuid.UUID, services: ServicesDep, caller: JobsWriter, ticket: TicketDep) -> Job:
+    """Stop a job: at once when queued, at its next step when running. One that has ended stays as it is; twice is the same as once."""
+
+    def work(session: Session) -> Done:
+        row = jobs.cancel(session, caller.tenant_id, job_id)
+        return Done(presenters.job(session, caller.tenant_id, row), status=200, job=row)
+
+    return once(services, caller, ticket, Job, work).response()  # type: ignore[return-value]
+
+
+@router.post(
+    "/jobs/{job_id:uuid}/retry",
+    status_code=202,
+    responses=CREATED
+    | responses("bad_header", "not_found", "wrong_state", "idempotency_in_flight", "idempotency_mismatch", "too_many_requests"),
+)
+def retry_job(job_id: uuid.UUID, services: ServicesDep, caller: JobsWriter, ticket: TicketDep) -> Job:
+    """Run a failed, cancelled or expired job again: a new job, linked by `retried_from`."""
+
+    def work(session: Session) -> Done:
+        roomy(services, session, caller)
+        return accepted(jobs.retry(session, caller.tenant_id, job_id).job, session, caller)
+
+    done = once(services, caller, ticket, Job, work)
+    if done.job is not None:
+        services.ring(done.job.id)
+    return done.response()  # type: ignore[return-value]

@@ -1,0 +1,48 @@
+"""What the routes share: settings, database, artifact store, the listener, the bell and the counters."""
+
+import uuid
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+from sqlalchemy.orm import Session
+from store.blobs import Blobs
+
+from api.bell import Bell
+from api.hub import Hub
+from api.integrity import Checked
+from api.metrics import Metrics
+from store import db, jobs
+from store.settings import Settings
+
+
+@dataclass
+class Services:
+    """One per app; nothing in it connects before it is used."""
+
+    settings: Settings
+    blobs: Blobs
+    hub: Hub
+    bell: Bell
+    metrics: Metrics
+    checked: Checked = field(default_factory=Checked)
+
+    def transaction(self) -> AbstractContextManager[Session]:
+        """A session that commits at its end."""
+        return db.transaction(self.settings.database_url.get_secret_value())
+
+    def ring(self, job_id: uuid.UUID) -> None:
+        """Wake a worker; to be called after the commit."""
+        if not self.bell.ring(job_id):
+            self.metrics.unheard.inc()
+
+    def count(self) -> tuple[dict[str, int], float]:
+        """Jobs by status, and the age of the oldest queued one in seconds."""
+        with self.transaction() as session:
+            return jobs.count_by_status(session), jobs.queue_age(session)
+
+
+def build(settings: Settings) -> Services:
+    dsn = db.psycopg_url(settings.database_url.get_secret_value())
+    services = Services(settings, Blobs(settings.artifacts_url), Hub(dsn), Bell(settings.redis_url.get_secret_value()), Metrics())
+    services.metrics.watch(services.count)
+    return services
