@@ -3,15 +3,16 @@
 import uuid
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from sqlalchemy.orm import Session
-from store.blobs import Blobs
 
 from api.bell import Bell
 from api.hub import Hub
 from api.integrity import Checked
 from api.metrics import Metrics
 from store import db, jobs
+from store.blobs import Blobs
 from store.settings import Settings
 
 
@@ -20,11 +21,14 @@ class Services:
     """One per app; nothing in it connects before it is used."""
 
     settings: Settings
-    blobs: Blobs
     hub: Hub
     bell: Bell
     metrics: Metrics
     checked: Checked = field(default_factory=Checked)
+
+    @cached_property
+    def blobs(self) -> Blobs:
+        return Blobs(self.settings.artifacts_url)
 
     def transaction(self) -> AbstractContextManager[Session]:
         """A session that commits at its end."""
@@ -43,6 +47,6 @@ class Services:
 
 def build(settings: Settings) -> Services:
     dsn = db.psycopg_url(settings.database_url.get_secret_value())
-    services = Services(settings, Blobs(settings.artifacts_url), Hub(dsn), Bell(settings.redis_url.get_secret_value()), Metrics())
+    services = Services(settings, Hub(dsn), Bell(settings.redis_url.get_secret_value()), Metrics())
     services.metrics.watch(services.count)
     return services

@@ -19,7 +19,14 @@ def clean_text(value: str) -> str:
         raise ValueError("must not be empty: give the words a prompt would use, for example 'church'")
     if len(text) > MAX_TEXT:
         raise ValueError(f"has {len(text)} characters, at most {MAX_TEXT} are allowed: name the concept, not a whole text")
-    bad = next((c for c in text if unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn") or c in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"), None)
+    bad = next(
+        (
+            c
+            for c in text
+            if unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn") or c in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+        ),
+        None,
+    )
     if bad is not None:
         raise ValueError(f"holds the control character U+{ord(bad):04X}: remove it")
     return text
@@ -44,13 +51,15 @@ class Concept(Spec):
     """A concept to erase: a name, and how prompts may ask for it."""
 
     name: Text = Field(description="The words a prompt uses, for example 'church' or 'in noto style'.")
-    synonyms: list[Text] = Field(default=[], max_length=16, description="Other words for the same concept; erased with it, never candidates for a target.")
+    synonyms: list[Text] = Field(
+        default=[], max_length=16, description="Other words for the same concept; erased with it, never candidates for a target."
+    )
     target: Text | None = Field(default=None, description="What the concept becomes (the anchor). Omitted: the method's own choice.")
 
     @model_validator(mode="after")
     def target_differs(self) -> Self:
         if self.target is not None and any(same(self.target, word) for word in (self.name, *self.synonyms)):
-            raise ValueError(f"target '{self.target}' equals the concept it should replace: choose another target or omit it")
+            raise ValueError(f"target: '{self.target}' equals the concept it should replace: choose another target or omit it")
         return self
 
 
@@ -77,15 +86,20 @@ class UceSpec(Spec):
     """UCE, Unified Concept Editing (Gandikota et al., WACV 2024): closed form on to_k and to_v; exported as its exact LoRA."""
 
     name: Literal["uce"] = "uce"
-    guide: Annotated[str, Field(max_length=MAX_TEXT)] = Field(default="", description="Target when a concept names none. The authors' code: '' (or 'art' for styles).")
+    guide: Annotated[str, Field(max_length=MAX_TEXT)] = Field(
+        default="", description="Target when a concept names none. The authors' code: '' (or 'art' for styles)."
+    )
     tokens: Literal["all", "last"] = Field(
-        default="all", description="Which token columns of a prompt are edited: all of them (authors' older code) or the last before EOS (their newer code)."
+        default="all",
+        description="Which token columns of a prompt are edited: all of them (authors' older code) or the last before EOS (their newer code).",
     )
     preserve: list[Text] = Field(default=[], max_length=2048, description="Concepts whose keys and values are held (the paper's P).")
     erase_scale: float = Field(default=1.0, gt=0, le=1e4, description="Weight of each erased column (authors' default 1).")
     preserve_scale: float = Field(default=1.0, ge=0, le=1e4, description="Weight of each preserved column (authors' default 1).")
     ridge: float = Field(default=0.5, gt=0, le=1e6, description="λ, the pull towards the old weights (authors' default 0.5).")
-    expand_prompts: bool = Field(default=True, description="Edit the concept inside the common prompt templates too, not only its bare name.")
+    expand_prompts: bool = Field(
+        default=True, description="Edit the concept inside the common prompt templates too, not only its bare name."
+    )
 
 
 class FineTuneSpec(Spec):
@@ -93,16 +107,25 @@ class FineTuneSpec(Spec):
 
     steps: int = Field(default=120, ge=1, le=20_000, description="Optimiser steps on the adapters. The papers take 1000 at batch 1.")
     batch_size: int = Field(default=4, ge=1, le=64, description="Latents a step. The papers take 1.")
-    learning_rate: float = Field(default=1e-3, gt=0, le=1, description="Peak rate of Adam on the adapters. The papers take 1e-5 on whole matrices.")
+    learning_rate: float = Field(
+        default=1e-3, gt=0, le=1, description="Peak rate of Adam on the adapters. The papers take 1e-5 on whole matrices."
+    )
     lora: LoraSpec = LoraSpec()
     space: Literal["eps", "x0"] = Field(
-        default="eps", description="Where errors are measured: noise (the papers' notation) or predicted x0 (the authors' AP and AGE code: early, noisy steps dominate)."
+        default="eps",
+        description="Where errors are measured: noise (the papers' notation) or predicted x0 (the authors' AP and AGE code: early, noisy steps dominate).",
     )
     latents: Literal["buffer", "fresh"] = Field(
-        default="buffer", description="Where z_t comes from: a buffer of whole denoising trajectories, kept and reused; or a fresh partial denoising at every step (papers)."
+        default="buffer",
+        description="Where z_t comes from: a buffer of whole denoising trajectories, kept and reused; or a fresh partial denoising at every step (papers).",
     )
     trajectories: int = Field(default=8, ge=1, le=512, description="Trajectories a concept keeps in the buffer.")
-    refresh_every: int = Field(default=0, ge=0, le=20_000, description="Steps between redraws of the buffer with the current model; 0 = draw once, with the frozen model.")
+    refresh_every: int = Field(
+        default=0,
+        ge=0,
+        le=20_000,
+        description="Steps between redraws of the buffer with the current model; 0 = draw once, with the frozen model.",
+    )
     sampling_steps: int = Field(default=25, ge=2, le=200, description="DDIM steps of a trajectory. The papers take 50.")
     guidance_scale: float = Field(default=3.0, ge=1, le=30, description="Classifier-free guidance while drawing trajectories (papers: 3).")
     checkpoint_every: int = Field(default=25, ge=1, le=20_000, description="Steps between checkpoints.")
@@ -112,7 +135,12 @@ class EsdSpec(FineTuneSpec):
     """ESD, Erasing Concepts from Diffusion Models (Gandikota et al., ICCV 2023)."""
 
     name: Literal["esd"] = "esd"
-    eta: float = Field(default=1.0, ge=0, le=20, description="Negative guidance: target = eps_0 - eta (eps_c - eps_0); 1.0 is the paper's (newer public code calls this 2.0).")
+    eta: float = Field(
+        default=1.0,
+        ge=0,
+        le=20,
+        description="Negative guidance: target = eps_0 - eta (eps_c - eps_0); 1.0 is the paper's (newer public code calls this 2.0).",
+    )
 
 
 class AgeSpec(FineTuneSpec):
@@ -123,11 +151,17 @@ class AgeSpec(FineTuneSpec):
         default="paper",
         description="paper: Eq. 14, both terms drive the search. authors_code: errors in x0, eta = 1 and the target detached, so that only the preservation term drives it.",
     )
-    eta: float | None = Field(default=None, ge=0, le=20, description="Negative guidance away from the concept; omitted: 0 (paper) or 1 (authors_code).")
+    eta: float | None = Field(
+        default=None, ge=0, le=20, description="Negative guidance away from the concept; omitted: 0 (paper) or 1 (authors_code)."
+    )
     preserve_weight: float = Field(default=1.0, ge=0, le=1e4, description="λ of Eq. 14, the weight of preserving the target.")
-    candidates: int = Field(default=20, ge=2, le=2000, description="Size of the search space: the nearest concepts of the space. The authors take 100 of 1000.")
+    candidates: int = Field(
+        default=20, ge=2, le=2000, description="Size of the search space: the nearest concepts of the space. The authors take 100 of 1000."
+    )
     concept_space: list[Text] | None = Field(default=None, max_length=4096, description="Vocabulary to search; omitted: the model's own.")
-    temperature: float = Field(default=0.1, gt=0, le=100, description="τ of the Gumbel-softmax, Eq. 11 (authors: 0.1 for objects, 2 for nudity).")
+    temperature: float = Field(
+        default=0.1, gt=0, le=100, description="τ of the Gumbel-softmax, Eq. 11 (authors: 0.1 for objects, 2 for nudity)."
+    )
     hard: bool = Field(default=True, description="Straight-through one-hot, Eq. 12; false: a soft mixture (authors' choice for artists).")
     search_learning_rate: float = Field(default=1e-2, gt=0, le=10, description="Adam rate of the logits π (authors: 1e-2).")
     search_every: int = Field(default=1, ge=1, le=1000, description="Weight steps between search steps (authors: 1).")
@@ -149,7 +183,9 @@ class Thresholds(Spec):
 
     esr1: float | None = Field(default=0.95, ge=0, le=1, description="At least this erasing success rate at top-1.")
     esr5: float | None = Field(default=None, ge=0, le=1, description="At least this erasing success rate at top-5.")
-    psr1_ratio: float | None = Field(default=0.9, ge=0, le=2, description="At least this share of the base model's preservation success rate at top-1.")
+    psr1_ratio: float | None = Field(
+        default=0.9, ge=0, le=2, description="At least this share of the base model's preservation success rate at top-1."
+    )
 
 
 class EvaluationSpec(Spec):
@@ -158,7 +194,9 @@ class EvaluationSpec(Spec):
     enabled: bool = Field(default=True, description="false: deliver without a verdict.")
     erased_images: int = Field(default=24, ge=1, le=1000, description="Pictures for each erased concept, over its prompt templates.")
     preserved_concepts: list[Text] | None = Field(
-        default=None, max_length=512, description="Concepts for PSR; omitted: the nearest neighbours of the erased ones and strangers, half and half."
+        default=None,
+        max_length=512,
+        description="Concepts for PSR; omitted: the nearest neighbours of the erased ones and strangers, half and half.",
     )
     preserved_count: int = Field(default=24, ge=2, le=512, description="How many preserved concepts when none are named.")
     preserved_images: int = Field(default=2, ge=1, le=500, description="Pictures for each preserved concept.")
@@ -172,10 +210,18 @@ class EvaluationSpec(Spec):
 class JobSpec(Spec):
     """What every job takes."""
 
-    model: str = Field(default="emoji", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="A registered model's id; GET /models lists them.")
-    labels: dict[str, str] = Field(default={}, max_length=16, description="Up to 16 labels of your own; keys up to 64, values up to 512 characters.")
-    queue_timeout_s: int | None = Field(default=None, ge=1, le=30 * 86400, description="Expire the job when it has not started after this many seconds.")
-    run_timeout_s: int | None = Field(default=None, ge=1, le=7 * 86400, description="Fail the job when it has run this many seconds in all.")
+    model: str = Field(
+        default="emoji", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="A registered model's id; GET /models lists them."
+    )
+    labels: dict[str, str] = Field(
+        default={}, max_length=16, description="Up to 16 labels of your own; keys up to 64, values up to 512 characters."
+    )
+    queue_timeout_s: int | None = Field(
+        default=None, ge=1, le=30 * 86400, description="Expire the job when it has not started after this many seconds."
+    )
+    run_timeout_s: int | None = Field(
+        default=None, ge=1, le=7 * 86400, description="Fail the job when it has run this many seconds in all."
+    )
 
     @field_validator("labels")
     @classmethod
@@ -183,17 +229,27 @@ class JobSpec(Spec):
         for key, value in labels.items():
             if not 1 <= len(key) <= 64 or len(value) > 512:
                 raise ValueError(f"label '{key[:64]}' is too long: keys have 1 to 64 characters, values at most 512")
+            if not (key + value).isprintable():
+                raise ValueError(f"label '{ascii(key[:64])}' holds a control character: remove it")
         return labels
 
 
 class EraseSpec(JobSpec):
     """Take concepts out of a model."""
 
-    concepts: list[ConceptLike] = Field(min_length=1, max_length=MAX_CONCEPTS, description="What to erase: names, or objects with synonyms and a target.")
-    preserve: list[Text] = Field(default=[], max_length=512, description="Concepts that must stay as they are; used by the methods that take them, and always judged.")
+    concepts: list[ConceptLike] = Field(
+        min_length=1, max_length=MAX_CONCEPTS, description="What to erase: names, or objects with synonyms and a target."
+    )
+    preserve: list[Text] = Field(
+        default=[],
+        max_length=512,
+        description="Concepts that must stay as they are; used by the methods that take them, and always judged.",
+    )
     method: MethodLike = Field(default=AgeSpec(), description="A method's name, or an object with its parameters; omitted: age.")
     seed: int = Field(default=0, ge=0, lt=2**31, description="The same spec and seed give the same bytes (CPU).")
-    fused: bool = Field(default=False, description="Deliver a fused checkpoint too: a LoRA delta can be unloaded, a fused checkpoint cannot.")
+    fused: bool = Field(
+        default=False, description="Deliver a fused checkpoint too: a LoRA delta can be unloaded, a fused checkpoint cannot."
+    )
     evaluation: EvaluationSpec = EvaluationSpec()
 
     @model_validator(mode="after")
@@ -217,9 +273,15 @@ class EraseSpec(JobSpec):
 class EvaluateSpec(JobSpec):
     """Judge a finished job's model, or an uploaded delta, or the base model alone."""
 
-    job_id: Annotated[str, Field(pattern=r"^[0-9a-f-]{36}$")] | None = Field(default=None, description="A finished erase job whose delta is judged.")
-    artifact_id: Annotated[str, Field(pattern=r"^[0-9a-f-]{36}$")] | None = Field(default=None, description="An uploaded delta (POST /artifacts) to judge.")
-    concepts: list[ConceptLike] = Field(default=[], max_length=MAX_CONCEPTS, description="The erased concepts; omitted with job_id: that job's.")
+    job_id: Annotated[str, Field(pattern=r"^[0-9a-f-]{36}$")] | None = Field(
+        default=None, description="A finished erase job whose delta is judged."
+    )
+    artifact_id: Annotated[str, Field(pattern=r"^[0-9a-f-]{36}$")] | None = Field(
+        default=None, description="An uploaded delta (POST /artifacts) to judge."
+    )
+    concepts: list[ConceptLike] = Field(
+        default=[], max_length=MAX_CONCEPTS, description="The erased concepts; omitted with job_id: that job's."
+    )
     evaluation: EvaluationSpec = EvaluationSpec()
 
     @model_validator(mode="after")

@@ -79,4 +79,4 @@ def download_artifact(request: Request, artifact_id: uuid.UUID, services: Servic
     except Problem:
         services.metrics.corrupt.inc()
         raise
-    return StreamingResponse(services.blobs.stream(row.key, span.start, span.stop), status, headers, media_type=row.media_type)
+    return StreamingResponse(services.blobs.read(row.key, span.start, span.stop), status, headers, media_type=row.media_type)

@@ -2,7 +2,6 @@
 
 import hashlib
 import tempfile
-import uuid
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +21,7 @@ from api.routes.jobs import CREATED, known_model
 from api.schemas import Artifact
 from api.services import Services
 from store import artifacts
+from store.blobs import upload_key
 
 log = structlog.get_logger("api")
 router = APIRouter(tags=["artifacts"], dependencies=[accepts(JSON)])
@@ -68,14 +68,22 @@ def check_name(name: str) -> None:
         raise invalid("query.name", "is not a file name", "give a plain name such as pytorch_lora_weights.safetensors")
 
 
-def keep(services: Services, caller: Caller, ticket: Ticket, path: Path, sha256: str, name: str, model: str) -> Done:
+def keep(services: Services, caller: Caller, ticket: Ticket, path: Path, name: str, model: str) -> Done:
     """Store the bytes, then their row. Bytes that no row names are swept later."""
 
     def work(session: Session) -> Done:
-        key = f"{caller.tenant_id}/uploads/{uuid.uuid4()}/{deltas.FILE}"
-        services.blobs.put(key, path)
-        facts = {"name": name, "media_type": MEDIA_TYPES[0], "size": path.stat().st_size, "sha256": sha256, "key": key}
-        row = artifacts.add_upload(session, caller.tenant_id, **facts, info={"model": model})
+        key = upload_key(caller.tenant_id)
+        size, sha256 = services.blobs.put(key, path)
+        row = artifacts.add_upload(
+            session,
+            caller.tenant_id,
+            name=name,
+            media_type=MEDIA_TYPES[0],
+            size=size,
+            sha256=sha256,
+            key=key,
+            info={"model": model},
+        )
         return Done(Artifact.model_validate(row), status=201, headers={"Location": f"/artifacts/{row.id}"})
 
     return once(services, caller, ticket, Artifact, work)
@@ -105,6 +113,6 @@ async def upload_artifact(
         sha256 = await receive(request, path, services.settings.max_upload_bytes)
         await run_in_threadpool(deltas.check, path, services.settings.models[model], model)
         marked = Ticket(ticket.key, hashed(request, sha256.encode()))
-        done = await run_in_threadpool(keep, services, caller, marked, path, sha256, name, model)
+        done = await run_in_threadpool(keep, services, caller, marked, path, name, model)
     log.info("artifact_uploaded", sha256=sha256, model=model)
     return done.response()
