@@ -56,7 +56,7 @@ def save_classifier(name: str, model: torch.nn.Module, classes: list[str]) -> No
     folder.mkdir(parents=True, exist_ok=True)
     config = {"architecture": ARCHITECTURE, "classes": classes, "input_size": data.SIZE, "mean": MEAN, "std": STD}
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    save_file({k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    save_file({k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
 
 
 def classifier(name: str, pictures: torch.Tensor, labels: torch.Tensor, classes: list[str], seed: int) -> None:

