@@ -1,26 +1,20 @@
 """A job's whole science: load, erase, judge, deliver. What a worker and a notebook call."""
 
 import hashlib
-import json
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from diffusers import UNet2DConditionModel
-from safetensors import SafetensorError, safe_open
-
 from core.delivery import bundle, lora
+from core.delivery.fits import check_delta
 from core.erasure import Delta, erase
 from core.erasure.delta import peak_memory
 from core.errors import CoreError
 from core.evaluation.judges import judges_for
 from core.evaluation.report import Evaluation, Metric, evaluate
 from core.models import StableDiffusion, load_model
-from core.models.stable_diffusion import resolve
 from core.progress import Callback, Checkpoints, ignore
 from core.specs import Concept, EraseSpec, EvaluateSpec, EvaluationSpec
 
@@ -142,54 +136,4 @@ def outcome(out: Path, evaluation: Evaluation | None, files: list[Path]) -> Outc
     return Outcome(verdict, [Output(f.relative_to(out).as_posix(), bundle.MEDIA_TYPES[f.suffix], f) for f in files])
 
 
-def check_delta(path: Path, source: str) -> None:
-    """Refuse a delta that is not safetensors, does not fit the model's U-Net, or holds NaN; the error says which tensor and why."""
-
-    def refuse(code: str, message: str) -> CoreError:
-        return CoreError(code, message, field="delta")
-
-    try:
-        with safe_open(path, "pt") as f:
-            tensors = {name: f.get_tensor(name) for name in f.keys()}
-            metadata = f.metadata() or {}
-    except (SafetensorError, OSError) as e:
-        raise refuse("not_safetensors", f"the delta is not a safetensors file ({e}): save it with diffusers' save_lora_weights") from e
-    try:
-        json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    except ValueError as e:
-        raise refuse("bad_delta", f"the delta's lora_adapter_metadata is not JSON ({e}): save it with diffusers' save_lora_weights") from e
-    if not tensors:
-        raise refuse("bad_delta", "the delta holds no tensors")
-    shapes = layer_shapes(source)
-    for name, tensor in tensors.items():
-        module, _, part = name.removeprefix("unet.").rpartition(".lora_")
-        if not name.startswith("unet.") or part not in ("A.weight", "B.weight"):
-            raise refuse(
-                "delta_does_not_fit",
-                f"tensor '{name}' is not named unet.<layer>.lora_A.weight or lora_B.weight: save it with diffusers' save_lora_weights",
-            )
-        if module not in shapes:
-            raise refuse("delta_does_not_fit", f"the model has no layer '{module}' (tensor '{name}'): the delta belongs to another model")
-        other = tensors.get(f"unet.{module}.lora_{'B' if part[0] == 'A' else 'A'}.weight")
-        if other is None:
-            raise refuse("delta_does_not_fit", f"layer '{module}' has only one of lora_A and lora_B")
-        rank, rows, columns = (
-            (tensor.shape[0], other.shape[0], tensor.shape[1:]) if part[0] == "A" else (tensor.shape[1], tensor.shape[0], other.shape[1:])
-        )
-        if (rows, *columns) != shapes[module] or (tensor.shape[0] if part[0] == "A" else other.shape[0]) != rank:
-            raise refuse(
-                "delta_does_not_fit",
-                f"tensor '{name}' has shape {tuple(tensor.shape)}, which does not fit layer '{module}' of shape {shapes[module]}",
-            )
-        if not tensor.is_floating_point() or not math.isfinite(float(tensor.double().abs().max()) if tensor.numel() else 0.0):
-            raise refuse("delta_not_finite", f"tensor '{name}' holds NaN, infinity or no floating-point numbers")
-
-
-def layer_shapes(source: str) -> dict[str, tuple[int, ...]]:
-    """Weight shape of every linear and convolution layer of the model's U-Net; no weights are read."""
-    folder = resolve(source)
-    config = UNet2DConditionModel.load_config(str(folder or source), subfolder="unet")
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(config)
-    layers: Callable[[Any], bool] = lambda m: isinstance(m, torch.nn.Linear | torch.nn.Conv2d)  # noqa: E731
-    return {name: tuple(module.weight.shape) for name, module in unet.named_modules() if layers(module)}
+__all__ = ["Outcome", "Output", "check_delta", "run_erase", "run_evaluate"]

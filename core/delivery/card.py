@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def limits(fused: bool) -> list[str]:
 
 def markdown(text: str) -> str:
     """A user's words as plain text in Markdown."""
-    return re.sub(r"([\\`*_{}\[\]<>()#|!~])", r"\\\1", text)
+    return re.sub(r"([\\`*_{}\[\]()#|!~])", r"\\\1", escape(text, quote=False))
 
 
 def front_matter(base: str) -> str:

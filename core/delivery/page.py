@@ -12,9 +12,14 @@ from core.evaluation.report import Evaluation, Report
 
 SHOWN_ERASED, SHOWN_PRESERVED = 8, 2
 NAMES = {
-    "esr1": "ESR-1", "esr5": "ESR-5", "psr1": "PSR-1", "psr5": "PSR-5", "psr1_ratio": "PSR-1 of base", "clip_score": "CLIP score", "clip_delta": "CLIP δ",
-    "lpips": "LPIPS",
+    "esr1": "ESR-1", "esr5": "ESR-5", "psr1": "PSR-1", "psr5": "PSR-5", "psr1_ratio": "PSR-1, share of base", "clip_score": "CLIP score", "clip_delta": "CLIP δ",
+    "lpips": "LPIPS", "ner_unlearndiffatk": "NER (UnlearnDiffAtk's)", "ner_library": "NER (library's)", "wall_seconds": "Wall time", "wall_seconds_erase": "Wall time, erasure alone",
+    "peak_memory_bytes": "Peak memory",
 }  # fmt: skip
+
+
+def title_of(name: str) -> str:
+    return NAMES.get(name, name.replace("ner_", "NER-"))
 
 
 def environment() -> Environment:
@@ -23,7 +28,7 @@ def environment() -> Environment:
         loader=FileSystemLoader(folder), autoescape=select_autoescape(["html.j2"]), undefined=StrictUndefined, trim_blocks=True
     )
     env.filters["metric"] = metric_text
-    env.globals["title_of"] = lambda name: NAMES.get(name, name)
+    env.globals["title_of"] = title_of
     return env
 
 
@@ -33,8 +38,10 @@ def metric_text(value: float | None, name: str) -> str:
         return "not judged"
     if name.startswith(("clip", "lpips")):
         return f"{value:.2f}"
-    if name.startswith(("wall", "peak")):
-        return f"{value:,.0f}"
+    if name.startswith("wall"):
+        return f"{value:,.1f} s"
+    if name.startswith("peak"):
+        return f"{value / 1e9:.2f} GB"
     return f"{100 * value:.1f} %"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from core.evaluation.report import Metric, Report
 
-WIDTH, LEFT, RIGHT, BAR = 720, 170, 70, 26
+WIDTH, LEFT, RIGHT, BAR = 980, 190, 80, 26
 
 
 def text(x: float, y: float, content: str, anchor: str = "start", kind: str = "label") -> str:

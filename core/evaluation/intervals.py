@@ -18,7 +18,7 @@ def wilson(successes: int, n: int) -> Interval:
     p = successes / n
     centre = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * np.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    return min(p, max(0.0, float(centre - half))), max(p, min(1.0, float(centre + half)))  # rounding must not push p out
 
 
 def bootstrap(statistic: Callable[..., Array], *samples: Array) -> Interval:

@@ -19,7 +19,7 @@ def unavailable() -> str | None:
 
     url = AlexNet_Weights.IMAGENET1K_V1.url
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-    return None if file.exists() else f"AlexNet's weights are not in torch hub's cache: put {url} into {file.parent}"
+    return None if file.exists() else f"AlexNet's weights are not in torch hub's cache: put {url} there"
 
 
 @cache

@@ -60,7 +60,10 @@ def preserved_concepts(model: StableDiffusion, erased: Sequence[Concept], preser
         pool = [*vocabulary.concepts, *(vocabulary.styles if any(vocabulary.style(g) for g in gone) else [])]
         pool = [name for name in pool if not is_erased(name)]
         chosen += neighbours_and_strangers(model, [c.name for c in erased], pool, spec.preserved_count)
-    return list({name.casefold(): name for name in reversed(chosen)}.values())[::-1]
+    unique: dict[str, str] = {}
+    for name in chosen:
+        unique.setdefault(name.casefold(), name)
+    return list(unique.values())
 
 
 def neighbours_and_strangers(model: StableDiffusion, erased: Sequence[str], pool: list[str], count: int) -> list[str]:

@@ -60,6 +60,7 @@ class Report(BaseModel):
     metrics: list[Metric]
     verdict: Verdict
     conventions: list[str] = CONVENTIONS
+    notes: list[str] = []
     not_available: list[Missing] = []
     digests: dict[str, str] = {}
     evaluation: EvaluationSpec
@@ -150,11 +151,22 @@ def evaluate(
         preserved=preserved,
         metrics=sheet.metrics,
         verdict=verdict,
+        notes=notes(sheet, names),
         not_available=sheet.missing,
         digests=digests,
         evaluation=spec,
     )
     return Evaluation(result, pictures, base, sanitized, detections)
+
+
+def notes(sheet: Sheet, erased: list[str]) -> list[str]:
+    """What takes the sense out of a number that looks good."""
+    base = {m.concept: m for m in sheet.metrics if m.name == "esr1_base"}
+    return [
+        f"The base model itself shows '{name}' in only {1 - base[name].value:.0%} of {base[name].n} pictures: its ESR says little of the erasure."
+        for name in erased
+        if name in base and base[name].value > 0.5
+    ]
 
 
 def success(

@@ -1,0 +1,71 @@
+"""Does a delta fit a model? Asked of every delta that comes from outside, before it is loaded."""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from core.errors import CoreError
+from core.models.stable_diffusion import resolve
+
+NAME = re.compile(r"unet\.(.+)\.lora_([AB])\.weight")
+SAVE = "save it with diffusers' save_lora_weights"
+
+
+def refuse(code: str, message: str) -> CoreError:
+    return CoreError(code, message, field="delta")
+
+
+def check_delta(path: Path, source: str) -> None:
+    """Refuse a delta that is not safetensors, does not fit the model's U-Net, or holds NaN; the error says which tensor and why."""
+    layers, shapes = read_layers(path), layer_shapes(source)
+    for layer, pair in layers.items():
+        if layer not in shapes:
+            raise refuse("delta_does_not_fit", f"the model has no layer '{layer}': the delta belongs to another model")
+        if len(pair) != 2:
+            raise refuse("delta_does_not_fit", f"layer '{layer}' has only one of lora_A and lora_B: {SAVE}")
+        a, b, shape = pair["A"], pair["B"], shapes[layer]
+        rank = a.shape[0] if a.dim() else 0
+        if rank < 1 or tuple(a.shape) != (rank, *shape[1:]) or tuple(b.shape) != (shape[0], rank, *(1 for _ in shape[2:])):
+            words = f"lora_A {tuple(a.shape)} and lora_B {tuple(b.shape)} do not fit layer '{layer}', whose weight is {shape}"
+            raise refuse("delta_does_not_fit", f"{words}: the delta belongs to another model")
+        for part, tensor in pair.items():
+            if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+                raise refuse(
+                    "delta_not_finite", f"tensor 'unet.{layer}.lora_{part}.weight' holds NaN, infinity or no floating-point numbers"
+                )
+
+
+def read_layers(path: Path) -> dict[str, dict[str, Tensor]]:
+    """layer -> {"A": down, "B": up}"""
+    try:
+        with safe_open(path, "pt") as f:
+            tensors = {name: f.get_tensor(name) for name in f.keys()}
+            metadata = f.metadata() or {}
+    except (SafetensorError, OSError) as e:
+        raise refuse("not_safetensors", f"the delta is not a safetensors file ({e}): {SAVE}") from e
+    try:
+        json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    except ValueError as e:
+        raise refuse("bad_delta", f"the delta's lora_adapter_metadata is not JSON ({e}): {SAVE}") from e
+    if not tensors:
+        raise refuse("bad_delta", "the delta holds no tensors")
+    layers: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        match = NAME.fullmatch(name)
+        if match is None:
+            raise refuse("delta_does_not_fit", f"tensor '{name[:200]}' is not named unet.<layer>.lora_A.weight or lora_B.weight: {SAVE}")
+        layers.setdefault(match[1], {})[match[2]] = tensor
+    return layers
+
+
+def layer_shapes(source: str) -> dict[str, tuple[int, ...]]:
+    """Weight shape of every linear and convolution layer of the model's U-Net; no weights are read."""
+    config = UNet2DConditionModel.load_config(str(resolve(source) or source), subfolder="unet")
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(config)
+    return {name: tuple(m.weight.shape) for name, m in unet.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)}
