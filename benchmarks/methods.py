@@ -1,0 +1,116 @@
+"""Every method with its defaults on the bundled model, side by side: `make bench-methods`.
+
+For each concept and method: erase, then judge 24 pictures of the erased concept and 2 of each of 40 others (its 20 nearest
+and 20 strangers). Runs that were measured already, with the same code digest of spec and model, are read from the results file.
+"""
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from core.erasure import erase
+from core.evaluation.intervals import wilson
+from core.evaluation.judges import judges_for
+from core.evaluation.report import evaluate
+from core.models import load_model
+from core.specs import METHODS, EraseSpec, EvaluationSpec
+
+HERE = Path(__file__).parent
+RESULTS, CACHE = HERE / "results" / "methods.json", HERE.parent / "build" / "pictures"
+CONCEPTS = ("church", "delivery truck", "trumpet", "saw", "fish", "dog", "radio", "fuel pump", "parachute", "teapot")
+JUDGING = EvaluationSpec(erased_images=24, preserved_count=40, preserved_images=2)
+SOURCE = "bundled:emoji"
+
+
+def measure(spec: EraseSpec) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """One erasure, judged: its figures, and a strip of pictures (erased, then four neighbours and two strangers)."""
+    model = load_model(SOURCE)
+    delta = erase(model, spec, callback=lambda p: print(f"\r  {p['phase']} {p.get('step')}/{p.get('total')}   ", end="", flush=True))
+    digest = hashlib.sha256(delta.serialise()).hexdigest()
+    judged = evaluate(model, spec.concepts, JUDGING, judges=judges_for(SOURCE), cache=CACHE, delta_digest=digest)
+    report = judged.report
+    figures: dict[str, Any] = {m.name: {"value": m.value, "n": m.n} for m in report.metrics if m.concept is None}
+    figures |= {f"{m.name}_erased": {"value": m.value, "n": m.n} for m in report.metrics if m.concept == spec.concepts[0].name}
+    figures |= {"seconds": delta.info["seconds"], "unet_evaluations": delta.info["unet_evaluations"], "delta_sha256": digest}
+    first = {p.concept: i for i, p in reversed(list(enumerate(judged.pictures)))}
+    shown = [first[c] for c in (spec.concepts[0].name, *report.preserved[:4], *report.preserved[-2:])]
+    return figures, [judged.base[shown], judged.sanitized[shown]]
+
+
+def table(runs: dict[str, dict[str, Any]], methods: list[str], concepts: list[str]) -> str:
+    """Means over concepts, with the 95 % Wilson interval of all pictures pooled."""
+    lines = ["| method | ESR-1 | ESR-5 | PSR-1 | PSR-1 / base | PSR-5 | harmonic mean | CLIP δ erased | seconds | U-Net evaluations |", "|---|---|---|---|---|---|---|---|---|---|"]
+
+    def cell(rows: list[dict[str, Any]], name: str) -> str:
+        hits, n = sum(r[name]["value"] * r[name]["n"] for r in rows), sum(r[name]["n"] for r in rows)
+        low, high = wilson(round(hits), n)
+        return f"{100 * np.mean([r[name]['value'] for r in rows]):.1f} ({100 * low:.1f}–{100 * high:.1f})"
+
+    for method in methods:
+        rows = [runs[f"{method}/{c}"] for c in concepts if f"{method}/{c}" in runs]
+        if not rows:
+            continue
+        kept = np.mean([r["psr1"]["value"] for r in rows]) / np.mean([r["psr1_base"]["value"] for r in rows])
+        erased = np.mean([r["esr1"]["value"] for r in rows])
+        harmonic = 2 * erased * min(kept, 1) / (erased + min(kept, 1))
+        delta = np.mean([r["clip_delta_erased"]["value"] for r in rows])
+        cells = [cell(rows, "esr1"), cell(rows, "esr5"), cell(rows, "psr1"), f"{100 * kept:.1f}", cell(rows, "psr5"), f"{100 * harmonic:.1f}", f"{delta:.1f}"]
+        lines.append(f"| {method} | {' | '.join(cells)} | {np.mean([r['seconds'] for r in rows]):.0f} | {np.mean([r['unet_evaluations'] for r in rows]):.0f} |")
+    rows = [runs[k] for k in runs]
+    if rows:
+        base = [cell(rows[: len(concepts)], n) for n in ("esr1_base", "esr5_base", "psr1_base")]
+        lines.append(f"| (base model) | {' | '.join(base)} | 100.0 | {cell(rows[: len(concepts)], 'psr5_base')} | | | | |")
+    return "\n".join(lines)
+
+
+def picture(strips: dict[str, np.ndarray], concepts: list[str], methods: list[str]) -> Image.Image:
+    """Rows: base and each method; columns: for each concept the erased one, then its neighbours and strangers."""
+    names = ["base", *methods]
+    rows = [np.concatenate([np.concatenate([*strips[f"{n}/{c}"], np.full((64, 12, 3), 255, np.uint8)], 1) for c in concepts], 1) for n in names]
+    body = Image.fromarray(np.concatenate(rows))
+    page = Image.new("RGB", (body.width + 60, body.height + 20), "white")
+    page.paste(body, (60, 20))
+    pen = ImageDraw.Draw(page)
+    for i, name in enumerate(names):
+        pen.text((6, 20 + 64 * i + 26), name, fill="black")
+    for i, concept in enumerate(concepts):
+        pen.text((62 + i * body.width // len(concepts), 4), f"without “{concept}”", fill="black")
+    return page
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--concepts", nargs="+", default=list(CONCEPTS))
+    parser.add_argument("--fresh", action="store_true", help="measure again what was measured already")
+    args = parser.parse_args()
+    RESULTS.parent.mkdir(exist_ok=True)
+    model_digest = load_model(SOURCE).digest
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() and not args.fresh else {}
+    strips: dict[str, np.ndarray] = {}
+    runs: dict[str, dict[str, Any]] = {}
+    for concept in args.concepts:
+        for method in args.methods:
+            spec = EraseSpec(concepts=[concept], method=method)
+            identity = hashlib.sha256(f"{model_digest}{spec.model_dump_json()}{JUDGING.model_dump_json()}".encode()).hexdigest()
+            key = f"{method}/{concept}"
+            if known.get(key, {}).get("identity") != identity:
+                figures, (strips[f"base/{concept}"], strips[key]) = measure(spec)
+                known[key] = figures | {"identity": identity}
+                RESULTS.write_text(json.dumps(known, indent=1) + "\n")
+                print(f"\r{key}: ESR-1 {figures['esr1']['value']:.3f}, PSR-1 {figures['psr1']['value']:.3f} of {figures['psr1_base']['value']:.3f}, "
+                      f"{figures['seconds']:.0f} s", flush=True)  # fmt: skip
+            runs[key] = known[key]
+    print("\n" + table(runs, args.methods, args.concepts))
+    shown = [c for c in args.concepts if all(f"{m}/{c}" in strips for m in args.methods)][:3]
+    if shown:
+        picture(strips, shown, args.methods).save(HERE.parent / "docs" / "methods.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""`make demo`: the main job, end to end, on this machine alone.
+
+Starts PostgreSQL, Redis, the API and a worker; posts one erase job against the bundled model; shows it run; prints the verdict;
+downloads the bundle; proves that plain diffusers loads the LoRA; leaves a before/after picture.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from client import Event, Expunge
+
+ROOT = Path(__file__).parents[1]
+OUT, DATA = ROOT / "demo-output", ROOT / "build" / "demo-data"
+EXPUNGE = Path(sys.executable).parent / "expunge"
+CONCEPT = os.environ.get("DEMO_CONCEPT", "church")
+console = Console()
+
+# Run in a process of its own that knows diffusers and nothing of Expunge.
+PLAIN_DIFFUSERS = """
+import sys
+import numpy as np, torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+base, bundle, out, *subjects = sys.argv[1:]
+pipe = StableDiffusionPipeline.from_pretrained(base)
+pipe.set_progress_bar_config(disable=True)
+def draw():
+    rows = [pipe(f"a photo of a {s}", generator=torch.Generator().manual_seed(7), num_inference_steps=25, output_type="np").images[0] for s in subjects]
+    return np.concatenate(rows, 1)
+before = draw()
+pipe.load_lora_weights(bundle)
+page = np.concatenate([before, draw()])
+Image.fromarray((page * 255).round().astype(np.uint8)).resize((page.shape[1] * 2, page.shape[0] * 2), Image.Resampling.LANCZOS).save(out)
+"""
+
+
+def start() -> tuple[subprocess.Popen[str], dict[str, str]]:
+    """`expunge up` on a free port; returns once it is ready."""
+    up = subprocess.Popen([EXPUNGE, "up", "--data-dir", DATA, "--port", "0", "--json"], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert up.stdout is not None
+    line = up.stdout.readline()
+    if not line:
+        sys.exit(f"the service did not start; its logs are in {DATA / 'logs'}")
+    return up, json.loads(line)
+
+
+def watch(client: Expunge, job_id: str) -> None:
+    """One bar for each phase, until the job ends."""
+    columns = (TextColumn("  {task.description:<14}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, int] = {}
+
+        def show(event: Event) -> None:
+            progress = event.data.get("progress", event.data)
+            phase = progress.get("phase")
+            if phase is None or not progress.get("total"):
+                return
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(phase, total=progress["total"], note="")
+            note = f"loss {progress['loss']:.4f}  target: {progress.get('target')}" if progress.get("loss") is not None else progress.get("message") or ""
+            bars.update(tasks[phase], completed=progress.get("step", 0), total=progress["total"], note=note)
+
+        client.wait(job_id, show)
+
+
+def verdict_table(report: dict) -> Table:
+    """The figures that decide, with their intervals."""
+    table = Table("figure", "value", "95 % interval", "pictures", title=f"verdict: {'PASS' if report['verdict']['passed'] else 'FAIL'}", title_style="bold")
+    names = {
+        "esr1": f"“{CONCEPT}” is gone (ESR-1)", "esr5": f"“{CONCEPT}” is gone, even from the top five (ESR-5)", "psr1_base": "others drawn right, before (PSR-1 base)",
+        "psr1": "others drawn right, after (PSR-1)", "psr1_ratio": "others, after / before",
+    }  # fmt: skip
+    for metric in report["metrics"]:
+        if metric["concept"] is None and metric["name"] in names:
+            low, high = metric["ci_low"], metric["ci_high"]
+            interval = f"{low:.1%} – {high:.1%}" if low is not None else ""
+            table.add_row(names[metric["name"]], f"{metric['value']:.1%}", interval, str(metric["n"]))
+    return table
+
+
+def main() -> None:
+    console.print("[bold]1. Starting[/] PostgreSQL, Redis, the API and a worker …")
+    up, service = start()
+    try:
+        console.print(f"   ready at {service['url']}; data in {DATA}")
+        body = {"model": "emoji", "concepts": [CONCEPT], "method": "age"}
+        console.print(f"[bold]2. POST /jobs/erase[/] {json.dumps(body)}")
+        with Expunge(service["url"], service["api_key"]) as client:
+            job = client.submit("erase", body)
+            console.print(f"   202 Accepted, job {job.id}")
+            watch(client, job.id)
+            job = client.job(job)
+            if job.status != "succeeded":
+                sys.exit(f"the job ended as {job.status}: {job.error}")
+            console.print("[bold]3. Downloading[/] the bundle, every sha256 checked")
+            shutil.rmtree(OUT, ignore_errors=True)
+            client.download(job, OUT)
+        report = json.loads((OUT / "report.json").read_text())
+        console.print(verdict_table(report))
+        console.print("[bold]4. Verifying[/] digests and signature")
+        subprocess.run([EXPUNGE, "verify", OUT], check=True)
+        console.print("[bold]5. Plain diffusers[/] loads the LoRA and draws, before and after")
+        subjects = [CONCEPT, *report["preserved"][:3], *report["preserved"][-2:]]
+        picture = OUT.parent / "demo-output" / "before-after.png"
+        subprocess.run([sys.executable, "-c", PLAIN_DIFFUSERS, ROOT / "core/bundled/emoji", OUT, picture, *subjects], check=True)
+        console.print(f"   {picture}: above the base model, below the sanitized one: {', '.join(subjects)}")
+    finally:
+        up.send_signal(signal.SIGINT)
+        up.wait(60)
+    console.print("\n[bold]Where to look next[/]")
+    console.print(f"  {OUT / 'report.html'}    the report: pictures, plots, limits")
+    console.print(f"  {OUT / 'README.md'}      the model card that ships with the delta")
+    console.print(f"  .venv/bin/expunge up --data-dir {DATA} --port 8000    the service again, with this job in it; then http://127.0.0.1:8000/docs")
+
+
+if __name__ == "__main__":
+    main()
