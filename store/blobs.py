@@ -1,0 +1,146 @@
+"""Artifact bytes in a directory or S3, through obstore. Keys are built here from UUIDs; an object is written once and never overwritten."""
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import AlreadyExistsError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from store.errors import BlobExists, CorruptBlob, NotFound
+
+CHUNK = 1 << 20
+
+
+def output_key(tenant_id: uuid.UUID, job_id: uuid.UUID, attempt: int, fence: int) -> str:
+    """A fresh key for an output; a zombie's upload and its successor's never meet. The file's name is in its row only."""
+    return f"{tenant_id}/{job_id}/{attempt}-{fence}/{uuid.uuid4()}"
+
+
+def upload_key(tenant_id: uuid.UUID) -> str:
+    return f"{tenant_id}/uploads/{uuid.uuid4()}"
+
+
+class Blobs:
+    """The artifact store behind one URL: file:///directory or s3://bucket/prefix."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self.folder: Path | None = None
+        self.store: ObjectStore
+        if parts.scheme == "file":
+            self.folder = Path(unquote(parts.path))
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.store = LocalStore(self.folder, mkdir=True)
+        elif parts.scheme == "s3":
+            self.store = from_url(url)
+        else:
+            raise ValueError(f"ARTIFACTS_URL has the scheme '{parts.scheme}': use file:///directory or s3://bucket/prefix")
+
+    def put(self, key: str, file: Path | bytes | BinaryIO) -> tuple[int, str]:
+        """Store atomically under a new key, re-read and hash what was stored; (size, sha256). BlobExists, CorruptBlob."""
+        want = digest(file)
+        try:
+            obstore.put(self.store, key, file, mode="create", use_multipart=False)
+        except AlreadyExistsError as error:
+            raise BlobExists(f"'{key}' is taken") from error
+        if self.folder is not None:
+            sync(self.folder / key)
+        size, got = self.hash(key)
+        if got != want:
+            self.delete([key])
+            raise CorruptBlob(f"'{key}' was stored as sha256 {got[:12]}…, not {want[:12]}…: look at the disk")
+        return size, got
+
+    def size(self, key: str) -> int:
+        try:
+            return int(obstore.head(self.store, key)["size"])
+        except FileNotFoundError as error:
+            raise NotFound(f"no object '{key}'") from error
+
+    def stamp(self, key: str) -> tuple[int, str]:
+        """Size and version of the stored object, which change when it does. NotFound."""
+        try:
+            meta = obstore.head(self.store, key)
+        except FileNotFoundError as error:
+            raise NotFound(f"no object '{key}'") from error
+        return int(meta["size"]), f"{meta['e_tag']} {meta['last_modified'].isoformat()}"
+
+    def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Bytes [start, end) in chunks of a mebibyte."""
+        stop = self.size(key) if end is None else end
+        for at in range(start, stop, CHUNK):
+            yield bytes(obstore.get_range(self.store, key, start=at, end=min(at + CHUNK, stop)))
+
+    def read_all(self, key: str, sha256: str) -> bytes:
+        """A whole small object, checked. CorruptBlob, NotFound."""
+        content = b"".join(self.read(key))
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise CorruptBlob(f"'{key}' does not match its sha256")
+        return content
+
+    def hash(self, key: str) -> tuple[int, str]:
+        """(size, sha256) of what is stored now."""
+        sha, size = hashlib.sha256(), 0
+        for chunk in self.read(key):
+            sha.update(chunk)
+            size += len(chunk)
+        return size, sha.hexdigest()
+
+    def download(self, key: str, path: Path, sha256: str) -> None:
+        """To a local file, checked while it comes. CorruptBlob, NotFound."""
+        sha = hashlib.sha256()
+        with path.open("wb") as file:
+            for chunk in self.read(key):
+                sha.update(chunk)
+                file.write(chunk)
+        if sha.hexdigest() != sha256:
+            path.unlink()
+            raise CorruptBlob(f"'{key}' does not match its sha256")
+
+    def delete(self, keys: list[str]) -> None:
+        """Deleting what is gone is no error."""
+        for key in keys:
+            try:
+                obstore.delete(self.store, key)
+            except FileNotFoundError:
+                continue
+
+    def older_than(self, age: timedelta) -> Iterator[str]:
+        """Keys of the objects that were stored longer ago than `age`."""
+        before = datetime.now(UTC) - age
+        for page in obstore.list(self.store):
+            yield from (meta["path"] for meta in page if meta["last_modified"] < before)
+
+    def ping(self) -> None:
+        """Raises when the store cannot be reached."""
+        next(iter(obstore.list(self.store, chunk_size=1)), None)
+
+
+def digest(file: Path | bytes | BinaryIO) -> str:
+    if isinstance(file, bytes):
+        return hashlib.sha256(file).hexdigest()
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    sha = hashlib.sha256()
+    while chunk := file.read(CHUNK):
+        sha.update(chunk)
+    file.seek(0)
+    return sha.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Bytes and name survive a power cut."""
+    for target in (path, path.parent):
+        descriptor = os.open(target, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

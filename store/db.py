@@ -1,0 +1,50 @@
+"""Connections to PostgreSQL."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session
+
+# A stuck statement, lock or transaction must not hold up a service: the server itself ends it.
+OPTIONS = "-c timezone=UTC -c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s"
+
+
+def sqlalchemy_url(url: str) -> str:
+    """postgres:// and postgresql:// URLs as SQLAlchemy and psycopg 3 want them."""
+    parsed = make_url(url.replace("postgres://", "postgresql://", 1))
+    return parsed.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
+def psycopg_url(url: str) -> str:
+    """The same for a bare psycopg connection (LISTEN, advisory locks)."""
+    return make_url(sqlalchemy_url(url)).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+@lru_cache
+def engine(url: str, pool_size: int = 5) -> Engine:
+    """One pool per process and URL; a forked child must call `forget` first."""
+    return create_engine(
+        sqlalchemy_url(url),
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_timeout=10,
+        pool_pre_ping=True,
+        pool_recycle=1800,
+        hide_parameters=True,  # a failed statement is logged; what a client asked to erase is not
+        connect_args={"options": OPTIONS, "connect_timeout": 5, "application_name": "expunge"},
+    )
+
+
+def forget() -> None:
+    """Drop the pools inherited over a fork, without closing the parent's connections."""
+    engine.cache_clear()
+
+
+@contextmanager
+def transaction(url: str) -> Iterator[Session]:
+    """A session in one transaction: commits at the end, rolls back on any error."""
+    with Session(engine(url), expire_on_commit=False) as session, session.begin():
+        yield session

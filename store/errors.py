@@ -1,0 +1,55 @@
+"""What may go wrong between a caller and the store; each error says its code."""
+
+
+class StoreError(Exception):
+    """Base of the store's errors."""
+
+    code = "store_error"
+
+
+class NotFound(StoreError):
+    """No such row for this tenant."""
+
+    code = "not_found"
+
+
+class KeyReused(StoreError):
+    """The Idempotency-Key came with another body before."""
+
+    code = "idempotency_key_reused"
+
+
+class KeyInFlight(StoreError):
+    """A request with the same Idempotency-Key is still at work."""
+
+    code = "idempotency_key_in_flight"
+
+
+class NotFinished(StoreError):
+    """Only a finished job can be retried."""
+
+    code = "job_not_finished"
+
+
+class LostLease(StoreError):
+    """Another attempt holds this job now: nothing more may be written for it."""
+
+    code = "lost_lease"
+
+
+class CancelRequested(StoreError):
+    """The job is being cancelled: it cannot be published."""
+
+    code = "cancel_requested"
+
+
+class CorruptBlob(StoreError):
+    """Stored bytes do not match their sha256."""
+
+    code = "artifact_corrupt"
+
+
+class BlobExists(StoreError):
+    """The key is taken; a stored object is never overwritten."""
+
+    code = "blob_exists"

@@ -1,0 +1,24 @@
+"""A job's events: pages for clients, and the one writer."""
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from store.models import Event, Job
+
+CHANNEL = "expunge_events"
+
+
+def append(session: Session, job: Job, type_: str, data: dict[str, Any]) -> None:
+    """Write the event of a job's newest version and wake the listeners at commit; only store/jobs.py calls this."""
+    session.add(Event(job_id=job.id, seq=job.version, type=type_, data=data))
+    session.execute(select(func.pg_notify(CHANNEL, str(job.id))))
+
+
+def page(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID, *, after: int = 0, limit: int = 100) -> Sequence[Event]:
+    """Events with seq > after, in order; empty for another tenant's job."""
+    query = select(Event).join(Job, Job.id == Event.job_id).where(Event.job_id == job_id, Job.tenant_id == tenant_id, Event.seq > after)
+    return session.scalars(query.order_by(Event.seq).limit(limit)).all()

@@ -1,0 +1,174 @@
+"""Jobs as a client sees them: made, listed, cancelled, retried. Attempts at them are in store/attempts.py.
+
+Only these two modules change a status. Every change grows `version` by one and writes the event of that seq in the same statement's transaction.
+"""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, select, tuple_, update
+from sqlalchemy.orm import Session
+
+from store import events, idempotency
+from store.errors import NotFinished, NotFound
+from store.models import ACTIVE, STATUSES, TERMINAL, Job
+
+
+@dataclass(frozen=True)
+class Created:
+    """A new job, or (replayed) the one that the Idempotency-Key made before, with the answer recorded then."""
+
+    job: Job
+    replayed: bool = False
+    response: dict[str, Any] | None = None
+
+
+def change(
+    session: Session, where: Sequence[ColumnElement[bool]], values: Mapping[str, Any], event: str, data: Mapping[str, Any] = {}
+) -> Job | None:
+    """Change the one job that fits `where`, with its event; None when none fits. The only way to change a job."""
+    statement = update(Job).where(*where).values(**values, version=Job.version + 1).returning(Job)
+    options = {"synchronize_session": False, "populate_existing": True}
+    job = session.execute(statement, execution_options=options).scalar_one_or_none()
+    if job is not None:
+        events.append(session, job, event, {"status": job.status, "attempt": job.attempt, **data})
+    return job
+
+
+def create_job(
+    session: Session,
+    tenant_id: uuid.UUID,
+    kind: str,
+    spec: dict[str, Any],
+    *,
+    labels: dict[str, str] | None = None,
+    queue_timeout_s: int | None = None,
+    run_timeout_s: int | None = None,
+    max_attempts: int = 3,
+    retried_from: uuid.UUID | None = None,
+    idempotency_key: str | None = None,
+    request_hash: str = "",
+) -> Created:
+    """Key, job and first event in one transaction. KeyReused for a key with another hash, KeyInFlight while the first is at work."""
+    if idempotency_key is not None:
+        known = idempotency.begin(session, tenant_id, idempotency_key, request_hash)
+        if known is not None and known.job_id is not None:
+            return Created(get(session, tenant_id, known.job_id), replayed=True, response=known.response)
+    job = Job(
+        id=uuid.uuid4(),
+        tenant_id=tenant_id,
+        kind=kind,
+        spec=spec,
+        labels=labels or {},
+        max_attempts=max_attempts,
+        retried_from=retried_from,
+        run_timeout_s=run_timeout_s,
+    )
+    if queue_timeout_s is not None:
+        job.queue_deadline_at = func.now() + timedelta(seconds=queue_timeout_s)
+    session.add(job)
+    session.flush()
+    session.refresh(job)
+    events.append(session, job, "queued", {"status": "queued", "attempt": 0})
+    if idempotency_key is not None:
+        idempotency.record(session, tenant_id, idempotency_key, job_id=job.id)
+    session.flush()
+    return Created(job)
+
+
+def get(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID) -> Job:
+    """One job, or NotFound (another tenant's too)."""
+    job = session.scalar(select(Job).where(Job.id == job_id, Job.tenant_id == tenant_id).execution_options(populate_existing=True))
+    if job is None:
+        raise NotFound(f"no job {job_id}")
+    return job
+
+
+def list_jobs(
+    session: Session,
+    tenant_id: uuid.UUID,
+    *,
+    kind: str | None = None,
+    status: str | Sequence[str] | None = None,
+    labels: Mapping[str, str] | None = None,
+    after: tuple[datetime, uuid.UUID] | None = None,
+    limit: int = 50,
+) -> Sequence[Job]:
+    """Newest first; `after` is (created_at, id) of the last row of the page before."""
+    query = select(Job).where(Job.tenant_id == tenant_id)
+    if kind is not None:
+        query = query.where(Job.kind == kind)
+    if status is not None:
+        query = query.where(Job.status.in_([status] if isinstance(status, str) else status))
+    if labels:
+        query = query.where(Job.labels.contains(dict(labels)))
+    if after is not None:
+        query = query.where(tuple_(Job.created_at, Job.id) < tuple_(*after))
+    return session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)).all()
+
+
+def queue_position(session: Session, job: Job) -> int | None:
+    """How many queued jobs stand before this one; None unless it is queued."""
+    if job.status != "queued":
+        return None
+    before = (Job.status == "queued", tuple_(Job.available_at, Job.id) < tuple_(job.available_at, job.id))
+    return session.scalar(select(func.count()).select_from(Job).where(*before))
+
+
+def cancel(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID) -> Job:
+    """Two phases: a queued job ends at once, a running one becomes cancelling and ends with its worker. Otherwise unchanged.
+
+    Idempotent: cancelling or finished jobs come back as they are.
+    """
+    mine = (Job.id == job_id, Job.tenant_id == tenant_id)
+    now = func.now()
+    job = change(
+        session, (*mine, Job.status == "queued"), {"status": "cancelled", "cancel_requested_at": now, "finished_at": now}, "cancelled"
+    )
+    if job is None:
+        job = change(session, (*mine, Job.status == "running"), {"status": "cancelling", "cancel_requested_at": now}, "cancelling")
+    return job or get(session, tenant_id, job_id)
+
+
+def retry(
+    session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID, *, idempotency_key: str | None = None, request_hash: str = ""
+) -> Created:
+    """A new job with the same spec, linked to a finished one; NotFinished while that one is active."""
+    old = get(session, tenant_id, job_id)
+    if old.status not in TERMINAL:
+        raise NotFinished(f"job is {old.status}: cancel it first, or wait for its end")
+    return create_job(
+        session,
+        tenant_id,
+        old.kind,
+        old.spec,
+        labels=old.labels,
+        queue_timeout_s=old.spec.get("queue_timeout_s"),
+        run_timeout_s=old.run_timeout_s,
+        max_attempts=old.max_attempts,
+        retried_from=old.id,
+        idempotency_key=idempotency_key,
+        request_hash=request_hash,
+    )
+
+
+def count_by_status(session: Session) -> dict[str, int]:
+    """All tenants' jobs, for the metrics."""
+    found = dict(session.execute(select(Job.status, func.count()).group_by(Job.status)).tuples().all())
+    return {status: found.get(status, 0) for status in STATUSES}
+
+
+def queue_age(session: Session) -> float:
+    """Seconds that the oldest job which could run has been waiting; 0 when none waits."""
+    ready = (Job.status == "queued", Job.available_at <= func.now())
+    age = session.scalar(select(func.extract("epoch", func.now() - func.min(Job.available_at))).where(*ready))
+    return max(0.0, float(age or 0))
+
+
+def active_count(session: Session, tenant_id: uuid.UUID) -> int:
+    """A tenant's unfinished jobs, for quotas."""
+    query = select(func.count()).select_from(Job).where(Job.tenant_id == tenant_id, Job.status.in_(ACTIVE))
+    return session.scalar(query) or 0

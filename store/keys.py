@@ -1,0 +1,112 @@
+"""Tenants and API keys. A key is shown once; the database holds its HMAC under the server's secret."""
+
+import hashlib
+import hmac
+import secrets
+import string
+import uuid
+import zlib
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.orm import Session
+
+from store.errors import NotFound
+from store.models import ApiKey, Tenant
+
+PREFIX = "ex_live_"
+SCOPES = ("jobs:read", "jobs:write", "artifacts:read", "keys:read", "admin")
+ALPHABET = string.digits + string.ascii_letters
+RANDOM, CHECK = 37, 6
+
+
+def checksum(body: str) -> str:
+    """CRC32 in six base-62 digits: a mistyped key is refused without a query, a leaked one is recognisable."""
+    number, digits = zlib.crc32(body.encode()), ""
+    while len(digits) < CHECK:
+        number, digit = divmod(number, len(ALPHABET))
+        digits = ALPHABET[digit] + digits
+    return digits
+
+
+def generate() -> str:
+    body = PREFIX + "".join(secrets.choice(ALPHABET) for _ in range(RANDOM))
+    return body + checksum(body)
+
+
+def well_formed(key: str) -> bool:
+    return len(key) == len(PREFIX) + RANDOM + CHECK and key.startswith(PREFIX) and key.isascii() and checksum(key[:-CHECK]) == key[-CHECK:]
+
+
+def digest(key: str, secret: str) -> str:
+    if len(secret) < 32:
+        raise ValueError("EXPUNGE_SECRET must have at least 32 characters: set it to the output of 'openssl rand -hex 32'")
+    return hmac.new(secret.encode(), key.encode(), hashlib.sha256).hexdigest()
+
+
+def ensure_tenant(session: Session, name: str) -> Tenant:
+    """The tenant of this name, made when there is none."""
+    tenant = session.scalar(select(Tenant).where(Tenant.name == name))
+    if tenant is None:
+        tenant = Tenant(name=name)
+        session.add(tenant)
+        session.flush()
+        session.refresh(tenant)
+    return tenant
+
+
+def create(
+    session: Session,
+    secret: str,
+    tenant_id: uuid.UUID,
+    *,
+    name: str,
+    scopes: Sequence[str] = SCOPES,
+    expires_in: timedelta | None = None,
+    key: str | None = None,
+) -> tuple[ApiKey, str]:
+    """A new key and its text, which cannot be had again. `key` registers a known text (the embedded server's)."""
+    unknown = [scope for scope in scopes if scope not in SCOPES]
+    if unknown:
+        raise ValueError(f"unknown scope '{unknown[0]}': the scopes are {', '.join(SCOPES)}")
+    text = key or generate()
+    row = ApiKey(tenant_id=tenant_id, name=name, hint=text[: len(PREFIX) + 4], digest=digest(text, secret), scopes=list(scopes))
+    if expires_in is not None:
+        row.expires_at = func.now() + expires_in
+    session.add(row)
+    session.flush()
+    session.refresh(row)
+    return row, text
+
+
+def authenticate(session: Session, secret: str, key: str) -> ApiKey | None:
+    """The live key of this text, or None; notes its use at most once a minute."""
+    if not well_formed(key):
+        return None
+    live = (ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()))
+    row = session.scalar(select(ApiKey).where(ApiKey.digest == digest(key, secret), *live))
+    if row is not None:
+        stale = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - timedelta(minutes=1))
+        session.execute(
+            update(ApiKey).where(ApiKey.id == row.id, stale).values(last_used_at=func.now()),
+            execution_options={"synchronize_session": False},
+        )
+    return row
+
+
+def list_keys(session: Session, tenant_id: uuid.UUID) -> Sequence[ApiKey]:
+    """A tenant's keys, newest first; never their text."""
+    return session.scalars(select(ApiKey).where(ApiKey.tenant_id == tenant_id).order_by(ApiKey.created_at.desc(), ApiKey.id)).all()
+
+
+def revoke(session: Session, tenant_id: uuid.UUID, key_id: uuid.UUID) -> ApiKey:
+    """End a key at once; revoking twice changes nothing."""
+    row = session.scalar(select(ApiKey).where(ApiKey.id == key_id, ApiKey.tenant_id == tenant_id).with_for_update())
+    if row is None:
+        raise NotFound(f"no key {key_id}")
+    if row.revoked_at is None:
+        row.revoked_at = func.now()
+        session.flush()
+        session.refresh(row)
+    return row

@@ -1,0 +1,155 @@
+"""The tables. Times are UTC and the database's own; ids are random UUIDs."""
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, CheckConstraint, DateTime, ForeignKey, Index, MetaData, String, UniqueConstraint, func, text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+KINDS = ("erase", "evaluate")
+ACTIVE = ("queued", "running", "cancelling")
+TERMINAL = ("succeeded", "failed", "cancelled", "expired")
+STATUSES = (*ACTIVE, *TERMINAL)
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    """Shared metadata; the naming convention keeps migrations reversible."""
+
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {  # noqa: RUF012
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB,
+        dict[str, str]: JSONB,
+        list[str]: ARRAY(String),
+        int: BigInteger,
+    }
+
+
+class Tenant(Base):
+    """Whose data it is."""
+
+    __tablename__ = "tenants"
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+    name: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ApiKey(Base):
+    """A key: only its HMAC is kept."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+    tenant_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("tenants.id"), index=True)
+    name: Mapped[str]
+    hint: Mapped[str] = mapped_column(doc="First characters of the key, to tell keys apart.")
+    digest: Mapped[str] = mapped_column(unique=True, doc="HMAC-SHA256 of the key under the server's secret, hex.")
+    scopes: Mapped[list[str]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+
+
+class Job(Base):
+    """A job and its place in the queue; `version` is also the seq of its newest event."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        CheckConstraint("status in ('queued','running','cancelling','succeeded','failed','cancelled','expired')", name="status"),
+        CheckConstraint("(status in ('succeeded','failed','cancelled','expired')) = (finished_at is not null)", name="finished"),
+        Index("ix_jobs_page", "tenant_id", text("created_at desc"), text("id desc")),
+        Index("ix_jobs_labels", "labels", postgresql_using="gin"),
+        Index("ix_jobs_active", "status", "available_at", postgresql_where=text("status in ('queued','running','cancelling')")),
+    )
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+    tenant_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("tenants.id"))
+    kind: Mapped[str]
+    status: Mapped[str] = mapped_column(server_default="queued")
+    spec: Mapped[dict[str, Any]] = mapped_column(doc="The resolved spec, with every default.")
+    labels: Mapped[dict[str, str]] = mapped_column(server_default=text("'{}'"))
+    version: Mapped[int] = mapped_column(server_default="1", doc="Grows by one on every change, each of which is an event.")
+    retried_from: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("jobs.id"), index=True)
+
+    attempt: Mapped[int] = mapped_column(server_default="0", doc="Grows with each claim; a hand-over at shutdown gives it back.")
+    max_attempts: Mapped[int] = mapped_column(server_default="3")
+    fence: Mapped[int] = mapped_column(server_default="0", doc="Grows with each claim and never shrinks: the fencing token.")
+    lease_owner: Mapped[str | None]
+    lease_expires_at: Mapped[datetime | None]
+    available_at: Mapped[datetime] = mapped_column(server_default=func.now(), doc="Not to be claimed before (backoff).")
+    dispatched_at: Mapped[datetime | None] = mapped_column(doc="When the dispatcher last announced it.")
+    cancel_requested_at: Mapped[datetime | None]
+    queue_deadline_at: Mapped[datetime | None]
+    run_timeout_s: Mapped[int | None]
+    run_deadline_at: Mapped[datetime | None]
+
+    progress: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    verdict: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True), doc="code, message, retryable, attempt.")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class Event(Base):
+    """One change of a job; `seq` counts from 1 without gaps."""
+
+    __tablename__ = "events"
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    type: Mapped[str]
+    data: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Idempotency(Base):
+    """The first answer to a request that carried an Idempotency-Key."""
+
+    __tablename__ = "idempotency"
+    tenant_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    request_hash: Mapped[str] = mapped_column(doc="sha256 over method, path and body.")
+    job_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    response: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True), doc="status, headers, body.")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class Artifact(Base):
+    """A stored file: a job's output, or an upload (no job)."""
+
+    __tablename__ = "artifacts"
+    __table_args__ = (UniqueConstraint("job_id", "name"),)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+    tenant_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("tenants.id"), index=True)
+    job_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    name: Mapped[str]
+    media_type: Mapped[str]
+    size: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
+    key: Mapped[str] = mapped_column(unique=True, doc="Where the bytes lie in the artifact store.")
+    info: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"), doc="What an upload was checked against, and the like.")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Checkpoint(Base):
+    """Where an attempt can go on from."""
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (Index("ix_checkpoints_job_id_id", "job_id", "id"),)
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    attempt: Mapped[int]
+    fence: Mapped[int]
+    step: Mapped[int]
+    files: Mapped[dict[str, Any]] = mapped_column(doc="name -> {key, sha256, size}")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -1,0 +1,65 @@
+"""What the environment says: where the data lies, and how patient the service is."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DATA = Path.home() / ".local" / "share" / "expunge"
+
+
+class Settings(BaseSettings):
+    """All settings of api and worker; every field is an environment variable of the same name (or its alias)."""
+
+    model_config = SettingsConfigDict(extra="ignore", populate_by_name=True, env_ignore_empty=True)
+
+    database_url: SecretStr = Field(default=SecretStr("postgresql://localhost/expunge"), description="PostgreSQL, the queue of record.")
+    redis_url: SecretStr = Field(default=SecretStr("redis://localhost:6379/0"), description="Redis, which only rings the bell.")
+    artifacts_url: str = Field(
+        default=(DATA / "artifacts").as_uri(), description="file:///directory or s3://bucket/prefix (credentials as AWS_*)."
+    )
+
+    secret: SecretStr = Field(
+        default=SecretStr(""), alias="EXPUNGE_SECRET", description="Server secret under the hashes of API keys; at least 32 characters."
+    )
+    models: dict[str, str] = Field(default={"emoji": "bundled:emoji"}, alias="EXPUNGE_MODELS", description="JSON: model id to source.")
+    cache_dir: Path = Field(
+        default=DATA / "cache", alias="EXPUNGE_CACHE_DIR", description="Base-model pictures and the like; may be deleted."
+    )
+    signing_key: Path | None = Field(
+        default=None, alias="EXPUNGE_SIGNING_KEY", description="Ed25519 key (PEM) under every manifest; omitted: unsigned."
+    )
+    runner: str | None = Field(default=None, alias="EXPUNGE_RUNNER", description="module:function that runs a job in place of core.run.")
+
+    lease_seconds: float = Field(default=60, gt=0, description="A running job whose worker is silent for this long is taken over.")
+    heartbeat_seconds: float = Field(default=10, gt=0, description="Between two extensions of a lease.")
+    stall_seconds: float = Field(
+        default=1800, gt=0, description="A run that reports nothing for this long is stalled: its process is killed."
+    )
+    cancel_seconds: float = Field(default=30, gt=0, description="A run that ignores its cancellation for this long is killed.")
+    reaper_seconds: float = Field(default=15, gt=0, description="Between two rounds of the reaper.")
+    dispatch_seconds: float = Field(default=2, gt=0, description="Between two rounds of the dispatcher.")
+    redispatch_after_seconds: float = Field(default=30, gt=0, description="A queued job is announced again after this long.")
+    backoff_seconds: float = Field(
+        default=2, ge=0, description="Wait before the second attempt; doubles with each further one, at most five minutes."
+    )
+    progress_seconds: float = Field(default=1, ge=0, description="Least time between two progress events of one phase.")
+    max_attempts: int = Field(default=3, ge=1, description="Attempts before a job fails as worker_lost.")
+    keep_checkpoints: int = Field(default=2, ge=1, description="Checkpoints kept for each job.")
+    soft_shutdown_seconds: float = Field(default=25, gt=0, description="What a worker has for its last checkpoint after SIGTERM.")
+    sweep_after_seconds: float = Field(default=86_400, gt=0, description="Stored bytes that no row names are deleted at this age.")
+    idempotency_seconds: float = Field(default=86_400, gt=0, description="How long an Idempotency-Key is remembered.")
+    metrics_public: bool = Field(
+        default=False,
+        alias="EXPUNGE_METRICS_PUBLIC",
+        description="Serve /metrics without a key; else this machine and the scope admin only.",
+    )
+    max_active_jobs: int = Field(default=1000, ge=1, description="Unfinished jobs a tenant may have before POST answers 429.")
+    max_upload_bytes: int = Field(default=512 * 2**20, ge=1, description="Largest delta that may be uploaded.")
+
+    @model_validator(mode="after")
+    def patient(self) -> Self:
+        if self.heartbeat_seconds * 2 > self.lease_seconds:
+            raise ValueError("HEARTBEAT_SECONDS must be at most half of LEASE_SECONDS, or one late heartbeat loses the job")
+        return self

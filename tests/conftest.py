@@ -1,0 +1,136 @@
+"""Real parts for every test: one PostgreSQL and one Redis for the session, migrated, and emptied between tests."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis as redis_py
+from sqlalchemy.orm import Session
+
+from embedded import servers
+from store import db, keys, migrate
+from store.models import Base, Tenant
+from store.settings import Settings
+
+SECRET = "0123456789abcdef" * 4
+
+
+@pytest.fixture(scope="session")
+def server_folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="expunge-tests-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def running(program: servers.Program, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    log = folder / f"{program.name}.log"
+    process = servers.spawn(program, log)
+    try:
+        servers.wait_ready(program, process, log)
+        yield process
+    finally:
+        servers.stop(program, process)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(server_folder: Path) -> Iterator[str]:
+    """A real PostgreSQL, migrated."""
+    # The server may be lost with the session, so it need not wait for the disk.
+    program, url = servers.postgres(server_folder, servers.free_port(), ["-c", "fsync=off", "-c", "max_connections=200"])
+    for _ in running(program, server_folder):
+        migrate.upgrade(url)
+        yield url
+        db.engine(url).dispose()
+
+
+@pytest.fixture(scope="session")
+def redis_url(server_folder: Path) -> Iterator[str]:
+    """A real Redis with an append-only file."""
+    program, url = servers.redis_server(server_folder, servers.free_port())
+    for _ in running(program, server_folder):
+        yield url
+
+
+@pytest.fixture
+def database_url(postgres_url: str) -> str:
+    """The session's database with every table empty."""
+    tables = ", ".join(f'"{table.name}"' for table in Base.metadata.sorted_tables)
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute(f"truncate {tables} restart identity cascade")
+    return postgres_url
+
+
+@pytest.fixture
+def broker_url(redis_url: str) -> str:
+    """The session's Redis, empty."""
+    client = redis_py.Redis.from_url(redis_url)
+    client.flushall()
+    client.close()
+    return redis_url
+
+
+@pytest.fixture
+def settings(database_url: str, broker_url: str, tmp_path: Path) -> Settings:
+    """Settings with short leases, for tests that do not wait."""
+    values = {
+        "DATABASE_URL": database_url,
+        "REDIS_URL": broker_url,
+        "ARTIFACTS_URL": (tmp_path / "artifacts").as_uri(),
+        "EXPUNGE_SECRET": SECRET,
+        "EXPUNGE_CACHE_DIR": str(tmp_path / "cache"),
+        "LEASE_SECONDS": "2",
+        "HEARTBEAT_SECONDS": "0.3",
+        "REAPER_SECONDS": "0.3",
+        "DISPATCH_SECONDS": "0.2",
+        "REDISPATCH_AFTER_SECONDS": "1",
+        "BACKOFF_SECONDS": "0.1",
+        "PROGRESS_SECONDS": "0",
+        "CANCEL_SECONDS": "2",
+        "SOFT_SHUTDOWN_SECONDS": "5",
+    }
+    return Settings.model_validate({name.lower() if name in LOWER else name: value for name, value in values.items()})
+
+
+LOWER = {name.upper() for name, field in Settings.model_fields.items() if field.alias is None}
+
+
+@pytest.fixture
+def session(database_url: str) -> Iterator[Session]:
+    """A session on the clean database; the test commits."""
+    with Session(db.engine(database_url), expire_on_commit=False) as opened:
+        yield opened
+
+
+@pytest.fixture
+def tenant(database_url: str) -> Tenant:
+    with db.transaction(database_url) as opened:
+        return keys.ensure_tenant(opened, "default")
+
+
+@pytest.fixture
+def other_tenant(database_url: str) -> Tenant:
+    with db.transaction(database_url) as opened:
+        return keys.ensure_tenant(opened, "other")
+
+
+@pytest.fixture
+def api_key(database_url: str, tenant: Tenant) -> str:
+    """A key of the default tenant with every scope."""
+    with db.transaction(database_url) as opened:
+        return keys.create(opened, SECRET, tenant.id, name="test")[1]
+
+
+@pytest.fixture
+def unknown_id() -> uuid.UUID:
+    return uuid.uuid4()
+
+
+def kill(pid: int, sig: signal.Signals = signal.SIGKILL) -> None:
+    os.kill(pid, sig)
