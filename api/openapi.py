@@ -29,8 +29,11 @@ def document(app: FastAPI) -> dict[str, Any]:
         schemas["Problem"] = schemas.pop("ProblemBody")
         for path, item in found["paths"].items():
             for operation in item.values():
+                if "application/json" in operation["responses"].get("422", {}).get("content", {}):
+                    del operation["responses"]["422"]  # FastAPI's own: ids in paths are checked by the router, as 404
                 operation["security"] = [] if path in PUBLIC else [{"ApiKey": []}]
-        found["components"]["schemas"] = dict(sorted(schemas.items()))
+        unused = ("HTTPValidationError", "ValidationError")
+        found["components"]["schemas"] = {name: schema for name, schema in sorted(schemas.items()) if name not in unused}
         app.openapi_schema = found
     return app.openapi_schema
 

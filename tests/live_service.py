@@ -112,9 +112,9 @@ class Tenant:
 
 
 @pytest.fixture(scope="session")
-def settings(database_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(postgres_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings of the service under test, its artifacts in a directory."""
-    return make_settings(database_url, redis_url, tmp_path_factory.mktemp("artifacts"))
+    return make_settings(postgres_url, redis_url, tmp_path_factory.mktemp("artifacts"))
 
 
 def make_settings(database_url: str, redis_url: str, folder: Path, **more: object) -> Settings:

@@ -133,14 +133,14 @@ SHAPES = {"unet.down.attn2.to_q": (8, 6), "unet.down.attn2.to_k": (8, 4)}
 
 
 @pytest.fixture(scope="module")
-def toy(database_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory):
+def toy(postgres_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory):
     """A service that knows a model of two layers, and a tenant of it."""
     folder = tmp_path_factory.mktemp("toy")
     (folder / "unet").mkdir()
     weights = {f"{name.removeprefix('unet.')}.weight": np.zeros(shape, np.float16) for name, shape in SHAPES.items()}
     save_file(weights, folder / "unet" / "diffusion_pytorch_model.safetensors")
     models = {"toy": str(folder), "away": "somebody/some-model"}
-    settings = make_settings(database_url, redis_url, tmp_path_factory.mktemp("artifacts"), models=models, max_upload_bytes=100_000)
+    settings = make_settings(postgres_url, redis_url, tmp_path_factory.mktemp("artifacts"), models=models, max_upload_bytes=100_000)
     with serve(settings) as (url, _):
         yield Tenant(url, settings)
 

@@ -117,15 +117,15 @@ def test_many_idle_streams_leave_the_database_free(tenant: Tenant):
     assert ends == ["cancelled"] * 30
 
 
-def test_a_stream_goes_on_when_the_listener_is_cut_off(database_url: str, redis_url: str, tmp_path):
-    settings = make_settings(database_url, redis_url, tmp_path)
+def test_a_stream_goes_on_when_the_listener_is_cut_off(postgres_url: str, redis_url: str, tmp_path):
+    settings = make_settings(postgres_url, redis_url, tmp_path)
     with serve(settings) as (url, _):
         tenant = Tenant(url, settings)
         job, types = tenant.erase(), []
         for event in stream(tenant.http(), job["id"]):
             types.append(event["type"])
             if event["type"] == "queued":
-                with psycopg.connect(db.psycopg_url(database_url), autocommit=True) as connection:
+                with psycopg.connect(db.psycopg_url(postgres_url), autocommit=True) as connection:
                     connection.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'expunge-listener'")
                 tenant.http().post(f"/jobs/{job['id']}/cancel")
         assert types == ["queued", "cancelled"]

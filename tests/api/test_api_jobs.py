@@ -52,8 +52,8 @@ def test_a_job_rings_the_bell_with_nothing_but_its_id(tenant: Tenant, redis_url:
     assert b"secret" not in messages[0]
 
 
-def test_a_silent_broker_does_not_fail_the_request(database_url: str, tmp_path):
-    settings = make_settings(database_url, "redis://127.0.0.1:1/0", tmp_path)
+def test_a_silent_broker_does_not_fail_the_request(postgres_url: str, tmp_path):
+    settings = make_settings(postgres_url, "redis://127.0.0.1:1/0", tmp_path)
     with serve(settings) as (url, _):
         tenant = Tenant(url, settings)
         assert tenant.erase()["status"] == "queued"

@@ -174,8 +174,8 @@ def test_a_database_that_is_down_is_503_with_retry_after(redis_url: str, tmp_pat
         assert httpx.get(url + "/healthz").status_code == 200
 
 
-def test_too_many_unfinished_jobs_are_429_with_retry_after(database_url: str, redis_url: str, tmp_path):
-    settings = make_settings(database_url, redis_url, tmp_path, max_active_jobs=2)
+def test_too_many_unfinished_jobs_are_429_with_retry_after(postgres_url: str, redis_url: str, tmp_path):
+    settings = make_settings(postgres_url, redis_url, tmp_path, max_active_jobs=2)
     with serve(settings) as (url, _):
         tenant = Tenant(url, settings)
         first = tenant.erase()["id"]
