@@ -132,6 +132,12 @@ def fail(session: Session, job_id: uuid.UUID, fence: int, *, code: str, message:
     return or_lost(finish(session, held(job_id, fence), "failed", error), job_id, fence)
 
 
+def fail_unless_cancelled(session: Session, job_id: uuid.UUID, fence: int, *, code: str, message: str, retryable: bool) -> Job:
+    """Like `fail`, but a job whose cancellation was asked for ends as cancelled. LostLease."""
+    job = finish(session, held(job_id, fence, ("cancelling",)), "cancelled")
+    return job or fail(session, job_id, fence, code=code, message=message, retryable=retryable)
+
+
 def cancelled(session: Session, job_id: uuid.UUID, fence: int) -> Job:
     """The second phase of a cancellation: the worker has stopped. The last checkpoint stays. LostLease."""
     return or_lost(finish(session, held(job_id, fence, ("cancelling",)), "cancelled"), job_id, fence)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select, tuple_, update
+from sqlalchemy import ColumnElement, func, select, true, tuple_, update
 from sqlalchemy.orm import Session
 
 from store import events, idempotency
@@ -114,8 +114,9 @@ def queue_position(session: Session, job: Job) -> int | None:
     """How many queued jobs stand before this one; None unless it is queued."""
     if job.status != "queued":
         return None
-    before = (Job.status == "queued", tuple_(Job.available_at, Job.id) < tuple_(job.available_at, job.id))
-    return session.scalar(select(func.count()).select_from(Job).where(*before))
+    mine = select(Job.available_at, Job.id).where(Job.id == job.id).subquery()
+    before = (Job.status == "queued", tuple_(Job.available_at, Job.id) < tuple_(mine.c.available_at, mine.c.id))
+    return session.scalar(select(func.count()).select_from(Job).join(mine, true()).where(*before))
 
 
 def cancel(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID) -> Job:
@@ -157,7 +158,7 @@ def retry(
 
 def count_by_status(session: Session) -> dict[str, int]:
     """All tenants' jobs, for the metrics."""
-    found = dict(session.execute(select(Job.status, func.count()).group_by(Job.status)).tuples().all())
+    found = {status: count for status, count in session.execute(select(Job.status, func.count()).group_by(Job.status))}
     return {status: found.get(status, 0) for status in STATUSES}
 
 

@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     max_attempts: int = Field(default=3, ge=1, description="Attempts before a job fails as worker_lost.")
     keep_checkpoints: int = Field(default=2, ge=1, description="Checkpoints kept for each job.")
     soft_shutdown_seconds: float = Field(default=25, gt=0, description="What a worker has for its last checkpoint after SIGTERM.")
+    tasks_per_process: int = Field(
+        default=16, ge=1, description="Jobs after which a worker's process is replaced; 1 on a GPU frees all its memory."
+    )
     sweep_after_seconds: float = Field(default=86_400, gt=0, description="Stored bytes that no row names are deleted at this age.")
     idempotency_seconds: float = Field(default=86_400, gt=0, description="How long an Idempotency-Key is remembered.")
     metrics_public: bool = Field(

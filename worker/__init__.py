@@ -1,0 +1,1 @@
+"""Turns queued jobs into artifacts: the Celery app, the task with its lease, and the loops beside it."""

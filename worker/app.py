@@ -1,0 +1,58 @@
+"""The Celery app: `celery -A worker.app worker`. A message is a bell and holds a job id; PostgreSQL is the queue of record."""
+
+from typing import Any
+
+from celery import Celery
+from celery.signals import setup_logging, worker_process_init, worker_shutting_down
+
+from store import db
+from store.queue import QUEUE
+from store.settings import Settings
+from worker import logs, shutdown
+
+# Longer than any job: a message is never delivered twice for being slow. Recovery comes from the lease, not from this.
+VISIBILITY = {"visibility_timeout": 43_200}
+
+settings = Settings()
+app = Celery("expunge", broker=settings.redis_url.get_secret_value(), include=["worker.task"])
+app.conf.update(
+    accept_content=["json"],
+    task_serializer="json",
+    result_serializer="json",
+    task_ignore_result=True,
+    task_default_queue=QUEUE,
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,  # a claim counts attempts, so this cannot loop
+    task_publish_retry=False,
+    worker_prefetch_multiplier=1,
+    worker_concurrency=1,
+    worker_max_tasks_per_child=settings.tasks_per_process,
+    worker_cancel_long_running_tasks_on_connection_loss=False,  # a blink of Redis must not end a long job; the fence guards it
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    broker_transport_options={
+        **VISIBILITY,
+        "unacked_restore_interval": 5,
+        "unacked_restore_throttle": 1,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+    },
+    result_backend_transport_options=VISIBILITY,
+    visibility_timeout=VISIBILITY["visibility_timeout"],
+)
+
+
+@setup_logging.connect  # type: ignore[untyped-decorator]
+def configure_logging(**_: Any) -> None:
+    logs.configure()
+
+
+@worker_process_init.connect  # type: ignore[untyped-decorator]
+def forked(**_: Any) -> None:
+    db.forget()
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def stopping(**_: Any) -> None:
+    shutdown.request(settings.soft_shutdown_seconds)

@@ -1,0 +1,68 @@
+"""core's Checkpoints over the artifact store: bytes first, then a fenced row with their sha256. A corrupt one gives way to the one before."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from store import attempts, db
+from store.blobs import Blobs, output_key
+from store.errors import CorruptBlob, NotFound
+from worker.lease import Lease
+
+if TYPE_CHECKING:
+    import torch
+
+STATE, META = "state.safetensors", "meta.json"
+log = structlog.get_logger("worker")
+
+
+class JobCheckpoints:
+    """The checkpoints of one job, written by one attempt and read by the next."""
+
+    def __init__(self, lease: Lease, blobs: Blobs, keep: int) -> None:
+        self.lease, self.blobs, self.keep = lease, blobs, keep
+
+    def save(self, step: int, tensors: "dict[str, torch.Tensor]", meta: dict[str, Any]) -> None:
+        from safetensors.torch import save
+
+        state = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        self.save_files(step, {STATE: state, META: json.dumps(meta).encode()})
+
+    def load(self) -> "tuple[dict[str, torch.Tensor], dict[str, Any]] | None":
+        from safetensors.torch import load
+
+        files = self.load_files()
+        return None if files is None else (load(files[STATE]), json.loads(files[META]))
+
+    def save_files(self, step: int, files: dict[str, bytes]) -> None:
+        """LostLease when the job is another's; HandOver when the worker is to stop, now that the state is safe."""
+        job, rows = self.lease.job, dict[str, Any]()
+        for name, content in files.items():
+            key = output_key(job.tenant_id, job.id, job.attempt, job.fence)
+            size, sha256 = self.blobs.put(key, content)
+            rows[name] = {"key": key, "sha256": sha256, "size": size}
+        with db.transaction(self.lease.url) as session:
+            stale = attempts.checkpoint(session, job.id, job.fence, step=step, files=rows, keep=self.keep)
+        self.blobs.delete(stale)
+        self.lease.saved()
+
+    def load_files(self) -> dict[str, bytes] | None:
+        """The newest intact checkpoint; an event tells of each that is not."""
+        with db.transaction(self.lease.url) as session:
+            rows = attempts.checkpoints(session, self.lease.job.id)
+        for row in rows:
+            try:
+                files = {name: self.blobs.read_all(file["key"], file["sha256"]) for name, file in row.files.items()}
+            except (CorruptBlob, NotFound):
+                self.note("checkpoint_corrupt", f"the checkpoint at step {row.step} is damaged: going back to the one before")
+                continue
+            self.note("resumed", f"going on from the checkpoint at step {row.step}")
+            return files
+        return None
+
+    def note(self, code: str, message: str) -> None:
+        job = self.lease.job
+        log.info(code, job_id=str(job.id), attempt=job.attempt, message=message)
+        with db.transaction(self.lease.url) as session:
+            attempts.note(session, job.id, job.fence, code, message)

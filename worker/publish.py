@@ -1,0 +1,36 @@
+"""The end of a good run: bytes up, re-read and hashed, then one transaction that makes them the job's."""
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from store import attempts, db
+from store.attempts import NewArtifact
+from store.blobs import Blobs, output_key
+from worker.lease import Lease
+
+if TYPE_CHECKING:
+    from core.run import Outcome
+
+log = structlog.get_logger("worker")
+
+
+def publish(lease: Lease, blobs: Blobs, outcome: "Outcome", progress: dict[str, Any] | None) -> None:
+    """LostLease, CancelRequested; whatever was uploaded without a commit is deleted, here or by the sweep."""
+    job, stored = lease.job, list[NewArtifact]()
+    try:
+        for output in outcome.outputs:
+            key = output_key(job.tenant_id, job.id, job.attempt, job.fence)
+            size, sha256 = blobs.put(key, output.path)
+            stored.append(NewArtifact(uuid.uuid4(), output.name, output.media_type, size, sha256, key))
+            lease.seen_now()
+        with db.transaction(lease.url) as session:
+            stale = attempts.publish(session, job.id, job.fence, stored, verdict=outcome.verdict, progress=progress)
+    except SQLAlchemyError:
+        raise  # the commit may have happened: the bytes stay until the sweep knows
+    except Exception:
+        blobs.delete([artifact.key for artifact in stored])
+        raise
+    blobs.delete(stale)

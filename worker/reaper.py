@@ -1,0 +1,18 @@
+"""Takes jobs from dead workers, and ends those past their deadlines."""
+
+import structlog
+
+from store import db
+from store.queue import reap
+from store.settings import Settings
+
+log = structlog.get_logger("worker")
+
+
+def turn(settings: Settings) -> None:
+    with db.transaction(settings.database_url.get_secret_value()) as session:
+        done = reap(session, backoff=settings.backoff_seconds)
+    for job_id in done.requeued:
+        log.warning("job_requeued", job_id=str(job_id))
+    for job_id, status in done.ended:
+        log.warning("job_reaped", job_id=str(job_id), status=status)

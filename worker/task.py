@@ -1,0 +1,112 @@
+"""The Celery task: claim a job, run it, publish or say why not. Errors end in the job's row; the message is always acknowledged."""
+
+import errno
+import os
+import socket
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+from obstore.exceptions import BaseError as BlobError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from core.errors import CoreError
+from store import attempts, db
+from store.blobs import Blobs
+from store.errors import BlobExists, CancelRequested, CorruptBlob, LostLease
+from store.models import Job
+from store.queue import TASK
+from store.settings import Settings
+from worker.app import app, settings
+from worker.checkpoints import JobCheckpoints
+from worker.lease import Cancelled, Lease, Stop, settle
+from worker.publish import publish
+from worker.runner import runner_for
+
+log = structlog.get_logger("worker")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+
+@app.task(name=TASK)  # type: ignore[untyped-decorator]
+def run(job_id: str) -> None:
+    """One bell: take the job if it is due."""
+    attempt(settings, uuid.UUID(job_id))
+
+
+def attempt(settings: Settings, job_id: uuid.UUID) -> Job | None:
+    """One attempt at a job, to whatever end; None when there was nothing to do."""
+    url = settings.database_url.get_secret_value()
+    with db.transaction(url) as session:
+        owner = f"{socket.gethostname()}:{os.getpid()}"
+        job = attempts.claim(session, job_id, owner=owner, lease=timedelta(seconds=settings.lease_seconds))
+    if job is None:
+        log.info("nothing_to_do", job_id=str(job_id))
+        return None
+    structlog.contextvars.bind_contextvars(job_id=str(job.id), attempt=job.attempt, fence=job.fence)
+    log.info("job_started", kind=job.kind)
+    try:
+        with tempfile.TemporaryDirectory(prefix="expunge-job-") as folder, Lease(settings, job) as lease:
+            work(settings, job, lease, Path(folder))
+    except LostLease as error:
+        log.warning("lease_lost", error=str(error))
+    finally:
+        structlog.contextvars.clear_contextvars()
+    return job
+
+
+def work(settings: Settings, job: Job, lease: Lease, folder: Path) -> None:
+    """Run and publish; every error but a lost lease becomes the job's end."""
+    try:
+        blobs = Blobs(settings.artifacts_url)
+        checkpoints = JobCheckpoints(lease, blobs, settings.keep_checkpoints)
+        outcome = runner_for(settings)(job, folder, settings=settings, callback=lease, checkpoints=checkpoints)
+        publish(lease, blobs, outcome, lease.latest)
+        log.info("job_succeeded", artifacts=len(outcome.outputs))
+    except LostLease:
+        raise
+    except (Stop, CancelRequested) as error:
+        reason = Cancelled() if isinstance(error, CancelRequested) else error
+        log.info("job_stopped", reason=type(reason).__name__)
+        patiently(lease, lambda session: settle(session, job, reason))
+    except Exception as error:
+        code, message, retryable = explain(error)
+        log.exception("job_failed", code=code)
+        patiently(lease, lambda session: end(session, job, code, message, retryable))
+
+
+def end(session: Session, job: Job, code: str, message: str, retryable: bool) -> None:
+    """A failure; or the cancellation that came before it."""
+    held = attempts.fail_unless_cancelled(session, job.id, job.fence, code=code, message=message, retryable=retryable)
+    log.info("job_ended", status=held.status)
+
+
+def explain(error: Exception) -> tuple[str, str, bool]:
+    """(code, message, retryable) for the client; anything unforeseen keeps its words for the log."""
+    if isinstance(error, CoreError):
+        return error.code, error.message, error.retryable
+    if isinstance(error, BlobError | BlobExists | CorruptBlob) or (isinstance(error, OSError) and error.errno in FULL):
+        return "storage_error", "the artifact store or the disk refused to read or write: free or repair it, then retry the job", True
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "out_of_memory", "the run did not fit into memory: lower method.batch_size or method.lora.rank", False
+    if isinstance(error, DBAPIError):
+        return "database_error", "the database was away for too long: retry the job", True
+    return "internal_error", "the run ended with an unforeseen error, which the worker's log has under this job's id", False
+
+
+def patiently(lease: Lease, act: Callable[[Session], object]) -> None:
+    """Write the job's end, waiting for the database as long as the lease may still be ours. LostLease."""
+    until = time.monotonic() + lease.settings.lease_seconds
+    while True:
+        try:
+            with db.transaction(lease.url) as session:
+                act(session)
+            return
+        except DBAPIError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.5)
