@@ -24,8 +24,10 @@ from store import artifacts, jobs
 
 log = structlog.get_logger("api")
 router = APIRouter(tags=["jobs"], dependencies=[accepts(JSON)])
-CREATED: dict[int | str, dict[str, Any]] = {
+ENDED: dict[int | str, dict[str, Any]] = {
     200: {"description": "With `dry_run=true`: the resolved spec. With `Prefer: wait`: the job, which has ended.", "model": Job | DryRun},
+}
+CREATED: dict[int | str, dict[str, Any]] = {
     202: {
         "description": "Accepted; the job runs when a worker is free.",
         "headers": {
@@ -115,7 +117,7 @@ async def create(
     return await settle(services, caller, await run_in_threadpool(submit, services, caller, ticket, kind, spec), wait)
 
 
-@router.post("/jobs/erase", status_code=202, response_model=Job, responses=CREATED)
+@router.post("/jobs/erase", status_code=202, response_model=Job, responses=ENDED | CREATED)
 async def create_erase_job(
     spec: Annotated[EraseSpec, Body(openapi_examples=examples.ERASE)],
     services: ServicesDep,
@@ -131,7 +133,7 @@ async def create_erase_job(
     return await create(services, caller, ticket, "erase", spec, dry_run, wait)
 
 
-@router.post("/jobs/evaluate", status_code=202, response_model=Job, responses=CREATED)
+@router.post("/jobs/evaluate", status_code=202, response_model=Job, responses=ENDED | CREATED)
 async def create_evaluate_job(
     spec: Annotated[EvaluateSpec, Body(openapi_examples=examples.EVALUATE)],
     services: ServicesDep,

@@ -1,0 +1,268 @@
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from live_service import Tenant, make_settings, serve
+from lossy import lossy
+from safetensors.numpy import save
+
+from client import ApiError, Artifact, ConnectionFailed, Event, Expunge, IntegrityError, Job, WaitTimeout, download, sse
+from client.transport import pause
+
+BYTES = random.Random(2).randbytes(2_000_000)
+
+
+@pytest.fixture
+def expunge(tenant: Tenant) -> Iterator[Expunge]:
+    with Expunge(tenant.url, tenant.key()) as client:
+        yield client
+
+
+def hasty(url: str, key: str, retries: int = 5) -> Expunge:
+    """A client that does not pause between tries."""
+    client = Expunge(url, key, retries=retries)
+    client.transport.sleep = lambda _: None
+    return client
+
+
+def test_erase_posts_what_was_asked(expunge: Expunge):
+    job = expunge.erase(
+        ["church", {"name": "trumpet", "target": "saxophone"}],
+        method={"name": "uce", "ridge": 0.7},
+        preserve=["mosque"],
+        seed=3,
+        labels={"a": "b"},
+    )
+    assert isinstance(job, Job)
+    assert (job.status, job.kind, job.labels) == ("queued", "erase", {"a": "b"})
+    assert [c["name"] for c in job.spec["concepts"]] == ["church", "trumpet"]
+    assert (job.spec["method"]["ridge"], job.spec["seed"], job.spec["preserve"]) == (0.7, 3, ["mosque"])
+    assert expunge.job(job) == job
+
+
+def test_url_and_key_come_from_the_environment(tenant: Tenant, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EXPUNGE_URL", tenant.url + "/")
+    monkeypatch.setenv("EXPUNGE_API_KEY", tenant.key())
+    with Expunge() as client:
+        assert client.erase("church", method="uce").status == "queued"
+
+
+def test_a_problem_tells_field_and_remedy(expunge: Expunge):
+    with pytest.raises(ApiError) as caught:
+        expunge.erase("church", method="agee")
+    assert (caught.value.status, caught.value.code) == (422, "invalid_request")
+    assert caught.value.problem.errors[0].field == "method"
+    assert "did you mean 'age'" in str(caught.value)
+
+
+def test_validate_resolves_without_storing(expunge: Expunge, tenant: Tenant):
+    assert expunge.validate("erase", {"concepts": ["church"]})["method"]["name"] == "age"
+    assert tenant.count() == 0
+
+
+def test_jobs_go_through_every_page(expunge: Expunge, tenant: Tenant):
+    made = [tenant.erase(labels={"n": str(n % 2)})["id"] for n in range(103)]
+    assert [job.id for job in expunge.jobs()] == made[::-1]
+    assert len(list(expunge.jobs(labels={"n": "1"}))) == 51
+
+
+def test_wait_reports_progress_and_returns_the_end(expunge: Expunge, tenant: Tenant, tmp_path: Path):
+    job = expunge.erase("church", method="uce")
+    fence, seen = [0], list[Event]()
+
+    def on_progress(event: Event) -> None:
+        seen.append(event)
+        if event.type == "queued":
+            fence[0] = tenant.claim(job.id)
+            tenant.progress(job.id, fence[0], 1)
+        if event.type == "progress":
+            tenant.publish(job.id, fence[0], {"a": b"a"}, tmp_path, {"passed": True, "checks": []})
+
+    ended = expunge.wait(job, on_progress)
+    assert [e.type for e in seen] == ["queued", "started", "progress", "succeeded"]
+    assert ended.ok
+    assert ended.passed is True
+    assert ended.artifacts[0].name == "a"
+
+
+def test_wait_gives_up_after_its_timeout(expunge: Expunge):
+    with pytest.raises(WaitTimeout, match="goes on"):
+        expunge.wait(expunge.erase("church", method="uce"), timeout=0)
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict", "ok"),
+    [
+        ("succeeded", None, True),
+        ("succeeded", {"passed": True, "checks": [{}]}, True),
+        ("succeeded", {"passed": None, "checks": []}, True),
+        ("succeeded", {"passed": None, "checks": [{}]}, False),
+        ("succeeded", {"passed": False, "checks": [{}]}, False),
+        ("failed", None, False),
+    ],
+)
+def test_a_job_is_ok_only_with_its_verdict(status: str, verdict: dict | None, ok: bool):
+    job = Job.model_validate(
+        {"id": "x", "kind": "erase", "status": status, "spec": {}, "verdict": verdict, "created_at": "2026-01-01T00:00:00Z"}
+    )
+    assert job.ok is ok
+
+
+def test_a_lost_answer_is_asked_for_again_with_the_same_key(tenant: Tenant):
+    with lossy(tenant.url, 0, 10) as line, hasty(line.url, tenant.key()) as client:
+        job = client.erase("church", method="uce")
+        assert line.opened == 3
+    assert tenant.count() == 1
+    assert tenant.http().get(f"/jobs/{job.id}").status_code == 200
+
+
+def test_a_dead_service_is_an_error_after_the_last_try(tenant: Tenant):
+    with (
+        lossy(tenant.url, 0, 0, 0, 0) as line,
+        hasty(line.url, tenant.key(), retries=2) as client,
+        pytest.raises(ConnectionFailed, match="cannot be reached"),
+    ):
+        client.models()
+    assert line.opened == 3
+
+
+def test_429_is_tried_again_after_the_pause_asked_for(postgres_url: str, redis_url: str, tmp_path: Path):
+    settings = make_settings(postgres_url, redis_url, tmp_path, max_active_jobs=1)
+    with serve(settings) as (url, _):
+        tenant = Tenant(url, settings)
+        blocking = tenant.erase()["id"]
+        client, pauses = Expunge(url, tenant.key()), []
+
+        def free(seconds: float) -> None:
+            pauses.append(seconds)
+            tenant.http().post(f"/jobs/{blocking}/cancel")
+
+        client.transport.sleep = free
+        assert client.erase("church", method="uce").status == "queued"
+        assert len(pauses) == 1
+        assert pauses[0] > 15  # the service asked for 30 s
+
+
+def test_pauses_double_and_are_bounded():
+    assert all(0.35 < pause(0, None) <= 0.5 for _ in range(20))
+    assert all(3 <= pause(3, None) <= 4 for _ in range(20))
+    assert pause(60, None) <= 30
+
+
+def test_events_resume_over_a_bad_line_without_gap_or_repeat(tenant: Tenant, tmp_path: Path):
+    job = tenant.erase()
+    fence = tenant.claim(job["id"])
+    for step in range(40):
+        tenant.progress(job["id"], fence, step)
+    tenant.publish(job["id"], fence, {}, tmp_path)
+    with lossy(tenant.url, 3000, 0, 2500, 900, 4000) as line, hasty(line.url, tenant.key()) as client:
+        assert [event.seq for event in client.events(job["id"])] == list(range(1, 44))
+        assert line.opened > 4
+
+
+def test_a_download_resumes_where_the_line_was_cut(tenant: Tenant, tmp_path: Path):
+    job = tenant.erase()
+    tenant.finish(job["id"], {"delta.safetensors": BYTES}, tmp_path)
+    with lossy(tenant.url, 740_000, 740_000) as line, hasty(line.url, tenant.key()) as client:
+        [path] = client.download(job["id"], tmp_path / "out")
+        assert line.opened == 3
+    assert path == tmp_path / "out" / "delta.safetensors"
+    assert path.read_bytes() == BYTES
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_download_goes_on_from_an_earlier_run(expunge: Expunge, tenant: Tenant, tmp_path: Path):
+    job = tenant.erase()
+    [made] = tenant.finish(job["id"], {"d": BYTES}, tmp_path)
+    (tmp_path / f"d.{made.sha256[:16]}.part").write_bytes(BYTES[:1_999_999])
+    with lossy(tenant.url, None) as line, hasty(line.url, tenant.key()) as client:
+        assert client.download(job["id"], tmp_path)[0].read_bytes() == BYTES
+    before = (tmp_path / "d").stat().st_mtime_ns
+    expunge.download(job["id"], tmp_path)
+    assert (tmp_path / "d").stat().st_mtime_ns == before
+
+
+def test_wrong_bytes_are_thrown_away(expunge: Expunge, tenant: Tenant, tmp_path: Path):
+    job = tenant.erase()
+    [made] = tenant.finish(job["id"], {"d": BYTES}, tmp_path)
+    part = tmp_path / f"d.{made.sha256[:16]}.part"
+    part.write_bytes(b"x" * 100)
+    with pytest.raises(IntegrityError, match="thrown away"):
+        expunge.download(job["id"], tmp_path)
+    assert not part.exists()
+    assert not (tmp_path / "d").exists()
+    assert expunge.download(job["id"], tmp_path)[0].read_bytes() == BYTES
+
+
+def test_an_empty_artifact_is_downloaded_too(expunge: Expunge, tenant: Tenant, tmp_path: Path):
+    job = tenant.erase()
+    tenant.finish(job["id"], {"fused/unet/empty": b""}, tmp_path)
+    assert expunge.download(job["id"], tmp_path / "o") == [tmp_path / "o" / "fused" / "unet" / "empty"]
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "", "a\\..\\x", "c:x"])
+def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str):
+    with pytest.raises(IntegrityError):
+        download.place(tmp_path, name)
+
+
+def test_an_upload_that_is_no_delta_is_a_problem(expunge: Expunge, tmp_path: Path):
+    (tmp_path / "a.bin").write_bytes(b"\x80\x04pickle")
+    with pytest.raises(ApiError) as caught:
+        expunge.upload(tmp_path / "a.bin")
+    assert caught.value.code == "not_safetensors"
+
+
+def test_an_upload_survives_a_lost_answer(postgres_url: str, redis_url: str, tmp_path: Path):
+    import numpy as np
+
+    settings = make_settings(postgres_url, redis_url, tmp_path, models={"away": "somebody/model"})
+    file = tmp_path / "delta.safetensors"
+    file.write_bytes(save({"unet.q.lora_A.weight": np.ones((2, 4)), "unet.q.lora_B.weight": np.ones((4, 2))}))
+    with serve(settings) as (url, _):
+        tenant = Tenant(url, settings)
+        with lossy(tenant.url, 5) as line, hasty(line.url, tenant.key()) as client:
+            found = client.upload(file, model="away")
+            assert isinstance(found, Artifact)
+            assert client.evaluate(artifact=found, concepts="church", model="away").kind == "evaluate"
+            assert client.artifact(found.id) == found
+
+
+def test_cancel_and_retry(expunge: Expunge):
+    job = expunge.erase("church", method="uce")
+    assert expunge.cancel(job).status == "cancelled"
+    assert expunge.retry(job).retried_from == job.id
+    assert expunge.models()[0].id == "emoji"
+
+
+def test_server_sent_events_are_parsed_as_the_standard_says():
+    lines = [": ping", "", "id: 1", "event: progress", "data: a", "data: b", "", "data:c", "", "retry: 10", "", "id: 3", "data: unfinished"]
+    assert list(sse.messages(lines)) == [("progress", "a\nb", "1"), ("message", "c", "1")]
+
+
+def test_events_wait_for_what_has_not_happened_yet(tenant: Tenant):
+    job, started = tenant.erase(), threading.Event()
+    seen: list[str] = []
+
+    def follow() -> None:
+        with Expunge(tenant.url, tenant.key()) as client:
+            for event in client.events(job["id"]):
+                seen.append(event.type)
+                started.set()
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    assert started.wait(30)
+    tenant.http().post(f"/jobs/{job['id']}/cancel")
+    thread.join()
+    assert seen == ["queued", "cancelled"]
+
+
+def test_the_client_imports_nothing_of_ours_and_nothing_heavy():
+    rooms = ["api", "core", "embedded", "store", "worker", "torch", "numpy", "sqlalchemy", "celery", "fastapi"]
+    code = f"import sys, client, client.cli; print([m for m in {rooms} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

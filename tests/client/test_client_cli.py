@@ -1,0 +1,143 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from live_service import Tenant
+from typer.testing import CliRunner, Result
+
+from client.cli import app
+
+
+def run(tenant: Tenant, *arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments), env={"EXPUNGE_URL": tenant.url, "EXPUNGE_API_KEY": tenant.key(), "COLUMNS": "200"})
+
+
+def test_erase_posts_a_job_and_shows_it(tenant: Tenant):
+    done = run(tenant, "erase", "church", "saw", "--method", "esd", "--set", "steps=7", "--set", "eta=2", "--label", "team=x", "--no-wait")
+    assert done.exit_code == 0, done.output
+    [job] = tenant.http().get("/jobs").json()["items"]
+    assert job["id"] in done.stdout
+    assert (job["spec"]["method"]["steps"], job["spec"]["method"]["eta"], job["labels"]) == (7, 2, {"team": "x"})
+    assert [c["name"] for c in job["spec"]["concepts"]] == ["church", "saw"]
+
+
+def test_json_is_all_of_standard_output(tenant: Tenant):
+    job = json.loads(run(tenant, "erase", "church", "--method", "uce", "--no-wait", "--json").stdout)
+    assert job["status"] == "queued"
+    assert json.loads(run(tenant, "show", job["id"], "--json").stdout)["id"] == job["id"]
+    assert [j["id"] for j in json.loads(run(tenant, "jobs", "--json").stdout)] == [job["id"]]
+    assert json.loads(run(tenant, "cancel", job["id"], "--json").stdout)[0]["status"] == "cancelled"
+    assert json.loads(run(tenant, "retry", job["id"], "--no-wait", "--json").stdout)["retried_from"] == job["id"]
+    assert json.loads(run(tenant, "models", "--json").stdout)[0]["id"] == "emoji"
+
+
+def test_a_dry_run_prints_the_resolved_spec(tenant: Tenant):
+    assert json.loads(run(tenant, "erase", "church", "--dry-run").stdout)["method"]["name"] == "age"
+    assert tenant.count() == 0
+
+
+def test_a_spec_file_is_the_whole_request(tenant: Tenant, tmp_path: Path):
+    file = tmp_path / "spec.json"
+    file.write_text('{"concepts": ["fish"], "method": "uce", "seed": 9}')
+    assert json.loads(run(tenant, "erase", "--spec", str(file), "--no-wait", "--json").stdout)["spec"]["seed"] == 9
+    file.write_text("{")
+    assert "is not JSON" in run(tenant, "erase", "--spec", str(file)).output
+
+
+def test_the_same_idempotency_key_makes_one_job(tenant: Tenant):
+    for _ in range(2):
+        assert run(tenant, "erase", "church", "--method", "uce", "--no-wait", "--idempotency-key", "k").exit_code == 0
+    assert tenant.count() == 1
+
+
+CHECK = {"metric": "esr1", "concept": "church", "value": 0.9, "threshold": 0.95, "passed": False}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "code", "shown"),
+    [
+        (None, 0, "succeeded"),
+        ({"passed": True, "checks": [{**CHECK, "value": 1.0, "passed": True}]}, 0, "verdict pass"),
+        ({"passed": False, "checks": [CHECK]}, 1, "esr1 church"),
+    ],
+)
+def test_wait_ends_with_0_only_when_the_verdict_allows(tenant: Tenant, tmp_path: Path, verdict: dict | None, code: int, shown: str):
+    job = tenant.erase()
+    tenant.finish(job["id"], {"a.txt": b"a"}, tmp_path, verdict)
+    done = run(tenant, "wait", job["id"])
+    assert done.exit_code == code, done.output
+    assert shown in done.stdout
+
+
+def test_wait_ends_with_1_when_one_of_several_failed(tenant: Tenant, tmp_path: Path):
+    good, bad = tenant.erase()["id"], tenant.erase()["id"]
+    tenant.finish(good, {}, tmp_path)
+    tenant.fail(bad, tenant.claim(bad))
+    done = run(tenant, "wait", good, bad)
+    assert done.exit_code == 1
+    assert "diverged: the loss is NaN" in done.stdout
+    assert run(tenant, "wait", good).exit_code == 0
+
+
+def test_wait_downloads_what_succeeded(tenant: Tenant, tmp_path: Path):
+    job = tenant.erase()
+    tenant.finish(job["id"], {"report.json": b"{}"}, tmp_path)
+    assert run(tenant, "wait", job["id"], "--download", str(tmp_path / "out")).exit_code == 0
+    assert (tmp_path / "out" / "report.json").read_bytes() == b"{}"
+
+
+def test_download_names_the_files(tenant: Tenant, tmp_path: Path):
+    job = tenant.erase()
+    tenant.finish(job["id"], {"a b.json": b"{}"}, tmp_path)
+    assert run(tenant, "download", job["id"], str(tmp_path)).stdout.strip() == str(tmp_path / "a b.json")
+
+
+def test_a_problem_is_one_message_and_exit_code_2(tenant: Tenant):
+    done = run(tenant, "erase", "church", "--method", "agee")
+    assert done.exit_code == 2
+    assert "did you mean 'age'" in done.stderr
+    assert "Traceback" not in done.output
+
+
+def test_a_markup_in_a_concept_is_shown_as_it_is(tenant: Tenant):
+    tenant.erase(concepts=["[red]fox[/nothing]"])
+    assert "[red]fox[/nothing]" in run(tenant, "jobs").stdout
+
+
+def test_an_unreachable_service_is_one_message():
+    done = CliRunner().invoke(app, ["jobs", "--url", "http://127.0.0.1:1"], env={"EXPUNGE_API_KEY": "x"})
+    assert done.exit_code == 2
+    assert "cannot be reached" in done.stderr
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> dict[str, str]:
+    """An installed package that brings a command; the environment to find it."""
+    (tmp_path / "room.py").write_text(
+        'print("loaded")\ndef main(name: str, loud: bool = False) -> None:\n    "Greet."\n    print("hello", name, loud)\n'
+    )
+    folder = tmp_path / "room-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: room\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text("[expunge.commands]\ngreet = room:main\n")
+    root = str(Path(__file__).parents[2])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), root])}
+
+
+def command(environment: dict[str, str], *arguments: str) -> str:
+    code = "from client.cli import app; app()"
+    return subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def test_commands_of_other_rooms_are_listed_without_being_loaded(plugin: dict[str, str]):
+    text = command(plugin, "--help")
+    assert "greet" in text
+    assert "loaded" not in text
+
+
+def test_commands_of_other_rooms_run_with_their_own_options(plugin: dict[str, str]):
+    assert command(plugin, "greet", "you", "--loud").splitlines() == ["loaded", "hello you True"]
+    assert "Greet." in command(plugin, "greet", "--help")
