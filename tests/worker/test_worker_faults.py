@@ -1,0 +1,229 @@
+"""Real workers, killed, frozen, cancelled and robbed of their broker."""
+
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+from fleets import until
+
+from store.queue import QUEUE
+from worker.dispatcher import ring
+
+
+def child_of(worker: psutil.Process) -> psutil.Process:
+    return worker.children()[0]
+
+
+def test_job_runs_to_its_end_and_publishes(fleet, finished):
+    fleet.loops(), fleet.worker()
+    job_id = fleet.post()
+    finished(job_id, 12)
+    job = fleet.job(job_id)
+    assert (job.attempt, job.verdict, job.error) == (1, {"passed": True}, None)
+    assert job.progress["step"] == 12
+    assert fleet.steps() == [(1, step) for step in range(12)]
+    assert not list(Path(fleet.settings.artifacts_url.removeprefix("file://")).rglob("1-1/*"))[1:], "checkpoints are gone"
+
+
+def test_killed_worker_is_replaced_from_the_last_checkpoint(fleet, finished):
+    loops, first = fleet.loops(), fleet.worker()
+    job_id = fleet.post(hold=8)
+    fleet.until_step(job_id, 8)
+    fleet.signal(first, signal.SIGKILL)
+    fleet.go.touch()
+    fleet.worker()
+    finished(job_id, 12)
+    assert fleet.job(job_id).attempt == 2
+    assert fleet.steps() == [(1, s) for s in range(8)] + [(2, s) for s in range(6, 12)]
+    assert "resumed" in [e.data.get("code") for e in fleet.events(job_id)]
+    assert loops.is_running()
+
+
+def test_killed_pool_child_costs_an_attempt_and_the_worker_goes_on(fleet, finished):
+    fleet.loops()
+    worker = fleet.worker()
+    job_id = fleet.post(hold=4)
+    fleet.until_step(job_id, 4)
+    child_of(worker).kill()
+    fleet.go.touch()
+    finished(job_id, 12)
+    assert fleet.job(job_id).attempt == 2
+    assert worker.is_running()
+
+
+def test_job_that_kills_its_worker_each_time_fails_and_the_queue_moves_on(fleet, finished):
+    fleet.loops(), fleet.worker()
+    poison, good = fleet.post(crash=5, max_attempts=2), fleet.post()
+    assert fleet.until_status(poison, "failed").error["code"] == "worker_lost"
+    assert fleet.job(poison).attempt == 2
+    finished(good, 12)
+
+
+def test_frozen_worker_that_wakes_up_can_write_nothing(fleet, finished):
+    fleet.loops()
+    zombie = fleet.worker()
+    job_id = fleet.post(hold=5)
+    fleet.until_step(job_id, 5)
+    fleet.signal(zombie, signal.SIGSTOP)
+    fleet.worker()
+    until(lambda: fleet.job(job_id).attempt == 2 and fleet.job(job_id).progress["step"] == 5)
+    fleet.signal(zombie, signal.SIGCONT)
+    log = fleet.folder / "process-1.log"
+    until(lambda: "lease_lost" in log.read_text())
+    fleet.go.touch()
+    finished(job_id, 12)
+    assert [attempt for attempt, step in fleet.steps() if step > 5] == [2] * 6
+
+
+def test_twenty_messages_for_one_job_make_one_run(fleet, finished):
+    job_id = fleet.post()
+    ring(fleet.settings.redis_url.get_secret_value(), [str(job_id)] * 20)
+    fleet.worker(), fleet.worker()
+    finished(job_id, 12)
+    client = redis.Redis.from_url(fleet.settings.redis_url.get_secret_value())
+    until(lambda: client.llen(QUEUE) == 0 and client.hlen("unacked") == 0)
+    client.close()
+    assert fleet.steps() == [(1, step) for step in range(12)]
+
+
+def test_jobs_are_run_though_redis_forgot_them(fleet, finished):
+    job_id = fleet.post()
+    broker = fleet.settings.redis_url.get_secret_value()
+    ring(broker, [str(job_id)])
+    with redis.Redis.from_url(broker) as client:
+        client.flushall()
+    fleet.loops(), fleet.worker()
+    finished(job_id, 12)
+
+
+def test_running_job_does_not_notice_an_emptied_redis(fleet, finished):
+    fleet.loops(), fleet.worker()
+    job_id, later = fleet.post(hold=5), None
+    fleet.until_step(job_id, 5)
+    later = fleet.post()
+    with redis.Redis.from_url(fleet.settings.redis_url.get_secret_value()) as client:
+        client.flushall()
+    fleet.go.touch()
+    finished(job_id, 12)
+    finished(later, 12)
+    assert fleet.job(job_id).attempt == 1
+
+
+def test_sigterm_hands_the_job_over_without_charging_the_attempt(fleet, finished):
+    fleet.loops()
+    first = fleet.worker()
+    job_id = fleet.post(hold=8)
+    fleet.until_step(job_id, 8)
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(30) == 0
+    until(lambda: "requeued" in [e.type for e in fleet.events(job_id)])
+    assert fleet.job(job_id).attempt == 0
+    fleet.go.touch()
+    fleet.worker()
+    finished(job_id, 12)
+    assert fleet.job(job_id).attempt == 1
+
+
+def test_sigterm_waits_for_the_next_checkpoint(fleet, finished):
+    fleet.loops()
+    first = fleet.worker(SOFT_SHUTDOWN_SECONDS="40")
+    job_id = fleet.post(hold=8)
+    fleet.until_step(job_id, 8)
+    first.send_signal(signal.SIGTERM)
+    fleet.go.touch()
+    first.wait(60)
+    fleet.worker()
+    finished(job_id, 12)
+    assert sorted(step for _, step in fleet.steps()) == list(range(12)), "no step was run twice"
+
+
+def test_orphaned_pool_child_hands_the_job_over(fleet, finished):
+    fleet.loops()
+    worker = fleet.worker()
+    job_id = fleet.post(hold=4)
+    fleet.until_step(job_id, 4)
+    child = child_of(worker)
+    worker.kill()
+    fleet.worker()
+    fleet.go.touch()
+    finished(job_id, 12)
+    until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_running_job_is_cancelled_at_its_next_report(fleet):
+    fleet.loops(), fleet.worker()
+    job_id = fleet.post(hold=4)
+    fleet.until_step(job_id, 4)
+    assert fleet.cancel(job_id).status == "cancelling"
+    assert fleet.until_status(job_id, "cancelled").attempt == 1
+    after = fleet.post()
+    fleet.until_status(after, "succeeded")
+
+
+def test_run_that_ignores_its_cancellation_is_killed(fleet):
+    fleet.loops()
+    worker = fleet.worker()
+    job_id = fleet.post(hold=4, hang=True)
+    fleet.until_step(job_id, 4)
+    child = child_of(worker)
+    fleet.cancel(job_id)
+    fleet.until_status(job_id, "cancelled")
+    until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    fleet.until_status(fleet.post(), "succeeded")
+
+
+def test_hung_run_is_noticed_and_goes_on_elsewhere(fleet, finished):
+    fleet.loops(), fleet.worker(STALL_SECONDS="1.5")
+    job_id = fleet.post(hold=4, hang=True)
+    until(lambda: "stalled" in [e.data.get("code") for e in fleet.events(job_id)])
+    fleet.go.touch()
+    finished(job_id, 12)
+    assert fleet.job(job_id).attempt == 2
+
+
+def test_run_past_its_deadline_fails(fleet):
+    fleet.loops(), fleet.worker()
+    job_id = fleet.post(hold=4, run_timeout_s=2)
+    error = fleet.until_status(job_id, "failed").error
+    assert (error["code"], error["retryable"], error["attempt"]) == ("deadline_exceeded", True, 1)
+
+
+def test_damaged_checkpoint_gives_way_to_the_one_before(fleet, finished):
+    from store import attempts, db
+
+    fleet.loops()
+    first = fleet.worker()
+    job_id = fleet.post(hold=8)
+    fleet.until_step(job_id, 8)
+    fleet.signal(first, signal.SIGKILL)
+    with db.transaction(fleet.url) as session:
+        newest = attempts.checkpoints(session, job_id)[0]
+    stored = Path(fleet.settings.artifacts_url.removeprefix("file://")) / newest.files["state"]["key"]
+    stored.write_bytes(stored.read_bytes()[:-1])
+    fleet.go.touch()
+    fleet.worker()
+    finished(job_id, 12)
+    assert (2, 3) in fleet.steps()
+    assert "checkpoint_corrupt" in [e.data.get("code") for e in fleet.events(job_id)]
+
+
+@pytest.mark.parametrize(("spec", "code"), [({"raises": 2}, "loss_not_finite"), ({"breaks": 2}, "internal_error")])
+def test_python_errors_end_the_job_and_keep_their_inside_to_the_log(fleet, spec, code):
+    fleet.loops(), fleet.worker()
+    job_id = fleet.post(**spec)
+    error = fleet.until_status(job_id, "failed").error
+    assert (error["code"], error["attempt"]) == (code, 1)
+    assert "secret detail" not in str(error)
+    if code == "internal_error":
+        assert "secret detail" in (fleet.folder / "process-1.log").read_text()
+
+
+def test_stored_messages_hold_the_job_id_and_nothing_of_the_job(fleet):
+    job_id = fleet.post(secret="a living artist")
+    ring(fleet.settings.redis_url.get_secret_value(), [str(job_id)])
+    with redis.Redis.from_url(fleet.settings.redis_url.get_secret_value()) as client:
+        (message,) = client.lrange(QUEUE, 0, -1)
+    assert str(job_id).encode() in message or b"body" in message
+    assert b"artist" not in message
