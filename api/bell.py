@@ -8,8 +8,9 @@ import uuid
 import structlog
 from celery import Celery
 
+from store.queue import QUEUE, TASK
+
 log = structlog.get_logger("api")
-TASK, QUEUE = "expunge.run", "expunge"  # the worker registers the task under this name
 BUDGET = 0.5  # seconds to connect, and again to write
 SOCKET = {"socket_connect_timeout": BUDGET, "socket_timeout": BUDGET, "retry_on_timeout": False, "max_retries": 0}
 
@@ -32,7 +33,7 @@ class Bell:
     def ring(self, job_id: uuid.UUID) -> bool:
         """Whether the message reached the broker."""
         try:
-            self.celery.send_task(TASK, args=[str(job_id)], queue=QUEUE, task_id=str(job_id), retry=False, ignore_result=True)
+            self.celery.send_task(TASK, args=[str(job_id)], queue=QUEUE, retry=False, ignore_result=True)
         except Exception as error:
             log.warning("bell_unheard", job_id=str(job_id), error=type(error).__name__)
             return False

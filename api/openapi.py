@@ -29,6 +29,9 @@ def document(app: FastAPI) -> dict[str, Any]:
         schemas["Problem"] = schemas.pop("ProblemBody")
         for path, item in found["paths"].items():
             for operation in item.values():
+                operation["summary"], _, rest = operation.pop("description").partition("\n\n")  # the docstring's first line
+                if rest:
+                    operation["description"] = rest
                 if "application/json" in operation["responses"].get("422", {}).get("content", {}):
                     del operation["responses"]["422"]  # FastAPI's own: ids in paths are checked by the router, as 404
                 operation["security"] = [] if path in PUBLIC else [{"ApiKey": []}]

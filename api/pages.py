@@ -1,17 +1,28 @@
 """The server-rendered pages: self-contained, no scripts, nothing from elsewhere."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Undefined
+from markupsafe import Markup, escape
 
 from api.problems import KINDS
 from core.specs import METHODS
 
+BACKTICKS = re.compile(r"`([^`]+)`")
 VERBS = ("get", "post", "put", "patch", "delete")
+
+
+def code(text: str) -> Markup:
+    """Text with its `backticked` words set as code; everything else escaped."""
+    return Markup(BACKTICKS.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704
+
+
 environment = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=Undefined, trim_blocks=True
 )
+environment.filters["code"] = code
 strict = environment.overlay(undefined=StrictUndefined)
 
 
