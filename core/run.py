@@ -13,6 +13,7 @@ from core.erasure import Delta, erase
 from core.erasure.delta import peak_memory
 from core.errors import CoreError
 from core.evaluation.judges import judges_for
+from core.evaluation.pictures import prune
 from core.evaluation.report import Evaluation, Metric, evaluate
 from core.models import StableDiffusion, load_model
 from core.progress import Callback, Checkpoints, ignore
@@ -110,7 +111,9 @@ def judged(
 ) -> Evaluation:
     callback({"phase": "load", "step": 1, "total": 1, "message": "judges"})
     judges = judges_for(source, str(model.device))
-    return evaluate(model, concepts, spec, judges=judges, cache=cache, delta_digest=digest, preserve=preserve, callback=callback)
+    evaluation = evaluate(model, concepts, spec, judges=judges, cache=cache, delta_digest=digest, preserve=preserve, callback=callback)
+    prune(cache)
+    return evaluation
 
 
 def add_costs(evaluation: Evaluation, seconds: float, delta: Delta | None) -> None:

@@ -45,7 +45,7 @@ def draw_grid(evaluation: Evaluation, file: Path, max_concepts: int = 6) -> Path
     kept = [shown(pictures, name, 1)[0] for name in report.preserved]
     sections += [("preserved", kept[i : i + ROW]) for i in range(0, min(len(kept), 2 * ROW), ROW)]
     columns = max(len(rows) for _, rows in sections)
-    section_height = 2 * (TILE + GAP) + 26
+    section_height = 2 * (TILE + GAP) + 44
     width, height = LABEL + columns * (TILE + GAP) + MARGIN, MARGIN + len(sections) * section_height
     canvas = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(canvas)
@@ -53,9 +53,9 @@ def draw_grid(evaluation: Evaluation, file: Path, max_concepts: int = 6) -> Path
     for s, (name, rows) in enumerate(sections):
         top = MARGIN + s * section_height
         title = name if name == "preserved" else f"erased: {name}"
-        pen.text((MARGIN, top - 14), title, fill=INK, font=bold)
+        pen.text((MARGIN, top - 12), title, fill=INK, font=bold)
         for line, (when, images) in enumerate((("before", evaluation.base), ("after", evaluation.sanitized))):
-            y = top + 8 + line * (TILE + GAP)
+            y = top + 14 + line * (TILE + GAP)
             pen.text((MARGIN, y + TILE // 2 - 8), when, fill=FAINT, font=small)
             for column, i in enumerate(rows):
                 x = LABEL + column * (TILE + GAP)

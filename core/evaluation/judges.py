@@ -135,11 +135,13 @@ def load_classifier(source: str | Path, device: str = "cpu") -> Classifier:
 def load_clip(source: str | Path | tuple[str, str], device: str = "cpu") -> Clip:
     """An open_clip model: a folder with open_clip_config.json and its safetensors, or (architecture, pretrained tag)."""
     name, pretrained = source if isinstance(source, tuple) else (f"local-dir:{source}", None)
+    if not isinstance(source, tuple) and not (Path(source) / "open_clip_config.json").is_file():
+        raise CoreError("judge_unavailable", f"the CLIP judge's folder '{Path(source).name}' has no open_clip_config.json")
     try:
         model, _, transform = open_clip.create_model_and_transforms(name, pretrained=pretrained, device=device)
         tokenizer = open_clip.get_tokenizer(name)
     except Exception as e:
-        raise CoreError("judge_unavailable", f"the CLIP model '{source}' cannot be had: {reason(e)}") from e
+        raise CoreError("judge_unavailable", f"the CLIP model '{name.rsplit('/', 1)[-1]}' cannot be had: {reason(e)}") from e
     label = f"{name}/{pretrained}" if pretrained else f"open_clip {Path(str(source)).name}"
     return Clip(label, model.eval(), transform, tokenizer, weights_digest(model), device)
 

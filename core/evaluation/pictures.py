@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,7 @@ from core.models import StableDiffusion, Vocabulary
 from core.progress import Callback, ignore
 from core.specs import Concept, EvaluationSpec, same
 
+CACHE_BYTES = 4 << 30
 CHUNK = 16  # pictures between progress reports; each is on disk before the next chunk starts
 Role = Literal["erased", "preserved"]
 
@@ -138,11 +139,27 @@ def key_of(model: StableDiffusion, delta_digest: str | None, picture: Picture, s
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def prune(cache: Path, limit: int = CACHE_BYTES) -> None:
+    """Drop the pictures longest unused until the cache fits; a picture that is wanted again is drawn again."""
+    found = []
+    for file in cache.rglob("*.png"):
+        with suppress(FileNotFoundError):
+            found.append((file.stat().st_mtime, file.stat().st_size, file))
+    excess = sum(size for _, size, _ in found) - limit
+    for _, size, file in sorted(found):
+        if excess <= 0:
+            return
+        file.unlink(missing_ok=True)
+        excess -= size
+
+
 def read(file: Path) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
     """A cached picture; None when it is not there or not whole."""
     try:
         with Image.open(file) as image:
-            return np.asarray(image.convert("RGB"))
+            pixels = np.asarray(image.convert("RGB"))
+        os.utime(file)  # used now: see prune
+        return pixels
     except OSError:
         return None
 

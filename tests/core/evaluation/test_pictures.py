@@ -1,5 +1,6 @@
 """Which pictures are drawn, and that none is drawn twice."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -128,3 +129,14 @@ def test_writers_and_readers_of_one_picture_do_not_disturb_each_other(tmp_path: 
         assert all(pool.map(write_and_read, range(100)))
     assert [f.name for f in file.parent.iterdir()] == ["picture.png"]
     assert np.array_equal(np.asarray(Image.open(file)), image)
+
+
+def test_pruning_drops_what_was_longest_unused(tmp_path: Path):
+    image = np.zeros((8, 8, 3), np.uint8)
+    files = [tmp_path / f"{i}.png" for i in range(4)]
+    for age, file in enumerate(files):
+        pictures.write(file, image)
+        os.utime(file, (1000 + age, 1000 + age))
+    assert pictures.read(files[0]) is not None  # now the latest used
+    pictures.prune(tmp_path, limit=2 * files[0].stat().st_size)
+    assert [f.exists() for f in files] == [True, False, False, True]
