@@ -40,8 +40,11 @@ def hashed(request: Request, content: bytes) -> str:
 KeyHeader = Header(
     alias="Idempotency-Key",
     description="Any unique text, for example a UUID: the same request with the same key is done once, and its first answer is given again for a day.",
+    json_schema_extra={"minLength": 1, "maxLength": 255, "pattern": "^[\\x21-\\x7e]+( +[\\x21-\\x7e]+)*$"},
 )
-PreferHeader = Header(description="`wait=N`: hold the answer back for up to N seconds (at most 30) until the job has ended (RFC 7240).")
+PreferHeader = Header(
+    alias="Prefer", description="`wait=N`: hold the answer back for up to N seconds (at most 30) until the job has ended (RFC 7240)."
+)
 
 
 def ticket(request: Request, key: Annotated[str | None, KeyHeader] = None) -> Ticket:

@@ -19,6 +19,14 @@ DESCRIPTION = (
 )
 
 
+def plain(parameter: dict[str, Any]) -> None:
+    """An omitted header or query parameter is absent, not null."""
+    schema = parameter["schema"]
+    schema.pop("description", None)
+    members = [member for member in schema.pop("anyOf", []) if member != {"type": "null"}]
+    schema.update(members[0] if members else {})
+
+
 def document(app: FastAPI) -> dict[str, Any]:
     """OpenAPI 3.1 with problems as the errors' schema, a key needed everywhere but on public paths."""
     if app.openapi_schema is None:
@@ -34,6 +42,8 @@ def document(app: FastAPI) -> dict[str, Any]:
                     operation["description"] = rest
                 if "application/json" in operation["responses"].get("422", {}).get("content", {}):
                     del operation["responses"]["422"]  # FastAPI's own: ids in paths are checked by the router, as 404
+                for parameter in operation.get("parameters", ()):
+                    plain(parameter)
                 operation["security"] = [] if path in PUBLIC else [{"ApiKey": []}]
         unused = ("HTTPValidationError", "ValidationError")
         found["components"]["schemas"] = {name: schema for name, schema in sorted(schemas.items()) if name not in unused}

@@ -37,7 +37,7 @@ def same(a: str, b: str) -> bool:
     return " ".join(a.casefold().split()) == " ".join(b.casefold().split())
 
 
-Text = Annotated[str, AfterValidator(clean_text)]
+Text = Annotated[str, AfterValidator(clean_text), Field(json_schema_extra={"minLength": 1, "maxLength": MAX_TEXT})]
 Layers = Literal["xattn", "xattn_strict", "noxattn", "selfattn", "full"]
 
 
@@ -67,7 +67,7 @@ def as_concept(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-ConceptLike = Annotated[Concept, BeforeValidator(as_concept, json_schema_input_type=str | Concept)]
+ConceptLike = Annotated[Concept, BeforeValidator(as_concept, json_schema_input_type=Text | Concept)]
 
 
 class LoraSpec(Spec):

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 from live_service import Tenant, make_settings, problem, serve
 
+from api.routes import events
 from store import db
 
 STREAM = {"Accept": "text/event-stream"}
@@ -129,6 +130,13 @@ def test_a_stream_goes_on_when_the_listener_is_cut_off(postgres_url: str, redis_
                     connection.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'expunge-listener'")
                 tenant.http().post(f"/jobs/{job['id']}/cancel")
         assert types == ["queued", "cancelled"]
+
+
+def test_an_idle_stream_sends_heartbeats(tenant: Tenant, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(events, "HEARTBEAT", 0.05)
+    with tenant.http().stream("GET", f"/jobs/{tenant.erase()['id']}/events", headers=STREAM) as answer:
+        beats = (line for line in answer.iter_lines() if line.startswith(":"))
+        assert [next(beats)[:6] for _ in range(3)] == [": ping"] * 3
 
 
 @pytest.mark.parametrize("value", ["-1", "x", "1.5", "9" * 30])
