@@ -1,0 +1,49 @@
+"""The bundled model and its judges through the whole run: numbers that mean something."""
+
+from pathlib import Path
+
+import pytest
+
+from core.delivery.verify import verify
+from core.evaluation.judges import judges_for
+from core.evaluation.report import Report
+from core.run import run_erase
+from core.specs import EraseSpec
+
+
+def test_the_bundled_judges_are_all_there():
+    judges = judges_for("bundled:emoji")
+    assert judges.missing == {}
+    assert "church" in judges.concept.classes
+    assert "noto" in judges.style.classes
+    assert len(judges.digests()) == 3
+
+
+@pytest.mark.slow
+def test_uce_takes_the_church_out_and_the_report_says_so(tmp_path: Path):
+    spec = EraseSpec.model_validate(
+        {
+            "concepts": ["church"],
+            "method": "uce",
+            "evaluation": {
+                "erased_images": 8,
+                "preserved_concepts": ["dog", "trumpet", "fish"],
+                "preserved_images": 3,
+                "sampling_steps": 20,
+            },
+        }
+    )
+    outcome = run_erase(spec, tmp_path / "out", source="bundled:emoji", cache=tmp_path / "cache", signing_key=tmp_path / "key.pem")
+    report = Report.model_validate_json((tmp_path / "out" / "report.json").read_text())
+    assert report.value("esr1_base", "church") < 0.5  # the base model draws churches
+    assert report.value("esr1", "church") >= 0.9  # the sanitized one does not
+    assert report.value("psr1_base") >= 0.6
+    assert report.value("clip_delta", "church") > report.value("clip_delta")  # the church's CLIP score falls most
+    assert outcome.verdict["checks"][0] == {
+        "metric": "esr1",
+        "concept": "church",
+        "value": report.value("esr1", "church"),
+        "threshold": 0.95,
+        "passed": True,
+    }
+    assert verify(tmp_path / "out", (tmp_path / "key.pem.pub").read_bytes()).signature == "trusted"
