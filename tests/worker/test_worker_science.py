@@ -1,0 +1,93 @@
+"""The worker on core itself, with the bundled model."""
+
+import hashlib
+from collections.abc import Callable
+
+import pytest
+
+from core.specs import EraseSpec, EvaluateSpec
+from store import artifacts, db, jobs
+from store.blobs import Blobs
+from store.models import Artifact, Job
+from worker import shutdown
+from worker.task import attempt
+
+LORA = "pytorch_lora_weights.safetensors"
+ESD = {"name": "esd", "steps": 4, "batch_size": 1, "trajectories": 1, "sampling_steps": 2, "checkpoint_every": 2, "lora": {"rank": 2}}
+
+
+@pytest.fixture
+def post(settings, tenant) -> Callable[..., Job]:
+    def made(kind: str, **request: object) -> Job:
+        spec = (EraseSpec if kind == "erase" else EvaluateSpec).model_validate(request)
+        with db.transaction(settings.database_url.get_secret_value()) as session:
+            return jobs.create_job(session, tenant.id, kind, spec.model_dump(mode="json")).job
+
+    return made
+
+
+@pytest.fixture
+def shown(settings) -> Callable[[Job], tuple[Job, dict[str, Artifact]]]:
+    def read(job: Job) -> tuple[Job, dict[str, Artifact]]:
+        with db.transaction(settings.database_url.get_secret_value()) as session:
+            rows = artifacts.of_job(session, job.tenant_id, job.id)
+            return jobs.get(session, job.tenant_id, job.id), {row.name: row for row in rows}
+
+    return read
+
+
+def test_an_erase_job_publishes_core_s_bundle(settings, post, shown):
+    job = post("erase", concepts=["church"], method="uce", evaluation={"enabled": False})
+    attempt(settings, job.id)
+    done, files = shown(job)
+    assert done.status == "succeeded", done.error
+    assert {LORA, "manifest.json", "README.md"} <= set(files)
+    content = b"".join(Blobs(settings.artifacts_url).read(files[LORA].key))
+    assert hashlib.sha256(content).hexdigest() == files[LORA].sha256
+    assert done.progress["phase"] == "deliver"
+
+
+def test_a_job_that_was_handed_over_ends_in_the_same_bytes(settings, post, shown):
+    request = {"concepts": ["church"], "method": ESD, "evaluation": {"enabled": False}, "seed": 3}
+    straight, broken = post("erase", **request), post("erase", **request)
+    attempt(settings, straight.id)
+    patient = settings.model_copy(update={"soft_shutdown_seconds": 600})
+    stop_after_first_checkpoint(patient, broken)
+    resting, _ = shown(broken)
+    assert (resting.status, resting.attempt) == ("queued", 0)
+    attempt(settings, broken.id)
+    (one, whole), (two, pieces) = shown(straight), shown(broken)
+    assert (one.status, two.status) == ("succeeded", "succeeded"), (one.error, two.error)
+    assert whole[LORA].sha256 == pieces[LORA].sha256
+
+
+def stop_after_first_checkpoint(settings, job: Job) -> None:
+    """As SIGTERM does, from the first checkpoint on."""
+    from worker.checkpoints import JobCheckpoints
+
+    save = JobCheckpoints.save_files
+
+    def save_then_stop(self, *arguments: object) -> None:
+        shutdown.FLAG[0] = 1
+        save(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JobCheckpoints, "save_files", save_then_stop)
+        attempt(settings, job.id)
+    shutdown.FLAG[0] = 0
+
+
+def test_an_unknown_model_is_named(settings, post, shown):
+    job = post("erase", model="flux", concepts=["church"])
+    attempt(settings, job.id)
+    done, _ = shown(job)
+    assert done.error["code"] == "unknown_model"
+    assert "emoji" in done.error["message"]
+
+
+def test_a_delta_that_is_not_there_is_named(settings, post, shown):
+    job = post("evaluate", job_id="00000000-0000-0000-0000-000000000000")
+    attempt(settings, job.id)
+    done, _ = shown(job)
+    assert done.error["code"] == "input_not_found"
+    assert "job_id" in done.error["message"]
