@@ -15,7 +15,7 @@ from recipes.vae import to_tensor
 
 OUT = WORK / "judges"
 ARCHITECTURE = "test_resnet"  # timm's smallest ResNet
-CLASSIFIER_STEPS, CLIP_STEPS = {"concept": 800, "style": 400}, 700
+CLASSIFIER_STEPS, CLIP_STEPS = {"concept": 1000, "style": 1200}, 700
 CLIP = {
     "embed_dim": 64,
     "vision_cfg": {"image_size": data.SIZE, "layers": 4, "width": 128, "head_width": 32, "patch_size": 8},
@@ -37,8 +37,8 @@ def jitter(x: torch.Tensor, g: torch.Generator) -> torch.Tensor:
     x = F.grid_sample(x - 1, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False) + 1
     x = x * u(0.8, 1.1, 3, 1, 1) + u(-0.08, 0.08, 3, 1, 1)
     soft = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    x = torch.lerp(x, soft, u(-0.2, 0.9, 1, 1, 1))
-    return (x + u(0, 0.12, 1, 1, 1) * torch.randn(x.shape, generator=g)).clamp(-1, 1)
+    x = torch.lerp(x, soft, u(-0.2, 0.6, 1, 1, 1))
+    return (x + u(0, 0.08, 1, 1, 1) * torch.randn(x.shape, generator=g)).clamp(-1, 1)
 
 
 @torch.no_grad()
@@ -55,8 +55,8 @@ def save_classifier(name: str, model: torch.nn.Module, classes: list[str]) -> No
     folder = OUT / name
     folder.mkdir(parents=True, exist_ok=True)
     config = {"architecture": ARCHITECTURE, "classes": classes, "input_size": data.SIZE, "mean": MEAN, "std": STD}
-    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     save_file({k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
 def classifier(name: str, pictures: torch.Tensor, labels: torch.Tensor, classes: list[str], seed: int) -> None:
@@ -107,8 +107,7 @@ def clip(pictures: torch.Tensor, names: list[str], styles: list[str], seed: int)
         style, trip = torch.randint(len(styles), (96,), generator=g), torch.randint(2, (96,), generator=g)
         named = torch.rand(96, generator=g) < 0.5
         captions = [str(rng.choice(prompts(names[c], styles[s] if k else None))) for c, s, k in zip(chosen, style, named, strict=True)]
-        out = model(jitter(shaped[trip, chosen, style], g), tokenizer(captions))
-        image, text, scale = out["image_features"], out["text_features"], out["logit_scale"]
+        image, text, scale = model(jitter(shaped[trip, chosen, style], g), tokenizer(captions))
         logits, target = scale * image @ text.T, torch.arange(96)
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         optimiser.zero_grad()

@@ -12,7 +12,7 @@ from recipes import data, text_encoder
 from recipes.common import STYLES, WORK, cosine, load_checkpoint, log, pack, prompts, save_checkpoint, seed_everything, unpack
 from recipes.vae import to_tensor
 
-STEPS, BATCH, PEAK = int(os.environ.get("UNET_STEPS", 5000)), 32, 8e-4
+STEPS, BATCH, PEAK = int(os.environ.get("UNET_STEPS", 5600)), 32, 8e-4
 COPIES, SHIFT, DROP, GAMMA, DECAY = 12, 2, 0.1, 5.0, 0.999
 CKPT = WORK / "unet.ckpt.safetensors"
 OUT = WORK / "unet"

@@ -115,7 +115,7 @@ class StableDiffusion:
         out: Tensor = self.unet(z.to(self.dtype), t, encoder_hidden_states=context.to(self.dtype)).sample.float()
         if self.scheduler.config.prediction_type == "v_prediction":
             a = self.alphas[t].view(-1, 1, 1, 1)
-            return a.sqrt() * out + (1 - a).sqrt() * z
+            out = a.sqrt() * out + (1 - a).sqrt() * z
         return out
 
     def draw(
