@@ -1,6 +1,7 @@
 """A job's events: pages of JSON, or a live stream (SSE) that resumes by Last-Event-ID."""
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -51,13 +52,11 @@ async def stream(services: Services, caller: Caller, job_id: uuid.UUID, first: E
                 yield ServerSentEvent(item.model_dump_json(), event=item.type, id=str(item.seq), retry=RECONNECT)
             if found.finished:
                 return
-            if not found.items:
-                try:
-                    await asyncio.wait_for(bell.wait(), services.hub.patience)
-                except TimeoutError:
-                    pass
             bell.clear()
             found = await run_in_threadpool(page, services, caller, job_id, found.next_after, PAGE)
+            if not found.items and not found.finished:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(bell.wait(), services.hub.patience)
 
 
 def last_event_id(request: Request) -> int | None:

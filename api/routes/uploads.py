@@ -69,11 +69,11 @@ def check_name(name: str) -> None:
 
 
 def keep(services: Services, caller: Caller, ticket: Ticket, path: Path, name: str, model: str) -> Done:
-    """Store the bytes, then their row. Bytes that no row names are swept later."""
+    """Store the bytes, then their row: no transaction waits for an upload. Bytes that no row names are swept later."""
+    key = upload_key(caller.tenant_id)
+    size, sha256 = services.blobs.put(key, path)
 
     def work(session: Session) -> Done:
-        key = upload_key(caller.tenant_id)
-        size, sha256 = services.blobs.put(key, path)
         row = artifacts.add_upload(
             session,
             caller.tenant_id,
@@ -86,7 +86,10 @@ def keep(services: Services, caller: Caller, ticket: Ticket, path: Path, name: s
         )
         return Done(Artifact.model_validate(row), status=201, headers={"Location": f"/artifacts/{row.id}"})
 
-    return once(services, caller, ticket, Artifact, work)
+    done = once(services, caller, ticket, Artifact, work)
+    if done.replayed:
+        services.blobs.delete([key])
+    return done
 
 
 @router.post("/artifacts", status_code=201, response_model=Artifact, responses=ANSWERS, openapi_extra=BODY)
