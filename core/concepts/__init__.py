@@ -20,7 +20,7 @@ def forbidden(concept: Concept) -> list[str]:
 def distances(model: StableDiffusion, name: str, others: Sequence[str]) -> Tensor:
     """L2 distance of the flattened text states of "a photo of a {name}", (len(others),); AP and AGE's `search_closest_tokens`."""
     states = model.encode([article(f"a photo of a {w}") for w in (name, *others)]).flatten(1).float()
-    return (states[1:] - states[0]).norm(dim=1)
+    return (states[1:] - states[0]).square().sum(1).sqrt()
 
 
 def candidates(
