@@ -146,8 +146,9 @@ def test_orphaned_pool_child_hands_the_job_over(fleet, finished):
     fleet.until_step(job_id, 4)
     child = child_of(worker)
     worker.kill()
-    fleet.worker()
+    until(lambda: "worker_shutdown" in [e.data.get("reason") for e in fleet.events(job_id)])
     fleet.go.touch()
+    fleet.worker()
     finished(job_id, 12)
     until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
