@@ -55,7 +55,6 @@ class Lease:
         self.pending: dict[str, Any] | None = None
         self.latest: dict[str, Any] | None = None
         self.checkpointing = False
-        self.parent = os.getppid()
         self.done = threading.Event()
         self.lock = threading.Lock()
         self.thread = threading.Thread(target=self.watch, name=f"lease-{job.id}", daemon=True)
@@ -93,7 +92,7 @@ class Lease:
         self.seen = time.monotonic()
 
     def raise_reason(self, *, at_checkpoint: bool) -> None:
-        if self.reason is None and (shutdown.requested() or os.getppid() != self.parent):
+        if self.reason is None and shutdown.requested():
             self.stop(HandOver("the worker shuts down"))
         if self.reason is None:
             return
