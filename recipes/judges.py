@@ -15,10 +15,10 @@ from recipes.vae import to_tensor
 
 OUT = WORK / "judges"
 ARCHITECTURE = "test_resnet"  # timm's smallest ResNet
-CLASSIFIER_STEPS, CLIP_STEPS = {"concept": 1000, "style": 1200}, 700
+CLASSIFIER_STEPS, CLIP_STEPS = {"concept": 1000, "style": 1200}, 1600
 CLIP = {
     "embed_dim": 64,
-    "vision_cfg": {"image_size": data.SIZE, "layers": 4, "width": 128, "head_width": 32, "patch_size": 8},
+    "vision_cfg": {"image_size": data.SIZE, "layers": [1, 1, 1, 1], "width": 16},  # CLIP's own ResNet, slim
     "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2},
 }
 MEAN, STD = [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]
@@ -107,8 +107,9 @@ def clip(pictures: torch.Tensor, names: list[str], styles: list[str], seed: int)
         style, trip = torch.randint(len(styles), (96,), generator=g), torch.randint(2, (96,), generator=g)
         named = torch.rand(96, generator=g) < 0.5
         captions = [str(rng.choice(prompts(names[c], styles[s] if k else None))) for c, s, k in zip(chosen, style, named, strict=True)]
-        image, text, scale = model(jitter(shaped[trip, chosen, style], g), tokenizer(captions))
-        logits, target = scale * image @ text.T, torch.arange(96)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            image, text, scale = model(jitter(shaped[trip, chosen, style], g), tokenizer(captions))
+        logits, target = scale * image.float() @ text.float().T, torch.arange(96)
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         optimiser.zero_grad()
         loss.backward()
