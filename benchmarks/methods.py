@@ -1,7 +1,7 @@
 """Every method with its defaults on the bundled model, side by side: `make bench-methods`.
 
-For each concept and method: erase, then judge 20 pictures of the erased concept and one of each of 40 others (its 20 nearest
-and 20 strangers). Runs that were measured already, with the same code digest of spec and model, are read from the results file.
+For each concept and method: erase, then judge 16 pictures of the erased concept and one of each of 30 others (its 15 nearest
+and 15 strangers). Runs that were measured already, with the same code digest of spec and model, are read from the results file.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from core.specs import METHODS, EraseSpec, EvaluationSpec
 HERE = Path(__file__).parent
 RESULTS, CACHE = HERE / "results" / "methods.json", HERE.parent / "build" / "pictures"
 CONCEPTS = ("church", "delivery truck", "trumpet", "saw", "fish", "dog", "radio", "fuel pump", "parachute", "teapot")
-JUDGING = EvaluationSpec(erased_images=20, preserved_count=40, preserved_images=1)
+JUDGING = EvaluationSpec(erased_images=16, preserved_count=30, preserved_images=1)
 SOURCE = "bundled:emoji"
 
 

@@ -105,7 +105,7 @@ class UceSpec(Spec):
 class FineTuneSpec(Spec):
     """What every fine-tuned method shares: optimiser, adapters, latents."""
 
-    steps: int = Field(default=120, ge=1, le=20_000, description="Optimiser steps on the adapters. The papers take 1000 at batch 1.")
+    steps: int = Field(default=100, ge=1, le=20_000, description="Optimiser steps on the adapters, for each concept. The papers take 1000 at batch 1.")
     batch_size: int = Field(default=4, ge=1, le=64, description="Latents a step. The papers take 1.")
     learning_rate: float = Field(
         default=1e-3, gt=0, le=1, description="Peak rate of Adam on the adapters. The papers take 1e-5 on whole matrices."
@@ -126,7 +126,7 @@ class FineTuneSpec(Spec):
         le=20_000,
         description="Steps between redraws of the buffer with the current model; 0 = draw once, with the frozen model.",
     )
-    sampling_steps: int = Field(default=25, ge=2, le=200, description="DDIM steps of a trajectory. The papers take 50.")
+    sampling_steps: int = Field(default=20, ge=2, le=200, description="DDIM steps of a trajectory. The papers take 50.")
     guidance_scale: float = Field(default=3.0, ge=1, le=30, description="Classifier-free guidance while drawing trajectories (papers: 3).")
     checkpoint_every: int = Field(default=25, ge=1, le=20_000, description="Steps between checkpoints.")
 
@@ -147,14 +147,19 @@ class AgeSpec(FineTuneSpec):
     """AGE, Fantastic Targets for Concept Erasure (Bui et al., ICLR 2025), Eq. 14: an adversarially found target."""
 
     name: Literal["age"] = "age"
+    learning_rate: float = Field(default=2e-3, gt=0, le=1, description="Peak rate of Adam on the adapters. The authors take 1e-5 on whole matrices.")
     variant: Literal["paper", "authors_code"] = Field(
         default="paper",
-        description="paper: Eq. 14, both terms drive the search. authors_code: errors in x0, eta = 1 and the target detached, so that only the preservation term drives it.",
+        description="paper: Eq. 14, both terms drive the search. authors_code: errors in x0 and the target detached, so that only the preservation term drives it.",
     )
-    eta: float | None = Field(
-        default=None, ge=0, le=20, description="Negative guidance away from the concept; omitted: 0 (paper) or 1 (authors_code)."
+    eta: float = Field(
+        default=1.0,
+        ge=0,
+        le=20,
+        description="Negative guidance away from the concept in the erasing term. 0 is Eq. 14 as printed, 1 the authors' code; "
+        "without it, look-alikes among the targets leave a concept half drawn.",
     )
-    preserve_weight: float = Field(default=1.0, ge=0, le=1e4, description="λ of Eq. 14, the weight of preserving the target.")
+    preserve_weight: float = Field(default=2.0, ge=0, le=1e4, description="λ of Eq. 14, the weight of preserving the target (paper and authors: 1).")
     candidates: int = Field(
         default=20, ge=2, le=2000, description="Size of the search space: the nearest concepts of the space. The authors take 100 of 1000."
     )
@@ -164,7 +169,7 @@ class AgeSpec(FineTuneSpec):
     )
     hard: bool = Field(default=True, description="Straight-through one-hot, Eq. 12; false: a soft mixture (authors' choice for artists).")
     search_learning_rate: float = Field(default=1e-2, gt=0, le=10, description="Adam rate of the logits π (authors: 1e-2).")
-    search_every: int = Field(default=1, ge=1, le=1000, description="Weight steps between search steps (authors: 1).")
+    search_every: int = Field(default=2, ge=1, le=1000, description="Weight steps for each search step (authors: 1).")
 
 
 MethodSpec = Annotated[UceSpec | EsdSpec | AgeSpec, Field(discriminator="name")]

@@ -18,8 +18,11 @@ def forbidden(concept: Concept) -> list[str]:
 
 
 def distances(model: StableDiffusion, name: str, others: Sequence[str]) -> Tensor:
-    """L2 distance of the flattened text states of "a photo of a {name}", (len(others),); AP and AGE's `search_closest_tokens`."""
-    states = model.encode([article(f"a photo of a {w}") for w in (name, *others)]).flatten(1).float()
+    """L2 distance of the EOS states of "a photo of a {name}", (len(others),).
+
+    AP and AGE's `search_closest_tokens` flattens all 77 states; the EOS state is the one that CLIP trains to mean the prompt.
+    """
+    states = model.encode_eos([article(f"a photo of a {w}") for w in (name, *others)])
     return (states[1:] - states[0]).square().sum(1).sqrt()
 
 

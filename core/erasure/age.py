@@ -2,8 +2,8 @@
 
 min over theta', max over c_t:  |eps'(c_e) - eps(c_t)|^2  +  lambda |eps'(c_t) - eps(c_t)|^2
 
-`paper` follows Eq. 14: both terms drive the search. `authors_code` follows their script: errors in x0, eta = 1, and the
-target detached wherever the frozen net reads it, so that only the second term gives pi a gradient.
+`paper` follows Eq. 14: both terms drive the search. `authors_code` follows their script: errors in x0, and the target
+detached wherever the frozen net reads it, so that only the second term gives pi a gradient. `eta` pushes away from c_e.
 """
 
 import torch
@@ -18,14 +18,13 @@ from core.specs import AgeSpec
 
 
 def resolved(spec: AgeSpec) -> AgeSpec:
-    """Fill in what the variant fixes: eta, and the space of the authors' code."""
-    code = spec.variant == "authors_code"
-    return spec.model_copy(update={"eta": spec.eta if spec.eta is not None else float(code), "space": "x0" if code else spec.space})
+    """The spec with what its variant fixes: the authors' code measures errors in x0."""
+    return spec.model_copy(update={"space": "x0"}) if spec.variant == "authors_code" else spec
 
 
 def loss(model: StableDiffusion, x_e: Latents, x_t: Latents, concept: Tensor, target: Tensor, spec: AgeSpec) -> Tensor:
     """What theta' descends. x_e, x_t: latents of the concept and of the target; concept, target: (B, L, D); scalar out."""
-    eta, (z, t) = spec.eta or 0.0, cat(x_e, x_t)
+    eta, (z, t) = spec.eta, cat(x_e, x_t)
     with model.frozen(), torch.no_grad():
         if eta:
             eps_t, eps_p, eps_c = model.predict(torch.cat([z, x_e.z]), torch.cat([t, x_e.t]), torch.cat([target, target, concept])).chunk(3)
@@ -39,7 +38,7 @@ def loss(model: StableDiffusion, x_e: Latents, x_t: Latents, concept: Tensor, ta
 
 def search_objective(model: StableDiffusion, x_e: Latents, x_t: Latents, concept: Tensor, target: Tensor, spec: AgeSpec) -> Tensor:
     """What pi climbs through `target` (B, L, D): the same two terms. theta' is read, never trained, here."""
-    eta, (z, t) = spec.eta or 0.0, cat(x_e, x_t)
+    eta, (z, t) = spec.eta, cat(x_e, x_t)
     through = spec.variant == "paper"
     with model.frozen():
         with torch.set_grad_enabled(through):
@@ -79,25 +78,26 @@ class Age:
     @property
     def per_target(self) -> int:
         """Trajectories a candidate keeps: a few each, for there are many."""
-        return max(1, self.spec.trajectories // 4)
+        return max(1, self.spec.trajectories // 8)
 
-    def batch(self, i: int, weights: Tensor, g: torch.Generator) -> tuple[Latents, Latents, Tensor, Tensor]:
-        """Latents and contexts for concept i under a draw of the target."""
+    def batch(self, i: int, weights: Tensor, g: torch.Generator, size: int) -> tuple[Latents, Latents, Tensor, Tensor]:
+        """Latents and contexts, `size` rows each, for concept i under a draw of the target."""
         run, spec, search = self.run, self.spec, self.searches[i]
         j = int(weights.argmax())
-        x_e = run.trajectories.draw(f"erase/{i}", self.contexts[i], g, spec.batch_size, spec.trajectories)
-        x_t = run.trajectories.draw(f"target/{search.names[j]}", search.states[j], g, spec.batch_size, self.per_target)
-        row = torch.randint(len(self.contexts[i]), (spec.batch_size,), generator=g)
+        x_e = run.trajectories.draw(f"erase/{i}", self.contexts[i], g, size, spec.trajectories)
+        x_t = run.trajectories.draw(f"target/{search.names[j]}", search.states[j], g, size, self.per_target)
+        row = torch.randint(len(self.contexts[i]), (size,), generator=g)
         return x_e, x_t, self.contexts[i][row], search.context(weights, row % search.states.shape[1])
 
     def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
         run, spec, search = self.run, self.spec, self.searches[i]
         if len(search.names) > 1 and step % spec.search_every == 0:
             g = run.generator(step, 1)
-            search.ascend(search_objective(run.model, *self.batch(i, search.sample(g), g), spec))
+            half = max(1, spec.batch_size // 2)
+            search.ascend(search_objective(run.model, *self.batch(i, search.sample(g), g, half), spec))
         g = run.generator(step)
         weights = search.sample(g).detach()
-        total = loss(run.model, *self.batch(i, weights, g), spec)
+        total = loss(run.model, *self.batch(i, weights, g, spec.batch_size), spec)
         if self.kept:
             key = list(self.kept)[int(torch.randint(len(self.kept), (1,), generator=g))]
             total = total + spec.preserve_weight * self.hold(key, g)

@@ -109,6 +109,12 @@ class StableDiffusion:
             self._states |= dict(zip(batch, states, strict=True))
         return torch.stack([self._states[p] for p in prompts])
 
+    def encode_eos(self, prompts: Sequence[str]) -> Tensor:
+        """The state of each prompt's end-of-text token, (B, D)."""
+        tokenizer = self.pipe.tokenizer
+        lengths = [len(ids) for ids in tokenizer(list(prompts), truncation=True, max_length=tokenizer.model_max_length).input_ids]
+        return torch.stack([s[n - 1] for s, n in zip(self.encode(prompts), lengths, strict=True)])
+
     def predict(self, z: Tensor, t: Tensor, context: Tensor) -> Tensor:
         """Noise prediction eps(z_t, t, c), (B, 4, h, w), whatever the checkpoint's own parametrisation."""
         self.evaluations += len(z)

@@ -59,13 +59,13 @@ def test_esd_loss_is_the_papers(space, eta):
     assert got == pytest.approx(weighted(by_hand(z, t, c, 2.5), target, t, space), rel=1e-5)
 
 
-@pytest.mark.parametrize("variant", ["paper", "authors_code"])
+@pytest.mark.parametrize(("variant", "eta"), [("paper", 0.0), ("paper", 0.7), ("authors_code", 1.0)])
 @pytest.mark.parametrize("weight", [0.3, 2.0])
-def test_age_loss_is_equation_14_or_the_authors_code(variant, weight):
+def test_age_loss_is_equation_14_or_the_authors_code(variant, eta, weight):
     (x_e, concept), (x_t, target) = inputs(2), inputs(3)
-    spec = age.resolved(AgeSpec(variant=variant, preserve_weight=weight))
+    spec = age.resolved(AgeSpec(variant=variant, eta=eta, preserve_weight=weight))
     got = age.loss(Linear(), x_e, x_t, concept, target, spec).item()
-    eta, space = (0.0, "eps") if variant == "paper" else (1.0, "x0")
+    space = "eps" if variant == "paper" else "x0"
     z_e, z_t, t, c, g = x_e.z.numpy(), x_t.z.numpy(), x_e.t.numpy(), concept.numpy(), target.numpy()
     aim = (1 + eta) * by_hand(z_e, t, g, 2.0) - eta * by_hand(z_e, t, c, 2.0)
     expected = weighted(by_hand(z_e, t, c, 2.5), aim, t, space) + weight * weighted(
