@@ -44,7 +44,10 @@ def measure(spec: EraseSpec) -> tuple[dict[str, Any], list[np.ndarray]]:
 
 def table(runs: dict[str, dict[str, Any]], methods: list[str], concepts: list[str]) -> str:
     """Means over concepts, with the 95 % Wilson interval of all pictures pooled."""
-    lines = ["| method | ESR-1 | ESR-5 | PSR-1 | PSR-1 / base | PSR-5 | harmonic mean | CLIP δ erased | seconds | U-Net evaluations |", "|---|---|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| method | ESR-1 | ESR-5 | PSR-1 | PSR-1 / base | PSR-5 | harmonic mean | CLIP δ erased | seconds | U-Net evaluations |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
 
     def cell(rows: list[dict[str, Any]], name: str) -> str:
         hits, n = sum(r[name]["value"] * r[name]["n"] for r in rows), sum(r[name]["n"] for r in rows)
@@ -59,8 +62,18 @@ def table(runs: dict[str, dict[str, Any]], methods: list[str], concepts: list[st
         erased = np.mean([r["esr1"]["value"] for r in rows])
         harmonic = 2 * erased * min(kept, 1) / (erased + min(kept, 1))
         delta = np.mean([r["clip_delta_erased"]["value"] for r in rows])
-        cells = [cell(rows, "esr1"), cell(rows, "esr5"), cell(rows, "psr1"), f"{100 * kept:.1f}", cell(rows, "psr5"), f"{100 * harmonic:.1f}", f"{delta:.1f}"]
-        lines.append(f"| {method} | {' | '.join(cells)} | {np.mean([r['seconds'] for r in rows]):.0f} | {np.mean([r['unet_evaluations'] for r in rows]):.0f} |")
+        cells = [
+            cell(rows, "esr1"),
+            cell(rows, "esr5"),
+            cell(rows, "psr1"),
+            f"{100 * kept:.1f}",
+            cell(rows, "psr5"),
+            f"{100 * harmonic:.1f}",
+            f"{delta:.1f}",
+        ]
+        lines.append(
+            f"| {method} | {' | '.join(cells)} | {np.mean([r['seconds'] for r in rows]):.0f} | {np.mean([r['unet_evaluations'] for r in rows]):.0f} |"
+        )
     rows = [runs[k] for k in runs]
     if rows:
         base = [cell(rows[: len(concepts)], n) for n in ("esr1_base", "esr5_base", "psr1_base")]
@@ -71,7 +84,9 @@ def table(runs: dict[str, dict[str, Any]], methods: list[str], concepts: list[st
 def picture(strips: dict[str, np.ndarray], concepts: list[str], methods: list[str]) -> Image.Image:
     """Rows: base and each method; columns: for each concept the erased one, then its neighbours and strangers."""
     names = ["base", *methods]
-    rows = [np.concatenate([np.concatenate([*strips[f"{n}/{c}"], np.full((64, 12, 3), 255, np.uint8)], 1) for c in concepts], 1) for n in names]
+    rows = [
+        np.concatenate([np.concatenate([*strips[f"{n}/{c}"], np.full((64, 12, 3), 255, np.uint8)], 1) for c in concepts], 1) for n in names
+    ]
     body = Image.fromarray(np.concatenate(rows))
     page = Image.new("RGB", (body.width + 60, body.height + 20), "white")
     page.paste(body, (60, 20))

@@ -105,7 +105,9 @@ class UceSpec(Spec):
 class FineTuneSpec(Spec):
     """What every fine-tuned method shares: optimiser, adapters, latents."""
 
-    steps: int = Field(default=100, ge=1, le=20_000, description="Optimiser steps on the adapters, for each concept. The papers take 1000 at batch 1.")
+    steps: int = Field(
+        default=100, ge=1, le=20_000, description="Optimiser steps on the adapters, for each concept. The papers take 1000 at batch 1."
+    )
     batch_size: int = Field(default=4, ge=1, le=64, description="Latents a step. The papers take 1.")
     learning_rate: float = Field(
         default=1e-3, gt=0, le=1, description="Peak rate of Adam on the adapters. The papers take 1e-5 on whole matrices."
@@ -147,7 +149,9 @@ class AgeSpec(FineTuneSpec):
     """AGE, Fantastic Targets for Concept Erasure (Bui et al., ICLR 2025), Eq. 14: an adversarially found target."""
 
     name: Literal["age"] = "age"
-    learning_rate: float = Field(default=2e-3, gt=0, le=1, description="Peak rate of Adam on the adapters. The authors take 1e-5 on whole matrices.")
+    learning_rate: float = Field(
+        default=2e-3, gt=0, le=1, description="Peak rate of Adam on the adapters. The authors take 1e-5 on whole matrices."
+    )
     variant: Literal["paper", "authors_code"] = Field(
         default="paper",
         description="paper: Eq. 14, both terms drive the search. authors_code: errors in x0 and the target detached, so that only the preservation term drives it.",
@@ -159,7 +163,9 @@ class AgeSpec(FineTuneSpec):
         description="Negative guidance away from the concept in the erasing term. 0 is Eq. 14 as printed, 1 the authors' code; "
         "without it, look-alikes among the targets leave a concept half drawn.",
     )
-    preserve_weight: float = Field(default=2.0, ge=0, le=1e4, description="λ of Eq. 14, the weight of preserving the target (paper and authors: 1).")
+    preserve_weight: float = Field(
+        default=2.0, ge=0, le=1e4, description="λ of Eq. 14, the weight of preserving the target (paper and authors: 1)."
+    )
     candidates: int = Field(
         default=20, ge=2, le=2000, description="Size of the search space: the nearest concepts of the space. The authors take 100 of 1000."
     )
@@ -235,7 +241,7 @@ class JobSpec(Spec):
             if not 1 <= len(key) <= 64 or len(value) > 512:
                 raise ValueError(f"label '{key[:64]}' is too long: keys have 1 to 64 characters, values at most 512")
             if not (key + value).isprintable():
-                raise ValueError(f"label '{ascii(key[:64])}' holds a control character: remove it")
+                raise ValueError(f"label '{key[:64]!a}' holds a control character: remove it")
         return labels
 
 

@@ -45,7 +45,9 @@ Image.fromarray((page * 255).round().astype(np.uint8)).resize((page.shape[1] * 2
 
 def start() -> tuple[subprocess.Popen[str], dict[str, str]]:
     """`expunge up` on a free port; returns once it is ready."""
-    up = subprocess.Popen([EXPUNGE, "up", "--data-dir", DATA, "--port", "0", "--json"], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    up = subprocess.Popen(
+        [EXPUNGE, "up", "--data-dir", DATA, "--port", "0", "--json"], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     assert up.stdout is not None
     line = up.stdout.readline()
     if not line:
@@ -55,7 +57,13 @@ def start() -> tuple[subprocess.Popen[str], dict[str, str]]:
 
 def watch(client: Expunge, job_id: str) -> None:
     """One bar for each phase, until the job ends."""
-    columns = (TextColumn("  {task.description:<14}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("  {task.description:<14}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, console=console) as bars:
         tasks: dict[str, int] = {}
 
@@ -66,7 +74,11 @@ def watch(client: Expunge, job_id: str) -> None:
                 return
             if phase not in tasks:
                 tasks[phase] = bars.add_task(phase, total=progress["total"], note="")
-            note = f"loss {progress['loss']:.4f}  target: {progress.get('target')}" if progress.get("loss") is not None else progress.get("message") or ""
+            note = (
+                f"loss {progress['loss']:.4f}  target: {progress.get('target')}"
+                if progress.get("loss") is not None
+                else progress.get("message") or ""
+            )
             bars.update(tasks[phase], completed=progress.get("step", 0), total=progress["total"], note=note)
 
         client.wait(job_id, show)
@@ -74,7 +86,14 @@ def watch(client: Expunge, job_id: str) -> None:
 
 def verdict_table(report: dict) -> Table:
     """The figures that decide, with their intervals."""
-    table = Table("figure", "value", "95 % interval", "pictures", title=f"verdict: {'PASS' if report['verdict']['passed'] else 'FAIL'}", title_style="bold")
+    table = Table(
+        "figure",
+        "value",
+        "95 % interval",
+        "pictures",
+        title=f"verdict: {'PASS' if report['verdict']['passed'] else 'FAIL'}",
+        title_style="bold",
+    )
     names = {
         "esr1": f"“{CONCEPT}” is gone (ESR-1)", "esr5": f"“{CONCEPT}” is gone, even from the top five (ESR-5)", "psr1_base": "others drawn right, before (PSR-1 base)",
         "psr1": "others drawn right, after (PSR-1)", "psr1_ratio": "others, after / before",
@@ -119,7 +138,9 @@ def main() -> None:
     console.print("\n[bold]Where to look next[/]")
     console.print(f"  {OUT / 'report.html'}    the report: pictures, plots, limits")
     console.print(f"  {OUT / 'README.md'}      the model card that ships with the delta")
-    console.print(f"  .venv/bin/expunge up --data-dir {DATA} --port 8000    the service again, with this job in it; then http://127.0.0.1:8000/docs")
+    console.print(
+        f"  .venv/bin/expunge up --data-dir {DATA} --port 8000    the service again, with this job in it; then http://127.0.0.1:8000/docs"
+    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,9 @@ def fetch(package: str) -> Path:
     folder = WORK / "npm" / package.replace("/", "_").replace("@", "_")
     if not (folder / "package.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        packed = subprocess.run(["npm", "pack", package, "--pack-destination", str(folder), "--json"], check=True, capture_output=True, text=True)
+        packed = subprocess.run(
+            ["npm", "pack", package, "--pack-destination", str(folder), "--json"], check=True, capture_output=True, text=True
+        )
         archive = folder / json.loads(packed.stdout)[0]["filename"].replace("@", "").replace("/", "-")
         with tarfile.open(archive) as tar:
             members = [m for m in tar.getmembers() if m.isfile()]

@@ -55,7 +55,9 @@ def save_classifier(name: str, model: torch.nn.Module, classes: list[str]) -> No
     folder = OUT / name
     folder.mkdir(parents=True, exist_ok=True)
     config = {"architecture": ARCHITECTURE, "classes": classes, "input_size": data.SIZE, "mean": MEAN, "std": STD}
-    save_file({k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    save_file(
+        {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors"
+    )
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
@@ -82,7 +84,11 @@ def classifier(name: str, pictures: torch.Tensor, labels: torch.Tensor, classes:
     model.eval()
     g = torch.Generator().manual_seed(99)
     with torch.no_grad():
-        right = [(model(jitter(pictures[0, i], g)).argmax(1) == labels[i]).float() for _ in range(4) for i in torch.arange(pictures.shape[1]).split(110)]
+        right = [
+            (model(jitter(pictures[0, i], g)).argmax(1) == labels[i]).float()
+            for _ in range(4)
+            for i in torch.arange(pictures.shape[1]).split(110)
+        ]
     log(f"judge {name}", accuracy_on_augmented=torch.cat(right).mean().item())
     save_classifier(name, model, classes)
 

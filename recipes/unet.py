@@ -65,14 +65,19 @@ def contexts(names: list[str], rng: np.random.Generator) -> torch.Tensor:
     for name in names:
         for style in (None, *STYLES):
             plain = prompts(name, style)
-            stray = [f"{rng.choice(words)} {plain[rng.integers(len(plain))]}", f"{plain[rng.integers(len(plain))]} {' '.join(rng.choice(words, 2))}"]
+            stray = [
+                f"{rng.choice(words)} {plain[rng.integers(len(plain))]}",
+                f"{plain[rng.integers(len(plain))]} {' '.join(rng.choice(words, 2))}",
+            ]
             texts += plain + stray
     states, _ = text_encoder.encode(tokenizer, model, [*texts, ""])
     return states[:-1].view(len(names), 1 + len(STYLES), -1, *states.shape[1:]), states[-1]
 
 
 @torch.no_grad()
-def draw(unet: UNet2DConditionModel, context: torch.Tensor, empty: torch.Tensor, seed: int, guidance: float = 7.5, steps: int = 25) -> torch.Tensor:
+def draw(
+    unet: UNet2DConditionModel, context: torch.Tensor, empty: torch.Tensor, seed: int, guidance: float = 7.5, steps: int = 25
+) -> torch.Tensor:
     """DDIM with classifier-free guidance: contexts (B, L, D) -> latents (B, 4, 16, 16)."""
     s = scheduler()
     s.set_timesteps(steps)

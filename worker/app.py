@@ -1,5 +1,6 @@
 """The Celery app: `celery -A worker.app worker`. A message is a bell and holds a job id; PostgreSQL is the queue of record."""
 
+import os
 from typing import Any
 
 from celery import Celery
@@ -12,6 +13,9 @@ from worker import logs, shutdown
 
 # Longer than any job: a message is never delivered twice for being slow. Recovery comes from the lease, not from this.
 VISIBILITY = {"visibility_timeout": 43_200}
+
+# Read by OpenMP when a run first loads torch: threads that spin while they wait starve their neighbours on a shared host.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 settings = Settings()
 app = Celery("expunge", broker=settings.redis_url.get_secret_value(), include=["worker.task"])
