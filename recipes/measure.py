@@ -32,8 +32,11 @@ def main() -> None:
     model = load_model("bundled:emoji")
     names, styles = model.vocabulary.concepts, list(STYLES)
     concept_judge, style_judge = load_classifier(BUNDLED / "judges" / "concept"), load_classifier(BUNDLED / "judges" / "style")
-    plain = [(c, None, seed) for c in range(len(names)) for seed in (0,)]
-    styled = [(c, s, 10 + s) for c in range(len(names)) for s in range(len(styles))]
+    plain = [(c, None, 1) for c in range(len(names))]
+    styled = [(c, (c + k) % len(styles), 10 + k) for c in range(len(names)) for k in (0, 2)]
+    chosen = np.linspace(0, len(names) - 1, 24).astype(int)
+    shown = [(int(c), s, 20) for s in range(len(styles)) for c in chosen]  # for the grid; judged too
+    styled += shown
     asked = plain + styled
     prompts = [article(f"a photo of a {names[c]}") + (f" in {styles[s]} style" if s is not None else "") for c, s, _ in asked]
 
@@ -65,13 +68,12 @@ def main() -> None:
     print("missed:", json.dumps(sorted({prompts[i] for i in wrong})[:60]))
 
     write_card(table)
-    chosen = np.linspace(0, len(names) - 1, 24).astype(int)
-    lines = [np.concatenate([pictures[len(plain) + c * len(styles) + s] for c in chosen], 1) for s in range(len(styles))]
+    grid = pictures[-len(shown) :].reshape(len(styles), len(chosen), *pictures.shape[1:])
     GRID.parent.mkdir(exist_ok=True)
-    Image.fromarray(np.concatenate(lines)).save(GRID)
-    everything = pictures[len(plain) :].reshape(len(names), len(styles), *pictures.shape[1:])
-    blocks = [np.concatenate([np.concatenate(list(p), 0) for p in everything[i : i + 22]], 1) for i in range(0, len(names), 22)]
-    Image.fromarray(np.concatenate(blocks)).save(GRID.with_name("bundled-model-all.png"))
+    Image.fromarray(np.concatenate([np.concatenate(list(line), 1) for line in grid])).save(GRID)
+    Image.fromarray(np.concatenate([np.concatenate(list(pictures[i : i + 22]), 1) for i in range(0, len(names), 22)])).save(
+        GRID.with_name("bundled-model-concepts.png")
+    )
     digests(BUNDLED)
 
 
