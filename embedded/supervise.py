@@ -97,7 +97,8 @@ class Children:
                 if process.create_time() == created:
                     orphans.append(process)
         for process in reversed(orphans):
-            end_orphan(process)
+            with suppress(psutil.NoSuchProcess):  # it may die of its own between our look and our signal
+                end_orphan(process)
         self.record.unlink()
         return len(orphans)
 

@@ -74,7 +74,9 @@ class Trajectories:
         return self.kept[key]
 
     def prefill(self, wanted: Mapping[str, Tensor], count: int, callback: Callback) -> None:
-        """Fill for several concepts, with progress."""
+        """Fill for several concepts, with progress; after a refresh each is drawn when it is first wanted, by the model as it is then."""
+        if self.round:
+            return
         clock = Clock(len(wanted))
         for i, (key, contexts) in enumerate(wanted.items()):
             self.fill(key, contexts, count)
