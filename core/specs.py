@@ -164,7 +164,7 @@ class AgeSpec(FineTuneSpec):
         "without it, look-alikes among the targets leave a concept half drawn.",
     )
     preserve_weight: float = Field(
-        default=2.0, ge=0, le=1e4, description="λ of Eq. 14, the weight of preserving the target (paper and authors: 1)."
+        default=3.0, ge=0, le=1e4, description="λ of Eq. 14, the weight of preserving the target (paper and authors: 1)."
     )
     candidates: int = Field(
         default=20, ge=2, le=2000, description="Size of the search space: the nearest concepts of the space. The authors take 100 of 1000."
