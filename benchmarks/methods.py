@@ -1,7 +1,7 @@
 """Every method with its defaults on the bundled model, side by side: `make bench-methods`.
 
 For each concept and method: erase, then judge 16 pictures of the erased concept and one of each of 30 others (its 15 nearest
-and 15 strangers). Runs that were measured already, with the same code digest of spec and model, are read from the results file.
+and 15 strangers). Runs that were measured already, with the same weights and spec, are read from the results file.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from core.evaluation.intervals import wilson
 from core.evaluation.judges import judges_for
 from core.evaluation.report import evaluate
 from core.models import load_model
+from core.models.stable_diffusion import BUNDLED
 from core.specs import METHODS, EraseSpec, EvaluationSpec
 
 HERE = Path(__file__).parent
@@ -105,14 +106,14 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="measure again what was measured already")
     args = parser.parse_args()
     RESULTS.parent.mkdir(exist_ok=True)
-    model_digest = load_model(SOURCE).digest
+    weights = b"".join(hashlib.sha256(f.read_bytes()).digest() for f in sorted((BUNDLED / "emoji").rglob("*.safetensors")))
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() and not args.fresh else {}
     strips: dict[str, np.ndarray] = {}
     runs: dict[str, dict[str, Any]] = {}
     for concept in args.concepts:
         for method in args.methods:
             spec = EraseSpec(concepts=[concept], method=method)
-            identity = hashlib.sha256(f"{model_digest}{spec.model_dump_json()}{JUDGING.model_dump_json()}".encode()).hexdigest()
+            identity = hashlib.sha256(weights + f"{spec.model_dump_json()}{JUDGING.model_dump_json()}".encode()).hexdigest()
             key = f"{method}/{concept}"
             if known.get(key, {}).get("identity") != identity:
                 figures, (strips[f"base/{concept}"], strips[key]) = measure(spec)

@@ -1,0 +1,38 @@
+"""The shipped weights are what the recipes wrote, and plain diffusers draws with them."""
+
+import hashlib
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+
+from core.evaluation.judges import load_classifier
+from core.models import load_model
+from core.models.stable_diffusion import BUNDLED
+
+
+def test_every_shipped_file_has_its_recorded_digest():
+    recorded = dict(reversed(line.split("  ")) for line in (BUNDLED / "SHA256SUMS").read_text().splitlines())
+    found = {f.relative_to(BUNDLED).as_posix() for f in BUNDLED.rglob("*") if f.is_file() and f.name != "SHA256SUMS"}
+    assert found == set(recorded)
+    for name, digest in recorded.items():
+        assert hashlib.sha256((BUNDLED / name).read_bytes()).hexdigest() == digest, name
+
+
+def test_plain_diffusers_draws_what_the_judge_recognises():
+    pipe = StableDiffusionPipeline.from_pretrained(str(BUNDLED / "emoji"))
+    pipe.set_progress_bar_config(disable=True)
+    names = ["church", "pizza", "umbrella", "guitar"]
+    seeds = [torch.Generator().manual_seed(1) for _ in names]
+    images = pipe([f"a photo of a {n}" for n in names], generator=seeds, num_inference_steps=20, output_type="np").images
+    judge = load_classifier(BUNDLED / "judges" / "concept")
+    top5 = judge.logits((images * 255).round().astype(np.uint8)).topk(5).indices.tolist()
+    assert all(name in [judge.classes[i] for i in top] for name, top in zip(names, top5, strict=True))
+
+
+def test_neighbours_are_neighbours_and_unknown_words_do_no_harm():
+    model = load_model("bundled:emoji")
+    words = ["a church", "a mosque", "a teapot", "a lovely blorp church, please"]
+    church, mosque, teapot, wordy = torch.nn.functional.normalize(model.encode_eos(words), dim=-1)
+    assert church @ mosque > church @ teapot
+    assert church @ wordy > church @ mosque
