@@ -34,8 +34,12 @@ def main() -> None:
     for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
         shutil.rmtree(folder / part, ignore_errors=True)
     pipe.to(torch.float16).save_pretrained(folder)
-    config = folder / "text_encoder" / "config.json"  # transformers would load half precision beside the U-Net's single
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n")
+    for part in ("unet", "vae", "text_encoder"):
+        config = folder / part / "config.json"
+        plain = {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"}
+        if part == "text_encoder":
+            plain["dtype"] = "float32"  # transformers would load half precision beside the U-Net's single
+        config.write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n")
     for name in ("vocab.json", "merges.txt"):  # older transformers read the tokenizer from these
         shutil.copy(WORK / name, folder / "tokenizer" / name)
     _, meta = data.load()
