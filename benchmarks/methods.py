@@ -75,10 +75,9 @@ def table(runs: dict[str, dict[str, Any]], methods: list[str], concepts: list[st
         lines.append(
             f"| {method} | {' | '.join(cells)} | {np.mean([r['seconds'] for r in rows]):.0f} | {np.mean([r['unet_evaluations'] for r in rows]):.0f} |"
         )
-    rows = [runs[k] for k in runs]
-    if rows:
-        base = [cell(rows[: len(concepts)], n) for n in ("esr1_base", "esr5_base", "psr1_base")]
-        lines.append(f"| (base model) | {' | '.join(base)} | 100.0 | {cell(rows[: len(concepts)], 'psr5_base')} | | | | |")
+    rows = [runs[f"{methods[0]}/{c}"] for c in concepts]  # the base model is the same under every method
+    base = [cell(rows, n) for n in ("esr1_base", "esr5_base", "psr1_base")]
+    lines.append(f"| (base model) | {' | '.join(base)} | 100.0 | {cell(rows, 'psr5_base')} | | | | |")
     return "\n".join(lines)
 
 
