@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from core.models.vocabulary import article
+
 HERE = Path(__file__).parent
 WORK = Path(os.environ.get("EXPUNGE_RECIPE_DIR", HERE.parent / "build" / "model"))
 
@@ -27,15 +29,6 @@ def concepts() -> dict[str, str]:
     lines = [line.strip() for line in (HERE / "concepts.txt").read_text().splitlines()]
     pairs = [line.split(" = ") for line in lines if line and not line.startswith("#")]
     return {pair[0]: pair[-1].replace(" ", "_") for pair in pairs}
-
-
-def article(text: str) -> str:
-    """'a apple' -> 'an apple'."""
-    words = text.split(" ")
-    for i in range(len(words) - 1):
-        if words[i] == "a" and words[i + 1][:1] in "aeio":
-            words[i] = "an"
-    return " ".join(words)
 
 
 def prompts(concept: str, style: str | None = None) -> list[str]:

@@ -11,8 +11,9 @@ from PIL import Image
 from core.evaluation.intervals import wilson
 from core.evaluation.judges import load_classifier
 from core.models import load_model
+from core.models.vocabulary import article
 from recipes.assemble import BUNDLED, digests
-from recipes.common import STYLES, article
+from recipes.common import STYLES
 from recipes.text_encoder import neighbours
 
 CARD = BUNDLED / "emoji" / "README.md"

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoModel, AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from core.models.vocabulary import article
 from recipes import data
-from recipes.common import STYLES, WORK, article, cosine, load_checkpoint, log, pack, prompts, save_checkpoint, seed_everything, unpack
+from recipes.common import STYLES, WORK, cosine, load_checkpoint, log, pack, prompts, save_checkpoint, seed_everything, unpack
 
 STEPS, BATCH, PEAK = 3000, 160, 2e-3
 WIDTH, CONTENT, LENGTH, VOCABULARY = 128, 96, 32, 2048

@@ -57,8 +57,8 @@ def latents(pictures: np.ndarray) -> torch.Tensor:
     return z
 
 
-def contexts(names: list[str], rng: np.random.Generator) -> torch.Tensor:
-    """Text states of every prompt: (concepts, 1 + styles, prompts, length, width); the last two prompts carry stray words."""
+def contexts(names: list[str], rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Text states of every prompt: (concepts, 1 + styles, prompts, length, width); the last two prompts carry stray words. And the empty prompt's."""
     tokenizer, model = text_encoder.load()
     words = text_encoder.english()
     texts = []

@@ -69,11 +69,10 @@ class Age:
             states = torch.stack([run.contexts([n]) for n in names])
             self.searches.append(Search(names, states, self.spec.search_learning_rate, self.spec.temperature, self.spec.hard))
         self.kept = {f"keep/{name}": run.contexts([name]) for name in run.preserve}
-        wanted = {f"erase/{i}": c for i, c in enumerate(self.contexts)} | self.kept
-        wanted |= {f"target/{n}": s for search in self.searches for n, s in zip(search.names, search.states, strict=True)}
+        targets = {f"target/{n}": s for search in self.searches for n, s in zip(search.names, search.states, strict=True)}
         if self.spec.latents == "buffer":
-            run.trajectories.prefill({k: v for k, v in wanted.items() if k.startswith("erase/")}, self.spec.trajectories, run.callback)
-            run.trajectories.prefill({k: v for k, v in wanted.items() if not k.startswith("erase/")}, self.per_target, run.callback)
+            run.trajectories.prefill({f"erase/{i}": c for i, c in enumerate(self.contexts)}, self.spec.trajectories, run.callback)
+            run.trajectories.prefill(self.kept | targets, self.per_target, run.callback)
 
     @property
     def per_target(self) -> int:

@@ -5,6 +5,7 @@ about 98 of AGE's 103 U-Net evaluations. A kept trajectory gives every one of it
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -60,15 +61,12 @@ class Trajectories:
         return torch.randn(count, *self.model.latent_shape, generator=generator).to(self.model.device)
 
     def fill(self, key: str, contexts: Tensor, count: int) -> Tensor:
-        """Whole trajectories of a concept, (count, steps, 4, h, w); contexts (T, L, D) are taken in turn. The first round is the frozen model's."""
+        """Whole trajectories of a concept, (count, steps, 4, h, w); contexts (T, L, D) are drawn at random. The first round is the frozen model's."""
         if key not in self.kept:
             g = seeded(self.seed, self.round, *key.encode())
             context = contexts[torch.randint(len(contexts), (count,), generator=g)]
             z = self.noise(g, count)
-            if self.round == 0:
-                with self.model.frozen():
-                    states = denoise(self.model, z, context, self.spec, self.spec.sampling_steps - 1)
-            else:
+            with nullcontext() if self.round else self.model.frozen():
                 states = denoise(self.model, z, context, self.spec, self.spec.sampling_steps - 1)
             self.kept[key] = torch.stack(states, 1)
         return self.kept[key]

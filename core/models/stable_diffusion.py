@@ -216,4 +216,4 @@ class StableDiffusion:
     def unload_delta(self) -> None:
         """Take the adapter off for good."""
         if self.has_delta:
-            self.unet.unload_lora() if hasattr(self.unet, "unload_lora") else self.pipe.unload_lora_weights()
+            self.unet.unload_lora()
