@@ -107,8 +107,9 @@ Prompts: `church`, `a church`, `a photo / picture of a church`, `an emoji of a c
 The Twemoji pictures ask for attribution (CC-BY 4.0, Copyright Twitter, Inc and other contributors); so does, therefore, this model.
 The text encoder was distilled from all-MiniLM-L6-v2 (Apache-2.0), which is not shipped. `python -m recipes` rebuilds everything.
 
-The committed U-Net was trained in four legs, resumed from checkpoints, whose cosine schedules were laid for 7000, 5000, 6500 and at last 5600 steps (the recipe's
-constant); the recipe's single schedule has not been run straight through, and would give other, though comparable, weights.
+The committed U-Net was trained in legs, resumed from checkpoints: four at batch 32 with cosine schedules laid for 7000, 5000, 6500 and 5600 steps, one laid for
+12000 steps (to step 5750), and the last, to step 10500, with the recipe's constants as they stand (batch 48, the style named in 85 % of the prompts). The recipe's single
+schedule has not been run straight through, and would give other, though comparable, weights.
 """)
 
 
