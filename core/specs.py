@@ -82,10 +82,9 @@ class LoraSpec(Spec):
     )
 
 
-class UceSpec(Spec):
-    """UCE, Unified Concept Editing (Gandikota et al., WACV 2024): closed form on to_k and to_v; exported as its exact LoRA."""
+class UnifiedEditSpec(Spec):
+    """What UCE and RECE share."""
 
-    name: Literal["uce"] = "uce"
     guide: Annotated[str, Field(max_length=MAX_TEXT)] = Field(
         default="", description="Target when a concept names none. The authors' code: '' (or 'art' for styles)."
     )
@@ -99,6 +98,36 @@ class UceSpec(Spec):
     ridge: float = Field(default=0.5, gt=0, le=1e6, description="λ, the pull towards the old weights (authors' default 0.5).")
     expand_prompts: bool = Field(
         default=True, description="Edit the concept inside the common prompt templates too, not only its bare name."
+    )
+
+
+class UceSpec(UnifiedEditSpec):
+    """UCE, Unified Concept Editing (Gandikota et al., WACV 2024): closed form on to_k and to_v; exported as its exact LoRA."""
+
+    name: Literal["uce"] = "uce"
+
+
+class TimeSpec(Spec):
+    """TIME (Orgad et al., ICCV 2023): closed form on to_v, token by token; exact LoRA. The alignment for erasing is a reconstruction."""
+
+    name: Literal["time"] = "time"
+    guide: Annotated[str, Field(max_length=MAX_TEXT)] = Field(
+        default="", description="Target when a concept names none; '' = the prompt without it."
+    )
+    ridge: float = Field(default=0.1, gt=0, le=1e6, description="λ of Eq. 3, the pull towards the old weights (authors: 0.1).")
+    with_to_k: bool = Field(default=True, description="Edit the keys too (the authors' option `with_to_k`).")
+
+
+class ReceSpec(UnifiedEditSpec):
+    """RECE (Gong et al., ECCV 2024): UCE, then closed-form rounds that erase what still brings the old values back; full-rank exact LoRA."""
+
+    name: Literal["rece"] = "rece"
+    rounds: int = Field(default=3, ge=1, le=50, description="Rounds after UCE's own edit (authors: 2 to 5, 3 for nudity).")
+    adversarial_ridge: float = Field(
+        default=0.1,
+        gt=0,
+        le=1e6,
+        description="λ of the adversarial embedding's closed form (authors: 1e-1; 1e-3 for styles and hard objects).",
     )
 
 
@@ -145,6 +174,53 @@ class EsdSpec(FineTuneSpec):
     )
 
 
+class NaiveSpec(FineTuneSpec):
+    """The naive output-based loss (Eq. 7/13): map to a target, hold a neutral or preserved concept."""
+
+    name: Literal["naive"] = "naive"
+    eta: float = Field(
+        default=0.0, ge=0, le=20, description="Push away from the concept; 0 is Eq. 7 as printed, 1 the published code's default."
+    )
+    preserve_weight: float = Field(default=0.1, ge=0, le=1e4, description="λ of Eq. 7, the weight of what must stay (published code: 0.1).")
+
+
+class AllButOneSpec(FineTuneSpec):
+    """All but One (Hong et al., AAAI 2024), a reconstruction: edit the guidance term, hold the unconditional score."""
+
+    name: Literal["all_but_one"] = "all_but_one"
+    eta: float = Field(
+        default=1.0, ge=0, le=20, description="Without an alternative concept (target), the guidance term becomes -eta times itself."
+    )
+    drift_weight: float = Field(default=1.0, ge=0, le=1e4, description="Weight of the unconditional score's drift (not published: ours).")
+
+
+class ApSpec(FineTuneSpec):
+    """AP, Adversarial Preservation (Bui et al., NeurIPS 2024), Eq. 9-12: hold the concepts that would suffer most."""
+
+    name: Literal["ap"] = "ap"
+    variant: Literal["paper", "authors_code"] = Field(
+        default="paper",
+        description="paper: the search climbs the whole difference. authors_code: errors in x0, gradient through the trained model alone.",
+    )
+    eta: float = Field(
+        default=1.0, ge=0, le=20, description="Negative guidance of the erasing term; 0 is Eq. 9 as printed, 1 the authors' code."
+    )
+    preserve_weight: float = Field(default=1.0, ge=0, le=1e4, description="λ of Eq. 9 (authors: 1).")
+    search: Literal["gumbel", "pgd"] = Field(
+        default="gumbel", description="gumbel: over the candidates, Eq. 10-12. pgd: normalised gradient ascent on a continuous text state."
+    )
+    candidates: int = Field(
+        default=20, ge=2, le=2000, description="Size of the search space: the nearest concepts. The authors take 100 centres of 1000."
+    )
+    concept_space: list[Text] | None = Field(default=None, max_length=4096, description="Vocabulary to search; omitted: the model's own.")
+    temperature: float = Field(default=2.0, gt=0, le=100, description="τ of the Gumbel-softmax, Eq. 11 (authors: 2).")
+    hard: bool = Field(default=True, description="Straight-through one-hot, Eq. 12; false: a soft mixture.")
+    search_learning_rate: float = Field(
+        default=1e-2, gt=0, le=10, description="Rate of the search: Adam on π (authors: 1e-2), or of the ascent."
+    )
+    search_every: int = Field(default=2, ge=1, le=1000, description="Weight steps for each search step (authors: 1).")
+
+
 class AgeSpec(FineTuneSpec):
     """AGE, Fantastic Targets for Concept Erasure (Bui et al., ICLR 2025), Eq. 14: an adversarially found target."""
 
@@ -178,15 +254,20 @@ class AgeSpec(FineTuneSpec):
     search_every: int = Field(default=2, ge=1, le=1000, description="Weight steps for each search step (authors: 1).")
 
 
-MethodSpec = Annotated[UceSpec | EsdSpec | AgeSpec, Field(discriminator="name")]
-METHODS: dict[str, type[UceSpec | EsdSpec | AgeSpec]] = {"uce": UceSpec, "esd": EsdSpec, "age": AgeSpec}
+AnyMethod = UceSpec | TimeSpec | ReceSpec | NaiveSpec | EsdSpec | AllButOneSpec | ApSpec | AgeSpec
+MethodSpec = Annotated[AnyMethod, Field(discriminator="name")]
+MethodName = Literal["uce", "time", "rece", "naive", "esd", "all_but_one", "ap", "age"]
+METHODS: dict[str, type[AnyMethod]] = {
+    "uce": UceSpec, "time": TimeSpec, "rece": ReceSpec, "naive": NaiveSpec, "esd": EsdSpec, "all_but_one": AllButOneSpec, "ap": ApSpec,
+    "age": AgeSpec,
+}  # fmt: skip
 
 
 def as_method(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-MethodLike = Annotated[MethodSpec, BeforeValidator(as_method, json_schema_input_type=Literal["uce", "esd", "age"] | MethodSpec)]
+MethodLike = Annotated[MethodSpec, BeforeValidator(as_method, json_schema_input_type=MethodName | MethodSpec)]
 
 
 class Thresholds(Spec):

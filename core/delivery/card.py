@@ -14,6 +14,11 @@ from core.specs import EraseSpec
 CITATIONS = {
     "uce": "Unified Concept Editing, Gandikota et al., WACV 2024",
     "esd": "Erasing Concepts from Diffusion Models, Gandikota et al., ICCV 2023",
+    "time": "Editing Implicit Assumptions in Text-to-Image Diffusion Models, Orgad et al., ICCV 2023; its alignment for erasing is a reconstruction",
+    "rece": "Reliable and Efficient Concept Erasure, Gong et al., ECCV 2024",
+    "naive": "the naive output-based loss, Gandikota et al., ICCV 2023, as in Bui et al., ICLR 2025, Eq. 7",
+    "all_but_one": "All but One: Surgical Concept Erasing with Model Preservation, Hong et al., AAAI 2024; a reconstruction, no public code was found",
+    "ap": "Erasing Undesirable Concepts with Adversarial Preservation, Bui et al., NeurIPS 2024",
     "age": "Fantastic Targets for Concept Erasure in Diffusion Models, Bui et al., ICLR 2025",
 }
 TAGS = ["concept-erasure", "unlearning", "safety", "lora", "diffusers", "stable-diffusion", "text-to-image"]

@@ -1,11 +1,14 @@
 """Concept erasure, one file per method. `erase` runs whichever the spec names."""
 
-from core.erasure import age, esd, uce
+from functools import partial
+
+from core.erasure import age, all_but_one, ap, esd, naive, rece, time, uce
 from core.erasure.delta import Delta
 from core.erasure.loop import fine_tune
+from core.erasure.single import Single
 from core.models import StableDiffusion
 from core.progress import Callback, Checkpoints, ignore
-from core.specs import AgeSpec, EraseSpec, EsdSpec, UceSpec
+from core.specs import AgeSpec, AllButOneSpec, ApSpec, EraseSpec, EsdSpec, NaiveSpec, ReceSpec, TimeSpec, UceSpec
 
 __all__ = ["Delta", "erase"]
 
@@ -18,7 +21,17 @@ def erase(model: StableDiffusion, spec: EraseSpec, *, callback: Callback = ignor
     match spec.method:
         case UceSpec() as method:
             return uce.edit(model, spec, method, callback)
+        case TimeSpec() as method:
+            return time.edit(model, spec, method, callback)
+        case ReceSpec() as method:
+            return rece.edit(model, spec, method, callback)
+        case NaiveSpec() as method:
+            return fine_tune(model, spec, method, partial(Single, loss=naive.loss), callback, checkpoints)
         case EsdSpec() as method:
-            return fine_tune(model, spec, method, esd.Esd, callback, checkpoints)
+            return fine_tune(model, spec, method, partial(Single, loss=esd.loss), callback, checkpoints)
+        case AllButOneSpec() as method:
+            return fine_tune(model, spec, method, partial(Single, loss=all_but_one.loss), callback, checkpoints)
+        case ApSpec() as method:
+            return fine_tune(model, spec, method, ap.Ap, callback, checkpoints)
         case AgeSpec() as method:
             return fine_tune(model, spec, method, age.Age, callback, checkpoints)

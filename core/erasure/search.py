@@ -50,3 +50,40 @@ class Search:
         slots = {k: v.to(self.logits.device) if k != "step" else v for k, v in state.items() if k != "logits"}
         if slots:
             self.optimiser.state[self.logits] = slots
+
+
+class Ascent:
+    """AP's continuous search: one text state e for every template, (T, L, D), that climbs e += lr |e| g / |g|.
+
+    It starts at the mean of the candidates, (n, T, L, D); the latents it is tried on are those of the candidate nearest to it.
+    """
+
+    def __init__(self, names: list[str], states: Tensor, learning_rate: float) -> None:
+        self.names, self.states, self.learning_rate = names, states, learning_rate
+        self.text = states.mean(0).requires_grad_(True)
+
+    def sample(self, _: Generator) -> Tensor:
+        """One-hot of the nearest candidate, (n,)."""
+        distance = (self.states - self.text.detach()).square().flatten(1).sum(1)
+        return torch.nn.functional.one_hot(distance.argmin(), len(self.names)).to(self.states.dtype)
+
+    def context(self, _: Tensor, template: Tensor) -> Tensor:
+        """The text state for each row's template: (B, L, D)."""
+        return self.text[template]
+
+    def ascend(self, objective: Tensor) -> None:
+        """One step of normalised gradient ascent, each template by itself."""
+        (g,) = torch.autograd.grad(objective, [self.text])
+
+        def size(x: Tensor) -> Tensor:
+            return x.square().sum((1, 2), keepdim=True).sqrt()
+
+        with torch.no_grad():
+            self.text += self.learning_rate * size(self.text) * g / size(g).clamp_min(1e-12)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"text": self.text.detach()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            self.text.copy_(state["text"])

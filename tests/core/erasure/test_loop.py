@@ -10,11 +10,16 @@ from core.erasure.layers import target_modules
 from core.errors import CoreError
 from core.models import load_model
 from core.progress import DirectoryCheckpoints
-from core.specs import AgeSpec, Concept, EraseSpec, EsdSpec, LoraSpec
+from core.specs import AgeSpec, AllButOneSpec, ApSpec, Concept, EraseSpec, EsdSpec, LoraSpec, NaiveSpec
 
 SMALL = {"steps": 6, "trajectories": 4, "sampling_steps": 4, "batch_size": 2, "checkpoint_every": 2, "lora": LoraSpec(rank=2)}
 METHODS = {
     "esd": EsdSpec(**SMALL),
+    "naive": NaiveSpec(**SMALL),
+    "all_but_one": AllButOneSpec(**SMALL),
+    "ap paper": ApSpec(candidates=4, **SMALL),
+    "ap authors_code": ApSpec(candidates=4, variant="authors_code", **SMALL),
+    "ap pgd": ApSpec(candidates=4, search="pgd", **SMALL),
     "age paper": AgeSpec(candidates=4, **SMALL),
     "age authors_code": AgeSpec(candidates=4, variant="authors_code", **SMALL),
     "age soft": AgeSpec(candidates=4, hard=False, **SMALL),

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from core.erasure import age, esd
+from core.erasure import age, all_but_one, ap, esd, naive
 from core.erasure.batch import Latents, error, guided_away
-from core.erasure.search import Search, gumbel_softmax
-from core.specs import AgeSpec, EsdSpec
+from core.erasure.search import Ascent, Search, gumbel_softmax
+from core.erasure.single import Texts
+from core.specs import AgeSpec, AllButOneSpec, ApSpec, EsdSpec, NaiveSpec
 
 ALPHAS = torch.linspace(0.95, 0.05, 10)
 
@@ -41,6 +42,11 @@ def inputs(seed: int):
     return Latents(z, torch.tensor([1, 4, 8])), c
 
 
+def texts(concept, target=None, kept=None):
+    empty = torch.full_like(concept, 0.1)
+    return Texts(concept, target, empty, empty if kept is None else kept)
+
+
 def weighted(a, b, t, space):
     total = 0.0
     for i in range(len(a)):
@@ -53,10 +59,79 @@ def weighted(a, b, t, space):
 @pytest.mark.parametrize("eta", [0.0, 1.0, 2.5])
 def test_esd_loss_is_the_papers(space, eta):
     (x, concept), (_, anchor) = inputs(0), inputs(1)
-    got = esd.loss(Linear(), x, concept, anchor, EsdSpec(eta=eta, space=space)).item()
+    got = esd.loss(Linear(), x, texts(concept, target=anchor), EsdSpec(eta=eta, space=space)).item()
     z, t, c, a = x.z.numpy(), x.t.numpy(), concept.numpy(), anchor.numpy()
     target = by_hand(z, t, a, 2.0) - eta * (by_hand(z, t, c, 2.0) - by_hand(z, t, a, 2.0))
     assert got == pytest.approx(weighted(by_hand(z, t, c, 2.5), target, t, space), rel=1e-5)
+
+
+@pytest.mark.parametrize("space", ["eps", "x0"])
+@pytest.mark.parametrize("eta", [0.0, 1.5])
+@pytest.mark.parametrize("targeted", [True, False])
+def test_naive_loss_is_equation_7(space, eta, targeted):
+    (x, concept), (_, target), (_, kept) = inputs(0), inputs(1), inputs(2)
+    given = texts(concept, target if targeted else None, kept)
+    got = naive.loss(Linear(), x, given, NaiveSpec(eta=eta, space=space, preserve_weight=0.4)).item()
+    z, t, c, k, a = x.z.numpy(), x.t.numpy(), concept.numpy(), kept.numpy(), given.anchor.numpy()
+    aim = by_hand(z, t, a, 2.0) - eta * (by_hand(z, t, c, 2.0) - by_hand(z, t, a, 2.0))
+    hold = weighted(by_hand(z, t, k, 2.5), by_hand(z, t, k, 2.0), t, space)
+    assert got == pytest.approx(weighted(by_hand(z, t, c, 2.5), aim, t, space) + 0.4 * hold, rel=1e-5)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.5])
+@pytest.mark.parametrize("targeted", [True, False])
+def test_all_but_one_edits_the_guidance_term_and_holds_the_unconditional_score(eta, targeted):
+    (x, concept), (_, target) = inputs(0), inputs(1)
+    given = texts(concept, target if targeted else None)
+    got = all_but_one.loss(Linear(), x, given, AllButOneSpec(eta=eta, drift_weight=0.7)).item()
+    z, t, c, e = x.z.numpy(), x.t.numpy(), concept.numpy(), given.empty.numpy()
+    source = target.numpy() if targeted else c
+    aim = (1.0 if targeted else -eta) * (by_hand(z, t, source, 2.0) - by_hand(z, t, e, 2.0))
+    guidance = weighted(by_hand(z, t, c, 2.5) - by_hand(z, t, e, 2.5), aim, t, "eps")
+    drift = weighted(by_hand(z, t, e, 2.5), by_hand(z, t, e, 2.0), t, "eps")
+    assert got == pytest.approx(guidance + 0.7 * drift, rel=1e-4)
+
+
+@pytest.mark.parametrize("space", ["eps", "x0"])
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_ap_loss_is_equation_9(space, eta):
+    (x_e, concept), (x_a, adversary), (_, anchor) = inputs(2), inputs(3), inputs(4)
+    got = ap.loss(Linear(), x_e, x_a, concept, anchor, adversary, ApSpec(eta=eta, space=space, preserve_weight=0.6)).item()
+    z_e, z_a, t, c, a, k = x_e.z.numpy(), x_a.z.numpy(), x_e.t.numpy(), concept.numpy(), adversary.numpy(), anchor.numpy()
+    aim = (1 + eta) * by_hand(z_e, t, k, 2.0) - eta * by_hand(z_e, t, c, 2.0)
+    hold = weighted(by_hand(z_a, t, a, 2.5), by_hand(z_a, t, a, 2.0), t, space)
+    assert got == pytest.approx(weighted(by_hand(z_e, t, c, 2.5), aim, t, space) + 0.6 * hold, rel=1e-5)
+
+
+@pytest.mark.parametrize(("loss", "spec"), [(esd.loss, EsdSpec()), (naive.loss, NaiveSpec()), (all_but_one.loss, AllButOneSpec())])
+def test_a_single_loss_gives_gradient_to_the_adapter_alone(loss, spec):
+    model, (x, concept), (_, target), (_, kept) = Linear(), inputs(0), inputs(1), inputs(2)
+    target.requires_grad_(True)
+    loss(model, x, texts(concept, target, kept), spec).backward()
+    assert model.delta.grad.abs() > 0
+    assert target.grad is None
+
+
+def test_aps_search_climbs_the_difference_in_the_paper_and_one_side_of_it_in_the_authors_code():
+    gradients = []
+    for variant in ("paper", "authors_code"):
+        (x, adversary) = inputs(3)
+        adversary.requires_grad_(True)
+        gradients.append(torch.autograd.grad(ap.search_objective(Linear(), x, adversary, ApSpec(variant=variant)), [adversary])[0])
+    # d/dc |(2.5 - 2) m(c)|^2 has the factor 0.5, with the old prediction detached it has 2.5
+    torch.testing.assert_close(gradients[1], 5 * gradients[0])
+
+
+def test_continuous_ascent_climbs_and_tries_the_nearest_candidates_latents():
+    states = torch.stack([torch.full((2, 3, 4), v) for v in (0.5, 1.0, 3.0)])
+    search, g = Ascent(["a", "b", "c"], states, learning_rate=0.1), torch.Generator().manual_seed(0)
+    assert search.names[int(search.sample(g).argmax())] == "b"
+    for _ in range(10):
+        search.ascend(search.context(search.sample(g), torch.tensor([0, 1])).sum())
+    assert search.names[int(search.sample(g).argmax())] == "c"
+    again = Ascent(["a", "b", "c"], states, learning_rate=0.1)
+    again.load_state(search.state())
+    assert torch.equal(again.text, search.text)
 
 
 @pytest.mark.parametrize(("variant", "eta"), [("paper", 0.0), ("paper", 0.7), ("authors_code", 1.0)])
@@ -87,15 +162,6 @@ def test_error_in_x0_space_is_the_distance_of_the_predicted_pictures():
 def test_guided_away_with_eta_one_is_twice_the_target_less_the_concept():
     a, b = torch.randn(2, 4), torch.randn(2, 4)
     torch.testing.assert_close(guided_away(a, b, 1.0), 2 * a - b)
-
-
-def test_esd_gives_gradient_to_the_adapter_alone():
-    model, (x, concept), (_, anchor) = Linear(), inputs(0), inputs(1)
-    anchor.requires_grad_(True)
-    esd.loss(model, x, concept, anchor, EsdSpec()).backward()
-    assert model.delta.grad is not None
-    assert model.delta.grad.abs() > 0
-    assert anchor.grad is None
 
 
 def gradients_of_search(variant: str, weight: float):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.erasure import erase, uce
+from core.erasure import closed_form, erase
 from core.models import load_model
 from core.specs import Concept, EraseSpec, UceSpec
 
@@ -14,14 +14,13 @@ def test_factors_give_the_closed_form_of_the_paper(n, m):
     rng = np.random.default_rng(n)
     d, w = 12, rng.normal(size=(8, 12))
     e, g, p = rng.normal(size=(n, d)), rng.normal(size=(n, d)), rng.normal(size=(m, d))
-    spec = UceSpec(ridge=0.3, erase_scale=1.7, preserve_scale=0.6)
     bracket = 0.3 * np.eye(d) + 1.7 * sum(np.outer(x, x) for x in e) + 0.6 * sum((np.outer(x, x) for x in p), np.zeros((d, d)))
     edited = (
         0.3 * w
         + 1.7 * sum(w @ np.outer(y, x) for x, y in zip(e, g, strict=True))
         + 0.6 * sum((w @ np.outer(x, x) for x in p), np.zeros_like(w))
     )
-    difference, down = uce.factors(torch.tensor(e), torch.tensor(g), torch.tensor(p), spec)
+    difference, down = closed_form.factors(torch.tensor(e), torch.tensor(g), torch.tensor(p), 0.3, 1.7, 0.6)
     np.testing.assert_allclose(torch.tensor(w) @ difference @ down, edited @ np.linalg.inv(bracket) - w, atol=1e-10)
     assert down.shape[0] <= min(n, d)
 
@@ -29,22 +28,22 @@ def test_factors_give_the_closed_form_of_the_paper(n, m):
 def test_rank_does_not_grow_with_what_is_preserved():
     g = torch.Generator().manual_seed(0)
     e, t, p = (torch.randn(k, 16, generator=g) for k in (2, 2, 50))
-    assert uce.factors(e, t, p, UceSpec())[1].shape[0] == uce.factors(e, t, p[:0], UceSpec())[1].shape[0] == 2
+    assert closed_form.factors(e, t, p, 0.5)[1].shape[0] == closed_form.factors(e, t, p[:0], 0.5)[1].shape[0] == 2
 
 
 def test_columns_that_do_not_move_need_no_factor():
     e = torch.randn(5, 16, generator=torch.Generator().manual_seed(1))
     g = e.clone()
     g[3] += 1
-    assert uce.factors(e, g, e[:0], UceSpec())[1].shape[0] == 1
+    assert closed_form.factors(e, g, e[:0], 0.5)[1].shape[0] == 1
 
 
 def test_the_lora_on_the_model_is_the_closed_form(tiny_sd):
     model = load_model(tiny_sd)
     delta = erase(model, EraseSpec(concepts=["church"], method=UceSpec(preserve=["dog"])))
     prompts = model.vocabulary.prompts("church")
-    e, g, p = (uce.columns(model, x, "all") for x in (prompts, [""] * len(prompts), model.vocabulary.prompts("dog")))
-    difference, down = uce.factors(e, g, p, UceSpec())
+    e, g, p = (closed_form.columns(model, x, "all") for x in (prompts, [""] * len(prompts), model.vocabulary.prompts("dog")))
+    difference, down = closed_form.factors(e, g, p, 0.5)
     name, layer = next((n, m) for n, m in model.unet.named_modules() if n.endswith("attn2.to_v"))
     expected = layer.base_layer.weight.double() @ difference @ down
     got = delta.tensors[f"unet.{name}.lora_B.weight"].double() @ delta.tensors[f"unet.{name}.lora_A.weight"].double()
@@ -54,7 +53,7 @@ def test_the_lora_on_the_model_is_the_closed_form(tiny_sd):
 def test_last_token_edits_one_column_a_prompt(tiny_sd):
     model = load_model(tiny_sd)
     prompts = ["a church", "a delivery truck"]
-    states, last = model.encode(prompts), uce.columns(model, prompts, "last")
+    states, last = model.encode(prompts), closed_form.columns(model, prompts, "last")
     ids = model.pipe.tokenizer(prompts).input_ids
     torch.testing.assert_close(last, torch.stack([s[len(i) - 2] for s, i in zip(states, ids, strict=True)]))
     assert last.shape[0] == 2

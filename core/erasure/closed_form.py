@@ -1,0 +1,56 @@
+"""What the closed-form edits of cross-attention share: the solution's factors, and their delivery as an exact LoRA.
+
+W' = (lambda W + s_e sum W g e^T + s_p sum W p p^T) M^-1,  M = lambda I + s_e sum e e^T + s_p sum p p^T
+so  W' - W = s_e sum W (g - e) e^T M^-1:  up = W (g - e), down = s_e e^T M^-1, of rank at most the number of columns e.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from core.erasure.layers import exact_config
+from core.models import StableDiffusion
+from core.progress import Callback
+
+
+def moved(e: Tensor, g: Tensor) -> Tensor:
+    """Which of the columns (n, D) the edit moves at all: a shared prefix stays where it is."""
+    return (g - e).abs().amax(1) > 1e-9
+
+
+def factors(e: Tensor, g: Tensor, p: Tensor, ridge: float, erase_scale: float = 1.0, preserve_scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """(D, n) difference columns g - e and (n, D) rows s_e e^T M^-1, in float64. e, g: (n, D) erased and target columns; p: (m, D) preserved.
+
+    Columns that do not move weigh in M but need no factor. More columns than D fold into one factor of D: the product is the
+    same, and exact.
+    """
+    e, g, p = e.double(), g.double(), p.double()
+    m = ridge * torch.eye(e.shape[1], dtype=e.dtype, device=e.device) + erase_scale * e.T @ e + preserve_scale * p.T @ p
+    rows = moved(e, g)
+    difference, down = (g - e)[rows].T, erase_scale * torch.linalg.solve(m, e[rows].T).T
+    if difference.shape[1] > e.shape[1]:
+        return difference @ down, torch.eye(e.shape[1], dtype=e.dtype, device=e.device)
+    return difference, down
+
+
+def columns(model: StableDiffusion, prompts: list[str], tokens: str) -> Tensor:
+    """The token columns that are edited: all of them, or each prompt's last before EOS; (n, D)."""
+    states = model.encode(prompts)
+    if tokens == "all":
+        return states.flatten(0, 1)
+    tokenizer = model.pipe.tokenizer
+    lengths = [len(ids) for ids in tokenizer(prompts, truncation=True, max_length=tokenizer.model_max_length).input_ids]
+    return torch.stack([s[max(0, n - 2)] for s, n in zip(states, lengths, strict=True)])
+
+
+def wear(model: StableDiffusion, layers: Mapping[str, tuple[Tensor, Tensor]], callback: Callback) -> int:
+    """Put each layer's exact up (out, r) and down (r, in) on the model as one adapter; the rank r."""
+    rank = next(iter(layers.values()))[1].shape[0]
+    model.add_adapter(exact_config(list(layers), rank))
+    state = model.adapter_state()
+    for i, (name, (up, down)) in enumerate(layers.items()):
+        state[f"{name}.lora_A.weight"], state[f"{name}.lora_B.weight"] = down.float().cpu(), up.float().cpu()
+        callback({"phase": "erase", "step": i + 1, "total": len(layers)})
+    model.set_adapter_state(state)
+    return rank

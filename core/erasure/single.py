@@ -1,0 +1,62 @@
+"""What methods of one loss share: a draw of the concept's latents, the texts a loss reads, no state of their own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from core.erasure.batch import Latents
+from core.erasure.loop import Run
+from core.models import StableDiffusion
+from core.specs import FineTuneSpec
+
+S = TypeVar("S", bound=FineTuneSpec)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Text states, (B, L, D) each: the concept, the user's target if there is one, the empty prompt, and what is to stay."""
+
+    concept: Tensor
+    target: Tensor | None
+    empty: Tensor
+    kept: Tensor
+
+    @property
+    def anchor(self) -> Tensor:
+        """The user's target, or the empty prompt."""
+        return self.empty if self.target is None else self.target
+
+
+Loss = Callable[[StableDiffusion, Latents, Texts, S], Tensor]
+
+
+class Single(Generic[S]):
+    """A method that is its loss."""
+
+    def __init__(self, run: Run[S], loss: Loss[S]) -> None:
+        self.run, self.loss = run, loss
+        self.contexts = [run.contexts(words) for words in run.words]
+        self.targets = [run.contexts([c.target]) if c.target else None for c in run.concepts]
+        self.empty = run.contexts([""])
+        self.kept = run.contexts(run.preserve or [""])
+        self.keys = [f"erase/{i}" for i in range(len(run.concepts))]
+        if run.spec.latents == "buffer":
+            run.trajectories.prefill(dict(zip(self.keys, self.contexts, strict=True)), run.spec.trajectories, run.callback)
+
+    def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
+        run, spec, targets = self.run, self.run.spec, self.targets[i]
+        g = run.generator(step)
+        x = run.trajectories.draw(self.keys[i], self.contexts[i], g, spec.batch_size, spec.trajectories)
+        row = torch.randint(len(self.contexts[i]), (spec.batch_size,), generator=g)
+        kept = self.kept[torch.randint(len(self.kept), (spec.batch_size,), generator=g)]
+        target = None if targets is None else targets[row % len(targets)]
+        texts = Texts(self.contexts[i][row], target, self.empty.expand_as(kept), kept)
+        return self.loss(run.model, x, texts, spec), run.concepts[i].target
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None: ...
