@@ -50,7 +50,7 @@ bench-methods: $(READY) ## Every method on the bundled model, side by side
 	$(BIN)/python -m benchmarks.methods
 
 compose: ## Check docker-compose.yml
-	docker compose config --quiet
+	docker compose --env-file .env.example config --quiet
 
 hooks: $(READY) ## Install the pre-commit hooks
 	$(BIN)/pre-commit install
