@@ -22,7 +22,7 @@ from core.models.stable_diffusion import BUNDLED
 from core.specs import METHODS, EraseSpec, EvaluationSpec
 
 HERE = Path(__file__).parent
-RESULTS, CACHE = HERE / "results" / "methods.json", HERE.parent / "build" / "pictures"
+RESULTS, CACHE, STRIPS = HERE / "results" / "methods.json", HERE.parent / "build" / "pictures", HERE.parent / "build" / "strips"
 CONCEPTS = ("church", "delivery truck", "trumpet", "saw", "fish", "dog", "radio", "fuel pump", "parachute", "teapot")
 JUDGING = EvaluationSpec(erased_images=16, preserved_count=30, preserved_images=1)
 SOURCE = "bundled:emoji"
@@ -106,7 +106,7 @@ def main() -> None:
     args = parser.parse_args()
     RESULTS.parent.mkdir(exist_ok=True)
     weights = b"".join(hashlib.sha256(f.read_bytes()).digest() for f in sorted((BUNDLED / "emoji").rglob("*.safetensors")))
-    known = json.loads(RESULTS.read_text()) if RESULTS.exists() and not args.fresh else {}
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     strips: dict[str, np.ndarray] = {}
     runs: dict[str, dict[str, Any]] = {}
     for concept in args.concepts:
@@ -114,13 +114,18 @@ def main() -> None:
             spec = EraseSpec(concepts=[concept], method=method)
             identity = hashlib.sha256(weights + f"{spec.model_dump_json()}{JUDGING.model_dump_json()}".encode()).hexdigest()
             key = f"{method}/{concept}"
-            if known.get(key, {}).get("identity") != identity:
-                figures, (strips[f"base/{concept}"], strips[key]) = measure(spec)
+            drawn = STRIPS / f"{identity}.npy"
+            if args.fresh or known.get(key, {}).get("identity") != identity:
+                figures, strip = measure(spec)
+                STRIPS.mkdir(parents=True, exist_ok=True)
+                np.save(drawn, np.stack(strip))
                 known[key] = figures | {"identity": identity}
                 RESULTS.write_text(json.dumps(known, indent=1) + "\n")
                 print(f"\r{key}: ESR-1 {figures['esr1']['value']:.3f}, PSR-1 {figures['psr1']['value']:.3f} of {figures['psr1_base']['value']:.3f}, "
                       f"{figures['seconds']:.0f} s", flush=True)  # fmt: skip
             runs[key] = known[key]
+            if drawn.exists():
+                strips[f"base/{concept}"], strips[key] = np.load(drawn)
     print("\n" + table(runs, args.methods, args.concepts))
     shown = [c for c in args.concepts if all(f"{m}/{c}" in strips for m in args.methods)][:3]
     if shown:
