@@ -1,0 +1,48 @@
+"""What a client may ask for: the request specs, shared by api and worker. Imports no torch.
+
+Every field says its meaning, unit, default and source; this text is the OpenAPI text.
+"""
+
+from core.specs.adversarial import AgeSpec, ApSpec
+from core.specs.base import MAX_TEXT, Concept, ConceptLike, Spec, Text, as_concept, clean_text, same
+from core.specs.closed_form import ReceSpec, TimeSpec, UceSpec, UnifiedEditSpec
+from core.specs.evaluation import EvaluationSpec, Thresholds
+from core.specs.fine_tuned import FineTuneSpec, Layers, LoraSpec
+from core.specs.jobs import MAX_CONCEPTS, EraseSpec, EvaluateSpec, JobSpec
+from core.specs.methods import METHODS, AnyMethod, MethodLike, MethodName, MethodSpec, as_method
+from core.specs.output_based import AllButOneSpec, EsdSpec, NaiveSpec
+
+__all__ = [
+    "MAX_CONCEPTS",
+    "MAX_TEXT",
+    "METHODS",
+    "AgeSpec",
+    "AllButOneSpec",
+    "AnyMethod",
+    "ApSpec",
+    "Concept",
+    "ConceptLike",
+    "EraseSpec",
+    "EsdSpec",
+    "EvaluateSpec",
+    "EvaluationSpec",
+    "FineTuneSpec",
+    "JobSpec",
+    "Layers",
+    "LoraSpec",
+    "MethodLike",
+    "MethodName",
+    "MethodSpec",
+    "NaiveSpec",
+    "ReceSpec",
+    "Spec",
+    "Text",
+    "Thresholds",
+    "TimeSpec",
+    "UceSpec",
+    "UnifiedEditSpec",
+    "as_concept",
+    "as_method",
+    "clean_text",
+    "same",
+]

@@ -1,0 +1,65 @@
+"""Texts, concepts, and the strict base of every spec."""
+
+import unicodedata
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+MAX_TEXT = 200
+
+
+def clean_text(value: str) -> str:
+    """NFC, trimmed; refuse empty text, control characters and direction overrides."""
+    text = unicodedata.normalize("NFC", value).strip()
+    if not text:
+        raise ValueError("must not be empty: give the words a prompt would use, for example 'church'")
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"has {len(text)} characters, at most {MAX_TEXT} are allowed: name the concept, not a whole text")
+    bad = next(
+        (
+            c
+            for c in text
+            if unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn") or c in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+        ),
+        None,
+    )
+    if bad is not None:
+        raise ValueError(f"holds the control character U+{ord(bad):04X}: remove it")
+    return text
+
+
+def same(a: str, b: str) -> bool:
+    """Whether two concept names are one, whatever their case and spacing."""
+    return " ".join(a.casefold().split()) == " ".join(b.casefold().split())
+
+
+Text = Annotated[str, AfterValidator(clean_text), Field(json_schema_extra={"minLength": 1, "maxLength": MAX_TEXT})]
+
+
+class Spec(BaseModel):
+    """Strict base: an unknown field is an error, not a silent no-op."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class Concept(Spec):
+    """A concept to erase: a name, and how prompts may ask for it."""
+
+    name: Text = Field(description="The words a prompt uses, for example 'church' or 'in noto style'.")
+    synonyms: list[Text] = Field(
+        default=[], max_length=16, description="Other words for the same concept; erased with it, never candidates for a target."
+    )
+    target: Text | None = Field(default=None, description="What the concept becomes (the anchor). Omitted: the method's own choice.")
+
+    @model_validator(mode="after")
+    def target_differs(self) -> Self:
+        if self.target is not None and any(same(self.target, word) for word in (self.name, *self.synonyms)):
+            raise ValueError(f"target: '{self.target}' equals the concept it should replace: choose another target or omit it")
+        return self
+
+
+def as_concept(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+ConceptLike = Annotated[Concept, BeforeValidator(as_concept, json_schema_input_type=Text | Concept)]

@@ -1,0 +1,56 @@
+"""Closed-form methods: TIME, UCE, RECE."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from core.specs.base import MAX_TEXT, Spec, Text
+
+
+class UnifiedEditSpec(Spec):
+    """What UCE and RECE share."""
+
+    guide: Annotated[str, Field(max_length=MAX_TEXT)] = Field(
+        default="", description="Target when a concept names none. The authors' code: '' (or 'art' for styles)."
+    )
+    tokens: Literal["all", "last"] = Field(
+        default="all",
+        description="Which token columns of a prompt are edited: all of them (authors' older code) or the last before EOS (their newer code).",
+    )
+    preserve: list[Text] = Field(default=[], max_length=2048, description="Concepts whose keys and values are held (the paper's P).")
+    erase_scale: float = Field(default=1.0, gt=0, le=1e4, description="Weight of each erased column (authors' default 1).")
+    preserve_scale: float = Field(default=1.0, ge=0, le=1e4, description="Weight of each preserved column (authors' default 1).")
+    ridge: float = Field(default=0.5, gt=0, le=1e6, description="λ, the pull towards the old weights (authors' default 0.5).")
+    expand_prompts: bool = Field(
+        default=True, description="Edit the concept inside the common prompt templates too, not only its bare name."
+    )
+
+
+class UceSpec(UnifiedEditSpec):
+    """UCE, Unified Concept Editing (Gandikota et al., WACV 2024): closed form on to_k and to_v; exported as its exact LoRA."""
+
+    name: Literal["uce"] = "uce"
+
+
+class TimeSpec(Spec):
+    """TIME (Orgad et al., ICCV 2023): closed form on to_v, token by token; exact LoRA. The alignment for erasing is a reconstruction."""
+
+    name: Literal["time"] = "time"
+    guide: Annotated[str, Field(max_length=MAX_TEXT)] = Field(
+        default="", description="Target when a concept names none; '' = the prompt without it."
+    )
+    ridge: float = Field(default=0.1, gt=0, le=1e6, description="λ of Eq. 3, the pull towards the old weights (authors: 0.1).")
+    with_to_k: bool = Field(default=True, description="Edit the keys too (the authors' option `with_to_k`).")
+
+
+class ReceSpec(UnifiedEditSpec):
+    """RECE (Gong et al., ECCV 2024): UCE, then closed-form rounds that erase what still brings the old values back; full-rank exact LoRA."""
+
+    name: Literal["rece"] = "rece"
+    rounds: int = Field(default=3, ge=1, le=50, description="Rounds after UCE's own edit (authors: 2 to 5, 3 for nudity).")
+    adversarial_ridge: float = Field(
+        default=0.1,
+        gt=0,
+        le=1e6,
+        description="λ of the adversarial embedding's closed form (authors: 1e-1; 1e-3 for styles and hard objects).",
+    )

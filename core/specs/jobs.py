@@ -1,0 +1,98 @@
+"""What each kind of job takes."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from core.specs.adversarial import AgeSpec
+from core.specs.base import ConceptLike, Spec, Text, same
+from core.specs.evaluation import EvaluationSpec
+from core.specs.methods import MethodLike
+
+MAX_CONCEPTS = 64
+
+
+class JobSpec(Spec):
+    """What every job takes."""
+
+    model: str = Field(
+        default="emoji", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="A registered model's id; GET /models lists them."
+    )
+    labels: dict[str, str] = Field(
+        default={}, max_length=16, description="Up to 16 labels of your own; keys up to 64, values up to 512 characters."
+    )
+    queue_timeout_s: int | None = Field(
+        default=None, ge=1, le=30 * 86400, description="Expire the job when it has not started after this many seconds."
+    )
+    run_timeout_s: int | None = Field(
+        default=None, ge=1, le=7 * 86400, description="Fail the job when it has run this many seconds in all."
+    )
+
+    @field_validator("labels")
+    @classmethod
+    def bounded_labels(cls, labels: dict[str, str]) -> dict[str, str]:
+        for key, value in labels.items():
+            if not 1 <= len(key) <= 64 or len(value) > 512:
+                raise ValueError(f"label '{key[:64]}' is too long: keys have 1 to 64 characters, values at most 512")
+            if not (key + value).isprintable():
+                raise ValueError(f"label '{key[:64]!a}' holds a control character: remove it")
+        return labels
+
+
+class EraseSpec(JobSpec):
+    """Take concepts out of a model."""
+
+    concepts: list[ConceptLike] = Field(
+        min_length=1, max_length=MAX_CONCEPTS, description="What to erase: names, or objects with synonyms and a target."
+    )
+    preserve: list[Text] = Field(
+        default=[],
+        max_length=512,
+        description="Concepts that must stay as they are; used by the methods that take them, and always judged.",
+    )
+    method: MethodLike = Field(default=AgeSpec(), description="A method's name, or an object with its parameters; omitted: age.")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="The same spec and seed give the same bytes (CPU).")
+    fused: bool = Field(
+        default=False, description="Deliver a fused checkpoint too: a LoRA delta can be unloaded, a fused checkpoint cannot."
+    )
+    evaluation: EvaluationSpec = EvaluationSpec()
+
+    @model_validator(mode="after")
+    def consistent(self) -> Self:
+        words: list[str] = []
+        for i, concept in enumerate(self.concepts):
+            for word in (concept.name, *concept.synonyms):
+                if any(same(word, seen) for seen in words):
+                    raise ValueError(f"concepts[{i}]: '{word}' is named twice: remove one")
+                words.append(word)
+        for field, kept in (("preserve", self.preserve), ("method.preserve", getattr(self.method, "preserve", []))):
+            clash = next((k for k in kept if any(same(k, w) for w in words)), None)
+            if clash is not None:
+                raise ValueError(f"{field}: '{clash}' is also to be erased: remove it from one of the two lists")
+        for i, concept in enumerate(self.concepts):
+            if concept.target is not None and any(same(concept.target, w) for w in words):
+                raise ValueError(f"concepts[{i}].target: '{concept.target}' is itself to be erased: choose another target")
+        return self
+
+
+class EvaluateSpec(JobSpec):
+    """Judge a finished job's model, or an uploaded delta, or the base model alone."""
+
+    job_id: Annotated[str, Field(pattern=r"^[0-9a-f-]{36}$")] | None = Field(
+        default=None, description="A finished erase job whose delta is judged."
+    )
+    artifact_id: Annotated[str, Field(pattern=r"^[0-9a-f-]{36}$")] | None = Field(
+        default=None, description="An uploaded delta (POST /artifacts) to judge."
+    )
+    concepts: list[ConceptLike] = Field(
+        default=[], max_length=MAX_CONCEPTS, description="The erased concepts; omitted with job_id: that job's."
+    )
+    evaluation: EvaluationSpec = EvaluationSpec()
+
+    @model_validator(mode="after")
+    def one_source(self) -> Self:
+        if (self.job_id is None) == (self.artifact_id is None):
+            raise ValueError("give exactly one of job_id (a finished job) and artifact_id (an uploaded delta)")
+        if self.artifact_id is not None and not self.concepts:
+            raise ValueError("concepts: an uploaded delta does not say what it erases: name the concepts to judge")
+        return self
