@@ -8,7 +8,7 @@ from core.models import StableDiffusion
 from core.models.vocabulary import article
 from core.specs import Concept, same
 
-__all__ = ["candidates", "distances", "forbidden"]
+__all__ = ["candidates", "distances", "forbidden", "nearest"]
 
 
 def forbidden(concept: Concept) -> list[str]:
@@ -29,7 +29,12 @@ def candidates(
     model: StableDiffusion, concept: Concept, erased: Sequence[Concept], count: int, space: Sequence[str] | None = None
 ) -> list[str]:
     """The `count` nearest words of the space (or of the model's vocabulary), none of them to be erased."""
+    return nearest(model, concept, erased, space)[:count]
+
+
+def nearest(model: StableDiffusion, concept: Concept, erased: Sequence[Concept], space: Sequence[str] | None = None) -> list[str]:
+    """All words of the space (or of the model's vocabulary) that are not to be erased, the nearest to the concept first."""
     banned = [w for c in erased for w in forbidden(c)] + [w for w in (model.vocabulary.style(c.name) for c in erased) if w]
     words = [w for w in (space if space is not None else model.vocabulary.targets(concept.name)) if not any(same(w, b) for b in banned)]
-    order = distances(model, concept.name, words).argsort(stable=True)[:count].tolist()
+    order = distances(model, concept.name, words).argsort(stable=True).tolist()
     return [words[i] for i in order]

@@ -1,7 +1,7 @@
 """What AP and AGE share: a search of the concept space climbs on one draw, theta' descends on another."""
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -103,3 +103,6 @@ class Adversarial(Generic[S]):
     def load_state(self, state: dict[str, Tensor]) -> None:
         for i, search in enumerate(self.searches):
             search.load_state({k.removeprefix(f"{i}."): v for k, v in state.items() if k.startswith(f"{i}.")})
+
+    def finish(self) -> dict[str, Any]:
+        return {}

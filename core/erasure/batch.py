@@ -9,19 +9,31 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Latents:
-    """z: (B, 4, h, w); t: (B,)."""
+    """z: (B, 4, h, w); t: (B,); noise (B, 4, h, w) where clean latents were noised."""
 
     z: Tensor
     t: Tensor
+    noise: Tensor | None = None
 
 
-def error(a: Tensor, b: Tensor, alphas: Tensor, space: Literal["eps", "x0"]) -> Tensor:
-    """Mean squared error of two noise predictions (B, 4, h, w); in x0-space each row weighs (1 - a) / a, `alphas` (B,) being a.
+def errors(a: Tensor, b: Tensor, alphas: Tensor, space: Literal["eps", "x0"]) -> Tensor:
+    """Mean squared error of each row of two noise predictions (B, 4, h, w), (B,); in x0-space a row weighs (1 - a) / a, `alphas` (B,) being a.
 
     x0(eps) = (z - sqrt(1 - a) eps) / sqrt(a), so z cancels wherever the coefficients of a target add up to one.
     """
     squared = (a - b).square().flatten(1).mean(1)
-    return (squared * ((1 - alphas) / alphas) if space == "x0" else squared).mean()
+    return squared * ((1 - alphas) / alphas) if space == "x0" else squared
+
+
+def error(a: Tensor, b: Tensor, alphas: Tensor, space: Literal["eps", "x0"]) -> Tensor:
+    """The mean of `errors` over the rows, a scalar."""
+    return errors(a, b, alphas, space).mean()
+
+
+def predicted(z: Tensor, eps: Tensor, alphas: Tensor) -> Tensor:
+    """x0 = (z - sqrt(1 - a) eps) / sqrt(a), (B, 4, h, w); `alphas` (B,)."""
+    a = alphas.view(-1, 1, 1, 1)
+    return (z - (1 - a).sqrt() * eps) / a.sqrt()
 
 
 def guided_away(eps_t: Tensor, eps_c: Tensor, eta: float) -> Tensor:

@@ -60,24 +60,27 @@ class Trajectories:
     def noise(self, generator: Generator, count: int) -> Tensor:
         return torch.randn(count, *self.model.latent_shape, generator=generator).to(self.model.device)
 
-    def fill(self, key: str, contexts: Tensor, count: int) -> Tensor:
-        """Whole trajectories of a concept, (count, steps, 4, h, w); contexts (T, L, D) are drawn at random. The first round is the frozen model's."""
+    def fill(self, key: str, contexts: Tensor, count: int, *, clean: bool = False) -> Tensor:
+        """Whole trajectories of a concept, (count, steps, 4, h, w), or only where they end, the clean latents (count, 1, 4, h, w).
+
+        Contexts (T, L, D) are drawn at random. The first round is the frozen model's.
+        """
         if key not in self.kept:
             g = seeded(self.seed, self.round, *key.encode())
             context = contexts[torch.randint(len(contexts), (count,), generator=g)]
             z = self.noise(g, count)
             with nullcontext() if self.round else self.model.frozen():
-                states = denoise(self.model, z, context, self.spec, self.spec.sampling_steps - 1)
-            self.kept[key] = torch.stack(states, 1)
+                states = denoise(self.model, z, context, self.spec, self.spec.sampling_steps - (0 if clean else 1))
+            self.kept[key] = torch.stack(states[-1:] if clean else states, 1)
         return self.kept[key]
 
-    def prefill(self, wanted: Mapping[str, Tensor], count: int, callback: Callback) -> None:
+    def prefill(self, wanted: Mapping[str, Tensor], count: int, callback: Callback, *, clean: bool = False) -> None:
         """Fill for several concepts, with progress; after a refresh each is drawn when it is first wanted, by the model as it is then."""
         if self.round:
             return
         clock = Clock(len(wanted))
         for i, (key, contexts) in enumerate(wanted.items()):
-            self.fill(key, contexts, count)
+            self.fill(key, contexts, count, clean=clean)
             callback({"phase": "trajectories", "step": i + 1, "total": len(wanted), "eta_s": clock.eta(i + 1)})
 
     def draw(self, key: str, contexts: Tensor, generator: Generator, size: int, count: int) -> Latents:
@@ -91,6 +94,15 @@ class Trajectories:
         row = torch.randint(len(states), (size,), generator=generator)
         k_each = torch.randint(states.shape[1], (size,), generator=generator)
         return Latents(states[row, k_each], self.timesteps[k_each])
+
+    def noised(self, key: str, contexts: Tensor, generator: Generator, size: int, count: int) -> Latents:
+        """Clean latents of a concept with fresh noise at any of the scheduler's timesteps, as in training: z (size, 4, h, w), t (size,)."""
+        clean = self.fill(key, contexts, count, clean=True)[:, 0]
+        x = clean[torch.randint(len(clean), (size,), generator=generator)]
+        t = torch.randint(len(self.model.alphas), (size,), generator=generator).to(self.model.device)
+        a = self.model.alphas[t].view(-1, 1, 1, 1)
+        noise = self.noise(generator, size)
+        return Latents(a.sqrt() * x + (1 - a).sqrt() * noise, t, noise)
 
     def advance(self, step: int) -> None:
         """Forget the trajectories when the spec's refresh interval is over."""

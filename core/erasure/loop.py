@@ -19,6 +19,7 @@ from core.progress import Callback, Checkpoints, Clock
 from core.specs import EraseSpec, FineTuneSpec
 
 CHECKPOINT_SECONDS = 60.0
+LARGE = 500_000_000
 S = TypeVar("S", bound=FineTuneSpec)
 
 
@@ -56,6 +57,10 @@ class Method(Protocol):
 
     def load_state(self, state: dict[str, Tensor]) -> None: ...
 
+    def finish(self) -> dict[str, Any]:
+        """What the method has to say of its run, for `Delta.info`."""
+        ...
+
 
 def identity(model: StableDiffusion, request: EraseSpec) -> str:
     """What a checkpoint must belong to: this base model, these concepts, this method, this seed."""
@@ -76,6 +81,9 @@ def fine_tune(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
         parameters = model.add_adapter(lora_config(model.unet, spec.lora))
+    recompute = spec.gradient_checkpointing
+    if recompute if recompute is not None else sum(p.numel() for p in model.unet.parameters()) > LARGE:
+        model.unet.enable_gradient_checkpointing()
     optimiser = torch.optim.Adam(parameters, lr=spec.learning_rate)
     run = Run(model, request, spec, callback)
     total, start, history = spec.steps * len(request.concepts), 0, list[dict[str, Any]]()
@@ -115,6 +123,8 @@ def fine_tune(
             checkpoints.save(done, collect(model, optimiser, method) | run.trajectories.state(), meta | {"round": run.trajectories.round})
             last_save = time.monotonic()
         callback({"phase": "erase", "step": done, "total": total, "loss": value, "target": target, "eta_s": clock.eta(done)})
+    finished = method.finish()
+    model.unet.disable_gradient_checkpointing()
     return Delta.of(
         model,
         history=history,
@@ -122,6 +132,7 @@ def fine_tune(
         seconds=time.monotonic() - begun,
         resumed_at=start,
         residual=0.0,
+        **finished,
     )
 
 

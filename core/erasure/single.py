@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from core.erasure.batch import Latents
 from core.erasure.loop import Run
 from core.models import StableDiffusion
-from core.specs import FineTuneSpec
+from core.specs import Concept, FineTuneSpec
 
 S = TypeVar("S", bound=FineTuneSpec)
 
@@ -39,24 +39,42 @@ class Single(Generic[S]):
     def __init__(self, run: Run[S], loss: Loss[S]) -> None:
         self.run, self.loss = run, loss
         self.contexts = [run.contexts(words) for words in run.words]
-        self.targets = [run.contexts([c.target]) if c.target else None for c in run.concepts]
+        self.named = [self.target(c) for c in run.concepts]
+        self.targets = [run.contexts([name]) if name else None for name in self.named]
         self.empty = run.contexts([""])
         self.kept = run.contexts(run.preserve or [""])
         self.keys = [f"erase/{i}" for i in range(len(run.concepts))]
+        self.prefill()
+
+    def target(self, concept: Concept) -> str | None:
+        """The name of what the concept becomes; None is the empty prompt."""
+        return concept.target
+
+    def prefill(self) -> None:
+        """Draw the latents that every step will read, once and with progress."""
+        run = self.run
         if run.spec.latents == "buffer":
             run.trajectories.prefill(dict(zip(self.keys, self.contexts, strict=True)), run.spec.trajectories, run.callback)
+
+    def latents(self, i: int, g: Generator) -> Latents:
+        """One batch of concept i's latents."""
+        spec = self.run.spec
+        return self.run.trajectories.draw(self.keys[i], self.contexts[i], g, spec.batch_size, spec.trajectories)
 
     def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
         run, spec, targets = self.run, self.run.spec, self.targets[i]
         g = run.generator(step)
-        x = run.trajectories.draw(self.keys[i], self.contexts[i], g, spec.batch_size, spec.trajectories)
+        x = self.latents(i, g)
         row = torch.randint(len(self.contexts[i]), (spec.batch_size,), generator=g)
         kept = self.kept[torch.randint(len(self.kept), (spec.batch_size,), generator=g)]
         target = None if targets is None else targets[row % len(targets)]
         texts = Texts(self.contexts[i][row], target, self.empty.expand_as(kept), kept)
-        return self.loss(run.model, x, texts, spec), run.concepts[i].target
+        return self.loss(run.model, x, texts, spec), self.named[i]
 
     def state(self) -> dict[str, Tensor]:
         return {}
 
     def load_state(self, state: dict[str, Tensor]) -> None: ...
+
+    def finish(self) -> dict[str, Any]:
+        return {}

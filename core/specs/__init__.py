@@ -10,7 +10,7 @@ from core.specs.evaluation import EvaluationSpec, Thresholds
 from core.specs.fine_tuned import FineTuneSpec, Layers, LoraSpec
 from core.specs.jobs import MAX_CONCEPTS, EraseSpec, EvaluateSpec, JobSpec
 from core.specs.methods import METHODS, AnyMethod, MethodLike, MethodName, MethodSpec, as_method
-from core.specs.output_based import AllButOneSpec, EsdSpec, NaiveSpec
+from core.specs.output_based import AllButOneSpec, AntSpec, CaSpec, EraseAnythingSpec, EsdSpec, MaceSpec, NaiveSpec, ScoreSpec
 
 __all__ = [
     "MAX_CONCEPTS",
@@ -18,10 +18,13 @@ __all__ = [
     "METHODS",
     "AgeSpec",
     "AllButOneSpec",
+    "AntSpec",
     "AnyMethod",
     "ApSpec",
+    "CaSpec",
     "Concept",
     "ConceptLike",
+    "EraseAnythingSpec",
     "EraseSpec",
     "EsdSpec",
     "EvaluateSpec",
@@ -30,11 +33,13 @@ __all__ = [
     "JobSpec",
     "Layers",
     "LoraSpec",
+    "MaceSpec",
     "MethodLike",
     "MethodName",
     "MethodSpec",
     "NaiveSpec",
     "ReceSpec",
+    "ScoreSpec",
     "Spec",
     "Text",
     "Thresholds",

@@ -6,14 +6,29 @@ from pydantic import BeforeValidator, Field
 
 from core.specs.adversarial import AgeSpec, ApSpec
 from core.specs.closed_form import ReceSpec, TimeSpec, UceSpec
-from core.specs.output_based import AllButOneSpec, EsdSpec, NaiveSpec
+from core.specs.output_based import AllButOneSpec, AntSpec, CaSpec, EraseAnythingSpec, EsdSpec, MaceSpec, NaiveSpec, ScoreSpec
 
-AnyMethod = UceSpec | TimeSpec | ReceSpec | NaiveSpec | EsdSpec | AllButOneSpec | ApSpec | AgeSpec
+AnyMethod = (
+    UceSpec
+    | TimeSpec
+    | ReceSpec
+    | NaiveSpec
+    | EsdSpec
+    | CaSpec
+    | AllButOneSpec
+    | AntSpec
+    | ApSpec
+    | AgeSpec
+    | ScoreSpec
+    | EraseAnythingSpec
+    | MaceSpec
+)
 MethodSpec = Annotated[AnyMethod, Field(discriminator="name")]
-MethodName = Literal["uce", "time", "rece", "naive", "esd", "all_but_one", "ap", "age"]
+MethodName = Literal["uce", "time", "rece", "naive", "esd", "ca", "all_but_one", "ant", "ap", "age", "score", "erase_anything", "mace"]
 METHODS: dict[str, type[AnyMethod]] = {
-    "uce": UceSpec, "time": TimeSpec, "rece": ReceSpec, "naive": NaiveSpec, "esd": EsdSpec, "all_but_one": AllButOneSpec, "ap": ApSpec,
-    "age": AgeSpec,
+    "uce": UceSpec, "time": TimeSpec, "rece": ReceSpec, "naive": NaiveSpec, "esd": EsdSpec, "ca": CaSpec, "all_but_one": AllButOneSpec,
+    "ant": AntSpec, "ap": ApSpec,
+    "age": AgeSpec, "score": ScoreSpec, "erase_anything": EraseAnythingSpec, "mace": MaceSpec,
 }  # fmt: skip
 
 

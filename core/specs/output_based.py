@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from core.specs.fine_tuned import FineTuneSpec
+from core.specs.fine_tuned import FineTuneSpec, LoraSpec
 
 
 class EsdSpec(FineTuneSpec):
@@ -37,3 +37,119 @@ class AllButOneSpec(FineTuneSpec):
         default=1.0, ge=0, le=20, description="Without an alternative concept (target), the guidance term becomes -eta times itself."
     )
     drift_weight: float = Field(default=1.0, ge=0, le=1e4, description="Weight of the unconditional score's drift (not published: ours).")
+
+
+class CaSpec(FineTuneSpec):
+    """CA, Concept Ablation (Kumari et al., ICCV 2023): the concept's prediction becomes its anchor's, on pictures of the anchor."""
+
+    name: Literal["ca"] = "ca"
+    pictures: int = Field(
+        default=16,
+        ge=1,
+        le=5000,
+        description="Pictures of the anchor that the base model draws first. The authors take 1000 of 200 prompts.",
+    )
+    anchor_network: Literal["current", "frozen"] = Field(
+        default="current",
+        description="Whose prediction of the anchor is the aim: the current network's with the gradient stopped (authors' code), or the base model's.",
+    )
+    prior_weight: float = Field(
+        default=0.0,
+        ge=0,
+        le=1e4,
+        description="Weight of the ordinary denoising loss on the anchor's pictures (authors: off, or 1 for nudity).",
+    )
+
+
+class AntSpec(FineTuneSpec):
+    """ANT, Auto-Steering Denoising Trajectories (Li et al., 2025): early steps keep the concept's direction, later steps reverse it."""
+
+    name: Literal["ant"] = "ant"
+    variant: Literal["paper", "authors_code"] = Field(
+        default="paper",
+        description="paper: the noisy steps are kept and the unconditional score may not drift. authors_code: the clean steps are kept, as their index "
+        "counts, and the drift terms have no gradient.",
+    )
+    eta: float = Field(default=1.0, ge=0, le=20, description="Reversed guidance of the later steps: eps_0 - eta (eps_c - eps_0).")
+    eta_keep: float = Field(
+        default=1.0, ge=0, le=20, description="Guidance that the kept steps are held to; 1 = the base model's own prediction."
+    )
+    keep: float = Field(
+        default=0.14, ge=0, lt=1, description="Share of the trajectory whose direction is kept (authors: 7 of 50 steps).", examples=[0.14]
+    )
+    keep_weight: float = Field(default=1.0, ge=0, le=1e4, description="α1, the weight of the kept steps (authors: 1).")
+    drift_weight: float = Field(default=0.5, ge=0, le=1e4, description="α2, the weight of the unconditional score's drift (authors: 0.5).")
+
+
+class ScoreSpec(FineTuneSpec):
+    """SCORE (Fu et al., 2025), a reconstruction: a critic must not tell the concept's pictures from its neighbours'."""
+
+    name: Literal["score"] = "score"
+    adversarial_weight: float = Field(
+        default=0.1, ge=0, le=1e4, description="Weight of the critic's confusion, BCE against one half (not published: ours)."
+    )
+    upper_weight: float = Field(
+        default=1.0,
+        ge=0,
+        le=1e4,
+        description="Weight of the upper bound: the distance of the concept's prediction from a neighbour's (ours).",
+    )
+    eta: float = Field(default=1.0, ge=0, le=20, description="Negative guidance away from the concept in that distance's aim; 0 = none.")
+    trajectory_weight: float = Field(
+        default=1.0, ge=0, le=1e4, description="Weight of trajectory consistency on neighbours, the empty prompt and early steps (ours)."
+    )
+    keep: float = Field(
+        default=0.05, ge=0, lt=1, description="Share of the trajectory, from pure noise, where the concept's own prediction is kept."
+    )
+    saliency: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Share of the adapters that are trained: those the concept's loss moves most (SalUn's γ = 0.5, by layers).",
+    )
+    candidates: int = Field(default=10, ge=1, le=2000, description="Nearest concepts that stand for its absence (C = 0).")
+    critic_learning_rate: float = Field(default=1e-3, gt=0, le=1, description="Adam rate of the critic (ours).")
+    leakage_pictures: int = Field(
+        default=32,
+        ge=0,
+        le=4096,
+        description="Pictures of the concept, and as many of its neighbours, on which a fresh critic measures the leakage at the end; 0 = not measured.",
+    )
+
+
+class EraseAnythingSpec(FineTuneSpec):
+    """EraseAnything (Gao et al., ICML 2025), its losses as far as they apply to a U-Net: ESD and attention, then holding and contrast."""
+
+    name: Literal["erase_anything"] = "erase_anything"
+    eta: float = Field(default=1.0, ge=0, le=20, description="Negative guidance of the ESD term (authors: 1).")
+    attention_weight: float = Field(
+        default=1e-3, ge=0, le=1e4, description="λ2, weight of the attention to the concept's tokens (authors: 1e-3)."
+    )
+    hold_weight: float = Field(
+        default=1.0, ge=0, le=1e4, description="λ3, weight of holding other concepts' predictions (authors: 0.1 on their flow target)."
+    )
+    contrast_weight: float = Field(default=0.1, ge=0, le=1e4, description="λ4, weight of the reversed InfoNCE (authors: 0.1).")
+    temperature: float = Field(default=0.07, gt=0, le=100, description="τ of the reversed InfoNCE (authors: 0.07).")
+    strangers: int = Field(
+        default=3, ge=1, le=64, description="K, unrelated concepts of the contrast: the farthest of the space (authors: 3)."
+    )
+
+
+class MaceSpec(FineTuneSpec):
+    """MACE (Lu et al., CVPR 2024): refine in closed form, one LoRA a concept on masked attention, fuse in closed form; exact LoRA."""
+
+    name: Literal["mace"] = "mace"
+    steps: int = Field(default=50, ge=1, le=20_000, description="Optimiser steps of each concept's LoRA (authors: 50; 120 for nudity).")
+    lora: LoraSpec = Field(
+        default=LoraSpec(rank=1, target_modules="xattn_strict"), description="Only the rank is read: 1, on to_k and to_v (authors)."
+    )
+    ridge: float = Field(default=0.1, gt=0, le=1e6, description="λ of both closed forms, the pull towards the old weights.")
+    refine_preserve_scale: float = Field(
+        default=0.1, ge=0, le=1e6, description="Weight of each held column in the refinement (ours; authors: by domain)."
+    )
+    fuse_preserve_scale: float = Field(
+        default=0.1, ge=0, le=1e6, description="Weight of each held column in the fusion (ours; authors: by domain)."
+    )
+    hold_vocabulary: bool = Field(
+        default=True, description="Hold the model's whole vocabulary, as the authors' caches hold COCO; false: only what `preserve` names."
+    )

@@ -10,12 +10,32 @@ from core.erasure.layers import target_modules
 from core.errors import CoreError
 from core.models import load_model
 from core.progress import DirectoryCheckpoints
-from core.specs import AgeSpec, AllButOneSpec, ApSpec, Concept, EraseSpec, EsdSpec, LoraSpec, NaiveSpec
+from core.specs import (
+    AgeSpec,
+    AllButOneSpec,
+    AntSpec,
+    ApSpec,
+    CaSpec,
+    Concept,
+    EraseAnythingSpec,
+    EraseSpec,
+    EsdSpec,
+    LoraSpec,
+    MaceSpec,
+    NaiveSpec,
+    ScoreSpec,
+)
 
 SMALL = {"steps": 6, "trajectories": 4, "sampling_steps": 4, "batch_size": 2, "checkpoint_every": 2, "lora": LoraSpec(rank=2)}
 METHODS = {
     "esd": EsdSpec(**SMALL),
     "naive": NaiveSpec(**SMALL),
+    "naive recomputed": NaiveSpec(gradient_checkpointing=True, **SMALL),
+    "ca": CaSpec(pictures=2, prior_weight=0.5, **SMALL),
+    "ant": AntSpec(**SMALL),
+    "score": ScoreSpec(candidates=3, leakage_pictures=4, **SMALL),
+    "erase_anything": EraseAnythingSpec(**SMALL),
+    "mace": MaceSpec(**{**SMALL, "lora": LoraSpec(rank=1)}),
     "all_but_one": AllButOneSpec(**SMALL),
     "ap paper": ApSpec(candidates=4, **SMALL),
     "ap authors_code": ApSpec(candidates=4, variant="authors_code", **SMALL),

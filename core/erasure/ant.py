@@ -1,0 +1,35 @@
+"""ANT, Set You Straight: Auto-Steering Denoising Trajectories to Sidestep Unwanted Concepts (Li et al., 2025).
+
+Early, noisy steps keep the concept's direction, eps(0) + eta (eps(c) - eps(0)); later ones reverse it, eps(0) - eta (eps(c) - eps(0));
+the unconditional score may not drift in either:   l3 + a2 l4 + a1 (l1 + a2 l2).
+
+`paper` is that. In the authors' code the index counts from the clean end and both drift terms are computed without a graph:
+`authors_code` keeps the clean steps and has no drift term.
+"""
+
+import torch
+from torch import Tensor
+
+from core.erasure.batch import Latents, cat, errors
+from core.erasure.single import Texts
+from core.models import StableDiffusion
+from core.specs import AntSpec
+
+
+def kept(t: Tensor, length: int, spec: AntSpec) -> Tensor:
+    """Which rows' timesteps (B,) keep their direction; `length` is the number of training timesteps."""
+    share = t.float() / length
+    return share >= 1 - spec.keep if spec.variant == "paper" else share < spec.keep
+
+
+def loss(model: StableDiffusion, x: Latents, texts: Texts, spec: AntSpec) -> Tensor:
+    """One draw serves both halves: a row falls into one by its timestep. Scalar out."""
+    z, t = cat(x, x)
+    with model.frozen(), torch.no_grad():
+        eps_a, eps_c, eps_0 = model.predict(*cat(x, x, x), torch.cat([texts.anchor, texts.concept, texts.empty])).chunk(3)
+    new_c, new_0 = model.predict(z, t, torch.cat([texts.concept, texts.empty])).chunk(2)
+    early, alphas = kept(x.t, len(model.alphas), spec), model.alphas[x.t]
+    direction = torch.where(early.view(-1, 1, 1, 1), eps_0 + spec.eta_keep * (eps_c - eps_0), eps_a - spec.eta * (eps_c - eps_a))
+    steer = errors(new_c, direction, alphas, spec.space)
+    drift = spec.drift_weight * errors(new_0, eps_0, alphas, spec.space) if spec.variant == "paper" else torch.zeros_like(steer)
+    return (torch.where(early, spec.keep_weight, 1.0) * (steer + drift)).mean()

@@ -1,0 +1,63 @@
+"""Cross-attention laid open: the probabilities that each layer gives each token, with their graph."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.models import StableDiffusion
+
+
+class Recorder:
+    """An attention processor that keeps its probabilities, (B, positions, tokens), the mean over heads; the output is softmax(QK^T / sqrt(d)) V."""
+
+    def __init__(self, kept: list[Tensor]) -> None:
+        self.kept = kept
+
+    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        q, k, v = attn.to_q(hidden_states), attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states)
+        q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (q, k, v))
+        probabilities = (q @ k.transpose(-1, -2) * attn.scale).softmax(-1)
+        self.kept.append(probabilities.mean(1))
+        out: Tensor = attn.to_out[1](attn.to_out[0]((probabilities @ v).transpose(1, 2).flatten(2)))
+        return out
+
+
+@contextmanager
+def recorded(model: StableDiffusion) -> Iterator[list[Tensor]]:
+    """Inside, every pass through the U-Net appends each cross-attention layer's probabilities to the list."""
+    kept: list[Tensor] = []
+    was, checkpointing = dict(model.unet.attn_processors), model.unet.is_gradient_checkpointing
+    if checkpointing:  # what is recorded must have a graph
+        model.unet.disable_gradient_checkpointing()
+    model.unet.set_attn_processor({name: Recorder(kept) if ".attn2." in name else p for name, p in was.items()})
+    try:
+        yield kept
+    finally:
+        model.unet.set_attn_processor(was)
+        if checkpointing:
+            model.unet.enable_gradient_checkpointing()
+
+
+def positions(model: StableDiffusion, prompt: str, word: str) -> Tensor:
+    """Which of the text's L positions hold the word's tokens, (L,) of 0 and 1; none where the prompt does not name it."""
+    tokenizer, length = model.pipe.tokenizer, model.pipe.tokenizer.model_max_length
+    mask = torch.zeros(length, device=model.device)
+    before, found, _ = prompt.lower().partition(word.lower())
+    if found:
+        start = len(tokenizer(before).input_ids) - 1
+        mask[start : start + len(tokenizer(word).input_ids) - 2] = 1
+    return mask
+
+
+def token_maps(probabilities: list[Tensor], tokens: Tensor) -> list[Tensor]:
+    """Each layer's probability of the tokens (B, L), summed over them: (B, positions)."""
+    return [torch.einsum("bpl,bl->bp", p, tokens.to(p.dtype)) for p in probabilities]
+
+
+def at_size(maps: list[Tensor], side: int) -> Tensor:
+    """The mean of the layers' maps (B, positions) at side x side, (B, side, side)."""
+    squares = [m.reshape(len(m), 1, int(m.shape[1] ** 0.5), -1) for m in maps]
+    return torch.stack([torch.nn.functional.interpolate(s, size=(side, side), mode="bilinear") for s in squares]).mean(0)[:, 0]

@@ -1,0 +1,165 @@
+"""MACE, Mass Concept Erasure (Lu et al., CVPR 2024), in three stages.
+
+1. Closed-form refinement: the tokens *around* a concept's words no longer carry it; they become those of the same prompt about the
+   mapping concept.
+2. One LoRA of low rank for each concept, on to_k and to_v, trained to draw attention away from the concept's tokens inside a mask
+   of the object; no noise is predicted. The authors cut masks with Grounded-SAM; no segmenter is installed here, and the mask is
+   where the base model's own cross-attention looks for those tokens.
+3. Closed-form fusion of the LoRAs: the new matrices give each concept's prompts the values that its LoRA gives, and everything
+   else the old ones. What is delivered is the exact difference, a LoRA of at most full rank.
+"""
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.concepts import candidates, forbidden
+from core.erasure.attention import at_size, positions, recorded, token_maps
+from core.erasure.batch import Latents
+from core.erasure.closed_form import wear
+from core.erasure.delta import Delta
+from core.erasure.layers import target_modules
+from core.erasure.loop import Run, fine_tune
+from core.erasure.time import pairs
+from core.models import StableDiffusion
+from core.models.vocabulary import article
+from core.progress import Callback, Checkpoints
+from core.specs import EraseSpec, LoraSpec, MaceSpec
+
+
+def solve(wanted: Tensor, e: Tensor, p: Tensor, ridge: float, preserve_scale: float) -> tuple[Tensor, Tensor]:
+    """Factors (out, D) and (D, D) of argmin |dW e - wanted|^2 + s |dW p|^2 + ridge |dW|^2; wanted: (n, out), e: (n, D), p: (m, D)."""
+    identity = torch.eye(e.shape[1], dtype=e.dtype, device=e.device)
+    m = e.T @ e + preserve_scale * p.T @ p + ridge * identity
+    return torch.linalg.solve(m, e.T @ wanted).T, identity
+
+
+def attention_loss(model: StableDiffusion, x: Latents, context: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    """Sum over layers of |attention to the concept's tokens, inside the mask|_F, mean over rows; tokens: (B, L), mask: (B, h, w)."""
+    with recorded(model) as probabilities:
+        model.predict(x.z, x.t, context)
+    total = torch.zeros(len(mask), device=mask.device)
+    for probability, attended in zip(probabilities, token_maps(probabilities, tokens), strict=True):
+        side = int(probability.shape[1] ** 0.5)
+        inside = torch.nn.functional.interpolate(mask[:, None], size=(side, side), mode="nearest").flatten(1)
+        total = total + (attended * inside).square().sum(1).clamp_min(1e-12).sqrt()
+    return total.mean()
+
+
+class Mapped:
+    """The texts of one job: each concept's prompts, what they are mapped to, and what is held."""
+
+    def __init__(self, model: StableDiffusion, request: EraseSpec, spec: MaceSpec) -> None:
+        self.prompts, self.words, self.refined = list[list[str]](), list[list[str]](), list[tuple[Tensor, Tensor]]()
+        for concept in request.concepts:
+            target = concept.target or candidates(model, concept, request.concepts, 1)[0]
+            prompts, named = list[str](), list[str]()
+            for word in forbidden(concept):
+                key = model.vocabulary.style(word) or word
+                goal = model.vocabulary.style(target) or target
+                for prompt in model.vocabulary.prompts(word):
+                    prompts.append(prompt)
+                    named.append(key)
+                    e, g = pairs(model, prompt, article(prompt.replace(key, goal)))
+                    around = positions(model, prompt, key) == 0
+                    self.refined.append((e[around].double(), g[around].double()))
+            self.prompts.append(prompts)
+            self.words.append(named)
+        space = (
+            [w for w in model.vocabulary.concepts if all(w not in forbidden(c) for c in request.concepts)] if spec.hold_vocabulary else []
+        )
+        held = [p for name in dict.fromkeys([*request.preserve, *space]) for p in model.vocabulary.prompts(name)]
+        self.held = model.encode(held).flatten(0, 1).double() if held else model.encode([""])[0].double()
+
+
+class Mace:
+    """Stage 2 on the shared loop: all concepts' LoRAs are one adapter, of which concept i uses and trains its own ranks alone."""
+
+    def __init__(self, run: Run[MaceSpec]) -> None:
+        self.run = run
+        self.mapped = Mapped(run.model, run_request(run), run.spec)
+        self.contexts = [run.model.encode(p) for p in self.mapped.prompts]
+        self.tokens = [torch.stack([positions(run.model, p, w) for p, w in zip(ps, ws, strict=True)])
+                       for ps, ws in zip(self.mapped.prompts, self.mapped.words, strict=True)]  # fmt: skip
+        run.trajectories.prefill({f"erase/{i}": c for i, c in enumerate(self.contexts)}, run.spec.trajectories, run.callback)
+        self.masks = {i: self.mask(i) for i in range(len(self.contexts))}
+        self.active = 0
+        for name, module in run.model.unet.named_modules():
+            if name.endswith("lora_A.default"):
+                module.register_forward_hook(self.only_its_own)
+
+    def only_its_own(self, _: Any, __: Any, out: Tensor) -> Tensor:
+        rank = self.run.spec.lora.rank // len(self.contexts)
+        keep = torch.zeros(out.shape[-1], device=out.device, dtype=out.dtype)
+        keep[self.active * rank : (self.active + 1) * rank] = 1
+        return out * keep
+
+    @torch.no_grad()
+    def mask(self, i: int) -> Tensor:
+        """Where the base model looks for concept i's tokens in each kept trajectory, (count, h, w): above the mean of the map."""
+        model, states = self.run.model, self.run.trajectories.fill(f"erase/{i}", self.contexts[i], self.run.spec.trajectories)
+        middle = states.shape[1] // 2
+        t = self.run.trajectories.timesteps[middle].expand(len(states))
+        row = torch.arange(len(states)) % len(self.contexts[i])
+        with model.frozen(), recorded(model) as probabilities:
+            model.predict(states[:, middle], t, self.contexts[i][row])
+        maps = at_size(token_maps(probabilities, self.tokens[i][row]), model.latent_shape[1])
+        return (maps > maps.mean((1, 2), keepdim=True)).float()
+
+    def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
+        run, spec, g = self.run, self.run.spec, self.run.generator(step)
+        self.active = i
+        states = run.trajectories.fill(f"erase/{i}", self.contexts[i], spec.trajectories)
+        which = torch.randint(len(states), (spec.batch_size,), generator=g)
+        k = torch.randint(states.shape[1], (spec.batch_size,), generator=g)
+        row = torch.randint(len(self.contexts[i]), (spec.batch_size,), generator=g)
+        x = Latents(states[which, k], run.trajectories.timesteps[k])
+        return attention_loss(run.model, x, self.contexts[i][row], self.tokens[i][row], self.masks[i][which]), None
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None: ...
+
+    def finish(self) -> dict[str, Any]:
+        return {}
+
+
+def run_request(run: Run[MaceSpec]) -> EraseSpec:
+    return EraseSpec(concepts=run.concepts, preserve=run.preserve, method=run.spec, seed=run.seed)
+
+
+def edit(model: StableDiffusion, request: EraseSpec, spec: MaceSpec, callback: Callback, checkpoints: Checkpoints | None) -> Delta:
+    """All three stages; the model wears the fused difference afterwards."""
+    begun, mapped, count = time.monotonic(), Mapped(model, request, spec), len(request.concepts)
+    names = target_modules(model.unet, "xattn_strict")
+    weights = {n: model.unet.get_submodule(n).weight for n in names}
+    old = {n: w.detach().clone() for n, w in weights.items()}
+    e, g = (torch.cat([pair[k] for pair in mapped.refined]) for k in (0, 1))
+    refined = {}
+    for n, w in old.items():
+        up, _ = solve((g - e) @ w.double().T, e, mapped.held, spec.ridge, spec.refine_preserve_scale)
+        refined[n] = w.double() + up
+    try:
+        for n, w in weights.items():
+            w.data.copy_(refined[n])
+        ranks = spec.model_copy(update={"lora": LoraSpec(rank=count * spec.lora.rank, target_modules="xattn_strict")})
+        trained = fine_tune(model, request, ranks, Mace, callback, checkpoints)
+        adapter = model.adapter_state()
+    finally:
+        model.unload_delta()
+        for n, w in old.items():
+            model.unet.get_submodule(n).weight.data.copy_(w)
+    contexts = [model.encode(p).flatten(0, 1).double() for p in mapped.prompts]
+    layers = {}
+    for n, w in old.items():
+        a, b = (adapter[f"{n}.lora_{x}.weight"].to(w.device).double() for x in "AB")
+        wanted = []
+        for i, context in enumerate(contexts):
+            rows = slice(i * spec.lora.rank, (i + 1) * spec.lora.rank)
+            wanted.append(context @ (refined[n] + b[:, rows] @ a[rows] - w.double()).T)
+        layers[n] = solve(torch.cat(wanted), torch.cat(contexts), mapped.held, spec.ridge, spec.fuse_preserve_scale)
+    info = trained.info | {"rank": wear(model, layers, callback), "residual": 0.0, "seconds": time.monotonic() - begun}
+    return Delta.of(model, **{k: v for k, v in info.items() if k != "peak_memory_bytes"})
