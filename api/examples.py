@@ -15,6 +15,10 @@ ERASE: dict[str, Example] = {
             "labels": {"ticket": "DMCA-1042"},
         },
     },
+    "stack": {
+        "summary": "On top of an earlier erasure",
+        "value": {"model": "emoji", "base_job_id": "0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11", "concepts": ["dog"]},
+    },
     "concept": {
         "summary": "Synonyms, a target, thresholds for the verdict",
         "value": {
@@ -23,6 +27,13 @@ ERASE: dict[str, Example] = {
             "method": {"name": "uce", "expand_prompts": True},
             "evaluation": {"erased_images": 48, "thresholds": {"esr1": 0.98, "psr1_ratio": 0.95}},
         },
+    },
+}
+
+COMBINE: dict[str, Example] = {
+    "out": {
+        "summary": "Two erasures summed; one that is not named is taken back out",
+        "value": {"model": "emoji", "jobs": ["0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11", "5d1f0c7b-3c52-4b6e-8f11-0a9a4c1f2e33"]},
     },
 }
 

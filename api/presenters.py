@@ -13,11 +13,13 @@ from api.auth import Caller
 from api.problems import invalid
 from api.schemas import TERMINAL, DryRun, Job, JobArtifact, JobKind
 from api.services import Services
-from core.specs import EraseSpec, EvaluateSpec
+from core.specs import CombineSpec, Concept, EraseSpec, EvaluateSpec, same
 from store import artifacts, jobs
 from store.errors import NotFound
 from store.models import Artifact as ArtifactRow
 from store.models import Job as JobRow
+
+STACKABLE = ("erase", "combine")
 
 
 def view(row: JobRow, files: Sequence[ArtifactRow]) -> Job:
@@ -49,26 +51,59 @@ async def ended(services: Services, caller: Caller, job_id: uuid.UUID, deadline:
                 continue
 
 
-def resolve(session: Session, tenant_id: uuid.UUID, spec: EraseSpec | EvaluateSpec) -> dict[str, Any]:
-    """The spec with every default; an evaluation's source must be there, be the tenant's, and be of the model."""
-    if isinstance(spec, EvaluateSpec) and spec.job_id is not None:
-        source = erased(session, tenant_id, uuid.UUID(spec.job_id))
-        of_model(spec, source.spec["model"], "job")
-        concepts = spec.concepts or EraseSpec.model_validate(source.spec).concepts
-        spec = spec.model_copy(update={"concepts": concepts})
-    elif isinstance(spec, EvaluateSpec):
-        of_model(spec, uploaded(session, tenant_id, uuid.UUID(spec.artifact_id)).info["model"], "upload")
+AnySpec = EraseSpec | EvaluateSpec | CombineSpec
+
+
+def resolve(session: Session, tenant_id: uuid.UUID, spec: AnySpec) -> dict[str, Any]:
+    """The spec with every default; whatever it builds on or judges must be there, be the tenant's, and be of the model."""
+    match spec:
+        case EraseSpec() if spec.base_job_id is not None:
+            row = finished(session, tenant_id, spec.base_job_id, "base_job_id", STACKABLE)
+            of_model(spec, row.spec["model"], "job")
+            on_top(spec, row)
+        case CombineSpec():
+            for i, job_id in enumerate(spec.jobs):
+                of_model(spec, finished(session, tenant_id, job_id, f"jobs.{i}", ("erase",)).spec["model"], "job")
+        case EvaluateSpec() if spec.job_id is not None:
+            row = finished(session, tenant_id, spec.job_id, "job_id", STACKABLE)
+            of_model(spec, row.spec["model"], "job")
+            spec = spec.model_copy(update={"concepts": spec.concepts or erased_by(session, tenant_id, row)})
+        case EvaluateSpec():
+            of_model(spec, uploaded(session, tenant_id, uuid.UUID(spec.artifact_id)).info["model"], "upload")
+        case _:
+            pass
     return spec.model_dump(mode="json")
 
 
-def erased(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID) -> JobRow:
+def finished(session: Session, tenant_id: uuid.UUID, job_id: str, field: str, kinds: Sequence[str]) -> JobRow:
+    """A job that has a delta, or a problem that names the field."""
     try:
-        row = jobs.get(session, tenant_id, job_id)
+        row = jobs.get(session, tenant_id, uuid.UUID(job_id))
     except NotFound as error:
-        raise invalid("job_id", f"there is no job {job_id}", "GET /jobs lists yours") from error
-    if row.kind != "erase" or row.status != "succeeded":
-        raise invalid("job_id", f"names a job of kind {row.kind} that is {row.status}", "name an erase job that has succeeded")
+        raise invalid(field, f"there is no job {job_id}", "GET /jobs lists yours") from error
+    if row.kind not in kinds or row.status != "succeeded":
+        raise invalid(
+            field, f"names a job of kind {row.kind} that is {row.status}", f"name one of kind {' or '.join(kinds)} that has succeeded"
+        )
     return row
+
+
+def on_top(spec: EraseSpec, row: JobRow) -> None:
+    """What the base job erased can neither be kept nor be a target."""
+    gone = [c["name"] for c in row.spec.get("concepts", [])]
+    wanted = [("preserve", name) for name in spec.preserve]
+    wanted += [(f"concepts.{i}.target", c.target) for i, c in enumerate(spec.concepts) if c.target]
+    for field, name in wanted:
+        if any(same(name, g) for g in gone):
+            raise invalid(field, f"'{name}' was erased by base_job_id", "name another, or take that job back out with POST /jobs/combine")
+
+
+def erased_by(session: Session, tenant_id: uuid.UUID, row: JobRow) -> list[Concept]:
+    """All that a job's delta has erased: its own concepts, and those of the jobs it stands on or was combined from."""
+    found: dict[str, Concept] = {}
+    for member in jobs.stack_of(session, tenant_id, row):
+        found |= {c.name.casefold(): c for c in (Concept.model_validate(c) for c in member.spec.get("concepts", []))}
+    return list(found.values())
 
 
 def uploaded(session: Session, tenant_id: uuid.UUID, artifact_id: uuid.UUID) -> ArtifactRow:
@@ -81,11 +116,11 @@ def uploaded(session: Session, tenant_id: uuid.UUID, artifact_id: uuid.UUID) -> 
     return row
 
 
-def of_model(spec: EvaluateSpec, model: str, what: str) -> None:
+def of_model(spec: AnySpec, model: str, what: str) -> None:
     if spec.model != model:
         raise invalid("model", f"is '{spec.model}', but the {what} is of '{model}'", f"give model '{model}'")
 
 
-def dry_run(services: Services, caller: Caller, kind: JobKind, spec: EraseSpec | EvaluateSpec) -> dict[str, Any]:
+def dry_run(services: Services, caller: Caller, kind: JobKind, spec: AnySpec) -> dict[str, Any]:
     with services.transaction() as session:
         return DryRun(kind=kind, spec=resolve(session, caller.tenant_id, spec)).model_dump(mode="json")

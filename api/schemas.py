@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 JobStatus = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled", "expired"]
-JobKind = Literal["erase", "evaluate"]
+JobKind = Literal["erase", "evaluate", "combine"]
 TERMINAL = ("succeeded", "failed", "cancelled", "expired")
 
 

@@ -69,6 +69,10 @@ class Expunge:
         spec = erase_spec(concepts, model=model, method=method, preserve=preserve, **more)
         return self.submit("erase", spec, idempotency_key=idempotency_key)
 
+    def combine(self, jobs: Sequence[Job | str], *, model: str = "emoji", idempotency_key: str | None = None, **more: Any) -> Job:
+        """Sum finished erase jobs' own deltas into one; leave one of a stack out to take it back out. `more`: fused, evaluation, labels, …"""
+        return self.submit("combine", {"model": model, "jobs": [id_of(job) for job in jobs], **more}, idempotency_key=idempotency_key)
+
     def evaluate(
         self,
         *,

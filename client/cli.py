@@ -104,6 +104,7 @@ def erase(
         list[str] | None, typer.Option("--set", help="A parameter of the method, for example steps=60; may be repeated.")
     ] = None,
     preserve: Annotated[list[str] | None, typer.Option(help="A concept to keep; may be repeated.")] = None,
+    on: Annotated[str | None, typer.Option("--on", help="A finished erase job to start from: this erasure is stacked on its.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
     fused: Annotated[bool, typer.Option("--fused", help="Deliver a fused checkpoint too.")] = False,
     label: Labels = None,
@@ -125,8 +126,9 @@ def erase(
             raise typer.BadParameter(f"{spec} is not JSON: {error}", param_hint="--spec") from error
     elif concepts:
         chosen: Any = {"name": method, **{k: value_of(v) for k, v in pairs(settings, "--set").items()}} if settings else method
+        below = {"base_job_id": on} if on else {}
         request = erase_spec(
-            concepts, model=model, method=chosen, preserve=preserve or (), seed=seed, fused=fused, labels=pairs(label, "--label")
+            concepts, model=model, method=chosen, preserve=preserve or (), seed=seed, fused=fused, labels=pairs(label, "--label"), **below
         )
     else:
         raise typer.BadParameter("name at least one concept, or give --spec", param_hint="CONCEPTS")
@@ -135,6 +137,23 @@ def erase(
             emit(client.validate("erase", request))
             return
         finish(client, [client.submit("erase", request, idempotency_key=key)], wait=wait, folder=download, as_json=as_json, one=True)
+
+
+@app.command()
+def combine(
+    ids: Ids,
+    model: Model = "emoji",
+    fused: Annotated[bool, typer.Option("--fused", help="Deliver a fused checkpoint too.")] = False,
+    label: Labels = None,
+    wait: Wait = True,
+    download: Folder = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Sum finished erase jobs into one delta; leave one of a stack out to take it back out."""
+    with service(url) as client:
+        found = client.combine(ids, model=model, fused=fused, labels=pairs(label, "--label"))
+        finish(client, [found], wait=wait, folder=download, as_json=as_json, one=True)
 
 
 @app.command()

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core.delivery import bundle, lora
+from core.delivery import bundle, lora, stack
 from core.delivery.fits import check_delta
 from core.erasure import Delta, erase
 from core.erasure.delta import peak_memory
 from core.errors import CoreError
 from core.evaluation.judges import judges_for
 from core.evaluation.pictures import prune
-from core.evaluation.report import Evaluation, Metric, evaluate
+from core.evaluation.report import Evaluation, Metric, Report, evaluate
 from core.models import StableDiffusion, load_model
 from core.progress import Callback, Checkpoints, ignore
-from core.specs import Concept, EraseSpec, EvaluateSpec, EvaluationSpec
+from core.specs import CombineSpec, Concept, EraseSpec, EvaluateSpec, EvaluationSpec, same
 
 NO_DELTA = "none"
 
@@ -49,22 +49,92 @@ def run_erase(
     cache: Path,
     signing_key: Path | None = None,
     context: dict[str, Any] | None = None,
+    base: Path | None = None,
+    base_report: Path | None = None,
 ) -> Outcome:
-    """Erase, judge, and write the bundle into `out` (new or empty). Run again after a crash, it resumes from the checkpoint and the cached pictures."""
+    """Erase, judge, and write the bundle into `out` (new or empty). Run again after a crash, it resumes from the checkpoint and the cached pictures.
+
+    `base` is the delta file of an earlier job whose sanitized model this one starts from, `base_report` what was measured of it.
+    """
     begun = time.monotonic()
     out = empty_folder(out)
     callback({"phase": "load", "step": 0, "total": 1})
     model = load_model(source)
-    delta = erase(model, spec, callback=callback, checkpoints=checkpoints)
-    data = lora.to_bytes(delta, model, spec)
+    part = stack.read(base) if base is not None else None
+    concepts = list(spec.concepts)
+    if part is None:
+        delta = erase(model, spec, callback=callback, checkpoints=checkpoints)
+        data = lora.to_bytes(delta, model, spec)
+    else:
+        delta, data, part = erase_onto(model, spec, part, out, callback, checkpoints)
+        concepts = part.concepts
     (out / lora.FILE).write_bytes(data)
     evaluation = None
     if spec.evaluation.enabled:
         digest = hashlib.sha256(data).hexdigest()
-        evaluation = judged(model, source, spec.concepts, spec.preserve, spec.evaluation, digest, cache, callback)
+        evaluation = judged(model, source, concepts, spec.preserve, spec.evaluation, digest, cache, callback)
         add_costs(evaluation, time.monotonic() - begun, delta)
+        if part is not None:
+            before = Report.model_validate_json(base_report.read_text()) if base_report else None
+            evaluation.report.stack = stack.compared(part.layers, evaluation.report, before)
     callback({"phase": "deliver", "step": 0, "total": 1})
-    files = bundle.write_erasure(out, model, source, spec, delta, evaluation, key=signing_key, context=context or {})
+    files = bundle.write_erasure(
+        out, model, source, spec, delta, evaluation, layers=part.layers if part else (), key=signing_key, context=context or {}
+    )
+    callback({"phase": "deliver", "step": 1, "total": 1})
+    return outcome(out, evaluation, files)
+
+
+def erase_onto(
+    model: StableDiffusion, spec: EraseSpec, part: stack.Part, out: Path, callback: Callback, checkpoints: Checkpoints | None
+) -> tuple[Delta, bytes, stack.Part]:
+    """Erase from an earlier sanitized model: this job's own delta into `out`; the whole stack's bytes, which the model wears afterwards."""
+    with model.built_on(part.tensors, part.config, part.layers[-1].sha256, part.concepts):
+        own = erase(model, spec, callback=callback, checkpoints=checkpoints)
+    data = lora.to_bytes(own, model, spec)
+    (out / stack.OWN).write_bytes(data)
+    layer = stack.Layer(concepts=spec.concepts, method=spec.method.name, sha256=hashlib.sha256(data).hexdigest())
+    whole = stack.combine([(part.tensors, part.config), (own.tensors, own.config)])
+    layers = [*part.layers, layer]
+    data = lora.to_bytes(whole, model, spec, stack.described(layers))
+    (out / lora.FILE).write_bytes(data)
+    model.load_delta(out / lora.FILE)
+    whole.info = own.info
+    return whole, data, stack.Part(whole.tensors, whole.config, layers)
+
+
+def run_combine(
+    spec: CombineSpec,
+    out: Path,
+    *,
+    source: str,
+    deltas: Sequence[Path],
+    restored: Sequence[str] = (),
+    callback: Callback = ignore,
+    cache: Path,
+    signing_key: Path | None = None,
+    context: dict[str, Any] | None = None,
+) -> Outcome:
+    """Sum jobs' own deltas into one, judge it, and write the bundle into `out`. `restored`: concepts whose job was left out."""
+    begun = time.monotonic()
+    out = empty_folder(out)
+    callback({"phase": "load", "step": 0, "total": 1})
+    model = load_model(source)
+    parts = [stack.read(delta) for delta in deltas]
+    layers = [part.layers[-1] for part in parts]
+    whole = stack.combine([(part.tensors, part.config) for part in parts])
+    concepts = stack.unique([c for layer in layers for c in layer.concepts])
+    data = whole.serialise(stack.metadata(layers, model, spec.model))
+    (out / lora.FILE).write_bytes(data)
+    model.load_delta(out / lora.FILE)
+    evaluation = None
+    if spec.evaluation.enabled:
+        back = [name for name in restored if not any(same(name, c.name) for c in concepts)]
+        evaluation = judged(model, source, concepts, back, spec.evaluation, hashlib.sha256(data).hexdigest(), cache, callback)
+        add_costs(evaluation, time.monotonic() - begun, None)
+        evaluation.report.stack, evaluation.report.restored = stack.compared(layers, evaluation.report, None), back
+    callback({"phase": "deliver", "step": 0, "total": 1})
+    files = bundle.write_combination(out, model, source, spec, layers, evaluation, key=signing_key, context=context or {})
     callback({"phase": "deliver", "step": 1, "total": 1})
     return outcome(out, evaluation, files)
 
@@ -139,4 +209,4 @@ def outcome(out: Path, evaluation: Evaluation | None, files: list[Path]) -> Outc
     return Outcome(verdict, [Output(f.relative_to(out).as_posix(), bundle.MEDIA_TYPES[f.suffix], f) for f in files])
 
 
-__all__ = ["Outcome", "Output", "check_delta", "run_erase", "run_evaluate"]
+__all__ = ["Outcome", "Output", "check_delta", "run_combine", "run_erase", "run_evaluate"]

@@ -173,3 +173,12 @@ def active_count(session: Session, tenant_id: uuid.UUID) -> int:
     """A tenant's unfinished jobs, for quotas."""
     query = select(func.count()).select_from(Job).where(Job.tenant_id == tenant_id, Job.status.in_(ACTIVE))
     return session.scalar(query) or 0
+
+
+def stack_of(session: Session, tenant_id: uuid.UUID, job: Job) -> list[Job]:
+    """The erase jobs whose deltas a job's delta holds, oldest first: the chain of its base jobs and itself, or the jobs it combines."""
+    if job.kind == "combine":
+        return [get(session, tenant_id, uuid.UUID(id_)) for id_ in job.spec["jobs"]]
+    base = job.spec.get("base_job_id")
+    below = stack_of(session, tenant_id, get(session, tenant_id, uuid.UUID(base))) if base else []
+    return [*below, job]

@@ -1,13 +1,13 @@
 """What an attempt runs: core.run on the job's spec and inputs. Imports torch only inside the task's process."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from core.errors import CoreError
-from core.specs import Concept, EraseSpec, EvaluateSpec
+from core.specs import CombineSpec, Concept, EraseSpec, EvaluateSpec, JobSpec
 from store import artifacts, db, jobs
 from store.blobs import Blobs
 from store.errors import NotFound
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from core.run import Outcome
     from worker.checkpoints import JobCheckpoints
 
-DELTA = "pytorch_lora_weights.safetensors"
+DELTA, OWN, REPORT = "pytorch_lora_weights.safetensors", "delta_only.safetensors", "report.json"
 
 
 class Runner(Protocol):
@@ -38,43 +38,88 @@ def runner_for(settings: Settings) -> Runner:
     return found
 
 
-def run(job: Job, folder: Path, *, settings: Settings, callback: Callable[[Any], None], checkpoints: "JobCheckpoints") -> "Outcome":
-    """Erase or evaluate, as the job says."""
-    from core.run import run_erase, run_evaluate
+SPECS: dict[str, type[JobSpec]] = {"erase": EraseSpec, "evaluate": EvaluateSpec, "combine": CombineSpec}
 
-    spec = (EraseSpec if job.kind == "erase" else EvaluateSpec).model_validate(job.spec)
+
+def run(job: Job, folder: Path, *, settings: Settings, callback: Callable[[Any], None], checkpoints: "JobCheckpoints") -> "Outcome":
+    """Whatever the job's kind asks for."""
+    from core import run as science
+
+    spec = SPECS[job.kind].model_validate(job.spec)
     if spec.model not in settings.models:
         known = ", ".join(sorted(settings.models))
         raise CoreError("unknown_model", f"this worker has no model '{spec.model}': its EXPUNGE_MODELS lists {known}", field="model")
     context = {"job_id": str(job.id), "attempt": job.attempt, "kind": job.kind, "model": spec.model}
-    shared = {"source": settings.models[spec.model], "cache": settings.cache_dir, "signing_key": settings.signing_key, "context": context}
-    if isinstance(spec, EraseSpec):
-        return run_erase(spec, folder / "out", callback=callback, checkpoints=checkpoints, **shared)  # type: ignore[arg-type]
-    delta, concepts = inputs(job, spec, folder, settings)
-    return run_evaluate(spec, folder / "out", delta=delta, concepts=concepts, callback=callback, **shared)  # type: ignore[arg-type]
+    shared: dict[str, Any] = {
+        "source": settings.models[spec.model], "cache": settings.cache_dir, "signing_key": settings.signing_key, "context": context, "callback": callback,
+    }  # fmt: skip
+    inputs, out = Inputs(job, folder, settings), folder / "out"
+    match spec:
+        case EraseSpec() if spec.base_job_id is not None:
+            below: dict[str, Any] = {"base": inputs.of_job(spec.base_job_id, DELTA, "base_job_id"), "base_report": inputs.report(spec.base_job_id)}
+            return science.run_erase(spec, out, checkpoints=checkpoints, **below, **shared)
+        case EraseSpec():
+            return science.run_erase(spec, out, checkpoints=checkpoints, **shared)
+        case CombineSpec():
+            return science.run_combine(spec, out, deltas=[inputs.own(id_) for id_ in spec.jobs], restored=inputs.left_out(spec), **shared)
+        case EvaluateSpec():
+            delta, concepts = inputs.judged(spec)
+            return science.run_evaluate(spec, out, delta=delta, concepts=concepts, **shared)
+        case _:
+            raise TypeError(f"no runner for {type(spec).__name__}")
 
 
-def inputs(job: Job, spec: EvaluateSpec, folder: Path, settings: Settings) -> tuple[Path, list[Concept]]:
-    """The delta to judge, fetched and checked, and the concepts it is to have erased."""
-    concepts = list(spec.concepts)
-    field = "job_id" if spec.job_id else "artifact_id"
-    try:
-        with db.transaction(settings.database_url.get_secret_value()) as session:
-            if spec.job_id is not None:
-                judged = jobs.get(session, job.tenant_id, UUID(spec.job_id))
-                concepts = concepts or EraseSpec.model_validate(judged.spec).concepts
-                row = of_name(artifacts.of_job(session, job.tenant_id, judged.id), DELTA)
-            else:
-                row = artifacts.get(session, job.tenant_id, UUID(str(spec.artifact_id)))
-        path = folder / "delta.safetensors"
-        Blobs(settings.artifacts_url).download(row.key, path, row.sha256)
-    except NotFound as error:
-        raise CoreError("input_not_found", f"{field}: there is no delta to judge: {error}", field=field) from error
-    return path, concepts
+class Inputs:
+    """What a job builds on or judges, fetched into its folder and checked by sha256."""
 
+    def __init__(self, job: Job, folder: Path, settings: Settings) -> None:
+        self.job, self.folder, self.settings = job, folder, settings
+        self.url = settings.database_url.get_secret_value()
 
-def of_name(rows: "list[Artifact] | Any", name: str) -> Artifact:
-    found = next((row for row in rows if row.name == name), None)
-    if found is None:
-        raise NotFound(f"the job has no artifact '{name}'")
-    return found
+    def of_job(self, job_id: str, names: str | Sequence[str], field: str) -> Path:
+        """The first of `names` that the job has delivered."""
+        wanted = [names] if isinstance(names, str) else names
+        try:
+            with db.transaction(self.url) as session:
+                rows = {row.name: row for row in artifacts.of_job(session, self.job.tenant_id, UUID(job_id))}
+            row = next((rows[name] for name in wanted if name in rows), None)
+            if row is None:
+                raise NotFound(f"job {job_id} has no artifact '{wanted[-1]}'")
+            return self.fetch(row)
+        except NotFound as error:
+            raise CoreError("input_not_found", f"{field}: {error}", field=field) from error
+
+    def fetch(self, row: Artifact) -> Path:
+        path = self.folder / f"{row.id}-{Path(row.name).name}"
+        Blobs(self.settings.artifacts_url).download(row.key, path, row.sha256)
+        return path
+
+    def own(self, job_id: str) -> Path:
+        """A job's own delta, without what it stands on."""
+        return self.of_job(job_id, (OWN, DELTA), "jobs")
+
+    def report(self, job_id: str) -> Path | None:
+        """report.json, where the job was judged."""
+        try:
+            return self.of_job(job_id, REPORT, "base_job_id")
+        except CoreError:
+            return None
+
+    def left_out(self, spec: CombineSpec) -> list[str]:
+        """Names of what the stacks of the combined jobs hold beside them."""
+        with db.transaction(self.url) as session:
+            members = [
+                m for id_ in spec.jobs for m in jobs.stack_of(session, self.job.tenant_id, jobs.get(session, self.job.tenant_id, UUID(id_)))
+            ]
+            return list(dict.fromkeys(c["name"] for m in members if str(m.id) not in spec.jobs for c in m.spec["concepts"]))
+
+    def judged(self, spec: EvaluateSpec) -> tuple[Path, list[Concept]]:
+        """The delta to judge and the concepts it is to have erased."""
+        if spec.job_id is not None:
+            return self.of_job(spec.job_id, DELTA, "job_id"), list(spec.concepts)
+        try:
+            with db.transaction(self.url) as session:
+                row = artifacts.get(session, self.job.tenant_id, UUID(str(spec.artifact_id)))
+            return self.fetch(row), list(spec.concepts)
+        except NotFound as error:
+            raise CoreError("input_not_found", f"artifact_id: there is no delta to judge: {error}", field="artifact_id") from error

@@ -19,7 +19,7 @@ from api.once import Done, once
 from api.problems import Problem, invalid, responses
 from api.schemas import TERMINAL, DryRun, Job, JobKind, JobPage, JobStatus
 from api.services import Services
-from core.specs import EraseSpec, EvaluateSpec
+from core.specs import CombineSpec, EraseSpec, EvaluateSpec
 from store import artifacts, jobs
 
 log = structlog.get_logger("api")
@@ -69,7 +69,7 @@ def roomy(services: Services, session: Session, caller: Caller) -> None:
         )
 
 
-def submit(services: Services, caller: Caller, ticket: Ticket, kind: JobKind, spec: EraseSpec | EvaluateSpec) -> Done:
+def submit(services: Services, caller: Caller, ticket: Ticket, kind: JobKind, spec: presenters.AnySpec) -> Done:
     """Store the job, its first event and the key's answer in one transaction; then ring the bell."""
 
     def work(session: Session) -> Done:
@@ -90,7 +90,7 @@ def submit(services: Services, caller: Caller, ticket: Ticket, kind: JobKind, sp
     done = once(services, caller, ticket, Job, work)
     if done.job is not None:
         services.ring(done.job.id)
-        concepts = [hashlib.sha256(c.name.encode()).hexdigest()[:12] for c in spec.concepts]
+        concepts = [hashlib.sha256(c.name.encode()).hexdigest()[:12] for c in getattr(spec, "concepts", [])]
         log.info("job_created", job_id=str(done.job.id), kind=kind, model=spec.model, concepts=concepts)
     return done
 
@@ -109,7 +109,7 @@ async def settle(services: Services, caller: Caller, done: Done, seconds: int) -
 
 
 async def create(
-    services: Services, caller: Caller, ticket: Ticket, kind: JobKind, spec: EraseSpec | EvaluateSpec, dry_run: bool, wait: int
+    services: Services, caller: Caller, ticket: Ticket, kind: JobKind, spec: presenters.AnySpec, dry_run: bool, wait: int
 ) -> JSONResponse:
     known_model(services, spec.model)
     if dry_run:
@@ -131,6 +131,19 @@ async def create_erase_job(
     `method` is a method's name or an object with its parameters; each of `concepts` is a name or an object with synonyms and a target.
     """
     return await create(services, caller, ticket, "erase", spec, dry_run, wait)
+
+
+@router.post("/jobs/combine", status_code=202, response_model=Job, responses=ENDED | CREATED)
+async def create_combine_job(
+    spec: Annotated[CombineSpec, Body(openapi_examples=examples.COMBINE)],
+    services: ServicesDep,
+    caller: JobsWriter,
+    ticket: TicketDep,
+    wait: WaitDep,
+    dry_run: DryRunQuery = False,
+) -> JSONResponse:
+    """Sum the deltas of several finished erase jobs into one, and judge it; a job of a stack that is left out is taken back out."""
+    return await create(services, caller, ticket, "combine", spec, dry_run, wait)
 
 
 @router.post("/jobs/evaluate", status_code=202, response_model=Job, responses=ENDED | CREATED)

@@ -34,6 +34,7 @@ def candidates(
 
 def nearest(model: StableDiffusion, concept: Concept, erased: Sequence[Concept], space: Sequence[str] | None = None) -> list[str]:
     """All words of the space (or of the model's vocabulary) that are not to be erased, the nearest to the concept first."""
+    erased = [*erased, *model.erased]
     banned = [w for c in erased for w in forbidden(c)] + [w for w in (model.vocabulary.style(c.name) for c in erased) if w]
     words = [w for w in (space if space is not None else model.vocabulary.targets(concept.name)) if not any(same(w, b) for b in banned)]
     order = distances(model, concept.name, words).argsort(stable=True).tolist()

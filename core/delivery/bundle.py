@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.delivery import card, fused, lora, manifest, page
+from core.delivery import card, fused, lora, manifest, page, stack
 from core.delivery.grid import draw_grid
 from core.erasure import Delta
 from core.erasure.age import resolved
 from core.evaluation.report import Evaluation
 from core.models import StableDiffusion
-from core.specs import AgeSpec, EraseSpec, EvaluateSpec, FineTuneSpec, LoraSpec
+from core.specs import AgeSpec, CombineSpec, EraseSpec, EvaluateSpec, FineTuneSpec, LoraSpec
 
 MEDIA_TYPES = {
     ".safetensors": "application/vnd.safetensors", ".zip": "application/zip", ".json": "application/json", ".html": "text/html; charset=utf-8",
@@ -44,10 +44,11 @@ def write_erasure(
     delta: Delta,
     evaluation: Evaluation | None,
     *,
+    layers: Sequence[stack.Layer] = (),
     key: Path | None,
     context: dict[str, Any],
 ) -> list[Path]:
-    """Everything around the delta file, which `out` already holds; returns the bundle's files."""
+    """Everything around the delta file, which `out` already holds; returns the bundle's files. `layers`: a stack's erasures, oldest first."""
     digest = manifest.sha256(out / lora.FILE)
     info = {k: v for k, v in delta.info.items() if k != "history"}
     if spec.fused:
@@ -66,17 +67,61 @@ def write_erasure(
             },
         }
         write_report(out, evaluation, delta.info.get("history") or [], facts)
-    (out / "README.md").write_text(card.render(model, source, spec, evaluation.report if evaluation else None))
-    facts = {
+    layers = list(layers) or [stack.Layer(concepts=spec.concepts, method=spec.method.name, sha256=digest)]
+    made = [(layer.method, layer.concepts) for layer in layers]
+    (out / "README.md").write_text(
+        card.render(model, source, spec.model, made, evaluation.report if evaluation else None, fused=spec.fused)
+    )
+    sealed: dict[str, Any] = {
         "kind": "erase",
         "context": context,
         "base_model": base_facts(model, source, spec.model),
         "delta": {"file": lora.FILE, "sha256": digest, "residual": info.get("residual"), "training": info},
+        "stack": stack.listed(layers),
         "spec": resolved_spec(spec),
         "seeds": {"training": spec.seed, **picture_seeds(evaluation)},
         **report_facts(evaluation),
     }
-    return seal(out, facts, key)
+    return seal(out, sealed, key)
+
+
+def write_combination(
+    out: Path,
+    model: StableDiffusion,
+    source: str,
+    spec: CombineSpec,
+    layers: Sequence[stack.Layer],
+    evaluation: Evaluation | None,
+    *,
+    key: Path | None,
+    context: dict[str, Any],
+) -> list[Path]:
+    """The bundle of a combination of several jobs' deltas, whose file `out` already holds."""
+    if spec.fused:
+        fused.fuse(model, source, out, out)
+    made = [(layer.method, layer.concepts) for layer in layers]
+    if evaluation is not None:
+        back = f" {', '.join(evaluation.report.restored)} was left out." if evaluation.report.restored else ""
+        facts = {
+            "summary": f"{len(layers)} deltas of the model '{spec.model}', summed.{back}",
+            "limits": card.limits(spec.fused),
+            "details": {"jobs": ", ".join(spec.jobs), **manifest.libraries()},
+        }
+        write_report(out, evaluation, [], facts)
+    (out / "README.md").write_text(
+        card.render(model, source, spec.model, made, evaluation.report if evaluation else None, fused=spec.fused)
+    )
+    sealed = {
+        "kind": "combine",
+        "context": context,
+        "base_model": base_facts(model, source, spec.model),
+        "delta": {"file": lora.FILE, "sha256": manifest.sha256(out / lora.FILE), "residual": 0.0},
+        "stack": stack.listed(layers),
+        "spec": spec.model_dump(mode="json"),
+        "seeds": picture_seeds(evaluation),
+        **report_facts(evaluation),
+    }
+    return seal(out, sealed, key)
 
 
 def write_evaluation(

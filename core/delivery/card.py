@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from core.delivery.page import environment, table
 from core.evaluation.report import Report
 from core.models import StableDiffusion
-from core.specs import EraseSpec
+from core.specs import Concept
 
 CITATIONS = {
     "uce": "Unified Concept Editing, Gandikota et al., WACV 2024",
@@ -57,19 +58,32 @@ def front_matter(base: str) -> str:
     return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in TAGS)]) + "\n"
 
 
-def render(model: StableDiffusion, source: str, spec: EraseSpec, report: Report | None) -> str:
-    """The card's text."""
+def made_by(layers: Sequence[tuple[str, Sequence[Concept]]]) -> str:
+    """Which method took out what: ("age", [church]) for each layer."""
+    cited = [f"{name.upper()}, {CITATIONS[name]}" for name in dict.fromkeys(name for name, _ in layers)]
+    return "; ".join(cited)
+
+
+def render(
+    model: StableDiffusion,
+    source: str,
+    base: str,
+    layers: Sequence[tuple[str, Sequence[Concept]]],
+    report: Report | None,
+    *,
+    fused: bool,
+) -> str:
+    """The card's text for a delta of the model `base`, made of one or several layers of (method, concepts)."""
     env = environment()
     env.filters["md"] = markdown
     hub = source if not source.startswith("bundled:") and not Path(source).exists() else None
     facts: dict[str, Any] = {
-        "front": front_matter(hub or spec.model),
-        "base": hub or spec.model,
-        "names": ", ".join(c.name for c in spec.concepts),
-        "method": spec.method.name.upper(),
-        "citation": CITATIONS[spec.method.name],
+        "front": front_matter(hub or base),
+        "base": hub or base,
+        "names": ", ".join(dict.fromkeys(c.name for _, concepts in layers for c in concepts)),
+        "made_by": made_by(layers),
         "load_from": json.dumps(hub or "path/to/the/base/model"),
-        "limits": limits(spec.fused),
+        "limits": limits(fused),
         "digest": model.digest,
     }
-    return env.get_template("card.md.j2").render(report=report, rows=table(report) if report else [], fused=spec.fused, **facts)
+    return env.get_template("card.md.j2").render(report=report, rows=table(report) if report else [], fused=fused, **facts)

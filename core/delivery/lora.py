@@ -34,6 +34,6 @@ def metadata(delta: Delta, model: StableDiffusion, spec: EraseSpec) -> dict[str,
     }
 
 
-def to_bytes(delta: Delta, model: StableDiffusion, spec: EraseSpec) -> bytes:
-    """The file's bytes: the same tensors, spec and base model give the same sha256."""
-    return delta.serialise(metadata(delta, model, spec))
+def to_bytes(delta: Delta, model: StableDiffusion, spec: EraseSpec, more: dict[str, str] | None = None) -> bytes:
+    """The file's bytes: the same tensors, spec and base model give the same sha256; `more` metadata stand before those of the spec."""
+    return delta.serialise(metadata(delta, model, spec) | (more or {}))

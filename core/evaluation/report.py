@@ -51,6 +51,17 @@ class Missing(BaseModel):
     reason: str
 
 
+class StackEntry(BaseModel):
+    """One erased concept of a stack: ESR-1 now, and as the report of the job it was built on had it; `sha256` is of its own delta."""
+
+    concept: str
+    method: str
+    sha256: str
+    esr1: float | None
+    esr1_before: float | None = None
+    weakened: bool | None = None
+
+
 class Report(BaseModel):
     """What was measured; `report.json` is this."""
 
@@ -61,6 +72,8 @@ class Report(BaseModel):
     verdict: Verdict
     conventions: list[str] = CONVENTIONS
     notes: list[str] = []
+    stack: list[StackEntry] = []
+    restored: list[str] = []
     not_available: list[Missing] = []
     digests: dict[str, str] = {}
     evaluation: EvaluationSpec

@@ -18,8 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from core.errors import CoreError
+from core.models.lora import folded
 from core.models.vocabulary import load_vocabulary
 from core.progress import Callback, Clock, ignore
+from core.specs import Concept
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
 ADAPTER = "default"
@@ -77,6 +79,8 @@ class StableDiffusion:
         size = int(self.unet.config.sample_size)
         self.latent_shape = (int(self.unet.config.in_channels), size, size)
         self._digest: str | None = None
+        self.foundation: str | None = None
+        self.erased: list[Concept] = []
         self._states: dict[str, Tensor] = {}
 
     @property
@@ -151,6 +155,20 @@ class StableDiffusion:
             done = min(i + batch, len(prompts))
             callback({"phase": phase, "step": done, "total": len(prompts), "eta_s": clock.eta(done)})
         return np.concatenate(out)
+
+    @contextmanager
+    def built_on(self, tensors: Mapping[str, Tensor], config: Mapping[str, Any], digest: str, erased: Sequence[Concept]) -> Iterator[None]:
+        """Inside, the model is an earlier job's sanitized model: its delta is part of the frozen weights.
+
+        `digest` names it to checkpoints; what it has erased is never a target. Any adapter is gone afterwards.
+        """
+        with folded(self.unet, tensors, config):
+            self.foundation, self.erased = digest, list(erased)
+            try:
+                yield
+            finally:
+                self.unload_delta()
+                self.foundation, self.erased = None, []
 
     # --- adapters -----------------------------------------------------------------------------------------------
 

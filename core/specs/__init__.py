@@ -8,7 +8,7 @@ from core.specs.base import MAX_TEXT, Concept, ConceptLike, Spec, Text, as_conce
 from core.specs.closed_form import ReceSpec, TimeSpec, UceSpec, UnifiedEditSpec
 from core.specs.evaluation import EvaluationSpec, Thresholds
 from core.specs.fine_tuned import FineTuneSpec, Layers, LoraSpec
-from core.specs.jobs import MAX_CONCEPTS, EraseSpec, EvaluateSpec, JobSpec
+from core.specs.jobs import MAX_CONCEPTS, CombineSpec, EraseSpec, EvaluateSpec, JobSpec
 from core.specs.methods import METHODS, AnyMethod, MethodLike, MethodName, MethodSpec, as_method
 from core.specs.output_based import AllButOneSpec, AntSpec, CaSpec, EraseAnythingSpec, EsdSpec, MaceSpec, NaiveSpec, ScoreSpec
 
@@ -22,6 +22,7 @@ __all__ = [
     "AnyMethod",
     "ApSpec",
     "CaSpec",
+    "CombineSpec",
     "Concept",
     "ConceptLike",
     "EraseAnythingSpec",

@@ -10,6 +10,7 @@ from core.specs.evaluation import EvaluationSpec
 from core.specs.methods import MethodLike
 
 MAX_CONCEPTS = 64
+JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$")]
 
 
 class JobSpec(Spec):
@@ -45,6 +46,10 @@ class EraseSpec(JobSpec):
     concepts: list[ConceptLike] = Field(
         min_length=1, max_length=MAX_CONCEPTS, description="What to erase: names, or objects with synonyms and a target."
     )
+    base_job_id: JobId | None = Field(
+        default=None,
+        description="Start from this finished erase job's sanitized model instead of the base model. The delivered delta holds the whole stack.",
+    )
     preserve: list[Text] = Field(
         default=[],
         max_length=512,
@@ -78,9 +83,7 @@ class EraseSpec(JobSpec):
 class EvaluateSpec(JobSpec):
     """Judge a finished job's model, or an uploaded delta, or the base model alone."""
 
-    job_id: Annotated[str, Field(pattern=r"^[0-9a-f-]{36}$")] | None = Field(
-        default=None, description="A finished erase job whose delta is judged."
-    )
+    job_id: JobId | None = Field(default=None, description="A finished erase job whose delta is judged.")
     artifact_id: Annotated[str, Field(pattern=r"^[0-9a-f-]{36}$")] | None = Field(
         default=None, description="An uploaded delta (POST /artifacts) to judge."
     )
@@ -96,3 +99,24 @@ class EvaluateSpec(JobSpec):
         if self.artifact_id is not None and not self.concepts:
             raise ValueError("concepts: an uploaded delta does not say what it erases: name the concepts to judge")
         return self
+
+
+class CombineSpec(JobSpec):
+    """One sanitized model from several finished erase jobs: stack them, or take one back out by leaving it out."""
+
+    jobs: list[JobId] = Field(
+        min_length=1,
+        max_length=MAX_CONCEPTS,
+        description="The erase jobs whose own deltas are summed. A job that stands on others gives only its own: name those too, or leave one out to "
+        "bring its concepts back.",
+    )
+    fused: bool = Field(default=False, description="Deliver a fused checkpoint too.")
+    evaluation: EvaluationSpec = EvaluationSpec()
+
+    @field_validator("jobs")
+    @classmethod
+    def each_once(cls, jobs: list[str]) -> list[str]:
+        twice = next((j for i, j in enumerate(jobs) if j in jobs[:i]), None)
+        if twice is not None:
+            raise ValueError(f"job {twice} is named twice: remove one")
+        return jobs

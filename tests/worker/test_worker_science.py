@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from core.specs import EraseSpec, EvaluateSpec
+from core.specs import CombineSpec, EraseSpec, EvaluateSpec
 from store import artifacts, db, jobs
 from store.blobs import Blobs
 from store.models import Artifact, Job
@@ -19,7 +19,7 @@ ESD = {"name": "esd", "steps": 4, "batch_size": 1, "trajectories": 1, "sampling_
 @pytest.fixture
 def post(settings, tenant) -> Callable[..., Job]:
     def made(kind: str, **request: object) -> Job:
-        spec = (EraseSpec if kind == "erase" else EvaluateSpec).model_validate(request)
+        spec = {"erase": EraseSpec, "evaluate": EvaluateSpec, "combine": CombineSpec}[kind].model_validate(request)
         with db.transaction(settings.database_url.get_secret_value()) as session:
             return jobs.create_job(session, tenant.id, kind, spec.model_dump(mode="json")).job
 
@@ -91,3 +91,22 @@ def test_a_delta_that_is_not_there_is_named(settings, post, shown):
     done, _ = shown(job)
     assert done.error["code"] == "input_not_found"
     assert "job_id" in done.error["message"]
+
+
+def test_a_job_starts_from_an_earlier_job_s_model_and_a_combination_takes_one_back_out(settings, post, shown):
+    quiet = {"evaluation": {"enabled": False}}
+    church = post("erase", concepts=["church"], method="uce", **quiet)
+    attempt(settings, church.id)
+    dog = post("erase", concepts=["dog"], method=ESD, base_job_id=str(church.id), **quiet)
+    attempt(settings, dog.id)
+    done, files = shown(dog)
+    assert done.status == "succeeded", done.error
+    assert {LORA, "delta_only.safetensors"} <= set(files)
+    assert files[LORA].size > files["delta_only.safetensors"].size
+    both, alone = (post("combine", jobs=[str(j.id) for j in members], **quiet) for members in ([church, dog], [dog]))
+    for job in (both, alone):
+        attempt(settings, job.id)
+        assert shown(job)[0].status == "succeeded", shown(job)[0].error
+    _, whole = shown(both)
+    assert whole[LORA].size == pytest.approx(files[LORA].size, rel=0.05)
+    assert shown(alone)[1][LORA].size < whole[LORA].size

@@ -159,7 +159,8 @@ def test_a_hostile_concept_name_stays_text(erase_spec: EraseSpec, tiny_judged: P
     assert "<script" not in html
     assert "&lt;script&gt;" in html
     spec = erase_spec.model_copy(update={"concepts": [erase_spec.concepts[0].model_copy(update={"name": HOSTILE})]})
-    text = card.render(load_model(tiny_judged), "bundled:emoji", spec, report)
+    layers = [(spec.method.name, spec.concepts)]
+    text = card.render(load_model(tiny_judged), "bundled:emoji", spec.model, layers, report, fused=False)
     assert "<script" not in text
     assert "alert\\(1\\)" in text
 
@@ -177,7 +178,7 @@ def test_the_cards_front_matter_is_what_the_hub_reads(bundle: Path):
 
 
 def test_a_hub_model_is_named_by_its_id(erase_spec: EraseSpec, tiny_judged: Path):
-    text = card.render(load_model(tiny_judged), "someone/some-model", erase_spec, None)
+    text = card.render(load_model(tiny_judged), "someone/some-model", erase_spec.model, [("esd", erase_spec.concepts)], None, fused=False)
     assert yaml.safe_load(text.split("---\n")[1])["base_model"] == "someone/some-model"
     assert 'from_pretrained("someone/some-model")' in text
     assert "without evaluation" in text

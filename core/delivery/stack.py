@@ -1,0 +1,134 @@
+"""Stacks: several erasures of one model as one LoRA, exactly, and each of them alone, so that one can be taken back out.
+
+sum_i s_i B_i A_i = [s_1 B_1 … s_n B_n] [A_1; …; A_n]: the ranks add up, layer by layer; no rank is cut.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+from safetensors import safe_open
+from torch import Tensor
+
+from core.erasure.delta import Delta
+from core.errors import CoreError
+from core.evaluation.report import Report, StackEntry
+from core.models import StableDiffusion
+from core.models.lora import factors_of
+from core.specs import Concept
+
+OWN, STACK = "delta_only.safetensors", "concept_erasure.stack"
+
+
+class Layer(BaseModel):
+    """One erasure of a stack: what it took out, how, and the sha256 of its own delta's file."""
+
+    concepts: list[Concept]
+    method: str
+    sha256: str
+
+
+@dataclass
+class Part:
+    """A delta file: its tensors, its adapter's config, and the erasures it holds, oldest first."""
+
+    tensors: dict[str, Tensor]
+    config: dict[str, Any]
+    layers: list[Layer]
+
+    @property
+    def concepts(self) -> list[Concept]:
+        """All that is erased, each named once."""
+        return unique([c for layer in self.layers for c in layer.concepts])
+
+
+def listed(layers: Sequence[Layer]) -> list[dict[str, Any]]:
+    """For the manifest: the erasures of a stack, oldest first; one alone is no stack."""
+    return [layer.model_dump() for layer in layers] if len(layers) > 1 else []
+
+
+def unique(concepts: Sequence[Concept]) -> list[Concept]:
+    """The concepts without repetitions; of two with one name the later counts."""
+    return list({c.name.casefold(): c for c in concepts}.values())
+
+
+def read(path: Path) -> Part:
+    """A delta of ours. CoreError where it is no LoRA of the U-Net, or does not say what it erases."""
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        metadata = file.metadata() or {}
+    if "concept_erasure.concepts" not in metadata or not all(name.startswith("unet.") and ".lora_" in name for name in tensors):
+        raise CoreError("cannot_stack", "only LoRA deltas of the U-Net that an erase job made can be stacked", field="base_job_id")
+    layers = [Layer.model_validate(layer) for layer in json.loads(metadata.get(STACK, "[]"))]
+    own = Layer(
+        concepts=json.loads(metadata["concept_erasure.concepts"]),
+        method=json.loads(metadata["concept_erasure.method"])["name"],
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+    return Part(tensors, json.loads(metadata["lora_adapter_metadata"]), layers or [own])
+
+
+def described(layers: Sequence[Layer]) -> dict[str, str]:
+    """What a stack's file says of itself beside what its newest erasure's says."""
+    names = ", ".join(c.name for c in unique([c for layer in layers for c in layer.concepts]))
+    methods = " and ".join(dict.fromkeys(layer.method.upper() for layer in layers))
+    return {
+        STACK: json.dumps([layer.model_dump() for layer in layers], ensure_ascii=False, sort_keys=True),
+        "modelspec.title": f"Without {names}"[:200],
+        "modelspec.description": f"A LoRA that erases {names}: a stack of {len(layers)} deltas by {methods}.",
+    }
+
+
+def compared(layers: Sequence[Layer], report: Report, before: Report | None) -> list[StackEntry]:
+    """Each erasure's ESR-1 now, beside what the report of the model it stood in said; weakened: below that report's 95 % interval."""
+    out = []
+    for layer in layers:
+        for concept in layer.concepts:
+            now = report.value("esr1", concept.name)
+            then = next((m for m in before.metrics if (m.name, m.concept) == ("esr1", concept.name)), None) if before else None
+            weaker = None if then is None or then.ci_low is None or now is None else now < then.ci_low
+            entry = {"concept": concept.name, "method": layer.method, "sha256": layer.sha256, "esr1": now}
+            out.append(StackEntry(**entry, esr1_before=then.value if then else None, weakened=weaker))
+    return out
+
+
+def combine(parts: Sequence[tuple[dict[str, Tensor], dict[str, Any]]]) -> Delta:
+    """One LoRA of scale 1 that is the sum of all, from each one's tensors and config; layers may differ in rank and be missing in some."""
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for tensors, config in parts:
+        for module, (down, up, scale) in factors_of(tensors, config).items():
+            found.setdefault(module, []).append((down.float(), up.float() * scale))
+    tensors, ranks = dict[str, Tensor](), dict[str, int]()
+    for module in sorted(found):
+        downs, ups = zip(*found[module], strict=True)
+        tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = torch.cat(downs, 0), torch.cat(ups, 1)
+        ranks[module.removeprefix("unet.")] = tensors[f"{module}.lora_A.weight"].shape[0]
+    top = max(ranks.values())
+    odd = {name: rank for name, rank in ranks.items() if rank != top}
+    own = {k: v for k, v in parts[-1][1].items() if k.startswith("unet.")}
+    config = own | {
+        "unet.r": top, "unet.lora_alpha": top, "unet.rank_pattern": odd, "unet.alpha_pattern": odd, "unet.target_modules": sorted(ranks),
+        "unet.use_rslora": False,
+    }  # fmt: skip
+    return Delta(tensors, config)
+
+
+def metadata(layers: Sequence[Layer], model: StableDiffusion, base: str) -> dict[str, str]:
+    """What a combination's file says: no single method or seed made it."""
+    concepts = unique([c for layer in layers for c in layer.concepts])
+    return described(layers) | {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.implementation": "diffusers",
+        "modelspec.tags": "concept-erasure,safety",
+        "concept_erasure.format": "1",
+        "concept_erasure.concepts": json.dumps([c.model_dump() for c in concepts], ensure_ascii=False, sort_keys=True),
+        "concept_erasure.method": json.dumps({"name": "combine"}),
+        "concept_erasure.base_model": base,
+        "concept_erasure.base_sha256": model.digest,
+    }

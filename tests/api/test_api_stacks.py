@@ -1,0 +1,61 @@
+"""Jobs that stand on others: base_job_id, POST /jobs/combine."""
+
+import uuid
+
+import httpx
+import pytest
+from live_service import Tenant, errors
+
+NOBODY = "00000000-0000-0000-0000-000000000000"
+
+
+def finished(tenant: Tenant, folder, **spec) -> str:
+    job = tenant.erase(**spec)["id"]
+    tenant.finish(job, {}, folder)
+    return job
+
+
+@pytest.fixture
+def done(tenant: Tenant, tmp_path):
+    """A finished erase job of church."""
+    return finished(tenant, tmp_path, concepts=["church"])
+
+
+def test_combining_asks_for_a_key(anonymous: httpx.Client):
+    assert anonymous.post("/jobs/combine", json={"jobs": [NOBODY]}).status_code == 401
+
+
+def test_a_job_may_start_from_a_finished_one(tenant: Tenant, done):
+    answer = tenant.http().post("/jobs/erase", json={"concepts": ["dog"], "method": "uce", "base_job_id": done})
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["spec"]["base_job_id"] == done
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [("preserve", {"preserve": ["Church"]}), ("concepts.0.target", {"concepts": [{"name": "dog", "target": "church"}]})],
+)
+def test_what_the_base_job_erased_can_neither_be_kept_nor_be_a_target(tenant: Tenant, done, field, change):
+    answer = tenant.http().post("/jobs/erase", json={"concepts": ["dog"], "method": "age", "base_job_id": done, **change})
+    assert "erased by" in errors(answer)[field]
+
+
+def test_a_base_job_must_be_there_finished_and_the_tenants(tenant: Tenant, other: Tenant, done):
+    unfinished = tenant.erase()["id"]
+    for who, job_id in ((tenant, NOBODY), (tenant, unfinished), (other, done)):
+        answer = who.http().post("/jobs/erase", json={"concepts": ["dog"], "base_job_id": job_id})
+        assert set(errors(answer)) == {"base_job_id"}
+
+
+def test_a_combination_names_finished_erase_jobs_of_the_model_once_each(tenant: Tenant, done):
+    client = tenant.http()
+    assert client.post("/jobs/combine", json={"jobs": [done]}).status_code == 202
+    assert set(errors(client.post("/jobs/combine", json={"jobs": [done, str(uuid.uuid4())]}))) == {"jobs.1"}
+    assert "twice" in errors(client.post("/jobs/combine", json={"jobs": [done, done]}))["jobs"]
+    assert set(errors(client.post("/jobs/combine", json={"jobs": []}))) == {"jobs"}
+
+
+def test_judging_a_stacked_job_judges_all_that_its_stack_has_erased(tenant: Tenant, done, tmp_path):
+    dog = finished(tenant, tmp_path, concepts=["dog"], base_job_id=done)
+    answer = tenant.http().post("/jobs/evaluate", json={"job_id": dog})
+    assert [c["name"] for c in answer.json()["spec"]["concepts"]] == ["church", "dog"]
