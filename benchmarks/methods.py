@@ -28,6 +28,13 @@ JUDGING = EvaluationSpec(erased_images=16, preserved_count=30, preserved_images=
 SOURCE = "bundled:emoji"
 
 
+def asked(spec: EraseSpec) -> str:
+    """All that decides a run's figures; fields left at null are not named, so that a new optional field makes no result stale."""
+    return json.dumps(
+        [[c.name for c in spec.concepts], spec.method.model_dump(exclude_none=True), spec.seed, JUDGING.model_dump(exclude_none=True)]
+    )
+
+
 def measure(spec: EraseSpec) -> tuple[dict[str, Any], list[np.ndarray]]:
     """One erasure, judged: its figures, and a strip of pictures (erased, then four neighbours and two strangers)."""
     model = load_model(SOURCE)
@@ -112,7 +119,7 @@ def main() -> None:
     for concept in args.concepts:
         for method in args.methods:
             spec = EraseSpec(concepts=[concept], method=method)
-            identity = hashlib.sha256(weights + f"{spec.model_dump_json()}{JUDGING.model_dump_json()}".encode()).hexdigest()
+            identity = hashlib.sha256(weights + asked(spec).encode()).hexdigest()
             key = f"{method}/{concept}"
             drawn = STRIPS / f"{identity}.npy"
             if args.fresh or known.get(key, {}).get("identity") != identity:
