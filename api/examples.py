@@ -28,6 +28,19 @@ ERASE: dict[str, Example] = {
             "evaluation": {"erased_images": 48, "thresholds": {"esr1": 0.98, "psr1_ratio": 0.95}},
         },
     },
+    "edit": {
+        "summary": "Edit: one concept becomes another",
+        "value": {"model": "emoji", "concepts": [{"name": "church", "target": "castle"}], "preserve": ["mosque"], "method": "age"},
+    },
+    "debias": {
+        "summary": "Debias: one concept is spread over attributes",
+        "value": {
+            "model": "emoji",
+            "concepts": [{"name": "dog", "attributes": ["noto", "twemoji", "fluent"], "shares": [0.4, 0.3, 0.3]}],
+            "method": {"name": "age", "debias": {"rounds": 8, "images": 24}},
+            "evaluation": {"thresholds": {"attribute_distance": 0.2}},
+        },
+    },
 }
 
 COMBINE: dict[str, Example] = {

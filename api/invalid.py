@@ -9,10 +9,16 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 
 from api.problems import FieldError, Problem
-from core.specs import METHODS, Concept, EraseSpec, EvaluateSpec, EvaluationSpec, LoraSpec, Thresholds
+from core.specs import METHODS, Concept, DebiasSpec, EraseSpec, EvaluateSpec, EvaluationSpec, LoraSpec, Thresholds
 
 MAX_ERRORS = 50
-OBJECTS: dict[str, type[BaseModel]] = {"evaluation": EvaluationSpec, "thresholds": Thresholds, "lora": LoraSpec, "concepts": Concept}
+OBJECTS: dict[str, type[BaseModel]] = {
+    "evaluation": EvaluationSpec,
+    "thresholds": Thresholds,
+    "lora": LoraSpec,
+    "concepts": Concept,
+    "debias": DebiasSpec,
+}
 PREFIX = re.compile(r"^([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+(?:\[\d+\])?)*): (.+)$", re.DOTALL)
 
 

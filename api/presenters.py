@@ -93,6 +93,7 @@ def on_top(spec: EraseSpec, row: JobRow) -> None:
     gone = [c["name"] for c in row.spec.get("concepts", [])]
     wanted = [("preserve", name) for name in spec.preserve]
     wanted += [(f"concepts.{i}.target", c.target) for i, c in enumerate(spec.concepts) if c.target]
+    wanted += [(f"concepts.{i}.attributes", a) for i, c in enumerate(spec.concepts) for a in c.attributes]
     for field, name in wanted:
         if any(same(name, g) for g in gone):
             raise invalid(field, f"'{name}' was erased by base_job_id", "name another, or take that job back out with POST /jobs/combine")

@@ -67,6 +67,16 @@ def value_of(text: str) -> Any:
         return text
 
 
+def described(names: list[str], target: str | None, attributes: list[str]) -> list[Any]:
+    """Concepts as the request has them: names, or the one name with what becomes of it."""
+    more = {key: value for key, value in (("target", target), ("attributes", attributes)) if value}
+    if more and len(names) > 1:
+        raise typer.BadParameter(
+            f"with --{next(iter(more)).rstrip('s')}, name one concept; for several, give --spec", param_hint="CONCEPTS"
+        )
+    return [{"name": names[0], **more}] if more else list(names)
+
+
 def follow(client: Expunge, job: Job, quiet: bool) -> Job:
     """The finished job; a live bar on standard error."""
     if quiet or not err.is_terminal:
@@ -105,6 +115,8 @@ def erase(
     ] = None,
     preserve: Annotated[list[str] | None, typer.Option(help="A concept to keep; may be repeated.")] = None,
     on: Annotated[str | None, typer.Option("--on", help="A finished erase job to start from: this erasure is stacked on its.")] = None,
+    target: Annotated[str | None, typer.Option(help="Edit: what the one concept named becomes.")] = None,
+    attribute: Annotated[list[str] | None, typer.Option(help="Debias: what to spread the one concept named over; repeat it.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
     fused: Annotated[bool, typer.Option("--fused", help="Deliver a fused checkpoint too.")] = False,
     label: Labels = None,
@@ -128,7 +140,14 @@ def erase(
         chosen: Any = {"name": method, **{k: value_of(v) for k, v in pairs(settings, "--set").items()}} if settings else method
         below = {"base_job_id": on} if on else {}
         request = erase_spec(
-            concepts, model=model, method=chosen, preserve=preserve or (), seed=seed, fused=fused, labels=pairs(label, "--label"), **below
+            described(concepts, target, attribute or []),
+            model=model,
+            method=chosen,
+            preserve=preserve or (),
+            seed=seed,
+            fused=fused,
+            labels=pairs(label, "--label"),
+            **below,
         )
     else:
         raise typer.BadParameter("name at least one concept, or give --spec", param_hint="CONCEPTS")

@@ -164,7 +164,7 @@ def run_evaluate(
     evaluation = judged(model, source, concepts, [], spec.evaluation, digest or NO_DELTA, cache, callback)
     add_costs(evaluation, time.monotonic() - begun, None)
     callback({"phase": "deliver", "step": 0, "total": 1})
-    files = bundle.write_evaluation(out, model, source, spec, digest, evaluation, key=signing_key, context=context or {})
+    files = bundle.write_evaluation(out, model, source, spec, concepts, digest, evaluation, key=signing_key, context=context or {})
     callback({"phase": "deliver", "step": 1, "total": 1})
     return outcome(out, evaluation, files)
 

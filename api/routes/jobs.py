@@ -126,9 +126,10 @@ async def create_erase_job(
     wait: WaitDep,
     dry_run: DryRunQuery = False,
 ) -> JSONResponse:
-    """Take concepts out of a model.
+    """Take concepts out of a model, turn them into others, or spread them over attributes.
 
-    `method` is a method's name or an object with its parameters; each of `concepts` is a name or an object with synonyms and a target.
+    `method` is a method's name or an object with its parameters. Each of `concepts` is a name (to erase), or an object: with `target`, the concept
+    becomes that (editing); with `attributes`, it is spread over them in the `shares` asked for (debiasing).
     """
     return await create(services, caller, ticket, "erase", spec, dry_run, wait)
 

@@ -4,16 +4,28 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from core.models import StableDiffusion
+from core.models import StableDiffusion, Vocabulary
 from core.models.vocabulary import article
 from core.specs import Concept, same
 
-__all__ = ["candidates", "distances", "forbidden", "nearest"]
+__all__ = ["attribute_phrases", "candidates", "distances", "forbidden", "nearest"]
 
 
 def forbidden(concept: Concept) -> list[str]:
     """The words that may never stand for anything but the concept itself: its name and its synonyms."""
     return [concept.name, *concept.synonyms]
+
+
+def attribute_phrases(concept: Concept, vocabulary: Vocabulary) -> list[str]:
+    """What a prompt says for each attribute: a style is the concept in that style, {} is the concept, anything else stands for itself."""
+
+    def phrase(attribute: str) -> str:
+        style = vocabulary.style(attribute)
+        if style is not None and vocabulary.style(concept.name) is None:
+            return f"{concept.name} in {style} style"
+        return attribute.replace("{}", concept.name)
+
+    return [phrase(a) for a in concept.attributes]
 
 
 def distances(model: StableDiffusion, name: str, others: Sequence[str]) -> Tensor:

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.delivery import card, fused, lora, manifest, page, stack
+from core.delivery import card, fused, lora, manifest, page, stack, words
 from core.delivery.grid import draw_grid
 from core.erasure import Delta
 from core.erasure.age import resolved
 from core.evaluation.report import Evaluation
 from core.models import StableDiffusion
-from core.specs import AgeSpec, CombineSpec, EraseSpec, EvaluateSpec, FineTuneSpec, LoraSpec
+from core.specs import AgeSpec, CombineSpec, Concept, EraseSpec, EvaluateSpec, FineTuneSpec, LoraSpec
 
 MEDIA_TYPES = {
     ".safetensors": "application/vnd.safetensors", ".zip": "application/zip", ".json": "application/json", ".html": "text/html; charset=utf-8",
@@ -51,12 +51,14 @@ def write_erasure(
     """Everything around the delta file, which `out` already holds; returns the bundle's files. `layers`: a stack's erasures, oldest first."""
     digest = manifest.sha256(out / lora.FILE)
     info = {k: v for k, v in delta.info.items() if k != "history"}
+    layers = list(layers) or [stack.Layer(concepts=spec.concepts, method=spec.method.name, sha256=digest)]
     if spec.fused:
         fused.fuse(model, source, out, out)
     if evaluation is not None:
-        names, seconds = ", ".join(c.name for c in spec.concepts), delta.info.get("seconds", 0.0)
+        seconds = delta.info.get("seconds", 0.0)
         facts = {
-            "summary": f"{spec.method.name.upper()} took {names} out of the model '{spec.model}' in {seconds:.0f} s.",
+            "title": words.title(stack.unique([c for layer in layers for c in layer.concepts])),
+            "summary": f"{spec.method.name.upper()}, in {seconds:.0f} s, {words.deed(spec.concepts, repr(spec.model))}.",
             "limits": card.limits(spec.fused),
             "details": {
                 "method": spec.method.model_dump_json(),
@@ -67,7 +69,6 @@ def write_erasure(
             },
         }
         write_report(out, evaluation, delta.info.get("history") or [], facts)
-    layers = list(layers) or [stack.Layer(concepts=spec.concepts, method=spec.method.name, sha256=digest)]
     made = [(layer.method, layer.concepts) for layer in layers]
     (out / "README.md").write_text(
         card.render(model, source, spec.model, made, evaluation.report if evaluation else None, fused=spec.fused)
@@ -103,6 +104,7 @@ def write_combination(
     if evaluation is not None:
         back = f" {', '.join(evaluation.report.restored)} was left out." if evaluation.report.restored else ""
         facts = {
+            "title": words.title(stack.unique([c for layer in layers for c in layer.concepts])),
             "summary": f"{len(layers)} deltas of the model '{spec.model}', summed.{back}",
             "limits": card.limits(spec.fused),
             "details": {"jobs": ", ".join(spec.jobs), **manifest.libraries()},
@@ -129,6 +131,7 @@ def write_evaluation(
     model: StableDiffusion,
     source: str,
     spec: EvaluateSpec,
+    concepts: Sequence[Concept],
     delta_digest: str | None,
     evaluation: Evaluation,
     *,
@@ -138,6 +141,7 @@ def write_evaluation(
     """The bundle of an evaluation: the report, bound to the delta's sha256."""
     what = f"delta {delta_digest[:12]}…" if delta_digest else "base model itself"
     facts = {
+        "title": words.title(concepts),
         "summary": f"The {what} on the model '{spec.model}', judged.",
         "limits": card.limits(fused=False),
         "details": {"delta": delta_digest or "none", **manifest.libraries()},

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from core.delivery import words
 from core.delivery.page import environment, table
 from core.evaluation.report import Report
 from core.models import StableDiffusion
@@ -76,11 +77,13 @@ def render(
     """The card's text for a delta of the model `base`, made of one or several layers of (method, concepts)."""
     env = environment()
     env.filters["md"] = markdown
+    changed = list({c.name.casefold(): c for _, concepts in layers for c in concepts}.values())
     hub = source if not source.startswith("bundled:") and not Path(source).exists() else None
     facts: dict[str, Any] = {
         "front": front_matter(hub or base),
         "base": hub or base,
-        "names": ", ".join(dict.fromkeys(c.name for _, concepts in layers for c in concepts)),
+        "title": words.title(changed),
+        "deed": words.deed(changed, hub or base),
         "made_by": made_by(layers),
         "load_from": json.dumps(hub or "path/to/the/base/model"),
         "limits": limits(fused),

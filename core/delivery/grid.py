@@ -52,7 +52,7 @@ def draw_grid(evaluation: Evaluation, file: Path, max_concepts: int = 6) -> Path
     bold, small = ImageFont.load_default(size=16), ImageFont.load_default(size=12)
     for s, (name, rows) in enumerate(sections):
         top = MARGIN + s * section_height
-        title = name if name == "preserved" else f"erased: {name}"
+        title = name if name == "preserved" else f"changed: {name}"
         pen.text((MARGIN, top - 12), title, fill=INK, font=bold)
         for line, (when, images) in enumerate((("before", evaluation.base), ("after", evaluation.sanitized))):
             y = top + 14 + line * (TILE + GAP)

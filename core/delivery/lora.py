@@ -3,6 +3,7 @@
 import hashlib
 import json
 
+from core.delivery import words
 from core.erasure import Delta
 from core.models import StableDiffusion
 from core.specs import EraseSpec
@@ -12,14 +13,13 @@ FILE = "pytorch_lora_weights.safetensors"
 
 def metadata(delta: Delta, model: StableDiffusion, spec: EraseSpec) -> dict[str, str]:
     """Stability's ModelSpec 1.0 (its date left out, so that bytes repeat), and ours."""
-    names = ", ".join(c.name for c in spec.concepts)
     data = hashlib.sha256(b"".join(delta.tensors[k].detach().cpu().contiguous().numpy().tobytes() for k in sorted(delta.tensors)))
     return {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": "stable-diffusion-v1/lora",
         "modelspec.implementation": "diffusers",
-        "modelspec.title": f"Without {names}"[:200],
-        "modelspec.description": f"A LoRA that erases {names} by {spec.method.name.upper()}.",
+        "modelspec.title": words.title(spec.concepts)[:200],
+        "modelspec.description": f"A LoRA that {words.deed(spec.concepts, 'the base model')} by {spec.method.name.upper()}.",
         "modelspec.usage_hint": "Load with load_lora_weights at scale 1. Without it, the base model draws the concept again.",
         "modelspec.tags": "concept-erasure,safety",
         "modelspec.hash_sha256": data.hexdigest(),

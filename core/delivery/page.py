@@ -12,7 +12,7 @@ from core.evaluation.report import Evaluation, Report
 
 SHOWN_ERASED, SHOWN_PRESERVED = 8, 2
 NAMES = {
-    "esr1": "ESR-1", "esr5": "ESR-5", "psr1": "PSR-1", "psr5": "PSR-5", "psr1_ratio": "PSR-1, share of base", "clip_score": "CLIP score", "clip_delta": "CLIP δ",
+    "esr1": "ESR-1", "esr5": "ESR-5", "edit1": "Edit success, top-1", "edit5": "Edit success, top-5", "attribute_distance": "Distance from the shares asked", "psr1": "PSR-1", "psr5": "PSR-5", "psr1_ratio": "PSR-1, share of base", "clip_score": "CLIP score", "clip_delta": "CLIP δ",
     "lpips": "LPIPS", "ner_unlearndiffatk": "NER (UnlearnDiffAtk's)", "ner_library": "NER (library's)", "wall_seconds": "Wall time", "wall_seconds_erase": "Wall time, erasure alone",
     "peak_memory_bytes": "Peak memory",
 }  # fmt: skip
@@ -59,7 +59,8 @@ def panels(evaluation: Evaluation) -> list[dict[str, Any]]:
                 }
                 for i in shown(evaluation.pictures, name, count)
             ]
-            rate = "esr1" if role == "erased" else "psr1"
+            spread = any(d.concept == name for d in report.distributions)
+            rate = "psr1" if role == "preserved" else "attribute_distance" if spread else "esr1"
             out.append(
                 {
                     "role": role,
@@ -68,6 +69,7 @@ def panels(evaluation: Evaluation) -> list[dict[str, Any]]:
                     "rate": rate,
                     "value": report.value(rate, name),
                     "base": report.value(f"{rate}_base", name),
+                    "edit": report.value("edit1", name) if role == "erased" else None,
                 }
             )
     return out
@@ -85,6 +87,7 @@ def render(evaluation: Evaluation, history: Sequence[dict[str, Any]], facts: dic
     drawings = {
         "esr": plots.shares(report, "esr"),
         "psr": plots.shares(report, "psr"),
+        "shares": [(d, plots.distribution(d)) for d in report.distributions],
         "loss": plots.loss_curve(history),
         "targets": plots.target_strip(history),
     }

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from core.evaluation.attributes import Distribution
 from core.evaluation.report import Metric, Report
 
 WIDTH, LEFT, RIGHT, BAR = 980, 190, 80, 26
@@ -61,6 +62,23 @@ def shares(report: Report, kind: str) -> str:
         body += interval(found[(f"{kind}1_base", name)], y - 4, "base") + interval(ours, y + 4, "sanitized")
         body.append(text(WIDTH - RIGHT + 14, y + 4, f"{ours.value:.0%}", "start", "label" if name else "label strong"))
     return frame(height, f"{kind.upper()}-1 of each concept, base and sanitized model", body)
+
+
+def distribution(found: Distribution) -> str:
+    """The share of each attribute, base hollow and sanitized filled, with the share asked for as an upright mark."""
+    height, body = len(found.shares) * BAR + 30, list[str]()
+    body += share_axis(height)
+    for i, share in enumerate(found.shares):
+        y, name, x = 16 + i * BAR, share.attribute or "none of them", LEFT + share.asked * (WIDTH - LEFT - RIGHT)
+        ours = Metric(name="share of", concept=name, value=share.value, n=found.n, ci_low=share.ci_low, ci_high=share.ci_high)
+        base = Metric(
+            name="base, share of", concept=name, value=share.base, n=found.n, ci_low=share.base_ci_low, ci_high=share.base_ci_high
+        )
+        body.append(text(LEFT - 12, y + 4, name if len(name) < 25 else name[:23] + "…", "end"))
+        body.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y - 10}" y2="{y + 10}" class="asked"/>')
+        body += interval(base, y - 4, "base") + interval(ours, y + 4, "sanitized")
+        body.append(text(WIDTH - RIGHT + 14, y + 4, f"{share.value:.0%}"))
+    return frame(height, f"Shares of the attributes of {found.concept}", body)
 
 
 def ticks(top: float) -> list[float]:

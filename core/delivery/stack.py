@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from safetensors import safe_open
 from torch import Tensor
 
+from core.delivery import words
 from core.erasure.delta import Delta
 from core.errors import CoreError
 from core.evaluation.report import Report, StackEntry
@@ -75,12 +76,12 @@ def read(path: Path) -> Part:
 
 def described(layers: Sequence[Layer]) -> dict[str, str]:
     """What a stack's file says of itself beside what its newest erasure's says."""
-    names = ", ".join(c.name for c in unique([c for layer in layers for c in layer.concepts]))
+    concepts = unique([c for layer in layers for c in layer.concepts])
     methods = " and ".join(dict.fromkeys(layer.method.upper() for layer in layers))
     return {
         STACK: json.dumps([layer.model_dump() for layer in layers], ensure_ascii=False, sort_keys=True),
-        "modelspec.title": f"Without {names}"[:200],
-        "modelspec.description": f"A LoRA that erases {names}: a stack of {len(layers)} deltas by {methods}.",
+        "modelspec.title": words.title(concepts)[:200],
+        "modelspec.description": f"A LoRA that {words.deed(concepts, 'the base model')}: a stack of {len(layers)} deltas by {methods}.",
     }
 
 

@@ -35,7 +35,7 @@ def erase(model: StableDiffusion, spec: EraseSpec, *, callback: Callback = ignor
     """
     match spec.method:
         case UceSpec() as method:
-            return uce.edit(model, spec, method, callback)
+            return uce.edit(model, spec, method, callback, checkpoints)
         case TimeSpec() as method:
             return time.edit(model, spec, method, callback)
         case ReceSpec() as method:

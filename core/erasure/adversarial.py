@@ -6,9 +6,9 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from core.erasure.batch import Latents, error
+from core.erasure.batch import Latents, cat, error
 from core.erasure.loop import Run
-from core.erasure.search import Ascent, Search
+from core.erasure.search import Ascent, Search, Shares
 from core.specs import AgeSpec, ApSpec, Concept
 
 S = TypeVar("S", AgeSpec, ApSpec)
@@ -16,7 +16,10 @@ S = TypeVar("S", AgeSpec, ApSpec)
 
 @dataclass(frozen=True)
 class Draw:
-    """One batch for concept i: latents of the concept and of what the search found, their texts (B, L, D), the templates drawn (B,)."""
+    """One batch for concept i: latents of the concept and of what the search found, their texts (B, L, D), the templates drawn (B,).
+
+    `target` names what was found; where each row has its own, the commonest.
+    """
 
     i: int
     x_e: Latents
@@ -24,6 +27,12 @@ class Draw:
     concept: Tensor
     found: Tensor
     row: Tensor
+    target: str
+
+
+def keyed(search: Search | Ascent | Shares) -> list[tuple[str, Tensor]]:
+    """Each candidate's key in the buffer and its text states, (T, L, D)."""
+    return [(f"target/{n}", states) for n, states in zip(search.names, search.states, strict=True)]
 
 
 class Adversarial(Generic[S]):
@@ -33,14 +42,17 @@ class Adversarial(Generic[S]):
         self.run: Run[S] = run
         self.spec: S = run.spec
         self.contexts = [run.contexts(words) for words in run.words]
-        self.searches: list[Search | Ascent] = []
+        self.searches: list[Search | Ascent | Shares] = []
         for concept in run.concepts:
             names = self.space(concept)
-            self.searches.append(self.search(names, torch.stack([run.contexts([n]) for n in names])))
+            states = torch.stack([run.contexts([n]) for n in names])
+            self.searches.append(Shares(names, states, concept.wanted) if concept.attributes else self.search(names, states))
         self.kept = {f"keep/{name}": run.contexts([name]) for name in run.preserve}
-        found = {f"target/{n}": s for search in self.searches for n, s in zip(search.names, search.states, strict=True)}
+        found = {k: states for search in self.searches for k, states in keyed(search)}
         if self.spec.latents == "buffer":
-            run.trajectories.prefill({f"erase/{i}": c for i, c in enumerate(self.contexts)}, self.spec.trajectories, run.callback)
+            spread = {k: states for s in self.searches if isinstance(s, Shares) for k, states in keyed(s)}
+            erased = {f"erase/{i}": c for i, c in enumerate(self.contexts) if not isinstance(self.searches[i], Shares)}
+            run.trajectories.prefill(erased | spread, self.spec.trajectories, run.callback)
             run.trajectories.prefill(self.kept | found, self.per_target, run.callback)
 
     def space(self, concept: Concept) -> list[str]:
@@ -63,30 +75,45 @@ class Adversarial(Generic[S]):
         """Trajectories a candidate keeps: a few each, for there are many."""
         return max(1, self.spec.trajectories // 8)
 
-    def batch(self, i: int, weights: Tensor, g: torch.Generator, size: int) -> Draw:
+    def batch(self, i: int, search: Search | Ascent, weights: Tensor, g: torch.Generator, size: int) -> Draw:
         """`size` rows for concept i under a draw of the search."""
-        run, spec, search = self.run, self.spec, self.searches[i]
-        j = int(weights.argmax())
-        x_e = run.trajectories.draw(f"erase/{i}", self.contexts[i], g, size, spec.trajectories)
+        run, j = self.run, int(weights.argmax())
+        x_e = run.trajectories.draw(f"erase/{i}", self.contexts[i], g, size, self.spec.trajectories)
         x_f = run.trajectories.draw(f"target/{search.names[j]}", search.states[j], g, size, self.per_target)
         row = torch.randint(len(self.contexts[i]), (size,), generator=g)
-        return Draw(i, x_e, x_f, self.contexts[i][row], search.context(weights, row % search.states.shape[1]), row)
+        return Draw(i, x_e, x_f, self.contexts[i][row], search.context(weights, row % search.states.shape[1]), row, search.names[j])
+
+    def spread(self, i: int, shares: Shares, g: torch.Generator, size: int) -> Draw:
+        """`size` rows for concept i, each with an attribute of its own; both terms on that attribute's latents."""
+        keys, picked, spec = keyed(shares), shares.pick(g, size), self.spec
+        counts = torch.bincount(picked, minlength=len(keys)).tolist()
+
+        def latents() -> Latents:
+            parts = [self.run.trajectories.draw(*key, g, n, spec.trajectories) for key, n in zip(keys, counts, strict=True) if n]
+            return Latents(*cat(*parts))
+
+        x_e, x_f = latents(), latents()
+        row = torch.randint(len(self.contexts[i]), (size,), generator=g)
+        found = shares.states[picked, row % shares.states.shape[1]]
+        return Draw(i, x_e, x_f, self.contexts[i][row], found, row, shares.names[counts.index(max(counts))])
 
     def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
         run, spec, search = self.run, self.spec, self.searches[i]
-        if len(search.names) > 1 and step % spec.search_every == 0:
+        if not isinstance(search, Shares) and len(search.names) > 1 and step % spec.search_every == 0:
             g = run.generator(step, 1)
             half = max(1, spec.batch_size // 2)
-            search.ascend(self.objective(self.batch(i, search.sample(g), g, half)))
+            search.ascend(self.objective(self.batch(i, search, search.sample(g), g, half)))
         g = run.generator(step)
         with torch.no_grad():
-            weights = search.sample(g)
-            draw = self.batch(i, weights, g, spec.batch_size)
+            if isinstance(search, Shares):
+                draw = self.spread(i, search, g, spec.batch_size)
+            else:
+                draw = self.batch(i, search, search.sample(g), g, spec.batch_size)
         total = self.loss(draw)
         if self.kept:
             key = list(self.kept)[int(torch.randint(len(self.kept), (1,), generator=g))]
             total = total + spec.preserve_weight * self.hold(key, g)
-        return total, search.names[int(weights.argmax())]
+        return total, draw.target
 
     def hold(self, key: str, g: torch.Generator) -> Tensor:
         """|eps'(c_p) - eps(c_p)|^2 on a concept the user preserves (the second term of Eq. 7)."""

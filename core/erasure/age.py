@@ -4,17 +4,27 @@ min over theta', max over c_t:  |eps'(c_e) - eps(c_t)|^2  +  lambda |eps'(c_t) -
 
 `paper` follows Eq. 14: both terms drive the search. `authors_code` follows their script: errors in x0, and the target
 detached wherever the frozen net reads it, so that only the second term gives pi a gradient. `eta` pushes away from c_e.
+
+A user's target (editing, Eq. 17) fixes the first term's c_t; the search then ranges over the second term's, the target and the
+concept's neighbours, so that what the edit would take along is held (that is AP's loss, Eq. 9).
+
+Debiasing (Eq. 17) is the same loss, eta = 0, with c_t drawn from the concept's attributes by the shares asked for, so that each is
+reached. Both terms are measured on the drawn attribute's own latents: the eps' that minimises the first is then the noise prediction
+of the mixture of all attributes. On the concept's latents it would be their mean, which draws hybrids. The choice of latents is ours.
 """
 
 import torch
 from torch import Tensor
 
-from core.concepts import candidates
+from core.concepts import attribute_phrases, candidates
+from core.erasure import ap
 from core.erasure.adversarial import Adversarial, Draw
 from core.erasure.batch import Latents, cat, error, guided_away
+from core.erasure.counting import Counter
 from core.erasure.loop import Run
+from core.erasure.search import Shares
 from core.models import StableDiffusion
-from core.specs import AgeSpec, Concept
+from core.specs import AgeSpec, Concept, same
 
 
 def resolved(spec: AgeSpec) -> AgeSpec:
@@ -53,19 +63,56 @@ def search_objective(model: StableDiffusion, x_e: Latents, x_t: Latents, concept
 
 
 class Age(Adversarial[AgeSpec]):
-    """The target itself is searched; a user's target leaves nothing to search."""
+    """The target itself is searched; beside a user's target, what must be held."""
 
     def __init__(self, run: Run[AgeSpec]) -> None:
         run.spec = resolved(run.spec)
         super().__init__(run)
+        self.anchors = [run.contexts([c.target]) if c.target else None for c in run.concepts]
+        counted = self.spec.debias.rounds > 0
+        self.counters = [Counter(run.model, c, self.spec.debias, run.seed) if c.attributes and counted else None for c in run.concepts]
 
     def space(self, concept: Concept) -> list[str]:
-        if concept.target:
-            return [concept.target]
-        return candidates(self.run.model, concept, self.run.concepts, self.spec.candidates, self.spec.concept_space)
+        if concept.attributes:
+            return attribute_phrases(concept, self.run.model.vocabulary)
+        found = candidates(self.run.model, concept, self.run.concepts, self.spec.candidates, self.spec.concept_space)
+        if concept.target is None:
+            return found
+        return [concept.target, *(name for name in found if not same(name, concept.target))]
+
+    def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
+        self.balance(i, step)
+        return super().step(i, step)
+
+    def balance(self, i: int, step: int) -> None:
+        """At evenly spaced steps, count concept i's attributes and draw those more often that are found too seldom."""
+        counter, search, total = self.counters[i], self.searches[i], self.spec.steps
+        if counter is None or not isinstance(search, Shares):
+            return
+        rounds, done = self.spec.debias.rounds, step // len(self.run.concepts)
+        turn = done * (rounds + 1) // total
+        if turn == (done - 1) * (rounds + 1) // total or not done:
+            return
+
+        def report(message: str) -> None:
+            self.run.callback({"phase": "erase", "step": step, "total": total * len(self.run.concepts), "message": message})
+
+        lacks, _ = counter.lacks(turn, report)
+        report(
+            "found of each attribute: "
+            + ", ".join(f"{n} {s:.0%}" for n, s in zip(search.names, (counter.asked - lacks).tolist(), strict=True))
+        )
+        if float(lacks.abs().max()) > self.spec.debias.tolerance:
+            search.move(self.spec.debias.step_size * lacks)
 
     def loss(self, draw: Draw) -> Tensor:
-        return loss(self.run.model, draw.x_e, draw.x_f, draw.concept, draw.found, self.spec)
+        model, anchors = self.run.model, self.anchors[draw.i]
+        if anchors is not None:
+            return ap.loss(model, draw.x_e, draw.x_f, draw.concept, anchors[draw.row % len(anchors)], draw.found, self.spec)
+        spec = self.spec.model_copy(update={"eta": 0.0}) if isinstance(self.searches[draw.i], Shares) else self.spec
+        return loss(model, draw.x_e, draw.x_f, draw.concept, draw.found, spec)
 
     def objective(self, draw: Draw) -> Tensor:
+        if self.anchors[draw.i] is not None:
+            return ap.search_objective(self.run.model, draw.x_f, draw.found, self.spec)
         return search_objective(self.run.model, draw.x_e, draw.x_f, draw.concept, draw.found, self.spec)

@@ -16,10 +16,12 @@ from core.erasure.batch import Latents, cat, error, guided_away
 from core.erasure.loop import Run
 from core.erasure.search import Ascent, Search
 from core.models import StableDiffusion
-from core.specs import ApSpec, Concept
+from core.specs import AgeSpec, ApSpec, Concept
 
 
-def loss(model: StableDiffusion, x_e: Latents, x_a: Latents, concept: Tensor, anchor: Tensor, adversary: Tensor, spec: ApSpec) -> Tensor:
+def loss(
+    model: StableDiffusion, x_e: Latents, x_a: Latents, concept: Tensor, anchor: Tensor, adversary: Tensor, spec: ApSpec | AgeSpec
+) -> Tensor:
     """What theta' descends. x_e, x_a: latents of the concept and of c_a; concept, anchor, adversary: (B, L, D); scalar out."""
     z, t = cat(x_e, x_a)
     with model.frozen(), torch.no_grad():
@@ -29,7 +31,7 @@ def loss(model: StableDiffusion, x_e: Latents, x_a: Latents, concept: Tensor, an
     return erase + spec.preserve_weight * error(new_a, eps_a, model.alphas[x_a.t], spec.space)
 
 
-def search_objective(model: StableDiffusion, x_a: Latents, adversary: Tensor, spec: ApSpec) -> Tensor:
+def search_objective(model: StableDiffusion, x_a: Latents, adversary: Tensor, spec: ApSpec | AgeSpec) -> Tensor:
     """What the search climbs through `adversary` (B, L, D): how far c_a has drifted. theta' is read, never trained, here."""
     with model.frozen(), torch.set_grad_enabled(spec.variant == "paper"):
         old = model.predict(x_a.z, x_a.t, adversary)

@@ -28,6 +28,7 @@ def factors(e: Tensor, g: Tensor, p: Tensor, ridge: float, erase_scale: float = 
     e, g, p = e.double(), g.double(), p.double()
     m = ridge * torch.eye(e.shape[1], dtype=e.dtype, device=e.device) + erase_scale * e.T @ e + preserve_scale * p.T @ p
     rows = moved(e, g)
+    rows[0] |= not rows.any()  # an edit that moves nothing is still an adapter
     difference, down = (g - e)[rows].T, erase_scale * torch.linalg.solve(m, e[rows].T).T
     if difference.shape[1] > e.shape[1]:
         return difference @ down, torch.eye(e.shape[1], dtype=e.dtype, device=e.device)

@@ -87,3 +87,25 @@ class Ascent:
     def load_state(self, state: dict[str, Tensor]) -> None:
         with torch.no_grad():
             self.text.copy_(state["text"])
+
+
+class Shares:
+    """No search: how often each candidate is drawn is given, (n,). The targets of debiasing, whose text states are (n, T, L, D)."""
+
+    def __init__(self, names: list[str], states: Tensor, shares: list[float]) -> None:
+        self.names, self.states, self.logs = names, states, torch.tensor(shares, dtype=torch.float64).log()
+
+    def pick(self, generator: Generator, size: int) -> Tensor:
+        """Candidates of `size` rows, ascending: a systematic sample, so that small batches too keep to the shares."""
+        at = (torch.rand(1, generator=generator, dtype=torch.float64) + torch.arange(size)) / size
+        return torch.searchsorted(torch.softmax(self.logs, 0).cumsum(0), at).clamp_max(len(self.names) - 1)
+
+    def move(self, by: Tensor) -> None:
+        """Draw each candidate e^by times as often, (n,)."""
+        self.logs = self.logs + by
+
+    def state(self) -> dict[str, Tensor]:
+        return {"logs": self.logs}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        self.logs = state["logs"]

@@ -1,14 +1,19 @@
 """UCE, Unified Concept Editing (Gandikota et al., WACV 2024), in closed form and delivered as its exact LoRA."""
 
 import time
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from core.concepts import forbidden
 from core.erasure.closed_form import columns, factors, wear
 from core.erasure.delta import Delta
 from core.erasure.layers import target_modules
+from core.erasure.uce_debias import attributes_of, debias
 from core.models import StableDiffusion
 from core.models.vocabulary import article
-from core.progress import Callback
+from core.progress import Callback, Checkpoints, ignore
 from core.specs import EraseSpec, UceSpec, UnifiedEditSpec
 
 
@@ -20,23 +25,40 @@ def prompts_of(model: StableDiffusion, request: EraseSpec, spec: UnifiedEditSpec
 
     sources, targets = list[str](), list[str]()
     for concept in request.concepts:
+        if concept.attributes:
+            continue  # uce_debias.py
         guide = concept.target if concept.target is not None else spec.guide
         for word in forbidden(concept):
             prompts = expand(word)
             sources += prompts
             targets += [article(p.replace(word, guide)).strip() for p in prompts] if guide else [""] * len(prompts)
-    return sources, targets, [p for name in (*spec.preserve, *request.preserve) for p in expand(name)]
+    return (
+        sources,
+        targets,
+        [p for name in (*spec.preserve, *request.preserve, *attributes_of(request, model.vocabulary)) for p in expand(name)],
+    )
 
 
-def edit(model: StableDiffusion, request: EraseSpec, spec: UceSpec, callback: Callback) -> Delta:
-    """Edit every attn2.to_k and to_v at once; seconds on a CPU."""
+def edit(model: StableDiffusion, request: EraseSpec, spec: UceSpec, callback: Callback, checkpoints: Checkpoints | None = None) -> Delta:
+    """Edit every attn2.to_k and to_v at once; seconds on a CPU. Concepts with attributes are drawn and counted, round after round."""
     begun, evaluations = time.monotonic(), model.evaluations
     sources, targets, preserved = prompts_of(model, request, spec)
     callback({"phase": "encode", "step": 0, "total": 1, "message": f"{len(sources)} prompts to edit, {len(preserved)} to hold"})
-    e, g = columns(model, sources, spec.tokens), columns(model, targets, spec.tokens)
-    p = columns(model, preserved, spec.tokens) if preserved else e.new_zeros(0, e.shape[1])
-    difference, down = factors(e, g, p, spec.ridge, spec.erase_scale, spec.preserve_scale)
+    none = model.encode([""]).flatten(0, 1)[:0]
+    e, g = (columns(model, prompts, spec.tokens) if prompts else none for prompts in (sources, targets))
+    p = columns(model, preserved, spec.tokens) if preserved else none
     names = target_modules(model.unet, "xattn_strict")
-    layers = {n: (model.unet.get_submodule(n).weight.detach().double() @ difference, down) for n in names}
-    info = {"columns": int(e.shape[0]), "rank": wear(model, layers, callback), "residual": 0.0}
-    return Delta.of(model, **info, unet_evaluations=model.evaluations - evaluations, seconds=time.monotonic() - begun)
+    spread = any(c.attributes for c in request.concepts)
+    weights = {n: model.unet.get_submodule(n).weight.detach().double() for n in names}
+
+    def put(concept: Tensor, value: Tensor) -> int:
+        """Wear the edit of columns e and of these besides; the rank."""
+        difference, down = factors(torch.cat([e, concept]), torch.cat([g, value]), p, spec.ridge, spec.erase_scale, spec.preserve_scale)
+        return wear(model, {n: (w @ difference, down) for n, w in weights.items()}, ignore if spread else callback)
+
+    info: dict[str, Any] = {"columns": int(e.shape[0])}
+    if spread:
+        info |= debias(model, request, spec, put, callback, checkpoints)
+    else:
+        info["rank"] = put(none, none)
+    return Delta.of(model, **info, residual=0.0, unet_evaluations=model.evaluations - evaluations, seconds=time.monotonic() - begun)

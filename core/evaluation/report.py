@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from core.evaluation import clip_score, intervals, lpips, nudity, success_rates
+from core.errors import CoreError
+from core.evaluation import attributes, clip_score, intervals, lpips, nudity, success_rates
 from core.evaluation.judges import Images, Judges
 from core.evaluation.pictures import Picture, draw, plan, preserved_concepts
 from core.evaluation.verdict import Check, Verdict, judge
@@ -19,6 +20,10 @@ from core.specs import Concept, EvaluationSpec
 CONVENTIONS = [
     "esr-k: share of an erased concept's pictures whose label is not in the classifier's top k; psr-k: share of a preserved concept's whose label is. "
     "A concept that the classifier has no class for is left out and listed under not_available. concept null: all pictures of all such concepts.",
+    "edit-k: share of an edited concept's pictures (one with a target) whose top k holds the target's label.",
+    "attribute_distance: of a debiased concept (one with attributes), half the sum of |share found - share asked| over the attributes and 'none of them' "
+    "(total variation); its interval is a bootstrap over the pictures. A picture's attribute is the classifier's first guess among all its classes; "
+    "where it has no class for each attribute, CLIP's nearest attribute (zero-shot), which never says none. ESR is not asked of such a concept.",
     "…_base: the same pictures' prompts and seeds, drawn by the base model. psr1_ratio: psr1 / psr1_base.",
     "clip_score: 100 max(cos, 0) of a picture and the prompt that drew it. clip_delta: base minus sanitized, the mean over pairs with the same prompt and seed. "
     "concept null: the preserved concepts' pictures.",
@@ -69,6 +74,7 @@ class Report(BaseModel):
     erased: list[str]
     preserved: list[str]
     metrics: list[Metric]
+    distributions: list[attributes.Distribution] = []
     verdict: Verdict
     conventions: list[str] = CONVENTIONS
     notes: list[str] = []
@@ -99,6 +105,7 @@ class Sheet:
     def __init__(self) -> None:
         self.metrics: list[Metric] = []
         self.missing: list[Missing] = []
+        self.distributions: list[attributes.Distribution] = []
 
     def share(self, name: str, concept: str | None, hits: np.ndarray[Any, Any]) -> None:
         low, high = intervals.wilson(int(hits.sum()), len(hits))
@@ -145,6 +152,7 @@ def evaluate(
     sheet, done = Sheet(), 2 * len(pictures)
     report(done, JUDGED[0])
     success(sheet, model, judges, erased, preserved, rows, base, sanitized)
+    spread(sheet, model, judges, [c for c in erased if c.attributes], rows, base, sanitized)
     report(done + 1, JUDGED[1])
     clip(sheet, judges, pictures, rows, base, sanitized)
     report(done + 2, JUDGED[2])
@@ -157,12 +165,15 @@ def evaluate(
     )
     names = [c.name for c in erased]
     verdict = judge(
-        lambda name, concept: next((m.value for m in sheet.metrics if (m.name, m.concept) == (name, concept)), None), names, spec.thresholds
+        lambda name, concept: next((m.value for m in sheet.metrics if (m.name, m.concept) == (name, concept)), None),
+        erased,
+        spec.thresholds,
     )
     result = Report(
         erased=names,
         preserved=preserved,
         metrics=sheet.metrics,
+        distributions=sheet.distributions,
         verdict=verdict,
         notes=notes(sheet, names),
         not_available=sheet.missing,
@@ -192,18 +203,23 @@ def success(
     base: Images,
     sanitized: Images,
 ) -> None:
-    """ESR-k and PSR-k of both models, by concept and over all."""
-    for kind, concepts in (("esr", [[c.name, *c.synonyms] for c in erased]), ("psr", [[name] for name in preserved])):
+    """ESR-k, edit-k and PSR-k of both models, by concept and over all."""
+    asked = (
+        ("esr", [(c.name, [c.name, *c.synonyms]) for c in erased if not c.attributes]),
+        ("edit", [(c.name, [c.target]) for c in erased if c.target]),
+        ("psr", [(name, [name]) for name in preserved]),
+    )
+    for kind, concepts in asked:
         pooled: dict[str, list[np.ndarray[Any, Any]]] = {}
-        for names in concepts:
+        for concept, names in concepts:
             label = success_rates.label_of(names, judges, model.vocabulary)
             if label is None:
-                sheet.lacks(f"{kind}1", judges.missing.get("concept", f"no judge has a class for '{names[0]}'"), names[0])
+                sheet.lacks(f"{kind}1", judges.missing.get("concept", f"no judge has a class for '{names[0]}'"), concept)
                 continue
             for suffix, images in (("", sanitized), ("_base", base)):
-                for k, hit in success_rates.hits(label, images[rows[names[0]]]).items():
+                for k, hit in success_rates.hits(label, images[rows[concept]]).items():
                     values = ~hit if kind == "esr" else hit
-                    sheet.share(f"{kind}{k}{suffix}", names[0], values)
+                    sheet.share(f"{kind}{k}{suffix}", concept, values)
                     pooled.setdefault(f"{kind}{k}{suffix}", []).append(values)
         for name, parts in pooled.items():
             sheet.share(name, None, np.concatenate(parts))
@@ -215,6 +231,32 @@ def success(
                 sheet.metrics.append(Metric(name="psr1_ratio", value=ratio, n=len(ours), ci_low=low, ci_high=high))
             else:
                 sheet.lacks("psr1_ratio", "the classifier knows none of the base model's own pictures: there is nothing to preserve")
+
+
+def spread(
+    sheet: Sheet,
+    model: StableDiffusion,
+    judges: Judges,
+    concepts: Sequence[Concept],
+    rows: dict[str, np.ndarray[Any, Any]],
+    base: Images,
+    sanitized: Images,
+) -> None:
+    """Of each debiased concept, the shares of its attributes and their distance from those asked, before and after."""
+    for concept in concepts:
+        try:
+            judge = attributes.judge_of(concept, judges, model.vocabulary)
+        except CoreError as e:
+            sheet.lacks("attribute_distance", e.message, concept.name)
+            continue
+        ours, theirs = (judge.labels(images[rows[concept.name]]) for images in (sanitized, base))
+        sheet.distributions.append(attributes.distribution(concept, judge.name, ours, theirs))
+        for suffix, labels in (("", ours), ("_base", theirs)):
+            low, high = attributes.distance_interval(labels, concept.wanted)
+            value = attributes.distance(labels, concept.wanted)
+            sheet.metrics.append(
+                Metric(name=f"attribute_distance{suffix}", concept=concept.name, value=value, n=len(labels), ci_low=low, ci_high=high)
+            )
 
 
 def by_concept_and_preserved(

@@ -1,10 +1,11 @@
 """Pass or fail: the report's numbers against the thresholds that the client asked for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 from pydantic import BaseModel
 
-from core.specs import Thresholds
+from core.specs import Concept, Thresholds
 
 
 class Check(BaseModel):
@@ -14,6 +15,7 @@ class Check(BaseModel):
     concept: str | None = None
     value: float | None
     threshold: float
+    bound: Literal["at least", "at most"] = "at least"
     passed: bool | None
 
 
@@ -24,17 +26,21 @@ class Verdict(BaseModel):
     checks: list[Check] = []
 
 
-def judge(value: Callable[[str, str | None], float | None], erased: list[str], thresholds: Thresholds) -> Verdict:
-    """ESR is asked of each erased concept, so that an easy one cannot hide another; PSR of all preserved pictures together."""
-    asked = [(m, c) for m in ("esr1", "esr5") for c in erased] + [("psr1_ratio", None)]
+def judge(value: Callable[[str, str | None], float | None], erased: Sequence[Concept], thresholds: Thresholds) -> Verdict:
+    """ESR is asked of each concept to erase or edit, so that an easy one cannot hide another; PSR of all preserved pictures together."""
+    gone, edited, spread = (
+        [c.name for c in erased if wanted(c)] for wanted in (lambda c: not c.attributes, lambda c: c.target, lambda c: c.attributes)
+    )
+    asked: list[tuple[str, str | None]] = [(m, c) for m in ("esr1", "esr5") for c in gone]
+    asked += [*(("edit1", c) for c in edited), *(("attribute_distance", c) for c in spread), ("psr1_ratio", None)]
     checks = []
     for metric, concept in asked:
         threshold = getattr(thresholds, metric)
         if threshold is not None:
-            got = value(metric, concept)
-            checks.append(
-                Check(metric=metric, concept=concept, value=got, threshold=threshold, passed=None if got is None else got >= threshold)
-            )
+            got, most = value(metric, concept), metric == "attribute_distance"
+            passed = None if got is None else got <= threshold if most else got >= threshold
+            bound: Literal["at least", "at most"] = "at most" if most else "at least"
+            checks.append(Check(metric=metric, concept=concept, value=got, threshold=threshold, bound=bound, passed=passed))
     results = [c.passed for c in checks]
-    passed = False if False in results else None if None in results or not results else True
-    return Verdict(passed=passed, checks=checks)
+    passed_all = False if False in results else None if None in results or not results else True
+    return Verdict(passed=passed_all, checks=checks)

@@ -58,14 +58,14 @@ def load_model(source: str | Path, device: str | None = None) -> "StableDiffusio
     pipe = StableDiffusionPipeline.from_pretrained(
         str(folder or source), use_safetensors=True, safety_checker=None, requires_safety_checker=False, dtype=dtype
     )
-    return StableDiffusion(pipe.to(device), folder)
+    return StableDiffusion(pipe.to(device), folder, str(source))
 
 
 class StableDiffusion:
     """A frozen pipeline whose U-Net can wear one LoRA adapter. Images are (N, H, W, 3) uint8; latents (B, 4, h, w)."""
 
-    def __init__(self, pipe: StableDiffusionPipeline, folder: Path | None = None) -> None:
-        self.pipe = pipe
+    def __init__(self, pipe: StableDiffusionPipeline, folder: Path | None = None, source: str = "") -> None:
+        self.pipe, self.source = pipe, source
         self.unet = pipe.unet.requires_grad_(False).eval()
         pipe.text_encoder.requires_grad_(False).eval()
         pipe.vae.requires_grad_(False).eval()

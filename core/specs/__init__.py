@@ -6,6 +6,7 @@ Every field says its meaning, unit, default and source; this text is the OpenAPI
 from core.specs.adversarial import AgeSpec, ApSpec
 from core.specs.base import MAX_TEXT, Concept, ConceptLike, Spec, Text, as_concept, clean_text, same
 from core.specs.closed_form import ReceSpec, TimeSpec, UceSpec, UnifiedEditSpec
+from core.specs.debias import DebiasSpec
 from core.specs.evaluation import EvaluationSpec, Thresholds
 from core.specs.fine_tuned import FineTuneSpec, Layers, LoraSpec
 from core.specs.jobs import MAX_CONCEPTS, CombineSpec, EraseSpec, EvaluateSpec, JobSpec
@@ -25,6 +26,7 @@ __all__ = [
     "CombineSpec",
     "Concept",
     "ConceptLike",
+    "DebiasSpec",
     "EraseAnythingSpec",
     "EraseSpec",
     "EsdSpec",

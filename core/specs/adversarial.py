@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from core.specs.base import Text
+from core.specs.debias import DebiasSpec
 from core.specs.fine_tuned import FineTuneSpec
 
 
@@ -51,7 +52,7 @@ class AgeSpec(FineTuneSpec):
         ge=0,
         le=20,
         description="Negative guidance away from the concept in the erasing term. 0 is Eq. 14 as printed, 1 the authors' code; "
-        "without it, look-alikes among the targets leave a concept half drawn.",
+        "without it, look-alikes among the targets leave a concept half drawn. A concept with attributes takes 0.",
     )
     preserve_weight: float = Field(
         default=3.0, ge=0, le=1e4, description="λ of Eq. 14, the weight of preserving the target (paper and authors: 1)."
@@ -66,3 +67,7 @@ class AgeSpec(FineTuneSpec):
     hard: bool = Field(default=True, description="Straight-through one-hot, Eq. 12; false: a soft mixture (authors' choice for artists).")
     search_learning_rate: float = Field(default=1e-2, gt=0, le=10, description="Adam rate of the logits π (authors: 1e-2).")
     search_every: int = Field(default=2, ge=1, le=1000, description="Weight steps for each search step (authors: 1).")
+    debias: DebiasSpec = Field(
+        default=DebiasSpec(rounds=8, step_size=1.0),
+        description="How concepts with attributes are spread over them (Eq. 17; the balancing is ours).",
+    )

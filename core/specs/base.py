@@ -49,12 +49,49 @@ class Concept(Spec):
     synonyms: list[Text] = Field(
         default=[], max_length=16, description="Other words for the same concept; erased with it, never candidates for a target."
     )
-    target: Text | None = Field(default=None, description="What the concept becomes (the anchor). Omitted: the method's own choice.")
+    target: Text | None = Field(
+        default=None, description="What the concept becomes (editing: 'doctor' to 'nurse'; the anchor). Omitted: the method's own choice."
+    )
+    attributes: list[Text] = Field(
+        default=[],
+        max_length=16,
+        description="Debiasing (Eq. 17): spread the concept over these, two or more, instead of erasing it. Each is a phrase of its own ('wolf', "
+        "'female doctor'), a phrase in which {} stands for the concept ('female {}'), or one of the model's styles. Taken by `age` and `uce`.",
+    )
+    shares: list[Annotated[float, Field(gt=0, lt=1)]] | None = Field(
+        default=None, description="The share of pictures that each attribute should get, in (0, 1), together 1; omitted: equal shares."
+    )
+
+    @property
+    def wanted(self) -> list[float]:
+        """The share asked for each attribute."""
+        return self.shares or [1 / len(self.attributes)] * len(self.attributes)
 
     @model_validator(mode="after")
     def target_differs(self) -> Self:
         if self.target is not None and any(same(self.target, word) for word in (self.name, *self.synonyms)):
             raise ValueError(f"target: '{self.target}' equals the concept it should replace: choose another target or omit it")
+        return self
+
+    @model_validator(mode="after")
+    def attributes_differ(self) -> Self:
+        if not self.attributes:
+            if self.shares is not None:
+                raise ValueError("shares: there are no attributes to share the concept among: name them in 'attributes' or omit shares")
+            return self
+        if len(self.attributes) == 1:
+            raise ValueError("attributes: one attribute leaves nothing to spread: name two or more, or give it as 'target'")
+        if self.target is not None:
+            raise ValueError("attributes: a concept has a target or attributes, not both: omit one of them")
+        for i, attribute in enumerate(self.attributes):
+            if same(attribute, "{}") or any(same(attribute, word) for word in (self.name, *self.synonyms)):
+                raise ValueError(f"attributes: '{attribute}' is the concept itself: name what it should be spread over")
+            if any(same(attribute, other) for other in self.attributes[:i]):
+                raise ValueError(f"attributes: '{attribute}' is named twice: remove one")
+        if self.shares is not None and len(self.shares) != len(self.attributes):
+            raise ValueError(f"shares: {len(self.shares)} shares for {len(self.attributes)} attributes: give one for each, or omit them")
+        if self.shares is not None and abs(sum(self.shares) - 1) > 1e-3:
+            raise ValueError(f"shares: they add up to {sum(self.shares):g}: make it 1, or omit them for equal shares")
         return self
 
 

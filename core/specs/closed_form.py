@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from core.specs.base import MAX_TEXT, Spec, Text
+from core.specs.debias import DebiasSpec
 
 
 class UnifiedEditSpec(Spec):
@@ -30,6 +31,7 @@ class UceSpec(UnifiedEditSpec):
     """UCE, Unified Concept Editing (Gandikota et al., WACV 2024): closed form on to_k and to_v; exported as its exact LoRA."""
 
     name: Literal["uce"] = "uce"
+    debias: DebiasSpec = Field(default=DebiasSpec(), description="How concepts with attributes are spread over them.")
 
 
 class TimeSpec(Spec):

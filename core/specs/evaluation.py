@@ -6,12 +6,25 @@ from core.specs.base import Spec, Text
 
 
 class Thresholds(Spec):
-    """What a report must reach for the verdict 'pass'; an omitted threshold is not asked for. All are shares in [0, 1]."""
+    """What a report must reach for the verdict 'pass'; an omitted threshold is not asked for. All are shares in [0, 1].
+
+    ESR is asked of concepts to erase or edit, the distance of concepts to debias.
+    """
 
     esr1: float | None = Field(default=0.95, ge=0, le=1, description="At least this erasing success rate at top-1.")
     esr5: float | None = Field(default=None, ge=0, le=1, description="At least this erasing success rate at top-5.")
     psr1_ratio: float | None = Field(
         default=0.9, ge=0, le=2, description="At least this share of the base model's preservation success rate at top-1."
+    )
+    edit1: float | None = Field(
+        default=None, ge=0, le=1, description="At least this share of an edited concept's pictures shows its target (top-1)."
+    )
+    attribute_distance: float | None = Field(
+        default=0.25,
+        ge=0,
+        le=1,
+        description="At most this total-variation distance between a debiased concept's shares and those asked for; 24 pictures of a perfectly "
+        "even pair are 0.08 off on average.",
     )
 
 

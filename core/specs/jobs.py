@@ -11,6 +11,7 @@ from core.specs.methods import MethodLike
 
 MAX_CONCEPTS = 64
 JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$")]
+DEBIASING = ("age", "uce")
 
 
 class JobSpec(Spec):
@@ -41,10 +42,12 @@ class JobSpec(Spec):
 
 
 class EraseSpec(JobSpec):
-    """Take concepts out of a model."""
+    """Take concepts out of a model, turn them into others, or spread them over attributes."""
 
     concepts: list[ConceptLike] = Field(
-        min_length=1, max_length=MAX_CONCEPTS, description="What to erase: names, or objects with synonyms and a target."
+        min_length=1,
+        max_length=MAX_CONCEPTS,
+        description="What to erase: names, or objects with synonyms; what to edit: with a target; what to debias: with attributes.",
     )
     base_job_id: JobId | None = Field(
         default=None,
@@ -77,6 +80,11 @@ class EraseSpec(JobSpec):
         for i, concept in enumerate(self.concepts):
             if concept.target is not None and any(same(concept.target, w) for w in words):
                 raise ValueError(f"concepts[{i}].target: '{concept.target}' is itself to be erased: choose another target")
+            lost = next((a for a in concept.attributes if any(same(a, w) for w in words)), None)
+            if lost is not None:
+                raise ValueError(f"concepts[{i}].attributes: '{lost}' is itself to be erased: choose another attribute")
+            if concept.attributes and self.method.name not in DEBIASING:
+                raise ValueError(f"concepts[{i}].attributes: the method '{self.method.name}' cannot debias: use {' or '.join(DEBIASING)}")
         return self
 
 

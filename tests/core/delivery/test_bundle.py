@@ -21,7 +21,7 @@ from core.evaluation.report import Evaluation, Metric, Report
 from core.evaluation.verdict import Check, Verdict, judge
 from core.models import StableDiffusion, load_model
 from core.run import Outcome, run_erase
-from core.specs import EraseSpec, EvaluationSpec, Thresholds
+from core.specs import Concept, EraseSpec, EvaluationSpec, Thresholds
 
 PROMPTS = ["church", "a photo of a dog in noto style", "a teapot"]
 FP16 = 2**-10  # one unit in the last place at 1.0
@@ -155,7 +155,9 @@ def test_a_hostile_concept_name_stays_text(erase_spec: EraseSpec, tiny_judged: P
     )
     images = np.zeros((1, 8, 8, 3), np.uint8)
     evaluation = Evaluation(report, [Picture(HOSTILE, "erased", f"a {HOSTILE}", 0)], images, images)
-    html = page.render(evaluation, [{"step": 1, "loss": 1.0, "target": HOSTILE}] * 3, {"summary": HOSTILE, "limits": [], "details": {}})
+    html = page.render(
+        evaluation, [{"step": 1, "loss": 1.0, "target": HOSTILE}] * 3, {"title": "x", "summary": HOSTILE, "limits": [], "details": {}}
+    )
     assert "<script" not in html
     assert "&lt;script&gt;" in html
     spec = erase_spec.model_copy(update={"concepts": [erase_spec.concepts[0].model_copy(update={"name": HOSTILE})]})
@@ -210,11 +212,11 @@ def test_a_zip_repeats_whatever_the_files_dates(tmp_path: Path):
     ],
 )
 def test_the_verdict_asks_every_concept(values: dict[tuple[str, str | None], float], passed: bool | None):
-    assert judge(lambda m, c: values.get((m, c)), ["a", "b"], Thresholds()).passed is passed
+    assert judge(lambda m, c: values.get((m, c)), [Concept(name="a"), Concept(name="b")], Thresholds()).passed is passed
 
 
 def test_no_threshold_is_no_pass():
-    assert judge(lambda *_: 1.0, ["a"], Thresholds(esr1=None, psr1_ratio=None)) == Verdict(passed=None, checks=[])
+    assert judge(lambda *_: 1.0, [Concept(name="a")], Thresholds(esr1=None, psr1_ratio=None)) == Verdict(passed=None, checks=[])
 
 
 def test_axis_ticks_are_round():

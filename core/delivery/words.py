@@ -1,0 +1,33 @@
+"""What a job did to its concepts, in words: erased, edited, or spread over attributes."""
+
+from collections.abc import Sequence
+
+from core.specs import Concept
+
+
+def listing(words: Sequence[str]) -> str:
+    """'a', 'a and b', 'a, b and c'."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def title(concepts: Sequence[Concept]) -> str:
+    """A headline: 'Without church; dog → cat; doctor → female or male'."""
+    gone = [c.name for c in concepts if not c.target and not c.attributes]
+    changed = [
+        f"{c.name} → {c.target or ' or '.join(a.replace('{}', '').strip() for a in c.attributes)}"
+        for c in concepts
+        if c.target or c.attributes
+    ]
+    text = "; ".join([*([f"without {', '.join(gone)}"] if gone else []), *changed])
+    return text[:1].upper() + text[1:] if gone else text
+
+
+def deed(concepts: Sequence[Concept], base: str) -> str:
+    """A verb phrase: 'takes church out of X', 'turns dog into cat in X'."""
+    gone = [c.name for c in concepts if not c.target and not c.attributes]
+    parts = [f"takes {', '.join(gone)} out of {base}"] if gone else []
+    parts += [f"turns {c.name} into {c.target} in {base}" for c in concepts if c.target]
+    parts += [
+        f"spreads {c.name} over {listing([a.replace('{}', '').strip() for a in c.attributes])} in {base}" for c in concepts if c.attributes
+    ]
+    return listing(parts)
