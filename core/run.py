@@ -60,6 +60,7 @@ def run_erase(
     out = empty_folder(out)
     callback({"phase": "load", "step": 0, "total": 1})
     model = load_model(source)
+    model.cache = cache
     part = stack.read(base) if base is not None else None
     concepts = list(spec.concepts)
     if part is None:
@@ -156,6 +157,7 @@ def run_evaluate(
     out = empty_folder(out)
     callback({"phase": "load", "step": 0, "total": 1})
     model = load_model(source)
+    model.cache = cache
     digest = None
     if delta is not None:
         check_delta(delta, source)

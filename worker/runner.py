@@ -56,7 +56,10 @@ def run(job: Job, folder: Path, *, settings: Settings, callback: Callable[[Any],
     inputs, out = Inputs(job, folder, settings), folder / "out"
     match spec:
         case EraseSpec() if spec.base_job_id is not None:
-            below: dict[str, Any] = {"base": inputs.of_job(spec.base_job_id, DELTA, "base_job_id"), "base_report": inputs.report(spec.base_job_id)}
+            below: dict[str, Any] = {
+                "base": inputs.of_job(spec.base_job_id, DELTA, "base_job_id"),
+                "base_report": inputs.report(spec.base_job_id),
+            }
             return science.run_erase(spec, out, checkpoints=checkpoints, **below, **shared)
         case EraseSpec():
             return science.run_erase(spec, out, checkpoints=checkpoints, **shared)

@@ -4,9 +4,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from core.concepts.embeddings import eos_states
+from core.concepts.inflections import variant_of
+from core.concepts.spaces import words_of
+from core.errors import CoreError
 from core.models import StableDiffusion, Vocabulary
-from core.models.vocabulary import article
-from core.specs import Concept, same
+from core.progress import Callback, ignore
+from core.specs import Concept
 
 __all__ = ["attribute_phrases", "candidates", "distances", "forbidden", "nearest"]
 
@@ -28,26 +32,40 @@ def attribute_phrases(concept: Concept, vocabulary: Vocabulary) -> list[str]:
     return [phrase(a) for a in concept.attributes]
 
 
-def distances(model: StableDiffusion, name: str, others: Sequence[str]) -> Tensor:
-    """L2 distance of the EOS states of "a photo of a {name}", (len(others),).
+def distances(model: StableDiffusion, name: str, others: Sequence[str], callback: Callback = ignore) -> Tensor:
+    """L2 distance of the EOS states of "a photo of a {name}", (len(others),), in the base model's text encoder.
 
     AP and AGE's `search_closest_tokens` flattens all 77 states; the EOS state is the one that CLIP trains to mean the prompt.
     """
-    states = model.encode_eos([article(f"a photo of a {w}") for w in (name, *others)])
+    states = eos_states(model, [name, *others], callback)
     return (states[1:] - states[0]).square().sum(1).sqrt()
 
 
 def candidates(
-    model: StableDiffusion, concept: Concept, erased: Sequence[Concept], count: int, space: Sequence[str] | None = None
+    model: StableDiffusion,
+    concept: Concept,
+    erased: Sequence[Concept],
+    count: int,
+    space: str | Sequence[str] = "model",
+    callback: Callback = ignore,
 ) -> list[str]:
-    """The `count` nearest words of the space (or of the model's vocabulary), none of them to be erased."""
-    return nearest(model, concept, erased, space)[:count]
+    """The `count` nearest words of the space, none of them to be erased."""
+    return nearest(model, concept, erased, space, callback)[:count]
 
 
-def nearest(model: StableDiffusion, concept: Concept, erased: Sequence[Concept], space: Sequence[str] | None = None) -> list[str]:
-    """All words of the space (or of the model's vocabulary) that are not to be erased, the nearest to the concept first."""
+def nearest(
+    model: StableDiffusion, concept: Concept, erased: Sequence[Concept], space: str | Sequence[str] = "model", callback: Callback = ignore
+) -> list[str]:
+    """All words of the space, the nearest to the concept first; never a concept to be erased, a synonym, nor an inflection of one ('churches')."""
     erased = [*erased, *model.erased]
     banned = [w for c in erased for w in forbidden(c)] + [w for w in (model.vocabulary.style(c.name) for c in erased) if w]
-    words = [w for w in (space if space is not None else model.vocabulary.targets(concept.name)) if not any(same(w, b) for b in banned)]
-    order = distances(model, concept.name, words).argsort(stable=True).tolist()
+    is_erased = variant_of(banned)
+    words = [w for w in dict.fromkeys(words_of(model, space, concept.name)) if not is_erased(w)]
+    if not words:
+        raise CoreError(
+            "empty_concept_space",
+            f"every word of the concept space is a form of '{concept.name}': name others",
+            field="method.concept_space",
+        )
+    order = distances(model, concept.name, words, callback).argsort(stable=True).tolist()
     return [words[i] for i in order]

@@ -75,7 +75,8 @@ class Age(Adversarial[AgeSpec]):
     def space(self, concept: Concept) -> list[str]:
         if concept.attributes:
             return attribute_phrases(concept, self.run.model.vocabulary)
-        found = candidates(self.run.model, concept, self.run.concepts, self.spec.candidates, self.spec.concept_space)
+        run, spec = self.run, self.spec
+        found = candidates(run.model, concept, run.concepts, spec.candidates, spec.concept_space, run.callback)
         if concept.target is None:
             return found
         return [concept.target, *(name for name in found if not same(name, concept.target))]

@@ -48,7 +48,8 @@ class Ap(Adversarial[ApSpec]):
         self.anchors = [run.contexts([c.target or ""]) for c in run.concepts]
 
     def space(self, concept: Concept) -> list[str]:
-        return candidates(self.run.model, concept, self.run.concepts, self.spec.candidates, self.spec.concept_space)
+        run, spec = self.run, self.spec
+        return candidates(run.model, concept, run.concepts, spec.candidates, spec.concept_space, run.callback)
 
     def search(self, names: list[str], states: Tensor) -> Search | Ascent:
         if self.spec.search == "pgd":

@@ -78,6 +78,8 @@ class StableDiffusion:
         self.evaluations = 0
         size = int(self.unet.config.sample_size)
         self.latent_shape = (int(self.unet.config.in_channels), size, size)
+        self.cache: Path | None = None  # where encoded concept spaces are kept between runs
+        self.eos: dict[str, Tensor] = {}
         self._digest: str | None = None
         self.foundation: str | None = None
         self.erased: list[Concept] = []

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from core.specs.base import Text
+from core.specs.base import ConceptSpace
 from core.specs.debias import DebiasSpec
 from core.specs.fine_tuned import FineTuneSpec
 
@@ -27,7 +27,7 @@ class ApSpec(FineTuneSpec):
     candidates: int = Field(
         default=20, ge=2, le=2000, description="Size of the search space: the nearest concepts. The authors take 100 centres of 1000."
     )
-    concept_space: list[Text] | None = Field(default=None, max_length=4096, description="Vocabulary to search; omitted: the model's own.")
+    concept_space: ConceptSpace = "model"
     temperature: float = Field(default=2.0, gt=0, le=100, description="τ of the Gumbel-softmax, Eq. 11 (authors: 2).")
     hard: bool = Field(default=True, description="Straight-through one-hot, Eq. 12; false: a soft mixture.")
     search_learning_rate: float = Field(
@@ -60,7 +60,7 @@ class AgeSpec(FineTuneSpec):
     candidates: int = Field(
         default=20, ge=2, le=2000, description="Size of the search space: the nearest concepts of the space. The authors take 100 of 1000."
     )
-    concept_space: list[Text] | None = Field(default=None, max_length=4096, description="Vocabulary to search; omitted: the model's own.")
+    concept_space: ConceptSpace = "model"
     temperature: float = Field(
         default=0.1, gt=0, le=100, description="τ of the Gumbel-softmax, Eq. 11 (authors: 0.1 for objects, 2 for nudity)."
     )

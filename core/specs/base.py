@@ -1,7 +1,7 @@
 """Texts, concepts, and the strict base of every spec."""
 
 import unicodedata
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -100,3 +100,24 @@ def as_concept(value: Any) -> Any:
 
 
 ConceptLike = Annotated[Concept, BeforeValidator(as_concept, json_schema_input_type=Text | Concept)]
+
+SpaceName = Literal["model", "english", "clip"]
+MAX_SPACE = 4096
+
+
+def as_space(value: Any) -> Any:
+    if value is None:
+        return "model"
+    if isinstance(value, str) and value not in get_args(SpaceName):
+        raise ValueError(f"'{value}' is no concept space: give 'model', 'english', 'clip', or a list of words")
+    return value
+
+
+ConceptSpace = Annotated[
+    SpaceName | Annotated[list[Text], Field(min_length=1, max_length=MAX_SPACE)],
+    BeforeValidator(as_space, json_schema_input_type=SpaceName | Annotated[list[Text], Field(min_length=1, max_length=MAX_SPACE)] | None),
+    Field(
+        description="The words that are searched. model: the model's own vocabulary (default; null means the same). english: 3,597 common English nouns. "
+        "clip: every whole word among the tokens of the model's tokenizer. Or a list of words. The concept, its synonyms and their inflections are never candidates."
+    ),
+]

@@ -1,0 +1,58 @@
+"""What a text encoder makes of many words: their EOS states, in batches, kept in memory and (for large spaces) on disk."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from core.models import StableDiffusion
+from core.models.vocabulary import article
+from core.progress import Callback, Clock, ignore
+
+BATCH = 64
+LARGE = 512  # words, from which on a space is worth a file
+
+
+@torch.no_grad()
+def encode(model: StableDiffusion, words: Sequence[str], callback: Callback) -> Tensor:
+    """EOS states of "a photo of a {word}" in the base model's text encoder, (n, D)."""
+    tokenizer, clock, out = model.pipe.tokenizer, Clock(len(words)), []
+    with model.frozen():
+        for i in range(0, len(words), BATCH):
+            prompts = [article(f"a photo of a {w}") for w in words[i : i + BATCH]]
+            batch = tokenizer(prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt")
+            lengths = [len(ids) for ids in tokenizer(prompts, truncation=True, max_length=tokenizer.model_max_length).input_ids]
+            states = model.pipe.text_encoder(batch.input_ids.to(model.device))[0]
+            out.append(states[torch.arange(len(prompts)), torch.tensor(lengths) - 1].float())
+            done = min(i + BATCH, len(words))
+            if len(words) > LARGE:
+                callback({"phase": "encode", "step": done, "total": len(words), "eta_s": clock.eta(done), "message": "concept space"})
+    return torch.cat(out)
+
+
+def eos_states(model: StableDiffusion, words: Sequence[str], callback: Callback = ignore) -> Tensor:
+    """The words' EOS states, (n, D); each word is encoded once, and a large space is read from the model's cache folder where it has one."""
+    new = [w for w in dict.fromkeys(words) if w not in model.eos]
+    if new:
+        model.eos |= dict(zip(new, stored(model, new, callback), strict=True))
+    return torch.stack([model.eos[w] for w in words])
+
+
+def stored(model: StableDiffusion, words: list[str], callback: Callback) -> Tensor:
+    if model.cache is None or len(words) < LARGE:
+        return encode(model, words, callback)
+    key = hashlib.sha256("\n".join([model.digest, str(model.dtype), str(model.device).split(":")[0], *words]).encode()).hexdigest()
+    file: Path = model.cache / "concepts" / f"{key}.safetensors"
+    if file.exists():
+        found: Tensor = load_file(file, device=str(model.device))["eos"]
+        return found
+    states = encode(model, words, callback)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(f".{os.getpid()}.tmp")
+    save_file({"eos": states.cpu()}, partial)
+    partial.replace(file)
+    return states

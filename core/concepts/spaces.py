@@ -1,0 +1,38 @@
+"""Concept spaces: the model's own vocabulary, common English nouns, CLIP's token vocabulary, or a list of the user's."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from core.models import StableDiffusion
+
+END = "</w>"
+
+
+@cache
+def english() -> tuple[str, ...]:
+    """3,597 common English nouns for things, beings and plants (WordNet's, as far as SCOWL counts them among common words)."""
+    return tuple((Path(__file__).parent / "english.txt").read_text().split())
+
+
+def clip_words(model: StableDiffusion) -> list[str]:
+    """The whole words among the tokens of the model's own tokenizer: those that end a word, of three or more plain letters; in the order of their ids.
+
+    AP's 'CLIP' vocabulary (Bui et al., NeurIPS 2024) likewise drops tokens with anything but letters.
+    """
+    ids: dict[str, int] = model.pipe.tokenizer.get_vocab()
+    words = (token.removesuffix(END) for token, _ in sorted(ids.items(), key=lambda item: item[1]) if token.endswith(END))
+    return [w for w in words if len(w) > 2 and w.isascii() and w.isalpha()]
+
+
+def words_of(model: StableDiffusion, space: str | Sequence[str], name: str) -> list[str]:
+    """The words of a space: 'model', 'english', 'clip' or a list. `name` decides whether the model's concepts or its styles are meant."""
+    match space:
+        case "model":
+            return model.vocabulary.targets(name)
+        case "english":
+            return list(english())
+        case "clip":
+            return clip_words(model)
+        case _:
+            return list(space)
