@@ -74,14 +74,20 @@ class Authenticate:
         return found
 
 
-def need(scope: str) -> Any:
-    """A route's dependency: the caller, who has this scope."""
+def require(caller: Caller, scope: str) -> None:
+    """403 naming the scope that the caller lacks."""
+    if not caller.may(scope):
+        header = {"WWW-Authenticate": f'Bearer realm="expunge", error="insufficient_scope", scope="{scope}"'}
+        raise Problem("forbidden", f"The API key lacks the scope '{scope}'.", headers=header)
+
+
+def need(scope: str | None) -> Any:
+    """A route's dependency: the caller, who has this scope; with None, the route asks for it itself."""
 
     def check(request: Request, _: Annotated[Any, Depends(bearer)] = None) -> Caller:
         caller: Caller = request.state.caller
-        if not caller.may(scope):
-            header = {"WWW-Authenticate": f'Bearer realm="expunge", error="insufficient_scope", scope="{scope}"'}
-            raise Problem("forbidden", f"The API key lacks the scope '{scope}'.", headers=header)
+        if scope is not None:
+            require(caller, scope)
         return caller
 
     return Depends(check)

@@ -98,5 +98,7 @@ WaitDep = Annotated[int, Depends(prefer_wait)]
 JobsReader = Annotated[Caller, need("jobs:read")]
 JobsWriter = Annotated[Caller, need("jobs:write")]
 ArtifactsReader = Annotated[Caller, need("artifacts:read")]
+Admin = Annotated[Caller, need("admin")]
+Anyone = Annotated[Caller, need(None)]
 JobId = uuid.UUID
 DryRunQuery = Annotated[bool, Query(description="Check the request and answer 200 with its resolved spec; store nothing.")]

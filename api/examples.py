@@ -50,6 +50,21 @@ COMBINE: dict[str, Example] = {
     },
 }
 
+HIDE: dict[str, Example] = {
+    "plain": {"summary": "As little as possible", "value": {"model": "emoji", "concepts": ["church"]}},
+    "sealed": {
+        "summary": "A longer key, sealed to the client's own public key",
+        "value": {
+            "model": "emoji",
+            "concepts": ["church"],
+            "preserve": ["mosque"],
+            "recovery": {"length": 16, "weight": 0.2},
+            "seal_to": "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=",
+            "evaluation": {"thresholds": {"rsr1": 0.8}},
+        },
+    },
+}
+
 EVALUATE: dict[str, Example] = {
     "job": {"summary": "A finished job", "value": {"model": "emoji", "job_id": "0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11"}},
     "upload": {

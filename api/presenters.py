@@ -20,6 +20,7 @@ from store.models import Artifact as ArtifactRow
 from store.models import Job as JobRow
 
 STACKABLE = ("erase", "combine")
+JUDGED = (*STACKABLE, "hide")
 
 
 def view(row: JobRow, files: Sequence[ArtifactRow]) -> Job:
@@ -65,7 +66,7 @@ def resolve(session: Session, tenant_id: uuid.UUID, spec: AnySpec) -> dict[str, 
             for i, job_id in enumerate(spec.jobs):
                 of_model(spec, finished(session, tenant_id, job_id, f"jobs.{i}", ("erase",)).spec["model"], "job")
         case EvaluateSpec() if spec.job_id is not None:
-            row = finished(session, tenant_id, spec.job_id, "job_id", STACKABLE)
+            row = finished(session, tenant_id, spec.job_id, "job_id", JUDGED)
             of_model(spec, row.spec["model"], "job")
             spec = spec.model_copy(update={"concepts": spec.concepts or erased_by(session, tenant_id, row)})
         case EvaluateSpec():

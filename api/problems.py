@@ -49,6 +49,12 @@ KINDS = {
             "The first request with this Idempotency-Key is still running",
             "Repeat the request after the Retry-After seconds.",
         ),
+        Kind(
+            410,
+            "recovery_key_revoked",
+            "The recovery key was revoked and its bytes are deleted",
+            "Run a new hide job: it makes a new delta and key.",
+        ),
         Kind(413, "payload_too_large", "The body is too large", "Stay below the limit the detail names."),
         Kind(415, "unsupported_media_type", "The body's media type is not supported", "Use the media type the detail names."),
         Kind(416, "range_not_satisfiable", "The range lies outside the artifact", "Ask for a range within the size in Content-Range."),

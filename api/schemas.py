@@ -7,7 +7,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 JobStatus = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled", "expired"]
-JobKind = Literal["erase", "evaluate", "combine"]
+JobKind = Literal["erase", "hide", "evaluate", "combine"]
+ArtifactKind = Literal["file", "recovery_key"]
+KindField = Field(
+    description="A `recovery_key` is a secret: its content takes the scope `keys:read`, every read is noted, and it can be revoked."
+)
 TERMINAL = ("succeeded", "failed", "cancelled", "expired")
 
 
@@ -22,17 +26,20 @@ class Artifact(Answer):
 
     id: uuid.UUID
     job_id: uuid.UUID | None = Field(description="The job that made it; null for an upload.")
+    kind: ArtifactKind = KindField
     name: str = Field(examples=["pytorch_lora_weights.safetensors"])
     media_type: str
     size: int = Field(description="Bytes.")
     sha256: str = Field(description="Of the content, in hex; also its strong ETag.")
     created_at: datetime
+    revoked_at: datetime | None = Field(description="Since when a recovery key's bytes are deleted; null while they are not.")
 
 
 class JobArtifact(Answer):
     """An artifact as a job lists it."""
 
     id: uuid.UUID
+    kind: ArtifactKind = KindField
     name: str
     media_type: str
     size: int
@@ -94,6 +101,32 @@ class EventPage(BaseModel):
 
 class ArtifactList(BaseModel):
     items: list[Artifact]
+
+
+class ApiKeyName(BaseModel):
+    """An API key, by name."""
+
+    id: uuid.UUID
+    name: str
+
+
+class ArtifactRead(BaseModel):
+    """Somebody was given bytes of a recovery key."""
+
+    id: uuid.UUID
+    read_at: datetime
+    api_key: ApiKeyName = Field(description="The key that the request carried.")
+    address: str | None = Field(description="The client's address, as the server saw it.")
+    request_id: str = Field(description="Also in the server's log.")
+    start: int = Field(description="First byte given.")
+    stop: int = Field(description="The byte after the last one given.")
+
+
+class ArtifactReadPage(BaseModel):
+    """Newest first."""
+
+    items: list[ArtifactRead]
+    next_cursor: str | None = Field(description="Pass as `cursor` for the next page; null on the last.")
 
 
 class Vocabulary(BaseModel):

@@ -1,8 +1,8 @@
 """The typed Python client of Expunge: `from client import Expunge`."""
 
 from client.api import Expunge
-from client.errors import ApiError, ConnectionFailed, ExpungeError, IntegrityError, JobFailed, WaitTimeout
-from client.types import Artifact, Event, FieldError, Job, JobError, Model, Page, Problem
+from client.errors import ApiError, ConnectionFailed, ExpungeError, IntegrityError, JobFailed, NoRecoveryKey, WaitTimeout
+from client.types import Artifact, Event, FieldError, Job, JobError, KeyRead, Model, Page, Problem
 
 __all__ = [
     "ApiError",
@@ -16,7 +16,9 @@ __all__ = [
     "Job",
     "JobError",
     "JobFailed",
+    "KeyRead",
     "Model",
+    "NoRecoveryKey",
     "Page",
     "Problem",
     "WaitTimeout",

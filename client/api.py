@@ -10,9 +10,9 @@ import httpx
 
 from client import download as downloads
 from client import sse
-from client.errors import ApiError, ConnectionFailed, WaitTimeout
+from client.errors import ApiError, ConnectionFailed, NoRecoveryKey, WaitTimeout
 from client.transport import RETRIED, Transport, pause
-from client.types import Artifact, Event, Job, Model, Page
+from client.types import Artifact, Event, Job, KeyRead, Model, Page
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 ConceptLike = str | Mapping[str, Any]
@@ -72,6 +72,23 @@ class Expunge:
     def combine(self, jobs: Sequence[Job | str], *, model: str = "emoji", idempotency_key: str | None = None, **more: Any) -> Job:
         """Sum finished erase jobs' own deltas into one; leave one of a stack out to take it back out. `more`: fused, evaluation, labels, …"""
         return self.submit("combine", {"model": model, "jobs": [id_of(job) for job in jobs], **more}, idempotency_key=idempotency_key)
+
+    def hide(
+        self,
+        concepts: ConceptLike | Sequence[ConceptLike],
+        *,
+        model: str = "emoji",
+        method: MethodLike = "age",
+        preserve: Sequence[str] = (),
+        seal_to: str | None = None,
+        idempotency_key: str | None = None,
+        **more: Any,
+    ) -> Job:
+        """Start hiding concepts behind a recovery key. `seal_to`: an X25519 public key, base64. `more`: recovery, seed, fused, evaluation, labels, …"""
+        if seal_to is not None:
+            more["seal_to"] = seal_to
+        spec = erase_spec(concepts, model=model, method=method, preserve=preserve, **more)
+        return self.submit("hide", spec, idempotency_key=idempotency_key)
 
     def evaluate(
         self,
@@ -199,9 +216,31 @@ class Expunge:
     # Bytes
 
     def download(self, job: Job | Artifact | str, folder: str | Path) -> list[Path]:
-        """Fetch a job's artifacts (or one Artifact) into a folder, resuming and verifying every sha256."""
-        found = [job] if isinstance(job, Artifact) else self.artifacts(job)
+        """Fetch a job's artifacts (or one Artifact) into a folder, resuming and verifying every sha256; recovery keys only when asked for one by one."""
+        found = [job] if isinstance(job, Artifact) else [a for a in self.artifacts(job) if a.kind != "recovery_key"]
         return [downloads.download(self.transport, artifact, Path(folder)) for artifact in found]
+
+    # Recovery keys
+
+    def recovery_key(self, job: Job | str) -> Artifact:
+        """The recovery key that a hide job made: its facts; `download` it with a key that has the scope keys:read. NoRecoveryKey."""
+        found = next((a for a in self.artifacts(job) if a.kind == "recovery_key"), None)
+        if found is None:
+            raise NoRecoveryKey(f"job {id_of(job)} has no recovery key: only a hide job that has succeeded makes one")
+        return found
+
+    def reads(self, artifact: Artifact | str) -> Iterator[KeyRead]:
+        """Who read a recovery key, newest first; takes the scope admin."""
+        path, cursor = f"/artifacts/{artifact if isinstance(artifact, str) else artifact.id}/reads", None
+        while True:
+            page = Page[KeyRead].model_validate(self._json("GET", path, params={"limit": 100} | ({"cursor": cursor} if cursor else {})))
+            yield from page.items
+            if (cursor := page.next_cursor) is None:
+                return
+
+    def revoke(self, artifact: Artifact | str) -> Artifact:
+        """Delete a recovery key for good; takes the scope admin."""
+        return Artifact.model_validate(self._json("DELETE", f"/artifacts/{artifact if isinstance(artifact, str) else artifact.id}"))
 
     def upload(self, path: str | Path, *, model: str = "emoji", name: str | None = None, idempotency_key: str | None = None) -> Artifact:
         """Send a LoRA delta (safetensors) for evaluation."""

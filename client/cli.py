@@ -28,6 +28,11 @@ Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to 
 Folder = Annotated[
     Path | None, typer.Option("--download", help="Put the artifacts into this folder once the job has succeeded (implies --wait).")
 ]
+Spec = Annotated[
+    Path | None, typer.Option("--spec", exists=True, dir_okay=False, help="A JSON file with the whole request, instead of the options.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the request and print it with every default; store nothing.")]
+IdempotencyKey = Annotated[str | None, typer.Option("--idempotency-key", help="Repeat with the same key, and the job is made once.")]
 Ids = Annotated[list[str], typer.Argument(metavar="JOB...", help="Job ids.")]
 
 
@@ -77,6 +82,14 @@ def described(names: list[str], target: str | None, attributes: list[str]) -> li
     return [{"name": names[0], **more}] if more else list(names)
 
 
+def request_of(spec: Path) -> Any:
+    """A whole request from a file."""
+    try:
+        return json.loads(spec.read_text())
+    except ValueError as error:
+        raise typer.BadParameter(f"{spec} is not JSON: {error}", param_hint="--spec") from error
+
+
 def follow(client: Expunge, job: Job, quiet: bool) -> Job:
     """The finished job; a live bar on standard error."""
     if quiet or not err.is_terminal:
@@ -120,11 +133,9 @@ def erase(
     seed: Annotated[int, typer.Option()] = 0,
     fused: Annotated[bool, typer.Option("--fused", help="Deliver a fused checkpoint too.")] = False,
     label: Labels = None,
-    spec: Annotated[
-        Path | None, typer.Option("--spec", exists=True, dir_okay=False, help="A JSON file with the whole request, instead of the options.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the request and print it with every default; store nothing.")] = False,
-    key: Annotated[str | None, typer.Option("--idempotency-key", help="Repeat with the same key, and the job is made once.")] = None,
+    spec: Spec = None,
+    dry_run: DryRun = False,
+    key: IdempotencyKey = None,
     wait: Wait = True,
     download: Folder = None,
     url: Url = None,
@@ -132,10 +143,7 @@ def erase(
 ) -> None:
     """Take concepts out of a model."""
     if spec:
-        try:
-            request = json.loads(spec.read_text())
-        except ValueError as error:
-            raise typer.BadParameter(f"{spec} is not JSON: {error}", param_hint="--spec") from error
+        request = request_of(spec)
     elif concepts:
         chosen: Any = {"name": method, **{k: value_of(v) for k, v in pairs(settings, "--set").items()}} if settings else method
         below = {"base_job_id": on} if on else {}
@@ -176,9 +184,83 @@ def combine(
 
 
 @app.command()
+def hide(
+    concepts: Annotated[list[str] | None, typer.Argument(help="What to hide, for example: church 'delivery truck'.")] = None,
+    model: Model = "emoji",
+    method: Annotated[str, typer.Option(help="The erasing term: naive, esd, all_but_one, ap or age.")] = "age",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A parameter of the method, for example steps=60; may be repeated.")
+    ] = None,
+    recovery: Annotated[
+        list[str] | None, typer.Option("--recovery", help="A parameter of the recovery, for example length=16; may be repeated.")
+    ] = None,
+    preserve: Annotated[list[str] | None, typer.Option(help="A concept to keep; may be repeated.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    fused: Annotated[bool, typer.Option("--fused", help="Deliver a fused checkpoint too.")] = False,
+    seal_to: Annotated[
+        str | None, typer.Option("--seal-to", help="Your public key from 'expunge key-pair': only its owner can open the recovery key.")
+    ] = None,
+    label: Labels = None,
+    spec: Spec = None,
+    dry_run: DryRun = False,
+    key: IdempotencyKey = None,
+    wait: Wait = True,
+    download: Folder = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Hide concepts behind a recovery key. --download leaves the key where it is; 'expunge recovery-key' fetches it."""
+    if spec:
+        request = request_of(spec)
+    elif concepts:
+        chosen: Any = {"name": method, **{k: value_of(v) for k, v in pairs(settings, "--set").items()}} if settings else method
+        request = erase_spec(
+            concepts, model=model, method=chosen, preserve=preserve or (), seed=seed, fused=fused, labels=pairs(label, "--label")
+        )
+        request |= {"recovery": {k: value_of(v) for k, v in pairs(recovery, "--recovery").items()}} if recovery else {}
+        request |= {"seal_to": seal_to} if seal_to else {}
+    else:
+        raise typer.BadParameter("name at least one concept, or give --spec", param_hint="CONCEPTS")
+    with service(url) as client:
+        if dry_run:
+            emit(client.validate("hide", request))
+            return
+        finish(client, [client.submit("hide", request, idempotency_key=key)], wait=wait, folder=download, as_json=as_json, one=True)
+
+
+@app.command("recovery-key")
+def recovery_key(
+    id_: Annotated[str, typer.Argument(metavar="JOB")],
+    folder: Annotated[Path, typer.Argument(help="Where to; made if need be.")] = Path("."),
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch a hide job's recovery key (mode 0600); takes the scope keys:read, and the read is noted."""
+    with service(url) as client:
+        (path,) = client.download(client.recovery_key(id_), folder)
+    emit(str(path)) if as_json else out.print(str(path), markup=False, highlight=False)
+
+
+@app.command("key-reads")
+def key_reads(id_: Annotated[str, typer.Argument(metavar="JOB")], url: Url = None, as_json: Json = False) -> None:
+    """List who read a hide job's recovery key, newest first; takes the scope admin."""
+    with service(url) as client:
+        found = list(client.reads(client.recovery_key(id_)))
+    emit(found) if as_json else out.print(views.reads_table(found))
+
+
+@app.command("revoke-key")
+def revoke_key(id_: Annotated[str, typer.Argument(metavar="JOB")], url: Url = None, as_json: Json = False) -> None:
+    """Delete a hide job's recovery key for good; takes the scope admin."""
+    with service(url) as client:
+        found = client.revoke(client.recovery_key(id_))
+    emit(found) if as_json else out.print(f"revoked at {found.revoked_at:%Y-%m-%d %H:%M:%S} UTC", highlight=False)
+
+
+@app.command()
 def evaluate(
     concepts: Annotated[list[str] | None, typer.Argument(help="The erased concepts; needed for an uploaded delta.")] = None,
-    job: Annotated[str | None, typer.Option("--job", help="A finished erase job.")] = None,
+    job: Annotated[str | None, typer.Option("--job", help="A finished erase or hide job.")] = None,
     artifact: Annotated[str | None, typer.Option("--artifact", help="An uploaded delta.")] = None,
     delta: Annotated[Path | None, typer.Option("--delta", exists=True, dir_okay=False, help="A LoRA file to upload and judge.")] = None,
     model: Model = "emoji",
@@ -205,7 +287,7 @@ def wait(ids: Ids, download: Folder = None, url: Url = None, as_json: Json = Fal
 
 @app.command()
 def jobs(
-    kind: Annotated[str | None, typer.Option(help="erase or evaluate.")] = None,
+    kind: Annotated[str | None, typer.Option(help="erase, hide or evaluate.")] = None,
     status: Annotated[str | None, typer.Option(help="queued, running, cancelling, succeeded, failed, cancelled or expired.")] = None,
     label: Labels = None,
     limit: Annotated[int, typer.Option(min=1, max=200)] = 20,

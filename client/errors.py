@@ -27,6 +27,10 @@ class IntegrityError(ExpungeError):
     """Downloaded bytes do not match the sha256 that the service stated."""
 
 
+class NoRecoveryKey(ExpungeError):
+    """The job has no recovery key."""
+
+
 class WaitTimeout(ExpungeError):
     """The job had not finished in time; it goes on."""
 

@@ -8,7 +8,12 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 GROUP = "expunge.commands"
-HELP = {"up": "Start the whole service on this machine.", "verify": "Check a bundle's digests and signature."}
+HELP = {
+    "up": "Start the whole service on this machine.",
+    "verify": "Check a bundle's digests and signature.",
+    "key-pair": "Make a key pair for sealed recovery keys.",
+    "unseal": "Open a sealed recovery key.",
+}
 
 
 def found() -> dict[str, EntryPoint]:

@@ -22,8 +22,22 @@ class Artifact(Answer):
     media_type: str
     size: int
     sha256: str
+    kind: str = "file"
     job_id: str | None = None
     created_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+
+class KeyRead(Answer):
+    """Somebody was given bytes [start, stop) of a recovery key; `api_key` has its id and name."""
+
+    id: str
+    read_at: datetime
+    api_key: dict[str, str]
+    address: str | None = None
+    request_id: str
+    start: int
+    stop: int
 
 
 class JobError(Answer):

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from client.types import Event, Job, Model
+from client.types import Event, Job, KeyRead, Model
 
 COLOURS = {
     "succeeded": "green",
@@ -50,6 +50,14 @@ def models_table(models: Iterable[Model]) -> Table:
     for model in models:
         known: Mapping[str, Any] = model.vocabulary or {}
         table.add_row(model.id, escape(model.title), model.kind, str(known.get("concepts", "")), escape(", ".join(known.get("styles", []))))
+    return table
+
+
+def reads_table(reads: Iterable[KeyRead]) -> Table:
+    table = Table("when", "API key", "address", "bytes", "request", box=None, header_style="bold")
+    for read in reads:
+        span = f"{read.start}–{read.stop}"
+        table.add_row(f"{read.read_at:%Y-%m-%d %H:%M:%S}", escape(read.api_key.get("name", "")), read.address or "", span, read.request_id)
     return table
 
 

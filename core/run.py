@@ -2,10 +2,12 @@
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from core.delivery import bundle, lora, stack
 from core.delivery.fits import check_delta
@@ -15,20 +17,22 @@ from core.errors import CoreError
 from core.evaluation.judges import judges_for
 from core.evaluation.pictures import prune
 from core.evaluation.report import Evaluation, Metric, Report, evaluate
+from core.hiding import RecoveryKey, hide
 from core.models import StableDiffusion, load_model
 from core.progress import Callback, Checkpoints, ignore
-from core.specs import CombineSpec, Concept, EraseSpec, EvaluateSpec, EvaluationSpec, same
+from core.specs import CombineSpec, Concept, EraseSpec, EvaluateSpec, EvaluationSpec, HideSpec, same
 
 NO_DELTA = "none"
 
 
 @dataclass
 class Output:
-    """A file of the bundle, by its name in the bundle."""
+    """A file of the bundle, by its name in the bundle; or a recovery key, which is no part of it."""
 
     name: str
     media_type: str
     path: Path
+    kind: str = "file"
 
 
 @dataclass
@@ -140,6 +144,45 @@ def run_combine(
     return outcome(out, evaluation, files)
 
 
+def run_hide(
+    spec: HideSpec,
+    out: Path,
+    *,
+    source: str,
+    key_folder: Path,
+    callback: Callback = ignore,
+    checkpoints: Checkpoints | None = None,
+    cache: Path,
+    signing_key: Path | None = None,
+    context: dict[str, Any] | None = None,
+) -> Outcome:
+    """Hide, judge, write the bundle into `out`, and the recovery key into `key_folder`: outside the bundle, whose manifest holds its digest alone."""
+    begun = time.monotonic()
+    out = empty_folder(out)
+    callback({"phase": "load", "step": 0, "total": 1})
+    model = load_model(source)
+    delta, prompts = hide(model, spec, callback=callback, checkpoints=checkpoints)
+    data = lora.to_bytes(delta, model, spec)
+    (out / lora.FILE).write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    key = RecoveryKey(prompts, model.digest, digest)
+    key_file = key.save(key_folder, spec.seal_to)
+    evaluation = None
+    if spec.evaluation.enabled:
+        evaluation = judged(model, source, spec.concepts, spec.preserve, spec.evaluation, digest, cache, callback, keys=prompts)
+        add_costs(evaluation, time.monotonic() - begun, delta)
+    callback({"phase": "deliver", "step": 0, "total": 1})
+    more = (context or {}) | {"kind": "hide"}
+    files = bundle.write_erasure(
+        out, model, source, spec, delta, evaluation, key=signing_key, context=more, recovery_key=bundle.key_facts(key, key_file, spec)
+    )
+    callback({"phase": "deliver", "step": 1, "total": 1})
+    found = outcome(out, evaluation, files)
+    media_type = "application/octet-stream" if spec.seal_to else bundle.MEDIA_TYPES[".safetensors"]
+    found.outputs.append(Output(key_file.name, media_type, key_file, "recovery_key"))
+    return found
+
+
 def run_evaluate(
     spec: EvaluateSpec,
     out: Path,
@@ -180,10 +223,13 @@ def judged(
     digest: str,
     cache: Path,
     callback: Callback,
+    keys: Mapping[str, Tensor] = {},
 ) -> Evaluation:
     callback({"phase": "load", "step": 1, "total": 1, "message": "judges"})
     judges = judges_for(source, str(model.device))
-    evaluation = evaluate(model, concepts, spec, judges=judges, cache=cache, delta_digest=digest, preserve=preserve, callback=callback)
+    evaluation = evaluate(
+        model, concepts, spec, judges=judges, cache=cache, delta_digest=digest, preserve=preserve, keys=keys, callback=callback
+    )
     prune(cache)
     return evaluation
 
@@ -211,4 +257,4 @@ def outcome(out: Path, evaluation: Evaluation | None, files: list[Path]) -> Outc
     return Outcome(verdict, [Output(f.relative_to(out).as_posix(), bundle.MEDIA_TYPES[f.suffix], f) for f in files])
 
 
-__all__ = ["Outcome", "Output", "check_delta", "run_combine", "run_erase", "run_evaluate"]
+__all__ = ["Outcome", "Output", "check_delta", "run_combine", "run_erase", "run_evaluate", "run_hide"]

@@ -38,6 +38,7 @@ class NewArtifact:
     size: int
     sha256: str
     key: str
+    kind: str = "file"
 
 
 def held(job_id: uuid.UUID, fence: int, statuses: Sequence[str] = HELD) -> tuple[ColumnElement[bool], ...]:

@@ -51,6 +51,7 @@ class Blobs:
         except AlreadyExistsError as error:
             raise BlobExists(f"'{key}' is taken") from error
         if self.folder is not None:
+            os.chmod(self.folder / key, 0o600)
             sync(self.folder / key)
         size, got = self.hash(key)
         if got != want:

@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, CheckConstraint, DateTime, ForeignKey, Index,
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-KINDS = ("erase", "evaluate")
+KINDS = ("erase", "hide", "evaluate")
 ACTIVE = ("queued", "running", "cancelling")
 TERMINAL = ("succeeded", "failed", "cancelled", "expired")
 STATUSES = (*ACTIVE, *TERMINAL)
@@ -132,12 +132,29 @@ class Artifact(Base):
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
     tenant_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("tenants.id"), index=True)
     job_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    kind: Mapped[str] = mapped_column(server_default="file", doc="file, or recovery_key: a secret with a scope of its own.")
     name: Mapped[str]
     media_type: Mapped[str]
     size: Mapped[int]
     sha256: Mapped[str] = mapped_column(String(64))
     key: Mapped[str] = mapped_column(unique=True, doc="Where the bytes lie in the artifact store.")
     info: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"), doc="What an upload was checked against, and the like.")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    revoked_at: Mapped[datetime | None] = mapped_column(doc="Since when the bytes are deleted; of recovery keys.")
+
+
+class ArtifactRead(Base):
+    """Who was given the bytes of a recovery key, written before the first of them leaves. Rows are never changed."""
+
+    __tablename__ = "artifact_reads"
+    __table_args__ = (Index("ix_artifact_reads_page", "artifact_id", text("created_at desc"), text("id desc")),)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+    artifact_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("artifacts.id"))
+    api_key_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("api_keys.id"))
+    address: Mapped[str | None] = mapped_column(doc="The client's, as the server saw it.")
+    request_id: Mapped[str]
+    start: Mapped[int] = mapped_column(doc="First byte given.")
+    stop: Mapped[int] = mapped_column(doc="The byte after the last one given.")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

@@ -98,7 +98,10 @@ class Tenant:
             path.write_bytes(content)
             key = f"{self.id}/{job_id}/1-{fence}/{uuid.uuid4()}"
             Blobs(self.settings.artifacts_url).put(key, path)
-            made.append(NewArtifact(uuid.uuid4(), name, "application/octet-stream", len(content), hashlib.sha256(content).hexdigest(), key))
+            kind = "recovery_key" if name.startswith("recovery_key") else "file"
+            made.append(
+                NewArtifact(uuid.uuid4(), name, "application/octet-stream", len(content), hashlib.sha256(content).hexdigest(), key, kind)
+            )
         with db.transaction(self.database) as session:
             attempts.publish(session, uuid.UUID(job_id), fence, made, verdict=verdict, progress=None)
         return made

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from core.errors import CoreError
-from core.specs import CombineSpec, Concept, EraseSpec, EvaluateSpec, JobSpec
+from core.specs import SPECS, CombineSpec, Concept, EraseSpec, EvaluateSpec, HideSpec
 from store import artifacts, db, jobs
 from store.blobs import Blobs
 from store.errors import NotFound
@@ -38,9 +38,6 @@ def runner_for(settings: Settings) -> Runner:
     return found
 
 
-SPECS: dict[str, type[JobSpec]] = {"erase": EraseSpec, "evaluate": EvaluateSpec, "combine": CombineSpec}
-
-
 def run(job: Job, folder: Path, *, settings: Settings, callback: Callable[[Any], None], checkpoints: "JobCheckpoints") -> "Outcome":
     """Whatever the job's kind asks for."""
     from core import run as science
@@ -55,6 +52,8 @@ def run(job: Job, folder: Path, *, settings: Settings, callback: Callable[[Any],
     }  # fmt: skip
     inputs, out = Inputs(job, folder, settings), folder / "out"
     match spec:
+        case HideSpec():
+            return science.run_hide(spec, out, key_folder=folder / "key", checkpoints=checkpoints, **shared)
         case EraseSpec() if spec.base_job_id is not None:
             below: dict[str, Any] = {
                 "base": inputs.of_job(spec.base_job_id, DELTA, "base_job_id"),

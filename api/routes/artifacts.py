@@ -2,19 +2,25 @@
 
 import base64
 import uuid
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Request, Response
+import structlog
+from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.orm import Session
 from starlette.responses import StreamingResponse
 
-from api import ranges
-from api.deps import JSON, ArtifactsReader, ServicesDep, accepts
+from api import pagination, ranges
+from api.auth import Caller, require
+from api.deps import JSON, Admin, Anyone, ArtifactsReader, ServicesDep, accepts
 from api.problems import Problem, responses
-from api.schemas import Artifact, ArtifactList
+from api.schemas import ApiKeyName, Artifact, ArtifactList, ArtifactRead, ArtifactReadPage
+from api.services import Services
 from store import artifacts, jobs
+from store.errors import NotFound
 from store.models import Artifact as ArtifactRow
 
+log = structlog.get_logger("api")
 router = APIRouter(tags=["artifacts"])
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 CONTENT: dict[int | str, dict[str, Any]] = {
@@ -24,7 +30,7 @@ CONTENT: dict[int | str, dict[str, Any]] = {
     },
     206: {"description": "The range asked for.", "content": {"application/octet-stream": BINARY}},
     304: {"description": "The copy with the ETag in If-None-Match is current."},
-    **responses("not_found", "range_not_satisfiable", "artifact_corrupt"),
+    **responses("not_found", "recovery_key_revoked", "range_not_satisfiable", "artifact_corrupt"),
 }
 
 
@@ -58,11 +64,26 @@ def described(row: ArtifactRow) -> dict[str, str]:
 
 @router.api_route("/artifacts/{artifact_id:uuid}/content", methods=["HEAD"], include_in_schema=False)
 @router.get("/artifacts/{artifact_id:uuid}/content", response_class=Response, responses=CONTENT)
-def download_artifact(request: Request, artifact_id: uuid.UUID, services: ServicesDep, caller: ArtifactsReader) -> Response:
-    """Download an artifact: whole, or a range of its bytes."""
-    with services.transaction() as session:
-        row = artifacts.get(session, caller.tenant_id, artifact_id)
+def download_artifact(request: Request, artifact_id: uuid.UUID, services: ServicesDep, caller: Anyone) -> Response:
+    """Download an artifact: whole, or a range of its bytes.
+
+    Takes the scope `artifacts:read`; for a recovery key `keys:read` instead, and the read is noted before the first byte is sent.
+    """
+    try:
+        with services.transaction() as session:
+            row = artifacts.get(session, caller.tenant_id, artifact_id)
+    except NotFound:
+        require(caller, "artifacts:read")  # the scope comes before the 404
+        raise
+    secret = row.kind == artifacts.RECOVERY_KEY
+    require(caller, "keys:read" if secret else "artifacts:read")
+    if row.revoked_at is not None:
+        raise Problem(
+            "recovery_key_revoked", f"The recovery key was revoked at {row.revoked_at:%Y-%m-%d %H:%M:%S} UTC and its bytes are deleted."
+        )
     headers = described(row)
+    if secret:
+        headers["Cache-Control"] = "no-store"
     if ranges.unchanged(request.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     accept = accepts(row.media_type, "application/octet-stream").dependency
@@ -79,4 +100,70 @@ def download_artifact(request: Request, artifact_id: uuid.UUID, services: Servic
     except Problem:
         services.metrics.corrupt.inc()
         raise
+    if secret:
+        note_read(request, services, caller, row, span)
     return StreamingResponse(services.blobs.read(row.key, span.start, span.stop), status, headers, media_type=row.media_type)
+
+
+def note_read(request: Request, services: Services, caller: Caller, row: ArtifactRow, span: ranges.Span) -> None:
+    """Who is given which bytes of a recovery key; committed before they leave."""
+    address = request.client.host if request.client else None
+    with services.transaction() as session:
+        artifacts.record_read(
+            session,
+            row.id,
+            caller.key_id,
+            address=address,
+            request_id=request.state.request_id,
+            start=span.start,
+            stop=span.stop,
+        )
+    log.info("recovery_key_read", artifact_id=str(row.id), api_key_id=str(caller.key_id), address=address)
+
+
+def recovery_key(session: Session, caller: Caller, artifact_id: uuid.UUID) -> ArtifactRow:
+    """The recovery key of this id; 409 for another sort of artifact."""
+    row = artifacts.get(session, caller.tenant_id, artifact_id)
+    if row.kind != artifacts.RECOVERY_KEY:
+        raise Problem("wrong_state", f"The artifact '{row.name}' is no recovery key: only those are audited and can be revoked.")
+    return row
+
+
+@router.get(
+    "/artifacts/{artifact_id:uuid}/reads", responses=responses("not_found", "wrong_state", "invalid_request"), dependencies=[accepts(JSON)]
+)
+def list_reads(
+    artifact_id: uuid.UUID,
+    services: ServicesDep,
+    caller: Admin,
+    limit: Annotated[int, Query(ge=1, le=pagination.MAX_PAGE, description="Reads on a page.")] = 50,
+    cursor: Annotated[str | None, Query(max_length=300, description="`next_cursor` of the page before.")] = None,
+) -> ArtifactReadPage:
+    """List who read a recovery key, newest first; takes the scope `admin`."""
+    after = pagination.decode(cursor) if cursor else None
+    with services.transaction() as session:
+        rows = artifacts.reads(session, recovery_key(session, caller, artifact_id), after=after, limit=limit + 1)
+        items = [
+            ArtifactRead(
+                id=row.id,
+                read_at=row.created_at,
+                api_key=ApiKeyName(id=row.api_key_id, name=name),
+                address=row.address,
+                request_id=row.request_id,
+                start=row.start,
+                stop=row.stop,
+            )
+            for row, name in rows[:limit]
+        ]
+    return ArtifactReadPage(items=items, next_cursor=pagination.encode(items[-1].read_at, items[-1].id) if len(rows) > limit else None)
+
+
+@router.delete("/artifacts/{artifact_id:uuid}", responses=responses("not_found", "wrong_state"), dependencies=[accepts(JSON)])
+def revoke_recovery_key(artifact_id: uuid.UUID, services: ServicesDep, caller: Admin) -> Artifact:
+    """Revoke a recovery key: its bytes are deleted for good, later downloads answer 410; takes the scope `admin`. Twice is the same as once."""
+    with services.transaction() as session:
+        row = artifacts.revoke(session, recovery_key(session, caller, artifact_id))
+        answer = Artifact.model_validate(row)
+    services.blobs.delete([row.key])
+    log.info("recovery_key_revoked", artifact_id=str(artifact_id), api_key_id=str(caller.key_id))
+    return answer

@@ -19,7 +19,7 @@ from api.once import Done, once
 from api.problems import Problem, invalid, responses
 from api.schemas import TERMINAL, DryRun, Job, JobKind, JobPage, JobStatus
 from api.services import Services
-from core.specs import CombineSpec, EraseSpec, EvaluateSpec
+from core.specs import CombineSpec, EraseSpec, EvaluateSpec, HideSpec
 from store import artifacts, jobs
 
 log = structlog.get_logger("api")
@@ -132,6 +132,23 @@ async def create_erase_job(
     becomes that (editing); with `attributes`, it is spread over them in the `shares` asked for (debiasing).
     """
     return await create(services, caller, ticket, "erase", spec, dry_run, wait)
+
+
+@router.post("/jobs/hide", status_code=202, response_model=Job, responses=ENDED | CREATED)
+async def create_hide_job(
+    spec: Annotated[HideSpec, Body(openapi_examples=examples.HIDE)],
+    services: ServicesDep,
+    caller: JobsWriter,
+    ticket: TicketDep,
+    wait: WaitDep,
+    dry_run: DryRunQuery = False,
+) -> JSONResponse:
+    """Hide concepts in a model so that a recovery key brings them back.
+
+    KPOP (Bui et al., ICLR 2025 Delta workshop), a reconstruction: no public code was found. The job ends with the sanitized delta's bundle and, as an artifact of
+    kind `recovery_key`, the key, whose content takes the scope `keys:read`.
+    """
+    return await create(services, caller, ticket, "hide", spec, dry_run, wait)
 
 
 @router.post("/jobs/combine", status_code=202, response_model=Job, responses=ENDED | CREATED)

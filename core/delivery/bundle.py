@@ -1,5 +1,6 @@
 """The bundle a job delivers: delta, fused checkpoint, report, pictures, model card, signed manifest."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,9 @@ from core.delivery.grid import draw_grid
 from core.erasure import Delta
 from core.erasure.age import resolved
 from core.evaluation.report import Evaluation
+from core.hiding.key import RecoveryKey
 from core.models import StableDiffusion
-from core.specs import AgeSpec, CombineSpec, Concept, EraseSpec, EvaluateSpec, FineTuneSpec, LoraSpec
+from core.specs import AgeSpec, CombineSpec, Concept, EraseSpec, EvaluateSpec, FineTuneSpec, HideSpec, LoraSpec
 
 MEDIA_TYPES = {
     ".safetensors": "application/vnd.safetensors", ".zip": "application/zip", ".json": "application/json", ".html": "text/html; charset=utf-8",
@@ -47,19 +49,23 @@ def write_erasure(
     layers: Sequence[stack.Layer] = (),
     key: Path | None,
     context: dict[str, Any],
+    recovery_key: dict[str, Any] | None = None,
 ) -> list[Path]:
-    """Everything around the delta file, which `out` already holds; returns the bundle's files. `layers`: a stack's erasures, oldest first."""
+    """Everything around the delta file, which `out` already holds; returns the bundle's files. `layers`: a stack's erasures, oldest first.
+
+    `recovery_key` is a hide job's, in facts.
+    """
     digest = manifest.sha256(out / lora.FILE)
     info = {k: v for k, v in delta.info.items() if k != "history"}
     layers = list(layers) or [stack.Layer(concepts=spec.concepts, method=spec.method.name, sha256=digest)]
     if spec.fused:
         fused.fuse(model, source, out, out)
     if evaluation is not None:
-        seconds = delta.info.get("seconds", 0.0)
+        seconds, hidden = delta.info.get("seconds", 0.0), isinstance(spec, HideSpec)
         facts = {
-            "title": words.title(stack.unique([c for layer in layers for c in layer.concepts])),
-            "summary": f"{spec.method.name.upper()}, in {seconds:.0f} s, {words.deed(spec.concepts, repr(spec.model))}.",
-            "limits": card.limits(spec.fused),
+            "title": words.title(stack.unique([c for layer in layers for c in layer.concepts]), hidden),
+            "summary": f"{card.method_name(spec)}, in {seconds:.0f} s, {words.deed(spec.concepts, repr(spec.model), hidden)}.",
+            "limits": card.limits(spec.fused, hidden),
             "details": {
                 "method": spec.method.model_dump_json(),
                 "seed": spec.seed,
@@ -71,13 +77,22 @@ def write_erasure(
         write_report(out, evaluation, delta.info.get("history") or [], facts)
     made = [(layer.method, layer.concepts) for layer in layers]
     (out / "README.md").write_text(
-        card.render(model, source, spec.model, made, evaluation.report if evaluation else None, fused=spec.fused)
+        card.render(
+            model,
+            source,
+            spec.model,
+            made,
+            evaluation.report if evaluation else None,
+            fused=spec.fused,
+            hidden=isinstance(spec, HideSpec),
+        )
     )
     sealed: dict[str, Any] = {
-        "kind": "erase",
+        "kind": "hide" if recovery_key else "erase",
         "context": context,
         "base_model": base_facts(model, source, spec.model),
         "delta": {"file": lora.FILE, "sha256": digest, "residual": info.get("residual"), "training": info},
+        **({"recovery_key": recovery_key} if recovery_key else {}),
         "stack": stack.listed(layers),
         "spec": resolved_spec(spec),
         "seeds": {"training": spec.seed, **picture_seeds(evaluation)},
@@ -157,6 +172,19 @@ def write_evaluation(
         **report_facts(evaluation),
     }
     return seal(out, sealed, key)
+
+
+def key_facts(key: RecoveryKey, file: Path, spec: HideSpec) -> dict[str, Any]:
+    """What a manifest says of the recovery key: digests, never a value of it. `plain_sha256` is that of the key out of its sealed box."""
+    plain = hashlib.sha256(key.serialise()).hexdigest()
+    return {
+        "file": file.name,
+        "sha256": manifest.sha256(file),
+        "plain_sha256": plain,
+        "sealed_to": spec.seal_to,
+        "concepts": list(key.prompts),
+        "length": spec.recovery.length,
+    }
 
 
 def base_facts(model: StableDiffusion, source: str, name: str) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from typing import Any
 from core.delivery import words
 from core.delivery.page import environment, table
 from core.evaluation.report import Report
+from core.hiding.key import PREFIX
 from core.models import StableDiffusion
-from core.specs import Concept
+from core.specs import Concept, EraseSpec, HideSpec
 
 CITATIONS = {
     "uce": "Unified Concept Editing, Gandikota et al., WACV 2024",
@@ -28,10 +29,24 @@ CITATIONS = {
     "ap": "Erasing Undesirable Concepts with Adversarial Preservation, Bui et al., NeurIPS 2024",
     "age": "Fantastic Targets for Concept Erasure in Diffusion Models, Bui et al., ICLR 2025",
 }
+CITATIONS["kpop"] = (
+    "Hiding and Recovering Knowledge in Text-to-Image Diffusion Models via Learnable Prompts, Bui et al., ICLR 2025 Delta workshop; "
+    "a reconstruction, no public code was found"
+)
 TAGS = ["concept-erasure", "unlearning", "safety", "lora", "diffusers", "stable-diffusion", "text-to-image"]
 
 
-def limits(fused: bool) -> list[str]:
+HIDDEN = (
+    "The concept is hidden, not gone: its recovery key draws it again from this very model, and whoever has the key can. A random key of the same "
+    "size does not, which the report measures; that no other way back exists was not tried."
+)
+
+
+def method_name(spec: EraseSpec) -> str:
+    return f"KPOP on {spec.method.name.upper()}" if isinstance(spec, HideSpec) else spec.method.name.upper()
+
+
+def limits(fused: bool, hidden: bool = False) -> list[str]:
     """What a reader must know before relying on the result."""
     lora = "The LoRA can be unloaded, or loaded at a smaller scale: then the base model draws the concept again."
     remedy = (
@@ -40,6 +55,7 @@ def limits(fused: bool) -> list[str]:
         else "Ask for the fused checkpoint (fused: true) where users hold the weights."
     )
     return [
+        *([HIDDEN] if hidden else []),
         f"{lora} {remedy}",
         "The text encoder and the VAE are the base model's: the concept's name still has its meaning there, and pictures of it can still be encoded and edited.",
         "No attack was tried: no adversarial prompt, no textual inversion, no fine-tuning that could bring the concept back.",
@@ -73,6 +89,7 @@ def render(
     report: Report | None,
     *,
     fused: bool,
+    hidden: bool = False,
 ) -> str:
     """The card's text for a delta of the model `base`, made of one or several layers of (method, concepts)."""
     env = environment()
@@ -82,11 +99,14 @@ def render(
     facts: dict[str, Any] = {
         "front": front_matter(hub or base),
         "base": hub or base,
-        "title": words.title(changed),
-        "deed": words.deed(changed, hub or base),
-        "made_by": made_by(layers),
+        "title": words.title(changed, hidden),
+        "deed": words.deed(changed, hub or base, hidden),
+        "made_by": f"KPOP, {CITATIONS['kpop']}; on {made_by(layers)}" if hidden else made_by(layers),
+        "hidden": hidden,
+        "key_name": json.dumps(PREFIX + changed[0].name, ensure_ascii=False),
+        "prompt": json.dumps(model.vocabulary.prompts(changed[0].name)[-1], ensure_ascii=False),
         "load_from": json.dumps(hub or "path/to/the/base/model"),
-        "limits": limits(fused),
+        "limits": limits(fused, hidden),
         "digest": model.digest,
     }
     return env.get_template("card.md.j2").render(report=report, rows=table(report) if report else [], fused=fused, **facts)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,18 @@ def data_uri(image: np.ndarray[Any, Any], limit: int = 192) -> str:
 
 
 def draw_grid(evaluation: Evaluation, file: Path, max_concepts: int = 6) -> Path:
-    """grid.png: for each erased concept a row before and a row after, then the preserved concepts."""
+    """grid.png: for each erased concept a row before, a row after and, of a hidden one, a row with the recovery key; then the preserved concepts."""
     report, pictures = evaluation.report, evaluation.pictures
     sections = [(name, shown(pictures, name, ROW)) for name in report.erased[:max_concepts]]
     kept = [shown(pictures, name, 1)[0] for name in report.preserved]
     sections += [("preserved", kept[i : i + ROW]) for i in range(0, min(len(kept), 2 * ROW), ROW)]
     columns = max(len(rows) for _, rows in sections)
-    section_height = 2 * (TILE + GAP) + 44
+    lines: list[tuple[str, Mapping[int, Any]]] = [
+        ("before", dict(enumerate(evaluation.base))),
+        ("after", dict(enumerate(evaluation.sanitized))),
+    ]
+    lines += [("with the key", evaluation.recovered)] if evaluation.recovered else []
+    section_height = len(lines) * (TILE + GAP) + 44
     width, height = LABEL + columns * (TILE + GAP) + MARGIN, MARGIN + len(sections) * section_height
     canvas = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(canvas)
@@ -54,7 +60,9 @@ def draw_grid(evaluation: Evaluation, file: Path, max_concepts: int = 6) -> Path
         top = MARGIN + s * section_height
         title = name if name == "preserved" else f"changed: {name}"
         pen.text((MARGIN, top - 12), title, fill=INK, font=bold)
-        for line, (when, images) in enumerate((("before", evaluation.base), ("after", evaluation.sanitized))):
+        for line, (when, images) in enumerate(lines):
+            if rows[0] not in images:
+                continue
             y = top + 14 + line * (TILE + GAP)
             pen.text((MARGIN, y + TILE // 2 - 8), when, fill=FAINT, font=small)
             for column, i in enumerate(rows):

@@ -13,7 +13,7 @@ from core.evaluation.report import Evaluation, Report
 SHOWN_ERASED, SHOWN_PRESERVED = 8, 2
 NAMES = {
     "esr1": "ESR-1", "esr5": "ESR-5", "edit1": "Edit success, top-1", "edit5": "Edit success, top-5", "attribute_distance": "Distance from the shares asked", "psr1": "PSR-1", "psr5": "PSR-5", "psr1_ratio": "PSR-1, share of base", "clip_score": "CLIP score", "clip_delta": "CLIP δ",
-    "lpips": "LPIPS", "ner_unlearndiffatk": "NER (UnlearnDiffAtk's)", "ner_library": "NER (library's)", "wall_seconds": "Wall time", "wall_seconds_erase": "Wall time, erasure alone",
+    "lpips": "LPIPS", "rsr1": "RSR-1, with the key", "rsr5": "RSR-5, with the key", "rsr1_wrong_key": "RSR-1, with a wrong key", "rsr5_wrong_key": "RSR-5, with a wrong key", "ner_unlearndiffatk": "NER (UnlearnDiffAtk's)", "ner_library": "NER (library's)", "wall_seconds": "Wall time", "wall_seconds_erase": "Wall time, erasure alone",
     "peak_memory_bytes": "Peak memory",
 }  # fmt: skip
 
@@ -54,6 +54,7 @@ def panels(evaluation: Evaluation) -> list[dict[str, Any]]:
                 {
                     "before": data_uri(evaluation.base[i]),
                     "after": data_uri(evaluation.sanitized[i]),
+                    "recovered": data_uri(evaluation.recovered[i]) if i in evaluation.recovered else None,
                     "prompt": evaluation.pictures[i].prompt,
                     "seed": evaluation.pictures[i].seed,
                 }
@@ -70,6 +71,7 @@ def panels(evaluation: Evaluation) -> list[dict[str, Any]]:
                     "value": report.value(rate, name),
                     "base": report.value(f"{rate}_base", name),
                     "edit": report.value("edit1", name) if role == "erased" else None,
+                    "recovery": report.value("rsr1", name),
                 }
             )
     return out

@@ -1,4 +1,4 @@
-"""What a job did to its concepts, in words: erased, edited, or spread over attributes."""
+"""What a job did to its concepts, in words: erased, edited, spread over attributes, or hidden."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,10 @@ def listing(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def title(concepts: Sequence[Concept]) -> str:
-    """A headline: 'Without church; dog → cat; doctor → female or male'."""
+def title(concepts: Sequence[Concept], hidden: bool = False) -> str:
+    """A headline: 'Without church; dog → cat; doctor → female or male'; of a hide job 'Hidden: church'."""
+    if hidden:
+        return f"Hidden: {', '.join(c.name for c in concepts)}"
     gone = [c.name for c in concepts if not c.target and not c.attributes]
     changed = [
         f"{c.name} → {c.target or ' or '.join(a.replace('{}', '').strip() for a in c.attributes)}"
@@ -22,8 +24,10 @@ def title(concepts: Sequence[Concept]) -> str:
     return text[:1].upper() + text[1:] if gone else text
 
 
-def deed(concepts: Sequence[Concept], base: str) -> str:
-    """A verb phrase: 'takes church out of X', 'turns dog into cat in X'."""
+def deed(concepts: Sequence[Concept], base: str, hidden: bool = False) -> str:
+    """A verb phrase: 'takes church out of X', 'turns dog into cat in X', 'hides church in X'."""
+    if hidden:
+        return f"hides {listing([c.name for c in concepts])} in {base}"
     gone = [c.name for c in concepts if not c.target and not c.attributes]
     parts = [f"takes {', '.join(gone)} out of {base}"] if gone else []
     parts += [f"turns {c.name} into {c.target} in {base}" for c in concepts if c.target]

@@ -64,7 +64,7 @@ class Method(Protocol):
 
 def identity(model: StableDiffusion, request: EraseSpec) -> str:
     """What a checkpoint must belong to: this base model, these concepts, this method, this seed."""
-    asked = request.model_dump_json(include={"concepts", "preserve", "method", "seed"})
+    asked = request.model_dump_json(include={"concepts", "preserve", "method", "seed", "recovery"})
     return hashlib.sha256(f"{model.digest}\n{model.foundation or ''}{asked}".encode()).hexdigest()
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from core.concepts import distances, forbidden
 from core.errors import CoreError
@@ -98,10 +99,16 @@ def draw(
     *,
     cache: Path,
     delta_digest: str | None,
+    keys: Tensor | None = None,
     callback: Callback = ignore,
 ) -> Images:
-    """Draw (N, H, W, 3): with the base model when `delta_digest` is None, else with the model as it is. Cached pictures are read."""
-    files = [cache / key[:2] / f"{key}.png" for key in (key_of(model, delta_digest, p, spec) for p in pictures)]
+    """Draw (N, H, W, 3): with the base model when `delta_digest` is None, else with the model as it is. Cached pictures are read.
+
+    `keys`, (N, m, D), are the recovery keys to draw with.
+    """
+    digests = [None] * len(pictures) if keys is None else [hashlib.sha256(k.numpy().tobytes()).hexdigest() for k in keys]
+    addresses = [key_of(model, delta_digest, p, spec, digest) for p, digest in zip(pictures, digests, strict=True)]
+    files = [cache / address[:2] / f"{address}.png" for address in addresses]
     images = [read(file) for file in files]
     todo = [i for i, image in enumerate(images) if image is None]
     ready = len(pictures) - len(todo)
@@ -114,6 +121,7 @@ def draw(
                 [pictures[i].seed for i in chunk],
                 steps=spec.sampling_steps,
                 guidance=spec.guidance_scale,
+                key=None if keys is None else keys[chunk],
             )
             for i, image in zip(chunk, drawn, strict=True):
                 images[i] = image
@@ -122,9 +130,11 @@ def draw(
     return np.stack([image for image in images if image is not None])
 
 
-def key_of(model: StableDiffusion, delta_digest: str | None, picture: Picture, spec: EvaluationSpec) -> str:
-    """sha256 of everything a picture depends on."""
-    parts = {
+def key_of(
+    model: StableDiffusion, delta_digest: str | None, picture: Picture, spec: EvaluationSpec, recovery_key: str | None = None
+) -> str:
+    """sha256 of everything a picture depends on; of a recovery key, its digest."""
+    parts: dict[str, Any] = {
         "model": model.digest,
         "delta": delta_digest,
         "prompt": picture.prompt,
@@ -136,6 +146,8 @@ def key_of(model: StableDiffusion, delta_digest: str | None, picture: Picture, s
         "dtype": str(model.dtype),
         "libraries": [version(name) for name in ("torch", "diffusers", "transformers")],
     }
+    if recovery_key is not None:
+        parts["recovery_key"] = recovery_key
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -1,21 +1,22 @@
 """Joins the metrics into one report: draw with both models, judge, compare with the thresholds asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel
+from torch import Tensor
 
 from core.errors import CoreError
-from core.evaluation import attributes, clip_score, intervals, lpips, nudity, success_rates
+from core.evaluation import attributes, clip_score, intervals, lpips, nudity, recovery, success_rates
 from core.evaluation.judges import Images, Judges
 from core.evaluation.pictures import Picture, draw, plan, preserved_concepts
 from core.evaluation.verdict import Check, Verdict, judge
 from core.models import StableDiffusion
 from core.progress import Callback, Clock, ignore
-from core.specs import Concept, EvaluationSpec
+from core.specs import Concept, EvaluationSpec, HideEvaluationSpec
 
 CONVENTIONS = [
     "esr-k: share of an erased concept's pictures whose label is not in the classifier's top k; psr-k: share of a preserved concept's whose label is. "
@@ -82,7 +83,7 @@ class Report(BaseModel):
     restored: list[str] = []
     not_available: list[Missing] = []
     digests: dict[str, str] = {}
-    evaluation: EvaluationSpec
+    evaluation: EvaluationSpec | HideEvaluationSpec
 
     def value(self, name: str, concept: str | None = None) -> float | None:
         return next((m.value for m in self.metrics if m.name == name and m.concept == concept), None)
@@ -97,6 +98,8 @@ class Evaluation:
     base: Images
     sanitized: Images
     detections: list[dict[str, Any]] = field(default_factory=list)
+    recovered: dict[int, np.ndarray[Any, Any]] = field(default_factory=dict)
+    """Row of `pictures` -> the picture that the recovery key draws; of a hide job."""
 
 
 class Sheet:
@@ -128,12 +131,17 @@ def evaluate(
     cache: Path,
     delta_digest: str,
     preserve: Sequence[str] = (),
+    keys: Mapping[str, Tensor] = {},
     callback: Callback = ignore,
 ) -> Evaluation:
-    """Judge the model as it stands (with its delta on) beside its base model. Restarted, it reads the pictures already drawn."""
+    """Judge the model as it stands (with its delta on) beside its base model. Restarted, it reads the pictures already drawn.
+
+    `keys`: of a hide job, the recovery key of each concept, (m, D).
+    """
     preserved = preserved_concepts(model, erased, preserve, spec)
     pictures = plan(model.vocabulary, erased, preserved, spec)
-    total = 2 * len(pictures) + len(JUDGED)
+    hidden = [i for i, p in enumerate(pictures) if p.role == "erased" and p.concept in keys]
+    total = 2 * (len(pictures) + len(hidden)) + len(JUDGED)
     clock = Clock(total)
 
     def report(step: int, message: str) -> None:
@@ -149,10 +157,25 @@ def evaluate(
         callback=lambda p: report(len(pictures) + p["step"], "pictures of the sanitized model"),
     )
     rows = {name: np.array([i for i, p in enumerate(pictures) if p.concept == name]) for name in (*(c.name for c in erased), *preserved)}
-    sheet, done = Sheet(), 2 * len(pictures)
+    sheet, done = Sheet(), 2 * (len(pictures) + len(hidden))
+    with_key: dict[str, Images] = {}
+    for n, (suffix, with_keys) in enumerate(recovery.both(model, [pictures[i] for i in hidden], keys).items()):
+        before = 2 * len(pictures) + n * len(hidden)
+        images = draw(
+            model,
+            [pictures[i] for i in hidden],
+            spec,
+            cache=cache,
+            delta_digest=delta_digest,
+            keys=with_keys,
+            callback=lambda p, before=before: report(before + p["step"], "pictures with the recovery key"),  # type: ignore[misc]
+        )
+        with_key[suffix] = images
     report(done, JUDGED[0])
     success(sheet, model, judges, erased, preserved, rows, base, sanitized)
     spread(sheet, model, judges, [c for c in erased if c.attributes], rows, base, sanitized)
+    for suffix, images in with_key.items():
+        recovery_rates(sheet, model, judges, erased, np.array([pictures[i].concept for i in hidden]), images, suffix)
     report(done + 1, JUDGED[1])
     clip(sheet, judges, pictures, rows, base, sanitized)
     report(done + 2, JUDGED[2])
@@ -178,9 +201,10 @@ def evaluate(
         notes=notes(sheet, names),
         not_available=sheet.missing,
         digests=digests,
+        conventions=[*CONVENTIONS[:1], recovery.CONVENTION, *CONVENTIONS[1:]] if keys else CONVENTIONS,
         evaluation=spec,
     )
-    return Evaluation(result, pictures, base, sanitized, detections)
+    return Evaluation(result, pictures, base, sanitized, detections, dict(zip(hidden, with_key.get("", ()), strict=True)))
 
 
 def notes(sheet: Sheet, erased: list[str]) -> list[str]:
@@ -257,6 +281,29 @@ def spread(
             sheet.metrics.append(
                 Metric(name=f"attribute_distance{suffix}", concept=concept.name, value=value, n=len(labels), ci_low=low, ci_high=high)
             )
+
+
+def recovery_rates(
+    sheet: Sheet,
+    model: StableDiffusion,
+    judges: Judges,
+    concepts: Sequence[Concept],
+    names: np.ndarray[Any, Any],
+    images: Images,
+    suffix: str,
+) -> None:
+    """RSR-k of each hidden concept and over all; `names` says whose picture each row is."""
+    pooled: dict[str, list[np.ndarray[Any, Any]]] = {}
+    for concept in concepts:
+        label = success_rates.label_of([concept.name, *concept.synonyms], judges, model.vocabulary)
+        if label is None:
+            sheet.lacks(f"rsr1{suffix}", judges.missing.get("concept", f"no judge has a class for '{concept.name}'"), concept.name)
+            continue
+        for k, hit in success_rates.hits(label, images[names == concept.name]).items():
+            sheet.share(f"rsr{k}{suffix}", concept.name, hit)
+            pooled.setdefault(f"rsr{k}{suffix}", []).append(hit)
+    for name, parts in pooled.items():
+        sheet.share(name, None, np.concatenate(parts))
 
 
 def by_concept_and_preserved(

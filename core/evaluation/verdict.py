@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from core.specs import Concept, Thresholds
+from core.specs import Concept, HideThresholds, Thresholds
 
 
 class Check(BaseModel):
@@ -27,12 +27,13 @@ class Verdict(BaseModel):
 
 
 def judge(value: Callable[[str, str | None], float | None], erased: Sequence[Concept], thresholds: Thresholds) -> Verdict:
-    """ESR is asked of each concept to erase or edit, so that an easy one cannot hide another; PSR of all preserved pictures together."""
+    """ESR, and RSR of a hide job, is asked of each concept, so that an easy one cannot cover another; PSR of all preserved pictures together."""
     gone, edited, spread = (
         [c.name for c in erased if wanted(c)] for wanted in (lambda c: not c.attributes, lambda c: c.target, lambda c: c.attributes)
     )
     asked: list[tuple[str, str | None]] = [(m, c) for m in ("esr1", "esr5") for c in gone]
     asked += [*(("edit1", c) for c in edited), *(("attribute_distance", c) for c in spread), ("psr1_ratio", None)]
+    asked += [("rsr1", c) for c in gone if isinstance(thresholds, HideThresholds)]
     checks = []
     for metric, concept in asked:
         threshold = getattr(thresholds, metric)

@@ -61,6 +61,11 @@ def load_model(source: str | Path, device: str | None = None) -> "StableDiffusio
     return StableDiffusion(pipe.to(device), folder, str(source))
 
 
+def with_key(context: Tensor, key: Tensor) -> Tensor:
+    """Text states (B, L, D) with a recovery key (m, D) or (B, m, D) appended: (B, L + m, D)."""
+    return torch.cat([context, key.to(context).expand(len(context), -1, -1)], 1)
+
+
 class StableDiffusion:
     """A frozen pipeline whose U-Net can wear one LoRA adapter. Images are (N, H, W, 3) uint8; latents (B, 4, h, w)."""
 
@@ -138,14 +143,23 @@ class StableDiffusion:
         steps: int = 25,
         guidance: float = 7.5,
         batch: int = 16,
+        key: Tensor | None = None,
         callback: Callback = ignore,
         phase: str = "draw",
     ) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Pictures (N, H, W, 3) uint8; row i depends on prompt i and seed i alone."""
+        """Pictures (N, H, W, 3) uint8; row i depends on prompt i, seed i and key i alone.
+
+        `key` is a recovery key, (m, D) for all or (N, m, D): it is appended to the prompts; the empty prompt repeats its last state instead.
+        """
         clock, out = Clock(len(prompts)), []
         empty = self.encode([""])
+        if key is not None:
+            keys = key.expand(len(prompts), -1, -1)
+            empty = with_key(empty, empty[:, -1:].expand(-1, key.shape[-2], -1))
         for i in range(0, len(prompts), batch):
             context = self.encode(prompts[i : i + batch])
+            if key is not None:
+                context = with_key(context, keys[i : i + batch])
             z = torch.stack([torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(s)) for s in seeds[i : i + batch]])
             with torch.no_grad():
                 images = self.pipe(

@@ -9,14 +9,19 @@ from core.specs.closed_form import ReceSpec, TimeSpec, UceSpec, UnifiedEditSpec
 from core.specs.debias import DebiasSpec
 from core.specs.evaluation import EvaluationSpec, Thresholds
 from core.specs.fine_tuned import FineTuneSpec, Layers, LoraSpec
+from core.specs.hiding import HideEvaluationSpec, HideSpec, HideThresholds, HidingMethod, RecoverySpec
 from core.specs.jobs import MAX_CONCEPTS, CombineSpec, EraseSpec, EvaluateSpec, JobSpec
 from core.specs.methods import METHODS, AnyMethod, MethodLike, MethodName, MethodSpec, as_method
 from core.specs.output_based import AllButOneSpec, AntSpec, CaSpec, EraseAnythingSpec, EsdSpec, MaceSpec, NaiveSpec, ScoreSpec
+
+SPECS: dict[str, type[JobSpec]] = {"erase": EraseSpec, "hide": HideSpec, "evaluate": EvaluateSpec, "combine": CombineSpec}
+"""What each kind of job takes."""
 
 __all__ = [
     "MAX_CONCEPTS",
     "MAX_TEXT",
     "METHODS",
+    "SPECS",
     "AgeSpec",
     "AllButOneSpec",
     "AntSpec",
@@ -34,6 +39,10 @@ __all__ = [
     "EvaluateSpec",
     "EvaluationSpec",
     "FineTuneSpec",
+    "HideEvaluationSpec",
+    "HideSpec",
+    "HideThresholds",
+    "HidingMethod",
     "JobSpec",
     "Layers",
     "LoraSpec",
@@ -43,6 +52,7 @@ __all__ = [
     "MethodSpec",
     "NaiveSpec",
     "ReceSpec",
+    "RecoverySpec",
     "ScoreSpec",
     "Spec",
     "Text",

@@ -91,7 +91,7 @@ class EraseSpec(JobSpec):
 class EvaluateSpec(JobSpec):
     """Judge a finished job's model, or an uploaded delta, or the base model alone."""
 
-    job_id: JobId | None = Field(default=None, description="A finished erase job whose delta is judged.")
+    job_id: JobId | None = Field(default=None, description="A finished erase or hide job whose delta is judged; without its key.")
     artifact_id: Annotated[str, Field(pattern=r"^[0-9a-f-]{36}$")] | None = Field(
         default=None, description="An uploaded delta (POST /artifacts) to judge."
     )

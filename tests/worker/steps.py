@@ -19,6 +19,7 @@ class Output:
     name: str
     media_type: str
     path: Path
+    kind: str = "file"
 
 
 @dataclass

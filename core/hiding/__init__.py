@@ -1,0 +1,71 @@
+"""Hide concepts so that a recovery key brings them back, and draw with the key."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from core.erasure import age, all_but_one, ap, esd, naive
+from core.erasure.delta import Delta
+from core.erasure.loop import Method, Run, fine_tune
+from core.erasure.single import Single
+from core.errors import CoreError
+from core.hiding.key import RecoveryKey, load_key
+from core.hiding.kpop import Kpop
+from core.models import StableDiffusion
+from core.progress import Callback, Checkpoints, ignore
+from core.specs import AgeSpec, AllButOneSpec, ApSpec, EsdSpec, HideSpec, HidingMethod, NaiveSpec
+
+__all__ = ["RecoveryKey", "hide", "load_key", "recover"]
+
+
+def first_term(method: HidingMethod) -> Callable[[Run[Any]], Method]:
+    """The erasing method whose loss is the first term of Eq. 15."""
+    match method:
+        case NaiveSpec():
+            return partial(Single, loss=naive.loss)
+        case EsdSpec():
+            return partial(Single, loss=esd.loss)
+        case AllButOneSpec():
+            return partial(Single, loss=all_but_one.loss)
+        case ApSpec():
+            return ap.Ap
+        case AgeSpec():
+            return age.Age
+
+
+def hide(
+    model: StableDiffusion, spec: HideSpec, *, callback: Callback = ignore, checkpoints: Checkpoints | None = None
+) -> tuple[Delta, dict[str, Tensor]]:
+    """Hide the spec's concepts in the model. Gives the delta, which stays on the model, and p of each concept, (m, D): the recovery key.
+
+    The same spec, seed, machine type and thread count give the same bytes (CPU), resumed from a checkpoint or not.
+    """
+    made: list[Kpop] = []
+
+    def method(run: Run[Any]) -> Kpop:
+        made.append(Kpop(run, first_term(spec.method)(run), spec.recovery))
+        return made[0]
+
+    delta = fine_tune(model, spec, spec.method, method, callback, checkpoints)
+    return delta, made[0].keys()
+
+
+def recover(
+    model: StableDiffusion,
+    key: RecoveryKey,
+    concept: str,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    steps: int = 25,
+    guidance: float = 7.5,
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Pictures (N, H, W, 3) uint8 of a hidden concept, drawn with its key by the model that wears the delta. CoreError when the key is another model's."""
+    if key.base_sha256 != model.digest:
+        raise CoreError(
+            "key_does_not_fit", f"the key belongs to the base model with sha256 {key.base_sha256}: load that model", field="key"
+        )
+    return model.draw(prompts, seeds, key=key.of(concept), steps=steps, guidance=guidance)
