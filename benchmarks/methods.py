@@ -31,7 +31,12 @@ SOURCE = "bundled:emoji"
 def asked(spec: EraseSpec) -> str:
     """All that decides a run's figures; fields left at null are not named, so that a new optional field makes no result stale."""
     return json.dumps(
-        [[c.name for c in spec.concepts], spec.method.model_dump(exclude_none=True), spec.seed, JUDGING.model_dump(exclude_none=True)]
+        [
+            [c.name for c in spec.concepts],
+            spec.method.model_dump(exclude_none=True, exclude={"debias"}),
+            spec.seed,
+            JUDGING.model_dump(exclude_none=True),
+        ]
     )
 
 
