@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 import core
 from api.problems import KINDS, FieldError, Problem
 
-KEY = re.compile(r"^unet\.([A-Za-z0-9_.]+)\.lora_([AB])\.weight$")
+KEY = re.compile(r"^(unet|text_encoder)\.([A-Za-z0-9_.]+)\.lora_([AB])\.weight$")
 FLOATS: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 CHUNK = 1 << 22  # values looked at in one go
 MAX_HEADER = 16 << 20  # bytes; a delta names some thousand tensors
@@ -56,11 +56,18 @@ def directory(source: str) -> Path | None:
 
 
 def layers(folder: Path) -> dict[str, Shape]:
-    """Layer name -> shape of its weight, from the headers of the U-Net's safetensors files."""
+    """Layer name, as `unet.…` or `text_encoder.…`, -> shape of its weight, from the headers of the model's safetensors files."""
     shapes: dict[str, Shape] = {}
-    for file in sorted((folder / "unet").glob("*.safetensors")):
-        shapes |= {name.removesuffix(".weight"): entry["shape"] for name, entry in header(file)[0].items() if name.endswith(".weight")}
+    for part in ("unet", "text_encoder"):
+        for file in sorted((folder / part).glob("*.safetensors")):
+            weights = {name: entry["shape"] for name, entry in header(file)[0].items() if name.endswith(".weight")}
+            shapes |= {f"{part}.{flat(name.removesuffix('.weight'))}": shape for name, shape in weights.items()}
     return shapes
+
+
+def flat(layer: str) -> str:
+    """A text encoder's layer without the prefix that some versions of transformers give it."""
+    return layer.removeprefix("text_model.")
 
 
 def adapters(tensors: Header) -> dict[str, dict[str, Shape]]:
@@ -69,16 +76,18 @@ def adapters(tensors: Header) -> dict[str, dict[str, Shape]]:
     for name, entry in tensors.items():
         match = KEY.match(name)
         if not match:
-            raise refuse("delta_does_not_fit", name[:200], "is not named unet.<layer>.lora_A.weight or lora_B.weight")
+            raise refuse(
+                "delta_does_not_fit", name[:200], "is not named unet.<layer>.lora_A.weight or lora_B.weight (or text_encoder.<layer>.…)"
+            )
         if entry["dtype"] not in FLOATS:
             raise refuse("delta_does_not_fit", name, f"has dtype {entry['dtype']}, not one of {', '.join(FLOATS)}")
-        found.setdefault(match[1], {})[match[2]] = entry["shape"]
+        found.setdefault(f"{match[1]}.{flat(match[2])}", {})[match[3]] = entry["shape"]
     if not found:
         raise refuse("delta_does_not_fit", "body", "it holds no tensors")
     for layer, halves in found.items():
         down, up = halves.get("A", []), halves.get("B", [])
         if len(down) < 2 or len(up) < 2 or down[0] != up[1] or 0 in (*down, *up):
-            raise refuse("delta_does_not_fit", f"unet.{layer}", "needs lora_A (r, in) and lora_B (out, r) of one rank")
+            raise refuse("delta_does_not_fit", layer, "needs lora_A (r, in) and lora_B (out, r) of one rank")
     return found
 
 
@@ -88,12 +97,10 @@ def check_fit(found: dict[str, dict[str, Shape]], folder: Path, model: str) -> N
     for layer, halves in found.items():
         down, up, weight = halves["A"], halves["B"], shapes.get(layer)
         if weight is None:
-            faults.append(FieldError(field=f"unet.{layer}", message=f"model '{model}' has no such layer"))
+            faults.append(FieldError(field=layer, message=f"model '{model}' has no such layer"))
         elif [up[0], *down[1:]] != weight or any(n != 1 for n in up[2:]):
             faults.append(
-                FieldError(
-                    field=f"unet.{layer}", message=f"lora_A {down} and lora_B {up} do not fit model '{model}', whose weight is {weight}"
-                )
+                FieldError(field=layer, message=f"lora_A {down} and lora_B {up} do not fit model '{model}', whose weight is {weight}")
             )
     if faults:
         more = f" (and {len(faults) - 1} more layers)" if len(faults) > 1 else ""

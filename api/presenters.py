@@ -13,7 +13,7 @@ from api.auth import Caller
 from api.problems import invalid
 from api.schemas import TERMINAL, DryRun, Job, JobArtifact, JobKind
 from api.services import Services
-from core.specs import CombineSpec, Concept, EraseSpec, EvaluateSpec, same
+from core.specs import UNSTACKABLE, CombineSpec, Concept, EraseSpec, EvaluateSpec, same
 from store import artifacts, jobs
 from store.errors import NotFound
 from store.models import Artifact as ArtifactRow
@@ -61,10 +61,13 @@ def resolve(session: Session, tenant_id: uuid.UUID, spec: AnySpec) -> dict[str, 
         case EraseSpec() if spec.base_job_id is not None:
             row = finished(session, tenant_id, spec.base_job_id, "base_job_id", STACKABLE)
             of_model(spec, row.spec["model"], "job")
+            stackable(row, "base_job_id")
             on_top(spec, row)
         case CombineSpec():
             for i, job_id in enumerate(spec.jobs):
-                of_model(spec, finished(session, tenant_id, job_id, f"jobs.{i}", ("erase",)).spec["model"], "job")
+                row = finished(session, tenant_id, job_id, f"jobs.{i}", ("erase",))
+                stackable(row, f"jobs.{i}")
+                of_model(spec, row.spec["model"], "job")
         case EvaluateSpec() if spec.job_id is not None:
             row = finished(session, tenant_id, spec.job_id, "job_id", JUDGED)
             of_model(spec, row.spec["model"], "job")
@@ -87,6 +90,12 @@ def finished(session: Session, tenant_id: uuid.UUID, job_id: str, field: str, ki
             field, f"names a job of kind {row.kind} that is {row.status}", f"name one of kind {' or '.join(kinds)} that has succeeded"
         )
     return row
+
+
+def stackable(row: JobRow, field: str) -> None:
+    method = row.spec.get("method", {}).get("name")
+    if method in UNSTACKABLE:
+        raise invalid(field, f"names a job of method '{method}', whose delta is no LoRA of the U-Net", "name one of another method")
 
 
 def on_top(spec: EraseSpec, row: JobRow) -> None:

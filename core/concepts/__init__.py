@@ -37,7 +37,8 @@ def distances(model: StableDiffusion, name: str, others: Sequence[str], callback
 
     AP and AGE's `search_closest_tokens` flattens all 77 states; the EOS state is the one that CLIP trains to mean the prompt.
     """
-    states = eos_states(model, [name, *others], callback)
+    with model.frozen():
+        states = eos_states(model, [name, *others], callback)
     return (states[1:] - states[0]).square().sum(1).sqrt()
 
 

@@ -13,7 +13,7 @@ from core.erasure.age import resolved
 from core.evaluation.report import Evaluation
 from core.hiding.key import RecoveryKey
 from core.models import StableDiffusion
-from core.specs import AgeSpec, CombineSpec, Concept, EraseSpec, EvaluateSpec, FineTuneSpec, HideSpec, LoraSpec
+from core.specs import AgeSpec, CombineSpec, Concept, EraseSpec, EvaluateSpec, HideSpec
 
 MEDIA_TYPES = {
     ".safetensors": "application/vnd.safetensors", ".zip": "application/zip", ".json": "application/json", ".html": "text/html; charset=utf-8",
@@ -24,8 +24,9 @@ MEDIA_TYPES = {
 def resolved_spec(spec: EraseSpec) -> dict[str, Any]:
     """The spec with every default and everything a variant or a null stands for filled in."""
     method = resolved(spec.method) if isinstance(spec.method, AgeSpec) else spec.method
-    if isinstance(method, FineTuneSpec) and method.lora.alpha is None:
-        method = method.model_copy(update={"lora": LoraSpec(**method.lora.model_dump() | {"alpha": float(method.lora.rank)})})
+    lora = getattr(method, "lora", None)
+    if lora is not None and lora.alpha is None:
+        method = method.model_copy(update={"lora": lora.model_copy(update={"alpha": float(lora.rank)})})
     return spec.model_copy(update={"method": method}).model_dump(mode="json")
 
 
@@ -60,12 +61,14 @@ def write_erasure(
     layers = list(layers) or [stack.Layer(concepts=spec.concepts, method=spec.method.name, sha256=digest)]
     if spec.fused:
         fused.fuse(model, source, out, out)
+    hidden = isinstance(spec, HideSpec)
+    limits = card.limits(model.worn(), spec.fused, hidden)
     if evaluation is not None:
-        seconds, hidden = delta.info.get("seconds", 0.0), isinstance(spec, HideSpec)
+        seconds = delta.info.get("seconds", 0.0)
         facts = {
             "title": words.title(stack.unique([c for layer in layers for c in layer.concepts]), hidden),
             "summary": f"{card.method_name(spec)}, in {seconds:.0f} s, {words.deed(spec.concepts, repr(spec.model), hidden)}.",
-            "limits": card.limits(spec.fused, hidden),
+            "limits": limits,
             "details": {
                 "method": spec.method.model_dump_json(),
                 "seed": spec.seed,
@@ -84,15 +87,16 @@ def write_erasure(
             made,
             evaluation.report if evaluation else None,
             fused=spec.fused,
-            hidden=isinstance(spec, HideSpec),
+            hidden=hidden,
         )
     )
     sealed: dict[str, Any] = {
         "kind": "hide" if recovery_key else "erase",
         "context": context,
         "base_model": base_facts(model, source, spec.model),
-        "delta": {"file": lora.FILE, "sha256": digest, "residual": info.get("residual"), "training": info},
+        "delta": {"file": lora.FILE, "sha256": digest, "changes": delta.component, "residual": info.get("residual"), "training": info},
         **({"recovery_key": recovery_key} if recovery_key else {}),
+        "limits": limits,
         "stack": stack.listed(layers),
         "spec": resolved_spec(spec),
         "seeds": {"training": spec.seed, **picture_seeds(evaluation)},
@@ -121,7 +125,7 @@ def write_combination(
         facts = {
             "title": words.title(stack.unique([c for layer in layers for c in layer.concepts])),
             "summary": f"{len(layers)} deltas of the model '{spec.model}', summed.{back}",
-            "limits": card.limits(spec.fused),
+            "limits": card.limits(model.worn(), spec.fused),
             "details": {"jobs": ", ".join(spec.jobs), **manifest.libraries()},
         }
         write_report(out, evaluation, [], facts)
@@ -158,7 +162,7 @@ def write_evaluation(
     facts = {
         "title": words.title(concepts),
         "summary": f"The {what} on the model '{spec.model}', judged.",
-        "limits": card.limits(fused=False),
+        "limits": card.limits(model.worn(), fused=False),
         "details": {"delta": delta_digest or "none", **manifest.libraries()},
     }
     write_report(out, evaluation, [], facts)
@@ -167,6 +171,7 @@ def write_evaluation(
         "context": context,
         "base_model": base_facts(model, source, spec.model),
         "delta": {"sha256": delta_digest},
+        "limits": card.limits(model.worn(), fused=False),
         "spec": spec.model_dump(mode="json"),
         "seeds": picture_seeds(evaluation),
         **report_facts(evaluation),

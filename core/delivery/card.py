@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ CITATIONS = {
     "esd": "Erasing Concepts from Diffusion Models, Gandikota et al., ICCV 2023",
     "time": "Editing Implicit Assumptions in Text-to-Image Diffusion Models, Orgad et al., ICCV 2023; its alignment for erasing is a reconstruction",
     "rece": "Reliable and Efficient Concept Erasure, Gong et al., ECCV 2024",
+    "text_encoder": "the naive text-encoder loss, Eq. 2 of Bui et al., ICLR 2025, with the frozen encoder's target",
+    "adv_unlearn": "Defensive Unlearning with Adversarial Training for Robust Concept Erasure in Diffusion Models, Zhang et al., NeurIPS 2024",
     "naive": "the naive output-based loss, Gandikota et al., ICCV 2023, as in Bui et al., ICLR 2025, Eq. 7",
     "ca": "Ablating Concepts in Text-to-Image Diffusion Models, Kumari et al., ICCV 2023",
     "ant": "Set You Straight: Auto-Steering Denoising Trajectories to Sidestep Unwanted Concepts, Li et al., 2025",
@@ -46,18 +48,25 @@ def method_name(spec: EraseSpec) -> str:
     return f"KPOP on {spec.method.name.upper()}" if isinstance(spec, HideSpec) else spec.method.name.upper()
 
 
-def limits(fused: bool, hidden: bool = False) -> list[str]:
-    """What a reader must know before relying on the result."""
+def limits(changed: Collection[str], fused: bool, hidden: bool = False) -> list[str]:
+    """What a reader must know before relying on the result; `changed` names the parts of the model that the delta changes."""
     lora = "The LoRA can be unloaded, or loaded at a smaller scale: then the base model draws the concept again."
     remedy = (
         "Ship the fused checkpoint where users hold the weights."
         if fused
         else "Ask for the fused checkpoint (fused: true) where users hold the weights."
     )
+    untouched = "The text encoder and the VAE are the base model's: the concept's name still has its meaning there, and pictures of it can still be encoded and edited."
+    if "text_encoder" in changed:
+        untouched = (
+            "Only the text encoder is changed. Bypass: with the stock text encoder in its place, or with text states from it, the U-Net draws the concept "
+            "again, fused or not. Use a method that changes the U-Net where users hold the weights. The VAE is the base model's too: pictures of the concept "
+            "can still be encoded and edited."
+        )
     return [
         *([HIDDEN] if hidden else []),
         f"{lora} {remedy}",
-        "The text encoder and the VAE are the base model's: the concept's name still has its meaning there, and pictures of it can still be encoded and edited.",
+        untouched,
         "No attack was tried: no adversarial prompt, no textual inversion, no fine-tuning that could bring the concept back.",
         "Only the listed prompts and seeds were drawn. Other words for the concept, other languages and other concepts were not judged.",
         "The judges are classifiers with errors of their own; the base model's row says how often they are right on pictures that were not touched.",
@@ -106,7 +115,7 @@ def render(
         "key_name": json.dumps(PREFIX + changed[0].name, ensure_ascii=False),
         "prompt": json.dumps(model.vocabulary.prompts(changed[0].name)[-1], ensure_ascii=False),
         "load_from": json.dumps(hub or "path/to/the/base/model"),
-        "limits": limits(fused, hidden),
+        "limits": limits(model.worn(), fused, hidden),
         "digest": model.digest,
     }
     return env.get_template("card.md.j2").render(report=report, rows=table(report) if report else [], fused=fused, **facts)

@@ -8,11 +8,12 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from core.errors import CoreError
 from core.models.stable_diffusion import resolve
 
-NAME = re.compile(r"unet\.(.+)\.lora_([AB])\.weight")
+NAME = re.compile(r"(unet|text_encoder)\.(.+)\.lora_([AB])\.weight")
 SAVE = "save it with diffusers' save_lora_weights"
 
 
@@ -21,7 +22,7 @@ def refuse(code: str, message: str) -> CoreError:
 
 
 def check_delta(path: Path, source: str) -> None:
-    """Refuse a delta that is not safetensors, does not fit the model's U-Net, or holds NaN; the error says which tensor and why."""
+    """Refuse a delta that is not safetensors, does not fit the model's U-Net and text encoder, or holds NaN; the error says which tensor and why."""
     layers, shapes = read_layers(path), layer_shapes(source)
     for layer, pair in layers.items():
         if layer not in shapes:
@@ -35,13 +36,11 @@ def check_delta(path: Path, source: str) -> None:
             raise refuse("delta_does_not_fit", f"{words}: the delta belongs to another model")
         for part, tensor in pair.items():
             if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-                raise refuse(
-                    "delta_not_finite", f"tensor 'unet.{layer}.lora_{part}.weight' holds NaN, infinity or no floating-point numbers"
-                )
+                raise refuse("delta_not_finite", f"tensor '{layer}.lora_{part}.weight' holds NaN, infinity or no floating-point numbers")
 
 
 def read_layers(path: Path) -> dict[str, dict[str, Tensor]]:
-    """layer -> {"A": down, "B": up}"""
+    """Layer, as `unet.…` or `text_encoder.…`, -> {"A": down, "B": up}"""
     try:
         with safe_open(path, "pt") as f:
             tensors = {name: f.get_tensor(name) for name in f.keys()}
@@ -59,13 +58,18 @@ def read_layers(path: Path) -> dict[str, dict[str, Tensor]]:
         match = NAME.fullmatch(name)
         if match is None:
             raise refuse("delta_does_not_fit", f"tensor '{name[:200]}' is not named unet.<layer>.lora_A.weight or lora_B.weight: {SAVE}")
-        layers.setdefault(match[1], {})[match[2]] = tensor
+        layers.setdefault(f"{match[1]}.{match[2].removeprefix('text_model.')}", {})[match[3]] = tensor
     return layers
 
 
 def layer_shapes(source: str) -> dict[str, tuple[int, ...]]:
-    """Weight shape of every linear and convolution layer of the model's U-Net; no weights are read."""
-    config = UNet2DConditionModel.load_config(str(resolve(source) or source), subfolder="unet")
+    """Weight shape of every linear and convolution layer of the model's U-Net and text encoder; no weights are read."""
+    folder = str(resolve(source) or source)
+    config, text = (
+        UNet2DConditionModel.load_config(folder, subfolder="unet"),
+        CLIPTextConfig.from_pretrained(folder, subfolder="text_encoder"),
+    )
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(config)
-    return {name: tuple(m.weight.shape) for name, m in unet.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)}
+        parts = {"unet": UNet2DConditionModel.from_config(config), "text_encoder": CLIPTextModel(text)}
+    found = {f"{part}.{name}": m for part, whole in parts.items() for name, m in whole.named_modules()}
+    return {name: tuple(m.weight.shape) for name, m in found.items() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)}

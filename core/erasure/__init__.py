@@ -2,13 +2,14 @@
 
 from functools import partial
 
-from core.erasure import age, all_but_one, ant, ap, ca, erase_anything, esd, mace, naive, rece, score, time, uce
+from core.erasure import adv_unlearn, age, all_but_one, ant, ap, ca, erase_anything, esd, mace, naive, rece, score, text_encoder, time, uce
 from core.erasure.delta import Delta
 from core.erasure.loop import fine_tune
 from core.erasure.single import Single
 from core.models import StableDiffusion
 from core.progress import Callback, Checkpoints, ignore
 from core.specs import (
+    AdvUnlearnSpec,
     AgeSpec,
     AllButOneSpec,
     AntSpec,
@@ -21,6 +22,7 @@ from core.specs import (
     NaiveSpec,
     ReceSpec,
     ScoreSpec,
+    TextEncoderSpec,
     TimeSpec,
     UceSpec,
 )
@@ -40,6 +42,10 @@ def erase(model: StableDiffusion, spec: EraseSpec, *, callback: Callback = ignor
             return time.edit(model, spec, method, callback)
         case ReceSpec() as method:
             return rece.edit(model, spec, method, callback)
+        case TextEncoderSpec() as method:
+            return fine_tune(model, spec, method, text_encoder.TextEncoder, callback, checkpoints)
+        case AdvUnlearnSpec() as method:
+            return fine_tune(model, spec, method, adv_unlearn.AdvUnlearn, callback, checkpoints)
         case NaiveSpec() as method:
             return fine_tune(model, spec, method, partial(Single, loss=naive.loss), callback, checkpoints)
         case EsdSpec() as method:

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from core.erasure.batch import Latents
 from core.models import StableDiffusion
 from core.progress import Callback, Clock
-from core.specs import FineTuneSpec
+from core.specs import LatentsSpec
 
 
 def seeded(*parts: int) -> Generator:
@@ -26,7 +26,7 @@ def seeded(*parts: int) -> Generator:
 
 
 @torch.no_grad()
-def denoise(model: StableDiffusion, z: Tensor, context: Tensor, spec: FineTuneSpec, until: int) -> list[Tensor]:
+def denoise(model: StableDiffusion, z: Tensor, context: Tensor, spec: LatentsSpec, until: int) -> list[Tensor]:
     """DDIM from noise z (B, 4, h, w) with guidance: the latents before steps 0 .. until, both halves of CFG in one call."""
     scheduler, empty = model.scheduler, model.encode([""]).expand_as(context)
     scheduler.set_timesteps(spec.sampling_steps, device=model.device)
@@ -51,7 +51,7 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 class Trajectories:
     """Draws (z_t, t) for a concept's contexts, from the buffer or fresh, as the spec says."""
 
-    def __init__(self, model: StableDiffusion, spec: FineTuneSpec, seed: int) -> None:
+    def __init__(self, model: StableDiffusion, spec: LatentsSpec, seed: int) -> None:
         self.model, self.spec, self.seed, self.round = model, spec, seed, 0
         self.kept: dict[str, Tensor] = {}
         model.scheduler.set_timesteps(spec.sampling_steps, device=model.device)

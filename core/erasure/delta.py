@@ -11,15 +11,16 @@ from peft import LoraConfig
 from torch import Tensor, cuda
 
 from core.models import StableDiffusion
+from core.models.stable_diffusion import Component
 from core.tensors import serialise
 
 FILE = "pytorch_lora_weights.safetensors"
 
 
-def adapter_metadata(config: LoraConfig) -> dict[str, Any]:
-    """The config as diffusers stores it in a LoRA file (`lora_adapter_metadata`), sets sorted so that bytes repeat."""
-    plain = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()}
-    return {f"unet.{k}": getattr(v, "value", v) for k, v in sorted(plain.items())}
+def adapter_metadata(config: LoraConfig, component: str) -> dict[str, Any]:
+    """The config as diffusers stores it in a LoRA file (`lora_adapter_metadata`), sets sorted so that bytes repeat; no path of this machine."""
+    plain = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()} | {"base_model_name_or_path": None}
+    return {f"{component}.{k}": getattr(v, "value", v) for k, v in sorted(plain.items())}
 
 
 def peak_memory() -> int:
@@ -36,12 +37,14 @@ class Delta:
     tensors: dict[str, Tensor]
     config: dict[str, Any]
     info: dict[str, Any] = field(default_factory=dict)
+    component: Component = "unet"
 
     @classmethod
     def of(cls, model: StableDiffusion, **info: Any) -> "Delta":
         """Read the adapter that the model wears."""
-        config = next(iter(model.unet.peft_config.values()))
-        return cls(model.lora_tensors(), adapter_metadata(config), info | {"peak_memory_bytes": peak_memory()})
+        ((component, part),) = model.worn().items()
+        (config,) = part.peft_config.values()
+        return cls(model.lora_tensors(), adapter_metadata(config, component), info | {"peak_memory_bytes": peak_memory()}, component)
 
     def serialise(self, metadata: dict[str, str] | None = None) -> bytes:
         """The .safetensors bytes; no times or paths in them, so the same delta gives the same bytes."""

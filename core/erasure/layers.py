@@ -1,4 +1,4 @@
-"""Which modules of a U-Net an adapter sits on, by the field's names."""
+"""Which modules of a U-Net or a text encoder an adapter sits on, by the field's names."""
 
 from typing import Any
 
@@ -6,12 +6,13 @@ from peft import LoraConfig
 from torch import nn
 
 from core.errors import CoreError
-from core.specs import LoraSpec
+from core.models import StableDiffusion
+from core.specs import AdvUnlearnSpec, FineTuneSpec, LoraSpec, TextEncoderSpec, TextLoraSpec, TrainSpec
 
 
-def target_modules(unet: nn.Module, wanted: str | list[str]) -> list[str]:
+def target_modules(part: nn.Module, wanted: str | list[str]) -> list[str]:
     """Full names of the linear (and, outside cross-attention, convolution) layers that `wanted` names."""
-    leaves = [n.replace(".base_layer", "") for n, m in unet.named_modules() if isinstance(m, nn.Linear | nn.Conv2d) and "lora_" not in n]
+    leaves = [n.replace(".base_layer", "") for n, m in part.named_modules() if isinstance(m, nn.Linear | nn.Conv2d) and "lora_" not in n]
     match wanted:
         case "xattn":
             names = [n for n in leaves if ".attn2." in n]
@@ -21,6 +22,10 @@ def target_modules(unet: nn.Module, wanted: str | list[str]) -> list[str]:
             names = [n for n in leaves if ".attn2." not in n]
         case "selfattn":
             names = [n for n in leaves if ".attn1." in n]
+        case "attention":
+            names = [n for n in leaves if ".self_attn." in n]
+        case "mlp":
+            names = [n for n in leaves if ".mlp." in n]
         case "full":
             names = leaves
         case suffixes:
@@ -28,17 +33,27 @@ def target_modules(unet: nn.Module, wanted: str | list[str]) -> list[str]:
     if not names:
         raise CoreError(
             "unknown_modules",
-            f"no layer of this model ends in {wanted}: try 'to_k', or a preset such as 'xattn'",
+            f"no layer of this model ends in {wanted}: try a preset such as 'xattn', on the text encoder 'attention'",
             field="method.lora.target_modules",
         )
     return names
 
 
-def lora_config(unet: nn.Module, spec: LoraSpec) -> LoraConfig:
+def lora_config(part: nn.Module, spec: LoraSpec | TextLoraSpec) -> LoraConfig:
     """peft's config for a spec; alpha omitted means scale 1."""
     return LoraConfig(
-        r=spec.rank, lora_alpha=spec.alpha or spec.rank, target_modules=target_modules(unet, spec.target_modules), init_lora_weights=True
+        r=spec.rank, lora_alpha=spec.alpha or spec.rank, target_modules=target_modules(part, spec.target_modules), init_lora_weights=True
     )
+
+
+def add_trained(model: StableDiffusion, spec: TrainSpec) -> list[nn.Parameter]:
+    """Put on the model what the spec trains, and return its parameters."""
+    match spec:
+        case TextEncoderSpec() | AdvUnlearnSpec():
+            return model.add_adapter(lora_config(model.pipe.text_encoder, spec.lora), "text_encoder")
+        case FineTuneSpec():
+            return model.add_adapter(lora_config(model.unet, spec.lora))
+    raise TypeError(f"nothing is known of what {type(spec).__name__} trains")
 
 
 def exact_config(names: list[str], rank: int) -> LoraConfig:

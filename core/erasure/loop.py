@@ -12,15 +12,15 @@ from torch import Generator, Tensor
 from core.concepts import forbidden
 from core.erasure.buffer import Trajectories, part, seeded
 from core.erasure.delta import Delta
-from core.erasure.layers import lora_config
+from core.erasure.layers import add_trained
 from core.errors import CoreError
 from core.models import StableDiffusion
 from core.progress import Callback, Checkpoints, Clock
-from core.specs import EraseSpec, FineTuneSpec
+from core.specs import EraseSpec, LatentsSpec, TrainSpec
 
 CHECKPOINT_SECONDS = 60.0
 LARGE = 500_000_000
-S = TypeVar("S", bound=FineTuneSpec)
+S = TypeVar("S", bound=TrainSpec)
 
 
 class Run(Generic[S]):
@@ -30,14 +30,16 @@ class Run(Generic[S]):
         self.model, self.spec, self.callback = model, spec, callback
         self.concepts, self.preserve, self.seed = request.concepts, request.preserve, request.seed
         self.words = [forbidden(c) for c in request.concepts]
-        self.trajectories = Trajectories(model, spec, request.seed)
+        # A method that asks the U-Net nothing leaves its buffer empty.
+        self.trajectories = Trajectories(model, spec if isinstance(spec, LatentsSpec) else LatentsSpec(), request.seed)
+
+    def prompts(self, words: Sequence[str]) -> list[str]:
+        """Words in every prompt template; the empty word is the empty prompt."""
+        return [prompt for word in words for prompt in (self.model.vocabulary.prompts(word) if word else [""])]
 
     def contexts(self, words: Sequence[str]) -> Tensor:
         """Text states of words in every prompt template, (T, L, D)."""
-        prompts: list[str] = []
-        for word in words:
-            prompts += self.model.vocabulary.prompts(word) if word else [""]
-        return self.model.encode(prompts)
+        return self.model.encode(self.prompts(words))
 
     def generator(self, step: int, purpose: int = 0) -> Generator:
         """Randomness that depends on the seed, the step and its purpose alone: a resumed run draws the same."""
@@ -80,8 +82,8 @@ def fine_tune(
     begun, evaluations = time.monotonic(), model.evaluations
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
-        parameters = model.add_adapter(lora_config(model.unet, spec.lora))
-    recompute = spec.gradient_checkpointing
+        parameters = add_trained(model, spec)
+    recompute = spec.gradient_checkpointing if isinstance(spec, LatentsSpec) else False
     if recompute if recompute is not None else sum(p.numel() for p in model.unet.parameters()) > LARGE:
         model.unet.enable_gradient_checkpointing()
     optimiser = torch.optim.Adam(parameters, lr=spec.learning_rate)

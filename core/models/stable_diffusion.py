@@ -6,12 +6,13 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -25,6 +26,8 @@ from core.specs import Concept
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
 ADAPTER = "default"
+Component = Literal["unet", "text_encoder"]
+PREFIX: dict[Component, str] = {"unet": "unet.", "text_encoder": "text_encoder.text_model."}  # as diffusers' LoRA files name the layers
 
 
 def resolve(source: str | Path) -> Path | None:
@@ -67,7 +70,7 @@ def with_key(context: Tensor, key: Tensor) -> Tensor:
 
 
 class StableDiffusion:
-    """A frozen pipeline whose U-Net can wear one LoRA adapter. Images are (N, H, W, 3) uint8; latents (B, 4, h, w)."""
+    """A frozen pipeline whose U-Net or text encoder can wear one LoRA adapter. Images are (N, H, W, 3) uint8; latents (B, 4, h, w)."""
 
     def __init__(self, pipe: StableDiffusionPipeline, folder: Path | None = None, source: str = "") -> None:
         self.pipe, self.source = pipe, source
@@ -89,6 +92,7 @@ class StableDiffusion:
         self.foundation: str | None = None
         self.erased: list[Concept] = []
         self._states: dict[str, Tensor] = {}
+        self._off = False
 
     @property
     def digest(self) -> str:
@@ -107,18 +111,41 @@ class StableDiffusion:
                 self._digest = total.hexdigest()
         return self._digest
 
-    @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Text states of prompts, (B, L, D); each distinct prompt is encoded once."""
-        new = [p for p in dict.fromkeys(prompts) if p not in self._states]
+        """Text states of prompts, (B, L, D), without a graph; each distinct prompt is encoded once, or anew while the text encoder wears an adapter."""
+        changed = "text_encoder" in self.worn() and not self._off
+        states: dict[str, Tensor] = {} if changed else self._states
+        new = [p for p in dict.fromkeys(prompts) if p not in states]
         for i in range(0, len(new), 64):
             batch = new[i : i + 64]
-            ids = self.pipe.tokenizer(
-                batch, padding="max_length", max_length=self.pipe.tokenizer.model_max_length, truncation=True, return_tensors="pt"
-            )
-            states = self.pipe.text_encoder(ids.input_ids.to(self.device))[0]
-            self._states |= dict(zip(batch, states, strict=True))
-        return torch.stack([self._states[p] for p in prompts])
+            with torch.no_grad():
+                states |= dict(zip(batch, self.text_states(batch), strict=True))
+        return torch.stack([states[p] for p in prompts])
+
+    def text_states(self, prompts: Sequence[str], prefix: Tensor | None = None) -> Tensor:
+        """Text states of prompts, (B, L, D), with their graph. A prefix of k token embeddings, (k, D), comes before each prompt's own tokens."""
+        ids = self.pipe.tokenizer(
+            list(prompts), padding="max_length", max_length=self.pipe.tokenizer.model_max_length, truncation=True, return_tensors="pt"
+        ).input_ids.to(self.device)
+        with self.prefixed(prefix):
+            out: Tensor = self.pipe.text_encoder(ids)[0]
+        return out
+
+    @contextmanager
+    def prefixed(self, prefix: Tensor | None) -> Iterator[None]:
+        """Inside, every text's embeddings get the prefix (k, D) behind their first; the last k fall off."""
+        if prefix is None:
+            yield
+            return
+
+        def insert(_: Any, __: Any, tokens: Tensor) -> Tensor:
+            return torch.cat([tokens[:, :1], prefix.to(tokens.dtype).expand(len(tokens), -1, -1), tokens[:, 1 : -len(prefix)]], 1)
+
+        hook = self.pipe.text_encoder.get_input_embeddings().register_forward_hook(insert)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def encode_eos(self, prompts: Sequence[str]) -> Tensor:
         """The state of each prompt's end-of-text token, (B, D)."""
@@ -188,27 +215,38 @@ class StableDiffusion:
 
     # --- adapters -----------------------------------------------------------------------------------------------
 
+    def worn(self) -> dict[Component, Any]:
+        """The parts that wear an adapter."""
+        parts: dict[Component, Any] = {"unet": self.unet, "text_encoder": self.pipe.text_encoder}
+        return {name: part for name, part in parts.items() if getattr(part, "peft_config", None)}
+
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Adapters off: inside, the model is the base model. Nothing is copied."""
-        if not self.has_delta:
+        worn = list(self.worn().values())
+        if self._off or not worn:
             yield
             return
-        self.unet.disable_adapters()
+        self._off = True
+        for part in worn:
+            part.disable_adapters()
         try:
             yield
         finally:
-            self.unet.enable_adapters()
+            self._off = False
+            for part in worn:
+                part.enable_adapters()
 
     @property
     def has_delta(self) -> bool:
-        return bool(getattr(self.unet, "peft_config", None))
+        return bool(self.worn())
 
-    def add_adapter(self, config: LoraConfig) -> list[torch.nn.Parameter]:
-        """Put a fresh adapter on the U-Net (output unchanged) and return its trainable parameters, in fp32."""
+    def add_adapter(self, config: LoraConfig, component: Component = "unet") -> list[torch.nn.Parameter]:
+        """Put a fresh adapter on the U-Net or the text encoder (output unchanged) and return its trainable parameters, in fp32."""
         self.unload_delta()
-        self.unet.add_adapter(config, adapter_name=ADAPTER)
-        parameters = [p for n, p in self.unet.named_parameters() if "lora_" in n]
+        part = self.unet if component == "unet" else self.pipe.text_encoder
+        part.add_adapter(config, adapter_name=ADAPTER)
+        parameters = [p for n, p in part.named_parameters() if "lora_" in n]
         for p in parameters:
             p.data = p.data.float()
             p.requires_grad_(True)
@@ -216,14 +254,23 @@ class StableDiffusion:
 
     def adapter_state(self) -> dict[str, Tensor]:
         """The adapter in peft's own names, on the CPU."""
-        return {k: v.detach().cpu().clone() for k, v in get_peft_model_state_dict(self.unet, adapter_name=ADAPTER).items()}
+        ((_, part),) = self.worn().items()
+        state = get_peft_model_state_dict(part, adapter_name=ADAPTER, save_embedding_layers=False)
+        return {k: v.detach().cpu().clone() for k, v in state.items()}
 
     def set_adapter_state(self, state: Mapping[str, Tensor]) -> None:
-        set_peft_model_state_dict(self.unet, dict(state), adapter_name=ADAPTER)
+        ((_, part),) = self.worn().items()
+        set_peft_model_state_dict(part, dict(state), adapter_name=ADAPTER)
+
+    def updates(self) -> list[Tensor]:
+        """theta' - theta of each adapted linear layer, scale B A (out, in), with its graph."""
+        layers = [m for part in self.worn().values() for m in part.modules() if isinstance(m, LoraLayer)]
+        return [m.scaling[ADAPTER] * m.lora_B[ADAPTER].weight @ m.lora_A[ADAPTER].weight for m in layers]
 
     def lora_tensors(self) -> dict[str, Tensor]:
-        """The adapter as diffusers' LoRA file names it: `unet.….lora_A.weight`."""
-        return {f"unet.{k}": v.contiguous() for k, v in sorted(self.adapter_state().items())}
+        """The adapter as diffusers' LoRA file names it: `unet.….lora_A.weight`, `text_encoder.text_model.….lora_A.weight`."""
+        (component,) = self.worn()
+        return {f"{PREFIX[component]}{k}": v.contiguous() for k, v in sorted(self.adapter_state().items())}
 
     def load_delta(self, delta: str | os.PathLike[str] | Mapping[str, Tensor]) -> None:
         """Wear a LoRA in diffusers' format: a .safetensors file, a folder that holds one, or its tensors."""
@@ -244,10 +291,16 @@ class StableDiffusion:
                 ) from e
         else:
             tensors = dict(delta)
-        self.unet.load_lora_adapter(tensors, prefix="unet", adapter_name=ADAPTER, metadata=metadata)
-        self.unet.requires_grad_(False)
+        if any(k.startswith("unet.") for k in tensors):
+            self.unet.load_lora_adapter(tensors, prefix="unet", adapter_name=ADAPTER, metadata=metadata)
+        if any(k.startswith("text_encoder.") for k in tensors):
+            self.pipe.load_lora_into_text_encoder(
+                tensors, network_alphas=None, text_encoder=self.pipe.text_encoder, adapter_name=ADAPTER, metadata=metadata
+            )
+        for part in self.worn().values():
+            part.requires_grad_(False)
 
     def unload_delta(self) -> None:
         """Take the adapter off for good."""
         if self.has_delta:
-            self.unet.unload_lora()
+            self.pipe.unload_lora_weights()

@@ -8,11 +8,12 @@ from core.specs.base import MAX_TEXT, Concept, ConceptLike, ConceptSpace, Spec, 
 from core.specs.closed_form import ReceSpec, TimeSpec, UceSpec, UnifiedEditSpec
 from core.specs.debias import DebiasSpec
 from core.specs.evaluation import EvaluationSpec, Thresholds
-from core.specs.fine_tuned import FineTuneSpec, Layers, LoraSpec
+from core.specs.fine_tuned import FineTuneSpec, LatentsSpec, Layers, LoraSpec, TrainSpec
 from core.specs.hiding import HideEvaluationSpec, HideSpec, HideThresholds, HidingMethod, RecoverySpec
-from core.specs.jobs import MAX_CONCEPTS, CombineSpec, EraseSpec, EvaluateSpec, JobSpec
+from core.specs.jobs import MAX_CONCEPTS, UNSTACKABLE, CombineSpec, EraseSpec, EvaluateSpec, JobSpec
 from core.specs.methods import METHODS, AnyMethod, MethodLike, MethodName, MethodSpec, as_method
 from core.specs.output_based import AllButOneSpec, AntSpec, CaSpec, EraseAnythingSpec, EsdSpec, MaceSpec, NaiveSpec, ScoreSpec
+from core.specs.text_encoder import AdvUnlearnSpec, TextEncoderSpec, TextLoraSpec
 
 SPECS: dict[str, type[JobSpec]] = {"erase": EraseSpec, "hide": HideSpec, "evaluate": EvaluateSpec, "combine": CombineSpec}
 """What each kind of job takes."""
@@ -22,6 +23,8 @@ __all__ = [
     "MAX_TEXT",
     "METHODS",
     "SPECS",
+    "UNSTACKABLE",
+    "AdvUnlearnSpec",
     "AgeSpec",
     "AllButOneSpec",
     "AntSpec",
@@ -44,6 +47,7 @@ __all__ = [
     "HideThresholds",
     "HidingMethod",
     "JobSpec",
+    "LatentsSpec",
     "Layers",
     "LoraSpec",
     "MaceSpec",
@@ -56,8 +60,11 @@ __all__ = [
     "ScoreSpec",
     "Spec",
     "Text",
+    "TextEncoderSpec",
+    "TextLoraSpec",
     "Thresholds",
     "TimeSpec",
+    "TrainSpec",
     "UceSpec",
     "UnifiedEditSpec",
     "as_concept",

@@ -1,4 +1,4 @@
-"""What every fine-tuned method shares: adapters, optimiser, latents."""
+"""What every fine-tuned method shares: optimiser, latents, adapters."""
 
 from typing import Annotated, Literal
 
@@ -21,17 +21,22 @@ class LoraSpec(Spec):
     )
 
 
-class FineTuneSpec(Spec):
-    """What every fine-tuned method shares: optimiser, adapters, latents."""
+class TrainSpec(Spec):
+    """What everything that is trained shares."""
 
     steps: int = Field(
         default=100, ge=1, le=20_000, description="Optimiser steps on the adapters, for each concept. The papers take 1000 at batch 1."
     )
-    batch_size: int = Field(default=4, ge=1, le=64, description="Latents a step. The papers take 1.")
     learning_rate: float = Field(
         default=1e-3, gt=0, le=1, description="Peak rate of Adam on the adapters. The papers take 1e-5 on whole matrices."
     )
-    lora: LoraSpec = LoraSpec()
+    checkpoint_every: int = Field(default=25, ge=1, le=20_000, description="Steps between checkpoints.")
+
+
+class LatentsSpec(TrainSpec):
+    """What every method that asks the U-Net shares: where its latents come from."""
+
+    batch_size: int = Field(default=4, ge=1, le=64, description="Latents a step. The papers take 1.")
     space: Literal["eps", "x0"] = Field(
         default="eps",
         description="Where errors are measured: noise (the papers' notation) or predicted x0 (the authors' AP and AGE code: early, noisy steps dominate).",
@@ -54,4 +59,9 @@ class FineTuneSpec(Spec):
         description="Compute activations again in the backward pass instead of keeping them: less memory, about a third more time. "
         "Omitted: for networks of over 500 million parameters.",
     )
-    checkpoint_every: int = Field(default=25, ge=1, le=20_000, description="Steps between checkpoints.")
+
+
+class FineTuneSpec(LatentsSpec):
+    """What every method that trains a LoRA on the U-Net shares."""
+
+    lora: LoraSpec = LoraSpec()

@@ -12,6 +12,7 @@ from core.specs.methods import MethodLike
 MAX_CONCEPTS = 64
 JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$")]
 DEBIASING = ("age", "uce")
+UNSTACKABLE = ("text_encoder", "adv_unlearn")  # only LoRAs of the U-Net add up
 
 
 class JobSpec(Spec):
@@ -85,6 +86,8 @@ class EraseSpec(JobSpec):
                 raise ValueError(f"concepts[{i}].attributes: '{lost}' is itself to be erased: choose another attribute")
             if concept.attributes and self.method.name not in DEBIASING:
                 raise ValueError(f"concepts[{i}].attributes: the method '{self.method.name}' cannot debias: use {' or '.join(DEBIASING)}")
+        if self.base_job_id is not None and self.method.name in UNSTACKABLE:
+            raise ValueError(f"base_job_id: the method '{self.method.name}' gives no LoRA of the U-Net, so it cannot stand on another job")
         return self
 
 

@@ -139,6 +139,8 @@ def toy(postgres_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFact
     (folder / "unet").mkdir()
     weights = {f"{name.removeprefix('unet.')}.weight": np.zeros(shape, np.float16) for name, shape in SHAPES.items()}
     save_file(weights, folder / "unet" / "diffusion_pytorch_model.safetensors")
+    (folder / "text_encoder").mkdir()
+    save_file({"text_model.encoder.mlp.fc1.weight": np.zeros((8, 6), np.float16)}, folder / "text_encoder" / "model.safetensors")
     models = {"toy": str(folder), "away": "somebody/some-model"}
     settings = make_settings(postgres_url, redis_url, tmp_path_factory.mktemp("artifacts"), models=models, max_upload_bytes=100_000)
     with serve(settings) as (url, _):
@@ -229,6 +231,15 @@ def test_what_is_not_safetensors_is_refused(toy: Tenant, content: bytes):
 def test_what_does_not_fit_the_model_is_refused_by_layer(toy: Tenant, tensors: dict, field: str):
     found = problem(upload(toy, save(tensors)), 422, "delta_does_not_fit")
     assert field in [e["field"] for e in found["errors"]]
+
+
+@pytest.mark.parametrize("prefix", ["text_encoder.text_model.", "text_encoder."])
+def test_a_delta_of_the_text_encoder_is_checked_too(toy: Tenant, prefix: str):
+    halves = {"lora_A.weight": np.ones((2, 6), np.float32), "lora_B.weight": np.ones((8, 2), np.float32)}
+    good = {f"{prefix}encoder.mlp.fc1.{half}": tensor for half, tensor in halves.items()}
+    assert upload(toy, save(good)).status_code == 201
+    found = problem(upload(toy, save({k.replace("fc1", "fc2"): v for k, v in good.items()})), 422, "delta_does_not_fit")
+    assert found["errors"][0]["field"] == "text_encoder.encoder.mlp.fc2"
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

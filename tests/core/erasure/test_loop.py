@@ -11,6 +11,7 @@ from core.errors import CoreError
 from core.models import load_model
 from core.progress import DirectoryCheckpoints
 from core.specs import (
+    AdvUnlearnSpec,
     AgeSpec,
     AllButOneSpec,
     AntSpec,
@@ -24,10 +25,17 @@ from core.specs import (
     MaceSpec,
     NaiveSpec,
     ScoreSpec,
+    TextEncoderSpec,
+    TextLoraSpec,
 )
 
 SMALL = {"steps": 6, "trajectories": 4, "sampling_steps": 4, "batch_size": 2, "checkpoint_every": 2, "lora": LoraSpec(rank=2)}
+TEXT = {**SMALL, "lora": TextLoraSpec(rank=2)}
 METHODS = {
+    "text_encoder": TextEncoderSpec(steps=6, checkpoint_every=2, lora=TextLoraSpec(rank=2)),
+    "adv_unlearn": AdvUnlearnSpec(attack_steps=2, retain_concepts=2, **TEXT),
+    "adv_unlearn fresh": AdvUnlearnSpec(attack_steps=1, retain_concepts=2, latents="fresh", **TEXT),
+    "adv_unlearn refreshed": AdvUnlearnSpec(attack_steps=1, retain_concepts=2, refresh_every=3, **TEXT),
     "esd": EsdSpec(**SMALL),
     "naive": NaiveSpec(**SMALL),
     "naive recomputed": NaiveSpec(gradient_checkpointing=True, **SMALL),

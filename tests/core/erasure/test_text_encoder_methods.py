@@ -1,0 +1,157 @@
+"""Eq. 2 and AdvUnlearn: golden values, who may receive gradient, and that the stock text encoder brings the concept back."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from core.erasure import adv_unlearn, erase, text_encoder
+from core.erasure.batch import Latents
+from core.erasure.layers import add_trained
+from core.erasure.loop import Run
+from core.models import StableDiffusion, load_model
+from core.models.stable_diffusion import BUNDLED
+from core.progress import ignore
+from core.specs import AdvUnlearnSpec, EraseSpec, TextEncoderSpec, TextLoraSpec
+
+SMALL = AdvUnlearnSpec(
+    steps=2,
+    batch_size=2,
+    retain_batch=3,
+    retain_concepts=2,
+    trajectories=4,
+    sampling_steps=4,
+    attack_steps=2,
+    warm_up=0,
+    lora=TextLoraSpec(rank=2),
+)
+
+
+class Linear:
+    """eps(z, t, c) = 2 mean(c) + z / 10 + t / 100."""
+
+    alphas = torch.linspace(0.95, 0.05, 10)
+
+    def predict(self, z, t, context):
+        return 2 * context.mean((1, 2)).view(-1, 1, 1, 1) + z / 10 + t.view(-1, 1, 1, 1) / 100
+
+
+def by_hand(z, t, c):
+    return 2 * c.mean(axis=(1, 2))[:, None, None, None] + z / 10 + t[:, None, None, None] / 100
+
+
+def inputs(seed: int, rows: int = 3):
+    g = torch.Generator().manual_seed(seed)
+    return Latents(torch.randn(rows, 4, 2, 2, generator=g), torch.tensor([1, 4, 8])[:rows]), torch.randn(rows, 5, 6, generator=g)
+
+
+def test_the_text_loss_is_equation_2():
+    (_, new), (_, aim), (_, kept), (_, was) = inputs(0), inputs(1), inputs(2), inputs(3)
+    updates = [torch.full((3, 2), 0.5), torch.full((2, 2), -2.0)]
+    got = text_encoder.loss(new, aim, updates, TextEncoderSpec(ridge=0.1, preserve_weight=0.4), (kept, was)).item()
+    n, a, k, w = (x.numpy() for x in (new, aim, kept, was))
+    assert got == pytest.approx(np.mean((n - a) ** 2) + 0.1 * (6 * 0.25 + 4 * 4.0) + 0.4 * np.mean((k - w) ** 2), rel=1e-5)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.5])
+def test_adv_unlearns_loss_is_esds_through_the_text_encoder_and_what_is_retained(eta):
+    (x, new), (x_r, new_kept), (_, old), (_, anchor), (_, old_kept) = inputs(0), inputs(1, rows=2), inputs(2), inputs(3), inputs(4, rows=2)
+    got = adv_unlearn.loss(Linear(), x, x_r, new, old, anchor, new_kept, old_kept, AdvUnlearnSpec(eta=eta, retain_weight=0.3)).item()
+    z, t = x.z.numpy(), x.t.numpy()
+    aim = by_hand(z, t, anchor.numpy()) - eta * (by_hand(z, t, old.numpy()) - by_hand(z, t, anchor.numpy()))
+    held = by_hand(x_r.z.numpy(), x_r.t.numpy(), new_kept.numpy()) - by_hand(x_r.z.numpy(), x_r.t.numpy(), old_kept.numpy())
+    assert got == pytest.approx(np.mean((by_hand(z, t, new.numpy()) - aim) ** 2) + 0.3 * np.mean(held**2), rel=1e-4)
+
+
+def test_the_trained_encoders_states_alone_receive_gradient():
+    states = [inputs(i)[1].requires_grad_(True) for i in range(5)]
+    new, old, anchor, new_kept, old_kept = states
+    adv_unlearn.loss(Linear(), inputs(5)[0], inputs(6)[0], new, old, anchor, new_kept, old_kept, AdvUnlearnSpec()).backward()
+    assert [s.grad is not None for s in states] == [True, False, False, True, False]
+    old.grad = new.grad = None
+    adv_unlearn.attack_loss(Linear(), inputs(5)[0], new, old, AdvUnlearnSpec()).backward()
+    assert new.grad.abs().max() > 0
+    assert old.grad is None
+
+
+def test_a_prefix_is_a_word_before_the_prompt(tiny_sd):
+    model = load_model(tiny_sd)
+    tokens = model.pipe.tokenizer("dog").input_ids[1:-1]
+    prefix = model.pipe.text_encoder.get_input_embeddings().weight[tokens].clone().requires_grad_(True)
+    states = model.text_states(["church", "a mosque"], prefix)
+    torch.testing.assert_close(states.detach(), model.encode(["dog church", "dog a mosque"]))
+    states.sum().backward()
+    assert prefix.grad.abs().max() > 0
+    torch.testing.assert_close(model.text_states(["church"]), model.encode(["church"]))  # and nothing of it stays
+
+
+def test_the_prefix_descends_towards_the_concept(tiny_sd):
+    model, spec = load_model(tiny_sd), SMALL.model_copy(update={"attack_steps": 30})
+    request = EraseSpec(concepts=["church"], method=spec)
+    for part in add_trained(model, spec):  # an encoder that has changed
+        part.data.normal_(0, 0.2, generator=torch.Generator().manual_seed(0))
+    run = Run(model, request, spec, ignore)
+    with model.frozen():
+        method = adv_unlearn.AdvUnlearn(run)
+        old = model.encode(["church", "a church"])
+    x = run.trajectories.draw("erase/0", method.contexts[0], run.generator(0), 2, 4)
+
+    def distance(steps: int) -> float:
+        run.spec = spec.model_copy(update={"attack_steps": steps})
+        prefix = method.prefix(x, ["church", "a church"], old, run.generator(0, 1))
+        with torch.no_grad():
+            return adv_unlearn.attack_loss(model, x, model.text_states(["church", "a church"], prefix), old, spec).item()
+
+    assert distance(30) < distance(0)
+
+
+@pytest.mark.parametrize("method", [TextEncoderSpec(steps=2, batch_size=2, lora=TextLoraSpec(rank=2)), SMALL], ids=lambda m: m.name)
+def test_only_the_text_encoders_adapter_is_trained(method, tiny_sd):
+    model, base = load_model(tiny_sd), load_model(tiny_sd)
+    delta = erase(model, EraseSpec(concepts=["church"], preserve=["dog"], method=method))
+    assert all(k.startswith("text_encoder.text_model.encoder.layers.") for k in delta.tensors)
+    assert any(v.abs().max() > 0 for k, v in delta.tensors.items() if "lora_B" in k)
+    assert all(p.grad is None for p in model.unet.parameters())
+    for name, weight in base.unet.state_dict().items():
+        assert torch.equal(model.unet.state_dict()[name], weight)
+    prompts = ["a church", "dog"]
+    assert not torch.equal(model.encode(prompts), base.encode(prompts))
+    with model.frozen():
+        assert torch.equal(model.encode(prompts), base.encode(prompts))
+    assert not torch.equal(model.encode(prompts), base.encode(prompts))  # the cache knows whether the adapter is on
+    base.load_delta(delta.tensors)
+    assert torch.equal(model.encode(prompts), base.encode(prompts))
+    base.unload_delta()
+    with model.frozen():
+        assert torch.equal(model.encode(prompts), base.encode(prompts))
+
+
+def states(pipe: StableDiffusionPipeline, prompts: list[str]) -> torch.Tensor:
+    ids = pipe.tokenizer(prompts, padding="max_length", max_length=pipe.tokenizer.model_max_length, return_tensors="pt").input_ids
+    with torch.no_grad():
+        return pipe.text_encoder(ids)[0]
+
+
+def test_the_stock_text_encoder_is_the_bypass(tmp_path: Path):
+    """On the bundled model, in plain diffusers: with the delta a church means next to nothing; with the stock encoder all is as before."""
+    model: StableDiffusion = load_model("bundled:emoji")
+    erase(model, EraseSpec(concepts=["church"], method=TextEncoderSpec(steps=60))).save(tmp_path)
+    pipe = StableDiffusionPipeline.from_pretrained(BUNDLED / "emoji", safety_checker=None)
+    stock = copy.deepcopy(pipe.text_encoder)
+    church, empty = states(pipe, ["a photo of a church"]), states(pipe, [""])
+    noise = torch.randn((1, 4, 16, 16), generator=torch.Generator().manual_seed(0))
+
+    def picture() -> np.ndarray:
+        return pipe("a photo of a church", latents=noise, num_inference_steps=5, output_type="np").images
+
+    before = picture()
+    pipe.load_lora_weights(tmp_path)
+    worn = states(pipe, ["a photo of a church"])
+    assert (worn - empty).norm() < 0.5 * (church - empty).norm()
+    assert np.abs(picture() - before).mean() > 0.02
+    pipe.text_encoder = stock
+    assert torch.equal(states(pipe, ["a photo of a church"]), church)
+    assert np.array_equal(picture(), before)
