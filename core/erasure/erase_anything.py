@@ -22,12 +22,12 @@ from core.specs import EraseAnythingSpec
 
 
 def lower_loss(model: StableDiffusion, x: Latents, concept: Tensor, empty: Tensor, tokens: Tensor, spec: EraseAnythingSpec) -> Tensor:
-    """ESD's loss plus the norm of the layers' attention to the concept's tokens; concept, empty: (B, L, D); tokens: (B, L). Scalar out."""
+    """ESD's loss plus the sum over layers of |attention to the concept's tokens|; concept, empty: (B, L, D); tokens: (B, L). Scalar out."""
     with model.frozen(), torch.no_grad():
         eps_0, eps_c = model.predict(*cat(x, x), torch.cat([empty, concept])).chunk(2)
     with recorded(model) as probabilities:
         new = model.predict(x.z, x.t, concept)
-    attended = torch.stack([m.square().mean() for m in token_maps(probabilities, tokens)]).sum()
+    attended = torch.stack([m.square().sum(1).clamp_min(1e-12).sqrt().mean() for m in token_maps(probabilities, tokens)]).sum()
     return error(new, guided_away(eps_0, eps_c, spec.eta), model.alphas[x.t], spec.space) + spec.attention_weight * attended
 
 

@@ -4,12 +4,16 @@
    mapping concept.
 2. One LoRA of low rank for each concept, on to_k and to_v, trained to draw attention away from the concept's tokens inside a mask
    of the object; no noise is predicted. The authors cut masks with Grounded-SAM; no segmenter is installed here, and the mask is
-   where the base model's own cross-attention looks for those tokens.
+   where the base model's own cross-attention looks for those tokens: its maps averaged over layers and the cleaner half of the
+   timesteps, above their mean.
 3. Closed-form fusion of the LoRAs: the new matrices give each concept's prompts the values that its LoRA gives, and everything
    else the old ones. What is delivered is the exact difference, a LoRA of at most full rank.
 """
 
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,6 +52,24 @@ def attention_loss(model: StableDiffusion, x: Latents, context: Tensor, tokens: 
     return total.mean()
 
 
+def importance(t: Tensor) -> Tensor:
+    """The authors' density of timesteps t (n,), not normalised: sigmoid(.05 (t - 200)) - sigmoid(.05 (t - 400))."""
+    return torch.sigmoid(0.05 * (t - 200)) - torch.sigmoid(0.05 * (t - 400))
+
+
+@contextmanager
+def holding(model: StableDiffusion, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside, the named matrices have these weights; afterwards those they had."""
+    was = {n: model.unet.get_submodule(n).weight.detach().clone() for n in weights}
+    for n, w in weights.items():
+        model.unet.get_submodule(n).weight.data.copy_(w)
+    try:
+        yield
+    finally:
+        for n, w in was.items():
+            model.unet.get_submodule(n).weight.data.copy_(w)
+
+
 class Mapped:
     """The texts of one job: each concept's prompts, what they are mapped to, and what is held."""
 
@@ -77,14 +99,16 @@ class Mapped:
 class Mace:
     """Stage 2 on the shared loop: all concepts' LoRAs are one adapter, of which concept i uses and trains its own ranks alone."""
 
-    def __init__(self, run: Run[MaceSpec]) -> None:
-        self.run = run
-        self.mapped = Mapped(run.model, run_request(run), run.spec)
+    def __init__(self, run: Run[MaceSpec], mapped: Mapped, base: Mapping[str, Tensor]) -> None:
+        self.run, self.mapped = run, mapped
         self.contexts = [run.model.encode(p) for p in self.mapped.prompts]
         self.tokens = [torch.stack([positions(run.model, p, w) for p, w in zip(ps, ws, strict=True)])
                        for ps, ws in zip(self.mapped.prompts, self.mapped.words, strict=True)]  # fmt: skip
-        run.trajectories.prefill({f"erase/{i}": c for i, c in enumerate(self.contexts)}, run.spec.trajectories, run.callback)
-        self.masks = {i: self.mask(i) for i in range(len(self.contexts))}
+        with holding(run.model, base):
+            run.trajectories.prefill({f"erase/{i}": c for i, c in enumerate(self.contexts)}, run.spec.trajectories, run.callback)
+            self.masks = [self.mask(i) for i in range(len(self.contexts))]
+        times = run.trajectories.timesteps.float()
+        self.density = importance(times) if run.spec.importance_sampling else torch.ones_like(times)
         self.active = 0
         for name, module in run.model.unet.named_modules():
             if name.endswith("lora_A.default"):
@@ -98,14 +122,14 @@ class Mace:
 
     @torch.no_grad()
     def mask(self, i: int) -> Tensor:
-        """Where the base model looks for concept i's tokens in each kept trajectory, (count, h, w): above the mean of the map."""
+        """Where the model looks for concept i's tokens in each kept trajectory, (count, h, w) of 0 and 1."""
         model, states = self.run.model, self.run.trajectories.fill(f"erase/{i}", self.contexts[i], self.run.spec.trajectories)
-        middle = states.shape[1] // 2
-        t = self.run.trajectories.timesteps[middle].expand(len(states))
-        row = torch.arange(len(states)) % len(self.contexts[i])
-        with model.frozen(), recorded(model) as probabilities:
-            model.predict(states[:, middle], t, self.contexts[i][row])
-        maps = at_size(token_maps(probabilities, self.tokens[i][row]), model.latent_shape[1])
+        row, count = torch.arange(len(states)) % len(self.contexts[i]), states.shape[1]
+        maps = torch.zeros(len(states), *model.latent_shape[1:], device=model.device)
+        for k in range(count // 2, count):
+            with model.frozen(), recorded(model) as probabilities:
+                model.predict(states[:, k], self.run.trajectories.timesteps[k].expand(len(states)), self.contexts[i][row])
+            maps += at_size(token_maps(probabilities, self.tokens[i][row]), model.latent_shape[1])
         return (maps > maps.mean((1, 2), keepdim=True)).float()
 
     def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
@@ -113,7 +137,7 @@ class Mace:
         self.active = i
         states = run.trajectories.fill(f"erase/{i}", self.contexts[i], spec.trajectories)
         which = torch.randint(len(states), (spec.batch_size,), generator=g)
-        k = torch.randint(states.shape[1], (spec.batch_size,), generator=g)
+        k = torch.multinomial(self.density.cpu(), spec.batch_size, replacement=True, generator=g)
         row = torch.randint(len(self.contexts[i]), (spec.batch_size,), generator=g)
         x = Latents(states[which, k], run.trajectories.timesteps[k])
         return attention_loss(run.model, x, self.contexts[i][row], self.tokens[i][row], self.masks[i][which]), None
@@ -127,39 +151,29 @@ class Mace:
         return {}
 
 
-def run_request(run: Run[MaceSpec]) -> EraseSpec:
-    return EraseSpec(concepts=run.concepts, preserve=run.preserve, method=run.spec, seed=run.seed)
-
-
 def edit(model: StableDiffusion, request: EraseSpec, spec: MaceSpec, callback: Callback, checkpoints: Checkpoints | None) -> Delta:
     """All three stages; the model wears the fused difference afterwards."""
-    begun, mapped, count = time.monotonic(), Mapped(model, request, spec), len(request.concepts)
-    names = target_modules(model.unet, "xattn_strict")
-    weights = {n: model.unet.get_submodule(n).weight for n in names}
-    old = {n: w.detach().clone() for n, w in weights.items()}
+    begun, mapped, rank = time.monotonic(), Mapped(model, request, spec), spec.lora.rank
+    _ = model.digest  # before the matrices change: without a folder it is the tensors'
+    old = {n: model.unet.get_submodule(n).weight.detach().clone() for n in target_modules(model.unet, "xattn_strict")}
     e, g = (torch.cat([pair[k] for pair in mapped.refined]) for k in (0, 1))
     refined = {}
     for n, w in old.items():
         up, _ = solve((g - e) @ w.double().T, e, mapped.held, spec.ridge, spec.refine_preserve_scale)
         refined[n] = w.double() + up
-    try:
-        for n, w in weights.items():
-            w.data.copy_(refined[n])
-        ranks = spec.model_copy(update={"lora": LoraSpec(rank=count * spec.lora.rank, target_modules="xattn_strict")})
-        trained = fine_tune(model, request, ranks, Mace, callback, checkpoints)
+    ranks = spec.model_copy(update={"lora": LoraSpec(rank=len(request.concepts) * rank, target_modules="xattn_strict")})
+    with holding(model, refined):
+        trained = fine_tune(model, request, ranks, partial(Mace, mapped=mapped, base=old), callback, checkpoints)
         adapter = model.adapter_state()
-    finally:
         model.unload_delta()
-        for n, w in old.items():
-            model.unet.get_submodule(n).weight.data.copy_(w)
     contexts = [model.encode(p).flatten(0, 1).double() for p in mapped.prompts]
     layers = {}
     for n, w in old.items():
         a, b = (adapter[f"{n}.lora_{x}.weight"].to(w.device).double() for x in "AB")
         wanted = []
         for i, context in enumerate(contexts):
-            rows = slice(i * spec.lora.rank, (i + 1) * spec.lora.rank)
+            rows = slice(i * rank, (i + 1) * rank)
             wanted.append(context @ (refined[n] + b[:, rows] @ a[rows] - w.double()).T)
         layers[n] = solve(torch.cat(wanted), torch.cat(contexts), mapped.held, spec.ridge, spec.fuse_preserve_scale)
-    info = trained.info | {"rank": wear(model, layers, callback), "residual": 0.0, "seconds": time.monotonic() - begun}
+    info = trained.info | {"rank": wear(model, layers, callback), "seconds": time.monotonic() - begun}
     return Delta.of(model, **{k: v for k, v in info.items() if k != "peak_memory_bytes"})

@@ -6,7 +6,6 @@ distance of the two predictions on the concept's trajectory (a path's KL up to i
 neighbours, the empty prompt and the early steps; and saliency, which trains only the layers that the concept moves.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -19,7 +18,10 @@ from core.erasure.critic import Critic, bce, leakage
 from core.erasure.loop import Run
 from core.erasure.saliency import train_the_salient
 from core.models import StableDiffusion
+from core.models.vocabulary import article
 from core.specs import ScoreSpec
+
+HELD_OUT = ("the {}", "one {}", "a drawing of a {}")
 
 
 def loss(
@@ -47,6 +49,14 @@ def loss(
 def bounded(x0: Tensor) -> Tensor:
     """Predicted pictures of very noisy steps are far outside the latents' range; the critic sees them softly clipped."""
     return 4 * torch.tanh(x0 / 4)
+
+
+def held_out(model: StableDiffusion, word: str) -> list[str]:
+    """Prompts of a concept or a style that `Run.contexts` does not hold."""
+    style, seen = model.vocabulary.style(word), model.vocabulary.prompts(word)
+    if style is None:
+        return [article(p.format(word)) for p in HELD_OUT]
+    return [p for o in model.vocabulary.concepts if (p := article(f"a {o} in {style} style")) not in seen]
 
 
 class Score:
@@ -120,22 +130,20 @@ class Score:
         self.optimiser.load_state_dict(packed)
 
     def finish(self) -> dict[str, Any]:
-        """The leakage that a fresh critic reads off pictures of the concept beside pictures of its neighbours, in nats (at most log 2)."""
+        """The leakage of the worst concept in nats, read by fresh critics off pictures of prompts that no step has seen."""
         run, spec = self.run, self.run.spec
+        facts: dict[str, Any] = {"salient_layers": len(self.salient)}
         if not spec.leakage_pictures:
-            return {"salient_layers": len(self.salient)}
-        g, size = run.generator(0, 3), spec.leakage_pictures
-        found = []
-        for i, contexts in enumerate(self.contexts):
-            states = torch.cat([self.neighbours[n] for n in self.names[i]])
-            pictures = []
-            for source in (contexts, states):
-                context = source[torch.randint(len(source), (size,), generator=g)]
-                z = run.trajectories.noise(g, size)
-                pictures.append(
-                    torch.cat(
-                        [denoise(run.model, z[k : k + 16], context[k : k + 16], spec, spec.sampling_steps)[-1] for k in range(0, size, 16)]
-                    )
-                )
-            found.append(leakage(pictures[0], pictures[1], run.seed))
-        return {"salient_layers": len(self.salient), "leakage_nats": max(found), "leakage_at_most": math.log(2)}
+            return facts
+        g = run.generator(0, 3)
+        found = [leakage(self.pictures(words, g), self.pictures(self.names[i], g), run.seed) for i, words in enumerate(run.words)]
+        return facts | {"leakage_nats": max(found), "leakage_pictures": spec.leakage_pictures}
+
+    def pictures(self, words: list[str], g: Generator) -> Tensor:
+        """Clean latents (leakage_pictures, 4, h, w) that theta' draws for held-out prompts of the words."""
+        run, spec = self.run, self.run.spec
+        prompts = [p for word in words for p in held_out(run.model, word)]
+        context = run.model.encode([prompts[k] for k in torch.randint(len(prompts), (spec.leakage_pictures,), generator=g).tolist()])
+        z = run.trajectories.noise(g, spec.leakage_pictures)
+        chunks = [denoise(run.model, z[k : k + 16], context[k : k + 16], spec, spec.sampling_steps)[-1] for k in range(0, len(z), 16)]
+        return torch.cat(chunks)

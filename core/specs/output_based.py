@@ -150,6 +150,9 @@ class MaceSpec(FineTuneSpec):
     fuse_preserve_scale: float = Field(
         default=0.1, ge=0, le=1e6, description="Weight of each held column in the fusion (ours; authors: by domain)."
     )
+    importance_sampling: bool = Field(
+        default=True, description="Train where the authors do, around timesteps 200 to 400 (they: off for nudity); false: everywhere."
+    )
     hold_vocabulary: bool = Field(
         default=True, description="Hold the model's whole vocabulary, as the authors' caches hold COCO; false: only what `preserve` names."
     )

@@ -1,0 +1,128 @@
+"""CA and ANT: golden values by an independent computation, and who may receive gradient."""
+
+import numpy as np
+import pytest
+import torch
+from by_hand import Linear, by_hand, inputs, texts, weighted
+
+from core.erasure import ant, ca
+from core.erasure.buffer import Trajectories, seeded
+from core.erasure.loop import Run
+from core.models import load_model
+from core.progress import ignore
+from core.specs import AntSpec, CaSpec, Concept, EraseSpec, LoraSpec
+
+SMALL = {"steps": 2, "trajectories": 2, "sampling_steps": 4, "batch_size": 3, "lora": LoraSpec(rank=2)}
+
+
+@pytest.mark.parametrize("space", ["eps", "x0"])
+@pytest.mark.parametrize(("network", "scale"), [("current", 2.5), ("frozen", 2.0)])
+@pytest.mark.parametrize("prior", [0.0, 0.8])
+def test_ca_matches_the_anchor_of_its_network_and_the_noise(space, network, scale, prior):
+    (x, concept), (_, anchor), noise = inputs(0), inputs(1), torch.full((3, 4, 2, 2), 0.3)
+    spec = CaSpec(anchor_network=network, space=space, prior_weight=prior)
+    got = ca.loss(Linear(), x, texts(concept, target=anchor), spec, noise).item()
+    z, t, c, a = x.z.numpy(), x.t.numpy(), concept.numpy(), anchor.numpy()
+    expected = weighted(by_hand(z, t, c, 2.5), by_hand(z, t, a, scale), t, space)
+    assert got == pytest.approx(expected + prior * weighted(by_hand(z, t, a, 2.5), noise.numpy(), t, space), rel=1e-5)
+
+
+def test_cas_anchor_moves_with_the_network_but_gets_no_gradient():
+    model, (x, concept), (_, anchor) = Linear(), inputs(0), inputs(1)
+    anchor.requires_grad_(True)
+    ca.loss(model, x, texts(concept, target=anchor), CaSpec()).backward()
+    assert anchor.grad is None
+    c, a = concept.mean((1, 2)), anchor.detach().mean((1, 2))
+    through_the_concept_alone = (2 * 2.5 * (c - a) * c).mean()  # d/ds of (s c - sg[s a])^2 at s = 2.5
+    through_both_sides = (2 * 2.5 * (c - a) ** 2).mean()
+    torch.testing.assert_close(model.delta.grad, through_the_concept_alone)
+    assert abs(through_both_sides - through_the_concept_alone) > 0.1 * abs(through_the_concept_alone)
+
+
+def test_cas_latents_are_noised_pictures_of_the_anchor(tiny_sd):
+    model = load_model(tiny_sd)
+    trajectories, context = Trajectories(model, CaSpec(**SMALL), seed=3), model.encode(["mosque"])
+    clean = trajectories.fill("anchor/mosque", context, 2, clean=True)[:, 0]
+    x = trajectories.noised("anchor/mosque", context, seeded(1), 8, 2)
+    a = model.alphas[x.t].view(-1, 1, 1, 1)
+    found = (x.z - (1 - a).sqrt() * x.noise) / a.sqrt()
+    nearest = (found[:, None] - clean[None]).square().flatten(2).mean(2).min(1).values
+    assert nearest.max() < 1e-6
+    assert x.noise.std() == pytest.approx(1, abs=0.1)
+    assert len(set(x.t.tolist())) > 4
+
+
+def test_clean_latents_are_where_the_pipelines_own_sampler_ends(tiny_sd):
+    model, spec = load_model(tiny_sd), CaSpec(**SMALL)
+    trajectories, context = Trajectories(model, spec, seed=3), model.encode(["mosque"])
+    clean = trajectories.fill("x", context, 1, clean=True)[0]
+    start = trajectories.fill("y", context, 1)
+    g = seeded(3, 0, *b"x")
+    torch.randint(1, (1,), generator=g)
+    model.pipe.scheduler = model.scheduler
+    drawn = model.pipe(
+        prompt_embeds=context, negative_prompt_embeds=model.encode([""]), latents=trajectories.noise(g, 1), num_inference_steps=4,
+        guidance_scale=spec.guidance_scale, output_type="latent",
+    ).images  # fmt: skip
+    torch.testing.assert_close(clean, drawn, atol=1e-4, rtol=1e-3)
+    assert clean.shape[1:] == start.shape[2:]
+
+
+@pytest.mark.parametrize(
+    ("concept", "anchor"),
+    [(Concept(name="church", target="teapot"), "teapot"), (Concept(name="church", synonyms=["mosque", "synagogue"]), None)],
+)
+def test_cas_anchor_is_the_users_or_the_nearest_that_is_not_erased(concept, anchor, tiny_sd):
+    request = EraseSpec(concepts=[concept, Concept(name="castle")], method=CaSpec(pictures=1, **SMALL))
+    found = ca.Ca(Run(load_model(tiny_sd), request, request.method, ignore)).named[0]
+    assert found == anchor if anchor else found not in ("church", "mosque", "synagogue", "castle")
+
+
+@pytest.mark.parametrize("variant", ["paper", "authors_code"])
+@pytest.mark.parametrize("targeted", [True, False])
+def test_ant_is_steered_by_timestep(variant, targeted):
+    (x, concept), (_, target) = inputs(0), inputs(1)  # t = 1, 4, 8 of ten: 8 is the noisiest
+    spec = AntSpec(variant=variant, keep=0.3, eta=1.5, eta_keep=2.0, keep_weight=0.6, drift_weight=0.7)
+    given = texts(concept, target if targeted else None)
+    got = ant.loss(Linear(), x, given, spec).item()
+    z, t, c, a, e = x.z.numpy(), x.t.numpy(), concept.numpy(), given.anchor.numpy(), given.empty.numpy()
+    expected, drifts = 0.0, variant == "paper"
+    for i in range(3):
+        row = (z[i : i + 1], t[i : i + 1])
+        old_c, old_a, old_0 = (by_hand(*row, text[i : i + 1], 2.0) for text in (c, a, e))
+        stays = t[i] == 8 if variant == "paper" else t[i] == 1
+        aim = old_0 + 2.0 * (old_c - old_0) if stays else old_a - 1.5 * (old_c - old_a)
+        steer = float(np.mean((by_hand(*row, c[i : i + 1], 2.5) - aim) ** 2))
+        drift = float(np.mean((by_hand(*row, e[i : i + 1], 2.5) - old_0) ** 2))
+        expected += (0.6 if stays else 1.0) * (steer + 0.7 * drifts * drift) / 3
+    assert got == pytest.approx(expected, rel=1e-5)
+
+
+def test_ant_keeps_the_noisy_end_and_the_authors_index_keeps_the_clean_end():
+    t = torch.tensor([0, 500, 950])
+    assert ant.kept(t, 1000, AntSpec()).tolist() == [False, False, True]
+    assert ant.kept(t, 1000, AntSpec(variant="authors_code")).tolist() == [True, False, False]
+
+
+def drift_gradient(variant: str) -> float:
+    """What the drift weight adds to the adapter's gradient."""
+    found = []
+    for weight in (0.0, 1.0):
+        model, (x, concept) = Linear(), inputs(0)
+        ant.loss(model, x, texts(concept), AntSpec(variant=variant, drift_weight=weight)).backward()
+        found.append(float(model.delta.grad))
+    return found[1] - found[0]
+
+
+def test_ants_drift_term_has_a_gradient_in_the_paper_and_none_in_the_authors_code():
+    assert drift_gradient("authors_code") == 0
+    assert drift_gradient("paper") > 1e-4
+
+
+@pytest.mark.parametrize("variant", ["paper", "authors_code"])
+def test_ant_gives_gradient_to_the_adapter_and_none_to_what_it_steers_to(variant):
+    model, (x, concept), (_, target) = Linear(), inputs(0), inputs(1)
+    target.requires_grad_(True)
+    ant.loss(model, x, texts(concept, target), AntSpec(variant=variant)).backward()
+    assert model.delta.grad.abs() > 0
+    assert target.grad is None
