@@ -10,7 +10,7 @@ alternate, step by step, on one draw of the concept's latents. The first term is
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from core.erasure.batch import Latents, error
 from core.erasure.buffer import part
@@ -18,8 +18,8 @@ from core.erasure.loop import Method, Run
 from core.models import StableDiffusion, with_key
 from core.specs import FineTuneSpec, RecoverySpec
 
-RECOVERY = 2
-"""The purpose of stage 2's draws, beside the methods' own 0 and 1."""
+RECOVERY, START = 2, 3
+"""The purposes of stage 2's draws and of the key's start, beside the methods' own 0 and 1."""
 
 
 def anchor(model: StableDiffusion, name: str, length: int) -> Tensor:
@@ -43,9 +43,10 @@ def recovery_loss(model: StableDiffusion, x: Latents, context: Tensor, p: Tensor
 class Prompt:
     """One concept's p, (m, D), and its projected descent."""
 
-    def __init__(self, centre: Tensor, spec: RecoverySpec) -> None:
+    def __init__(self, centre: Tensor, spec: RecoverySpec, generator: Generator) -> None:
         self.centre, self.radius = centre, spec.radius * float(centre.norm())
-        self.p = centre.clone().requires_grad_(True)
+        away = torch.randn(centre.shape, generator=generator).to(centre)
+        self.p = (centre + spec.start * centre.norm() * away / away.norm()).requires_grad_(True)
         self.optimiser = torch.optim.Adam([self.p], lr=spec.learning_rate)
 
     def descend(self, loss: Tensor) -> None:
@@ -72,7 +73,8 @@ class Kpop:
     def __init__(self, run: Run[Any], hiding: Method, spec: RecoverySpec) -> None:
         self.run, self.hiding, self.spec = run, hiding, spec
         self.contexts = [run.contexts(words) for words in run.words]
-        self.prompts = [Prompt(anchor(run.model, c.name, spec.length), spec) for c in run.concepts]
+        centres = [anchor(run.model, c.name, spec.length) for c in run.concepts]
+        self.prompts = [Prompt(centre, spec, run.generator(i, START)) for i, centre in enumerate(centres)]
 
     def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
         run, model, prompt, contexts = self.run, self.run.model, self.prompts[i], self.contexts[i]

@@ -46,6 +46,13 @@ class RecoverySpec(Spec):
         le=100,
         description="ρ of Eq. 16: how far the key may lie from c_e, as a share of the norm of c_e. The authors' value is not known; ours.",
     )
+    start: float = Field(
+        default=0.7,
+        ge=0,
+        le=100,
+        description="How far from c_e the key begins, in a direction drawn from the seed; at most the radius. A key that begins apart is easier to tell "
+        "from the concept itself, so that more stays hidden without it (ours).",
+    )
     steps: int = Field(
         default=1,
         ge=1,
@@ -53,6 +60,12 @@ class RecoverySpec(Spec):
         description="Steps of projected gradient descent on the key (Eq. 16) before each step on the network (ours).",
     )
     learning_rate: float = Field(default=2e-2, gt=0, le=10, description="Rate of the key's descent, by Adam (ours).")
+
+    @model_validator(mode="after")
+    def starts_inside(self) -> Self:
+        if self.start > self.radius:
+            raise ValueError(f"start: {self.start:g} lies outside the radius {self.radius:g}: lower start, or raise radius")
+        return self
 
 
 HidingMethod = NaiveSpec | EsdSpec | AllButOneSpec | ApSpec | AgeSpec

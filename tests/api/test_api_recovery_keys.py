@@ -52,7 +52,7 @@ def test_a_hide_job_is_a_job_like_any_other(tenant: Tenant):
     job = first.json()
     assert (job["kind"], job["status"], job["labels"]) == ("hide", "queued", {"ticket": "7"})
     assert job["spec"]["method"]["name"] == "age"
-    assert job["spec"]["recovery"] == {"weight": 0.1, "length": 4, "radius": 1.0, "steps": 1, "learning_rate": 0.02}
+    assert job["spec"]["recovery"] == {"weight": 0.1, "length": 4, "radius": 1.0, "start": 0.7, "steps": 1, "learning_rate": 0.02}
     assert job["spec"]["evaluation"]["thresholds"]["rsr1"] == 0.7
     assert [j["id"] for j in client.get("/jobs", params={"kind": "hide"}).json()["items"]] == [job["id"]]
     assert client.post(f"/jobs/{job['id']}/cancel").json()["status"] == "cancelled"
@@ -71,6 +71,9 @@ def test_a_dry_run_stores_nothing(tenant: Tenant):
         ({"seal_to": "A" * 43 + "="}, "seal_to"),  # 32 zero bytes: a point of low order
         ({"method": "uce"}, "method"),
         ({"recovery": {"radius": 0}}, "recovery.radius"),
+        ({"recovery": {"radius": 0.5}}, "recovery.start"),
+        ({"base_job_id": "0" * 36}, "base_job_id"),
+        ({"concepts": [{"name": "dog", "attributes": ["wolf", "cat"]}]}, "concepts[0].attributes"),
         ({"recovery": {"length": 65}}, "recovery.length"),
         ({"recovery": {"lenght": 5}}, "recovery.lenght"),
         ({"evaluation": {"thresholds": {"rsr1": 2}}}, "evaluation.thresholds.rsr1"),

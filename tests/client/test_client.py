@@ -1,4 +1,5 @@
 import random
+import stat
 import subprocess
 import sys
 import threading
@@ -10,7 +11,7 @@ from live_service import Tenant, make_settings, serve
 from lossy import lossy
 from safetensors.numpy import save
 
-from client import ApiError, Artifact, ConnectionFailed, Event, Expunge, IntegrityError, Job, WaitTimeout, download, sse
+from client import ApiError, Artifact, ConnectionFailed, Event, Expunge, IntegrityError, Job, NoRecoveryKey, WaitTimeout, download, sse
 from client.transport import pause
 
 BYTES = random.Random(2).randbytes(2_000_000)
@@ -42,6 +43,49 @@ def test_erase_posts_what_was_asked(expunge: Expunge):
     assert [c["name"] for c in job.spec["concepts"]] == ["church", "trumpet"]
     assert (job.spec["method"]["ridge"], job.spec["seed"], job.spec["preserve"]) == (0.7, 3, ["mosque"])
     assert expunge.job(job) == job
+
+
+def test_hide_posts_what_was_asked(expunge: Expunge):
+    job = expunge.hide("church", method={"name": "age", "steps": 7}, recovery={"length": 4}, preserve=["mosque"], labels={"a": "b"})
+    assert (job.kind, job.labels, job.spec["preserve"]) == ("hide", {"a": "b"}, ["mosque"])
+    assert (job.spec["method"]["steps"], job.spec["recovery"]["length"], job.spec["seal_to"]) == (7, 4, None)
+    public = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="
+    assert expunge.hide("church", seal_to=public).spec["seal_to"] == public
+
+
+@pytest.fixture
+def hidden(expunge: Expunge, tenant: Tenant, tmp_path: Path) -> Job:
+    """A finished hide job with a delta and a recovery key."""
+    job = expunge.hide("church")
+    tenant.finish(job.id, {"delta": b"delta", "recovery_key.safetensors": b"secret"}, tmp_path)
+    return expunge.job(job)
+
+
+def test_a_job_s_download_leaves_its_recovery_key_where_it_is(expunge: Expunge, hidden: Job, tmp_path: Path):
+    assert expunge.download(hidden, tmp_path / "all") == [tmp_path / "all" / "delta"]
+    [path] = expunge.download(expunge.recovery_key(hidden), tmp_path / "key")
+    assert path.read_bytes() == b"secret"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_recovery_key_is_read_audited_and_revoked(expunge: Expunge, tenant: Tenant, hidden: Job, tmp_path: Path):
+    key = expunge.recovery_key(hidden)
+    with Expunge(tenant.url, tenant.key("jobs:read", "artifacts:read")) as stranger:
+        assert stranger.recovery_key(hidden).id == key.id
+        with pytest.raises(ApiError, match="keys:read"):
+            stranger.download(key, tmp_path / "no")
+    expunge.download(key, tmp_path / "yes")
+    [read] = expunge.reads(key)
+    assert (read.start, read.stop, read.api_key["name"]) == (0, 6, "test")
+    assert expunge.revoke(key).revoked_at is not None
+    with pytest.raises(ApiError) as caught:
+        expunge.download(key, tmp_path / "late")
+    assert (caught.value.status, caught.value.code) == (410, "recovery_key_revoked")
+
+
+def test_a_job_without_a_recovery_key_says_so(expunge: Expunge, tenant: Tenant):
+    with pytest.raises(NoRecoveryKey, match="hide job"):
+        expunge.recovery_key(tenant.erase()["id"])
 
 
 def test_url_and_key_come_from_the_environment(tenant: Tenant, monkeypatch: pytest.MonkeyPatch):

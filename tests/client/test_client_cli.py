@@ -53,6 +53,32 @@ def test_the_same_idempotency_key_makes_one_job(tenant: Tenant):
     assert tenant.count() == 1
 
 
+def test_hide_posts_a_hide_job(tenant: Tenant):
+    done = run(tenant, "hide", "church", "--method", "naive", "--set", "steps=7", "--recovery", "length=4", "--no-wait", "--json")
+    assert done.exit_code == 0, done.output
+    job = json.loads(done.stdout)
+    assert (job["kind"], job["spec"]["method"]["steps"], job["spec"]["recovery"]["length"]) == ("hide", 7, 4)
+    assert json.loads(run(tenant, "hide", "church", "--dry-run").stdout)["method"]["name"] == "age"
+    refused = run(tenant, "hide", "church", "--seal-to", "nonsense", "--no-wait")
+    assert refused.exit_code == 2
+    assert "seal_to" in refused.stderr
+
+
+def test_a_recovery_key_is_fetched_listed_and_revoked(tenant: Tenant, tmp_path: Path):
+    job = json.loads(run(tenant, "hide", "church", "--no-wait", "--json").stdout)["id"]
+    tenant.finish(job, {"recovery_key.safetensors": b"secret", "report.json": b"{}"}, tmp_path)
+    assert run(tenant, "wait", job, "--download", str(tmp_path / "out")).exit_code == 0
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["report.json"]
+    fetched = run(tenant, "recovery-key", job, str(tmp_path / "key"))
+    assert Path(fetched.stdout.strip()).read_bytes() == b"secret"
+    assert json.loads(run(tenant, "key-reads", job, "--json").stdout)[0]["stop"] == 6
+    assert "127.0.0.1" in run(tenant, "key-reads", job).stdout
+    assert "revoked at" in run(tenant, "revoke-key", job).stdout
+    again = run(tenant, "recovery-key", job, str(tmp_path / "again"))
+    assert again.exit_code == 2
+    assert "410 recovery_key_revoked" in again.stderr
+
+
 CHECK = {"metric": "esr1", "concept": "church", "value": 0.9, "threshold": 0.95, "passed": False}
 
 

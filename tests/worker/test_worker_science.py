@@ -1,11 +1,17 @@
 """The worker on core itself, with the bundled model."""
 
+import base64
 import hashlib
+import json
+import stat
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from nacl.public import PrivateKey, SealedBox
+from safetensors.torch import load
 
-from core.specs import CombineSpec, EraseSpec, EvaluateSpec
+from core.specs import SPECS
 from store import artifacts, db, jobs
 from store.blobs import Blobs
 from store.models import Artifact, Job
@@ -19,7 +25,7 @@ ESD = {"name": "esd", "steps": 4, "batch_size": 1, "trajectories": 1, "sampling_
 @pytest.fixture
 def post(settings, tenant) -> Callable[..., Job]:
     def made(kind: str, **request: object) -> Job:
-        spec = {"erase": EraseSpec, "evaluate": EvaluateSpec, "combine": CombineSpec}[kind].model_validate(request)
+        spec = SPECS[kind].model_validate(request)
         with db.transaction(settings.database_url.get_secret_value()) as session:
             return jobs.create_job(session, tenant.id, kind, spec.model_dump(mode="json")).job
 
@@ -110,3 +116,52 @@ def test_a_job_starts_from_an_earlier_job_s_model_and_a_combination_takes_one_ba
     _, whole = shown(both)
     assert whole[LORA].size == pytest.approx(files[LORA].size, rel=0.05)
     assert shown(alone)[1][LORA].size < whole[LORA].size
+
+
+KEY = "recovery_key.safetensors"
+
+
+def test_a_hide_job_publishes_its_key_beside_the_bundle_and_nothing_of_it_inside(settings, post, shown):
+    job = post("hide", concepts=["church"], method=ESD, recovery={"length": 3}, evaluation={"enabled": False})
+    attempt(settings, job.id)
+    done, files = shown(job)
+    assert done.status == "succeeded", done.error
+    assert {name for name, row in files.items() if row.kind == "recovery_key"} == {KEY}
+    blobs = Blobs(settings.artifacts_url)
+    content = {name: b"".join(blobs.read(row.key)) for name, row in files.items()}
+    manifest = json.loads(content["manifest.json"])
+    assert manifest["kind"] == "hide"
+    assert manifest["recovery_key"]["sha256"] == files[KEY].sha256 == hashlib.sha256(content[KEY]).hexdigest()
+    assert KEY not in manifest["files"]
+    secret = load(content[KEY])["prompt.church"].numpy().tobytes()
+    assert len(secret) == 3 * 128 * 4
+    assert not [name for name, data in content.items() if name != KEY and (secret in data or secret[:64] in data)]
+    row = files[KEY]
+    assert stat.S_IMODE((Path(settings.artifacts_url.removeprefix("file://")) / row.key).stat().st_mode) == 0o600
+
+
+def test_a_sealed_key_opens_with_the_client_s_private_key(settings, post, shown):
+    owner = PrivateKey.generate()
+    public = base64.b64encode(bytes(owner.public_key)).decode()
+    job = post("hide", concepts=["church"], method=ESD, seal_to=public, evaluation={"enabled": False})
+    attempt(settings, job.id)
+    done, files = shown(job)
+    assert done.status == "succeeded", done.error
+    box = b"".join(Blobs(settings.artifacts_url).read(files[f"{KEY}.sealed"].key))
+    opened = SealedBox(owner).decrypt(box)
+    assert load(opened)["prompt.church"].shape == (10, 128)
+    manifest = json.loads(b"".join(Blobs(settings.artifacts_url).read(files["manifest.json"].key)))
+    assert manifest["recovery_key"]["plain_sha256"] == hashlib.sha256(opened).hexdigest()
+    assert manifest["recovery_key"]["sealed_to"] == public
+
+
+def test_a_hide_job_that_was_handed_over_ends_in_the_same_delta_and_key(settings, post, shown):
+    request = {"concepts": ["church"], "method": ESD, "evaluation": {"enabled": False}, "seed": 3}
+    straight, broken = post("hide", **request), post("hide", **request)
+    attempt(settings, straight.id)
+    stop_after_first_checkpoint(settings.model_copy(update={"soft_shutdown_seconds": 600}), broken)
+    assert shown(broken)[0].status == "queued"
+    attempt(settings, broken.id)
+    (one, whole), (two, pieces) = shown(straight), shown(broken)
+    assert (one.status, two.status) == ("succeeded", "succeeded"), (one.error, two.error)
+    assert {name: whole[name].sha256 for name in (LORA, KEY)} == {name: pieces[name].sha256 for name in (LORA, KEY)}

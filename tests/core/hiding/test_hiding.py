@@ -85,7 +85,7 @@ def test_the_recovery_loss_is_equation_16_s(space):
 
 def test_stage_two_moves_the_key_alone_and_stage_one_the_network_alone():
     x, c, p, eps = inputs()
-    model, prompt = Linear(), Prompt(p, RecoverySpec(learning_rate=0.01))
+    model, prompt = Linear(), Prompt(p, RecoverySpec(start=0, learning_rate=0.01), torch.Generator())
     prompt.descend(recovery_loss(model, x, c, prompt.p, eps, NaiveSpec()))
     assert model.delta.grad is None
     assert not torch.equal(prompt.p, p)
@@ -97,7 +97,8 @@ def test_stage_two_moves_the_key_alone_and_stage_one_the_network_alone():
 
 def test_the_key_descends_and_stays_in_its_ball():
     x, c, p, eps = inputs()
-    model, prompt, spec = Linear(), Prompt(p, RecoverySpec(radius=0.1, learning_rate=0.05)), NaiveSpec()
+    model, spec = Linear(), NaiveSpec()
+    prompt = Prompt(p, RecoverySpec(radius=0.1, start=0.05, learning_rate=0.05), torch.Generator().manual_seed(0))
     first = recovery_loss(model, x, c, prompt.p, eps, spec).item()
     for _ in range(50):
         prompt.descend(recovery_loss(model, x, c, prompt.p, eps, spec))
@@ -111,7 +112,18 @@ def test_the_projection_is_the_nearest_point_of_the_ball():
     torch.testing.assert_close(into_ball(near, centre, 0.25), torch.tensor([[1.15, 2.2]]))  # half of the way of 0.5
 
 
-def test_the_key_begins_at_the_concept_s_own_text_states(tiny_sd):
+def test_the_key_begins_inside_its_ball_where_the_seed_says():
+    centre = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    one, two, other = (Prompt(centre, RecoverySpec(start=0.4), torch.Generator().manual_seed(s)).p.detach() for s in (1, 1, 2))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+    assert (one - centre).norm().item() == pytest.approx(0.4 * centre.norm().item(), rel=1e-5)
+    assert torch.equal(Prompt(centre, RecoverySpec(start=0), torch.Generator()).p.detach(), centre)
+    with pytest.raises(ValidationError, match="start: 2 lies outside the radius 1"):
+        RecoverySpec(start=2)
+
+
+def test_the_centre_of_the_ball_is_the_concept_s_own_text_states(tiny_sd):
     model = load_model(tiny_sd)
     states = model.encode(["church"])[0]
     assert torch.equal(anchor(model, "church", 4), states[1:5])
