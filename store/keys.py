@@ -1,9 +1,11 @@
 """Tenants and API keys. A key is shown once; the database holds its HMAC under the server's secret."""
 
+import argparse
 import hashlib
 import hmac
 import secrets
 import string
+import sys
 import uuid
 import zlib
 from collections.abc import Sequence
@@ -110,3 +112,26 @@ def revoke(session: Session, tenant_id: uuid.UUID, key_id: uuid.UUID) -> ApiKey:
         session.flush()
         session.refresh(row)
     return row
+
+
+def main() -> None:
+    """`python -m store.keys TENANT NAME SCOPE...`: a new key with these scopes (all when none is named), printed once on standard output."""
+    from store import db
+    from store.settings import Settings
+
+    parser = argparse.ArgumentParser(description="Make an API key; it is printed once and cannot be had again.")
+    parser.add_argument("tenant", help="whose key it is; made when new")
+    parser.add_argument("name", help="to tell keys apart, for example in the audit of a recovery key")
+    parser.add_argument("scopes", nargs="*", default=SCOPES, metavar="scope", help=", ".join(SCOPES))
+    given, settings = parser.parse_args(), Settings()
+    with db.transaction(settings.database_url.get_secret_value()) as session:
+        tenant = ensure_tenant(session, given.tenant)
+        try:
+            _, text = create(session, settings.secret.get_secret_value(), tenant.id, name=given.name, scopes=given.scopes)
+        except ValueError as error:
+            parser.error(str(error))
+    sys.stdout.write(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

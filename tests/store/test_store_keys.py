@@ -1,5 +1,8 @@
 """API keys."""
 
+import os
+import subprocess
+import sys
 from datetime import timedelta
 
 import pytest
@@ -69,3 +72,17 @@ def test_last_use_is_noted_once_a_minute(session, tenant):
 def test_unknown_scope_is_named(session, tenant):
     with pytest.raises(ValueError, match="jobs:delete"):
         keys.create(session, SECRET, tenant.id, name="a", scopes=["jobs:delete"])
+
+
+def test_the_command_makes_a_key_of_the_scopes_named(database_url, session):
+    environment = {**os.environ, "DATABASE_URL": database_url, "EXPUNGE_SECRET": SECRET}
+    command = [sys.executable, "-m", "store.keys", "acme", "custodian", "keys:read"]
+    key = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+    found = keys.authenticate(session, SECRET, key)
+    assert found is not None
+    assert (found.name, found.scopes) == ("custodian", ["keys:read"])
+    every = subprocess.run(command[:-1], env=environment, capture_output=True, text=True, check=True).stdout.strip()
+    assert set(keys.authenticate(session, SECRET, every).scopes) == set(keys.SCOPES)
+    refused = subprocess.run([*command, "root"], env=environment, capture_output=True, text=True)
+    assert refused.returncode != 0
+    assert "keys:read" in refused.stderr

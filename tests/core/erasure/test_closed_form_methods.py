@@ -71,4 +71,8 @@ def test_rounds_take_away_what_still_brings_the_old_values_back(tiny_sd):
         x = rece.adversarial(old, new, c, 1e-3)
         return sum(float((w @ x.T - v @ c.T).square().mean()) for w, v in zip(new, old, strict=True))
 
-    assert left(UceSpec(tokens="last")) < left(ReceSpec(ridge=0.5, rounds=1, tokens="last")) < left(ReceSpec(ridge=0.5, rounds=4, tokens="last"))
+    assert (
+        left(UceSpec(tokens="last"))
+        < left(ReceSpec(ridge=0.5, rounds=1, tokens="last"))
+        < left(ReceSpec(ridge=0.5, rounds=4, tokens="last"))
+    )
