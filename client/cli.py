@@ -122,7 +122,7 @@ def finish(client: Expunge, jobs: list[Job], *, wait: bool, folder: Path | None,
 def erase(
     concepts: Annotated[list[str] | None, typer.Argument(help="What to erase, for example: church 'delivery truck'.")] = None,
     model: Model = "emoji",
-    method: Annotated[str, typer.Option(help="A method's name: uce, time, rece, naive, esd, all_but_one, ap or age.")] = "age",
+    method: Annotated[str, typer.Option(help="A method's name, such as uce, mace, esd or age; the API's /docs has them all.")] = "age",
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A parameter of the method, for example steps=60; may be repeated.")
     ] = None,

@@ -235,11 +235,13 @@ def judged(
 
 
 def add_costs(evaluation: Evaluation, seconds: float, delta: Delta | None) -> None:
-    """Wall seconds of this attempt, seconds of the erasure alone, peak bytes of this process."""
+    """Wall seconds of this attempt, seconds of the erasure alone, peak bytes of this process; a leakage that the method measured."""
     costs = {"wall_seconds": seconds, "peak_memory_bytes": float(peak_memory())}
     if delta is not None and "seconds" in delta.info:
         costs["wall_seconds_erase"] = delta.info["seconds"]
     evaluation.report.metrics += [Metric(name=name, value=value, n=1) for name, value in costs.items()]
+    if delta is not None and "leakage_nats" in delta.info:
+        evaluation.report.metrics.append(Metric(name="leakage_nats", value=delta.info["leakage_nats"], n=delta.info["leakage_pictures"]))
 
 
 def empty_folder(out: Path) -> Path:

@@ -14,7 +14,7 @@ SHOWN_ERASED, SHOWN_PRESERVED = 8, 2
 NAMES = {
     "esr1": "ESR-1", "esr5": "ESR-5", "edit1": "Edit success, top-1", "edit5": "Edit success, top-5", "attribute_distance": "Distance from the shares asked", "psr1": "PSR-1", "psr5": "PSR-5", "psr1_ratio": "PSR-1, share of base", "clip_score": "CLIP score", "clip_delta": "CLIP δ",
     "lpips": "LPIPS", "rsr1": "RSR-1, with the key", "rsr5": "RSR-5, with the key", "rsr1_wrong_key": "RSR-1, with a wrong key", "rsr5_wrong_key": "RSR-5, with a wrong key", "ner_unlearndiffatk": "NER (UnlearnDiffAtk's)", "ner_library": "NER (library's)", "wall_seconds": "Wall time", "wall_seconds_erase": "Wall time, erasure alone",
-    "peak_memory_bytes": "Peak memory",
+    "peak_memory_bytes": "Peak memory", "leakage_nats": "Leakage, lower bound (at most 0.693)",
 }  # fmt: skip
 
 
@@ -40,6 +40,8 @@ def metric_text(value: float | None, name: str) -> str:
         return f"{value:.2f}"
     if name.startswith("wall"):
         return f"{value:,.1f} s"
+    if name.endswith("nats"):
+        return f"{value:.3f} nats"
     if name.startswith("peak"):
         return f"{value / 1e9:.2f} GB"
     return f"{100 * value:.1f} %"

@@ -26,8 +26,8 @@ HELD_OUT = ("the {}", "one {}", "a drawing of a {}")
 
 def loss(
     model: StableDiffusion, critic: Critic, x_e: Latents, x_n: Latents, concept: Tensor, neighbour: Tensor, empty: Tensor, spec: ScoreSpec
-) -> tuple[Tensor, Tensor]:
-    """What theta' descends (scalar), and the predicted x0 (B, 4, h, w) it drew for the concept; the critic's weights are read only.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What theta' descends (scalar), and what the critic is shown next, without a graph: x0 (B, 4, h, w) of the concept and of the neighbour.
 
     x_e, x_n: latents of the concept and of a neighbour; concept, neighbour, empty: (B, L, D).
     """
@@ -36,14 +36,14 @@ def loss(
         old_a, old_n, old_0, old_c = model.predict(*cat(x_e, x_n, x_n, x_e), torch.cat([neighbour, neighbour, empty, concept])).chunk(4)
     new_c, new_n, new_0 = model.predict(*cat(x_e, x_n, x_n), torch.cat([concept, neighbour, empty])).chunk(3)
     alphas_e, alphas_n = model.alphas[x_e.t], model.alphas[x_n.t]
-    x0 = predicted(x_e.z, new_c, alphas_e)
-    confusion = bce(critic(bounded(x0), x_e.t / length), 0.5)
+    x0 = bounded(predicted(x_e.z, new_c, alphas_e))
+    confusion = bce(critic(x0, x_e.t / length), 0.5)
     upper = error(new_c, (1 + spec.eta) * old_a - spec.eta * old_c, alphas_e, spec.space)
     early = (x_e.t >= (1 - spec.keep) * length).view(-1, 1, 1, 1)
     consistency = error(new_n, old_n, alphas_n, spec.space) + error(new_0, old_0, alphas_n, spec.space)
     consistency = consistency + error(new_c * early, old_c * early, alphas_e, spec.space)
     total = spec.adversarial_weight * confusion + spec.upper_weight * upper + spec.trajectory_weight * consistency
-    return total, x0
+    return total, x0.detach(), bounded(predicted(x_n.z, old_n, alphas_n))
 
 
 def bounded(x0: Tensor) -> Tensor:
@@ -103,11 +103,9 @@ class Score:
         run, spec, length = self.run, self.run.spec, len(self.run.model.alphas)
         x_e, x_n, concept, neighbour, name = self.draw(i, run.generator(step))
         self.critic.requires_grad_(False)
-        total, x0 = loss(run.model, self.critic, x_e, x_n, concept, neighbour, self.empty.expand_as(concept), spec)
+        total, x0, other = loss(run.model, self.critic, x_e, x_n, concept, neighbour, self.empty.expand_as(concept), spec)
         self.critic.requires_grad_(True)
-        with run.model.frozen(), torch.no_grad():
-            other = predicted(x_n.z, run.model.predict(x_n.z, x_n.t, neighbour), run.model.alphas[x_n.t])
-        telling = bce(self.critic(bounded(x0.detach()), x_e.t / length), 1.0) + bce(self.critic(bounded(other), x_n.t / length), 0.0)
+        telling = bce(self.critic(x0, x_e.t / length), 1.0) + bce(self.critic(other, x_n.t / length), 0.0)
         gradients = torch.autograd.grad(telling / 2, list(self.critic.parameters()))
         for parameter, gradient in zip(self.critic.parameters(), gradients, strict=True):
             parameter.grad = gradient

@@ -227,6 +227,7 @@ class StableDiffusion:
         if self._off or not worn:
             yield
             return
+        still = [p for part in worn for n, p in part.named_parameters() if "lora_" in n and not p.requires_grad]
         self._off = True
         for part in worn:
             part.disable_adapters()
@@ -236,6 +237,8 @@ class StableDiffusion:
             self._off = False
             for part in worn:
                 part.enable_adapters()
+            for p in still:  # peft makes every adapter trainable again
+                p.requires_grad_(False)
 
     @property
     def has_delta(self) -> bool:

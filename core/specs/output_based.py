@@ -43,6 +43,15 @@ class CaSpec(FineTuneSpec):
     """CA, Concept Ablation (Kumari et al., ICCV 2023): the concept's prediction becomes its anchor's, on pictures of the anchor."""
 
     name: Literal["ca"] = "ca"
+    learning_rate: float = Field(
+        default=3e-4,
+        gt=0,
+        le=1,
+        description="Peak rate of Adam on the adapters; the anchor moves with them. The authors take 2e-6 on whole matrices.",
+    )
+    latents: Literal["buffer"] = Field(
+        default="buffer", description="Pictures of the anchor are drawn once and kept: there is no other choice."
+    )
     pictures: int = Field(
         default=16,
         ge=1,
@@ -54,10 +63,10 @@ class CaSpec(FineTuneSpec):
         description="Whose prediction of the anchor is the aim: the current network's with the gradient stopped (authors' code), or the base model's.",
     )
     prior_weight: float = Field(
-        default=0.0,
+        default=1.0,
         ge=0,
         le=1e4,
-        description="Weight of the ordinary denoising loss on the anchor's pictures (authors: off, or 1 for nudity).",
+        description="Weight of the ordinary denoising loss on the anchor's pictures (authors: an option, 1 for nudity); it keeps the anchor in place.",
     )
 
 
@@ -65,6 +74,9 @@ class AntSpec(FineTuneSpec):
     """ANT, Auto-Steering Denoising Trajectories (Li et al., 2025): early steps keep the concept's direction, later steps reverse it."""
 
     name: Literal["ant"] = "ant"
+    learning_rate: float = Field(
+        default=5e-4, gt=0, le=1, description="Peak rate of Adam on the adapters (the authors' code: 5e-4 on the whole, masked U-Net)."
+    )
     variant: Literal["paper", "authors_code"] = Field(
         default="paper",
         description="paper: the noisy steps are kept and the unconditional score may not drift. authors_code: the clean steps are kept, as their index "
@@ -113,7 +125,8 @@ class ScoreSpec(FineTuneSpec):
         default=32,
         ge=0,
         le=4096,
-        description="Pictures of the concept, and as many of its neighbours, on which a fresh critic measures the leakage at the end; 0 = not measured.",
+        description="Pictures of the concept, and as many of its neighbours, of held-out prompts, off which fresh critics read the leakage at the end "
+        "(report: leakage_nats); 0 = not measured.",
     )
 
 
@@ -121,6 +134,10 @@ class EraseAnythingSpec(FineTuneSpec):
     """EraseAnything (Gao et al., ICML 2025), its losses as far as they apply to a U-Net: ESD and attention, then holding and contrast."""
 
     name: Literal["erase_anything"] = "erase_anything"
+    steps: int = Field(
+        default=120, ge=1, le=20_000, description="Optimiser steps for each concept, every other one of the lower turn (authors: 200)."
+    )
+    learning_rate: float = Field(default=2e-3, gt=0, le=1, description="Peak rate of Adam on the adapters (authors: 1e-3 on rank 8).")
     eta: float = Field(default=1.0, ge=0, le=20, description="Negative guidance of the ESD term (authors: 1).")
     attention_weight: float = Field(
         default=1e-3, ge=0, le=1e4, description="λ2, weight of the attention to the concept's tokens (authors: 1e-3)."
@@ -150,6 +167,11 @@ class MaceSpec(FineTuneSpec):
     fuse_preserve_scale: float = Field(
         default=0.1, ge=0, le=1e6, description="Weight of each held column in the fusion (ours; authors: by domain)."
     )
+    latents: Literal["buffer"] = Field(
+        default="buffer", description="The base model's pictures, whose masks are cut once, are kept: there is no other choice."
+    )
+    refresh_every: Literal[0] = Field(default=0, description="The base model's pictures are never redrawn.")
+    space: Literal["eps"] = Field(default="eps", description="Not read: no noise is predicted.")
     importance_sampling: bool = Field(
         default=True, description="Train where the authors do, around timesteps 200 to 400 (they: off for nudity); false: everywhere."
     )
