@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 
 from api.problems import FieldError, Problem
-from core.specs import METHODS, Concept, DebiasSpec, EraseSpec, EvaluateSpec, EvaluationSpec, LoraSpec, Thresholds
+from core.specs import METHODS, Concept, DebiasSpec, EraseSpec, EvaluateSpec, EvaluationSpec, HideSpec, LoraSpec, RecoverySpec, Thresholds
 
 MAX_ERRORS = 50
 OBJECTS: dict[str, type[BaseModel]] = {
@@ -18,6 +18,7 @@ OBJECTS: dict[str, type[BaseModel]] = {
     "lora": LoraSpec,
     "concepts": Concept,
     "debias": DebiasSpec,
+    "recovery": RecoverySpec,
 }
 PREFIX = re.compile(r"^([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+(?:\[\d+\])?)*): (.+)$", re.DOTALL)
 
@@ -54,9 +55,12 @@ def parameters(steps: Sequence[str], body: Any) -> tuple[str, list[str]]:
     """Which parameters exist where an unknown one was written: (of what, names)."""
     names = [step for step in steps[:-1] if not step.startswith("[")]
     if not names:
-        spec: type[BaseModel] = (
-            EvaluateSpec if isinstance(body, dict) and ({"job_id", "artifact_id"} & body.keys()) and "method" not in body else EraseSpec
-        )
+        given = body.keys() if isinstance(body, dict) else set()
+        spec: type[BaseModel] = EraseSpec
+        if {"job_id", "artifact_id"} & given and "method" not in given:
+            spec = EvaluateSpec
+        elif {"recovery", "seal_to"} & given or difflib.get_close_matches(steps[-1], ("recovery", "seal_to"), n=1, cutoff=0.7):
+            spec = HideSpec
         return "a job", list(spec.model_fields)
     if names[-1] == "method":
         name = body["method"].get("name", "")
@@ -77,7 +81,9 @@ def explain(error: dict[str, Any], body: Any) -> FieldError:
             message, remedy = f"{what} has no parameter '{steps[-1]}'", choice(steps[-1], names, f"{what} takes")
         case "union_tag_invalid":
             steps = (*steps, "name") if isinstance(body.get("method"), dict) else steps
-            message, remedy = f"there is no method '{str(context['tag'])[:100]}'", choice(str(context["tag"]), list(METHODS), "methods")
+            tag, names = str(context["tag"])[:100], re.findall(r"'(\w+)'", context["expected_tags"])
+            message = f"the method '{tag}' is not for this sort of job" if tag in METHODS else f"there is no method '{tag}'"
+            remedy = choice(tag, names, "methods")
         case "union_tag_not_found":
             message, remedy = (
                 "must be a method's name, or an object with 'name' and that method's parameters",
@@ -90,6 +96,8 @@ def explain(error: dict[str, Any], body: Any) -> FieldError:
             )
         case "missing":
             message = "is needed"
+        case "none_required":
+            message, remedy = "is not for this sort of job", "omit it"
         case "literal_error":
             message = f"must be {context['expected']}"
         case "value_error":

@@ -83,6 +83,18 @@ def test_a_wrong_hide_request_names_its_field(tenant: Tenant, change: dict, fiel
     assert field in errors(tenant.http().post("/jobs/hide", json={"concepts": ["church"], **change}))
 
 
+def test_a_wrong_hide_request_is_told_what_would_be_right(tenant: Tenant):
+    def said(**change: object) -> dict[str, str]:
+        return errors(tenant.http().post("/jobs/hide", json={"concepts": ["church"], **change}))
+
+    assert said(method="uce") == {"method": "the method 'uce' is not for this sort of job methods: naive, esd, all_but_one, ap, age"}
+    assert "did you mean 'age'" in said(method="agee")["method"]
+    assert "did you mean 'length'" in said(recovery={"lenght": 5})["recovery.lenght"]
+    assert "did you mean 'recovery'" in said(recovry={})["recovry"]
+    assert said(base_job_id="0" * 36) == {"base_job_id": "is not for this sort of job omit it"}
+    assert "key-pair" in said(seal_to="church")["seal_to"]
+
+
 def test_an_erase_job_is_not_asked_for_recovery(tenant: Tenant):
     body = {"concepts": ["church"], "evaluation": {"thresholds": {"rsr1": 0.5}}}
     assert "evaluation.thresholds.rsr1" in errors(tenant.http().post("/jobs/erase", json=body))
