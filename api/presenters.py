@@ -57,6 +57,9 @@ AnySpec = EraseSpec | EvaluateSpec | CombineSpec
 
 def resolve(session: Session, tenant_id: uuid.UUID, spec: AnySpec) -> dict[str, Any]:
     """The spec with every default; whatever it builds on or judges must be there, be the tenant's, and be of the model."""
+    if isinstance(spec, EraseSpec):
+        for i, concept in enumerate(spec.concepts):
+            images_of(session, tenant_id, concept, f"concepts[{i}]")
     match spec:
         case EraseSpec() if spec.base_job_id is not None:
             row = finished(session, tenant_id, spec.base_job_id, "base_job_id", STACKABLE)
@@ -124,7 +127,35 @@ def uploaded(session: Session, tenant_id: uuid.UUID, artifact_id: uuid.UUID) -> 
         raise invalid("artifact_id", f"there is no artifact {artifact_id}", "upload a delta with POST /artifacts") from error
     if row.job_id is not None:
         raise invalid("artifact_id", "names a job's artifact, not an upload", f"give job_id '{row.job_id}' instead")
+    if "model" not in row.info:
+        raise invalid("artifact_id", "names an image, not a delta", "upload a LoRA delta with POST /artifacts")
     return row
+
+
+def images_of(session: Session, tenant_id: uuid.UUID, concept: Concept, at: str) -> None:
+    """A concept's images and masks must be uploads of the tenant's; a mask must have its image's size, and keep some but not all of it."""
+    sizes = [image_of(session, tenant_id, id_, f"{at}.images[{k}]") for k, id_ in enumerate(concept.images)]
+    for k, id_ in enumerate(concept.masks):
+        field, mask = f"{at}.masks[{k}]", image_of(session, tenant_id, id_, f"{at}.masks[{k}]")
+        width, height = sizes[k]["width"], sizes[k]["height"]
+        if (mask["width"], mask["height"]) != (width, height):
+            raise invalid(
+                field, f"has {mask['width']} x {mask['height']} px, its image {width} x {height}", "give a mask of the image's size"
+            )
+        if mask["light"] in (0.0, 1.0):
+            what = "keeps nothing: it is black" if mask["light"] == 0 else "keeps everything: it is white"
+            raise invalid(field, f"{what} all over", "make white what is to be kept and black what is not")
+
+
+def image_of(session: Session, tenant_id: uuid.UUID, artifact_id: str, field: str) -> dict[str, Any]:
+    """What is known of an uploaded image: width, height, light."""
+    try:
+        row = artifacts.get(session, tenant_id, uuid.UUID(artifact_id))
+    except NotFound as error:
+        raise invalid(field, f"there is no image {artifact_id}", "upload one with POST /artifacts") from error
+    if row.job_id is not None or "width" not in row.info:
+        raise invalid(field, f"names '{row.name}', which is not an uploaded image", "upload one with POST /artifacts")
+    return row.info
 
 
 def of_model(spec: AnySpec, model: str, what: str) -> None:

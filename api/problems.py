@@ -72,6 +72,13 @@ KINDS = {
             "Send the LoRA as diffusers' save_lora_weights writes it, and name its model.",
         ),
         Kind(422, "delta_not_finite", "The upload holds NaN or infinity", "The training that made it diverged; send finite weights."),
+        Kind(
+            422,
+            "not_an_image",
+            "The upload is no image of its media type",
+            "Send a whole PNG, JPEG or WebP file with its own Content-Type.",
+        ),
+        Kind(422, "image_unusable", "The image cannot be learned from", "Send a still image of 32 to 4096 px a side."),
         Kind(422, "idempotency_mismatch", "This Idempotency-Key belongs to another request", "Use a new key for a new request."),
         Kind(429, "too_many_requests", "Too many jobs are waiting", "Repeat after the Retry-After seconds, or cancel a job."),
         Kind(500, "internal_error", "The server failed", "Report the request_id to the operator."),

@@ -220,6 +220,22 @@ class Expunge:
         found = [job] if isinstance(job, Artifact) else [a for a in self.artifacts(job) if a.kind != "recovery_key"]
         return [downloads.download(self.transport, artifact, Path(folder)) for artifact in found]
 
+    def upload_image(self, path: str | Path, *, name: str | None = None, idempotency_key: str | None = None) -> Artifact:
+        """Send an image (PNG, JPEG or WebP) to learn a concept from, or a mask; its id goes into a concept's `images` or `masks`."""
+        file = Path(path)
+        media_type = IMAGE_TYPES.get(file.suffix.lower())
+        if media_type is None:
+            raise ValueError(f"'{file.name}' ends in none of {', '.join(IMAGE_TYPES)}")
+        answer = self.transport.request(
+            "POST",
+            "/artifacts",
+            content=file.read_bytes,
+            params={"name": name or file.name},
+            headers={"Content-Type": media_type},
+            idempotency_key=idempotency_key,
+        )
+        return Artifact.model_validate(answer.json())
+
     # Recovery keys
 
     def recovery_key(self, job: Job | str) -> Artifact:
@@ -254,6 +270,9 @@ class Expunge:
             idempotency_key=idempotency_key,
         )
         return Artifact.model_validate(answer.json())
+
+
+IMAGE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 
 
 def listed(concepts: ConceptLike | Sequence[ConceptLike]) -> list[Any]:

@@ -72,14 +72,19 @@ def value_of(text: str) -> Any:
         return text
 
 
-def described(names: list[str], target: str | None, attributes: list[str]) -> list[Any]:
-    """Concepts as the request has them: names, or the one name with what becomes of it."""
-    more = {key: value for key, value in (("target", target), ("attributes", attributes)) if value}
-    if more and len(names) > 1:
+def described(names: list[str], **more: Any) -> list[Any]:
+    """Concepts as the request has them: names, or the one name with what becomes of it and what it is learned from."""
+    given = {key: value for key, value in more.items() if value}
+    if given and len(names) > 1:
         raise typer.BadParameter(
-            f"with --{next(iter(more)).rstrip('s')}, name one concept; for several, give --spec", param_hint="CONCEPTS"
+            f"with --{next(iter(given)).rstrip('s')}, name one concept; for several, give --spec", param_hint="CONCEPTS"
         )
-    return [{"name": names[0], **more}] if more else list(names)
+    return [{"name": names[0], **given}] if given else list(names)
+
+
+def sent(client: Expunge, files: list[Path], key: str | None) -> list[str]:
+    """Ids of the uploaded images; with a key, a repeat uploads none twice."""
+    return [client.upload_image(file, idempotency_key=key and f"{key}-{i}").id for i, file in enumerate(files)]
 
 
 def request_of(spec: Path) -> Any:
@@ -130,6 +135,13 @@ def erase(
     on: Annotated[str | None, typer.Option("--on", help="A finished erase job to start from: this erasure is stacked on its.")] = None,
     target: Annotated[str | None, typer.Option(help="Edit: what the one concept named becomes.")] = None,
     attribute: Annotated[list[str] | None, typer.Option(help="Debias: what to spread the one concept named over; repeat it.")] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, dir_okay=False, help="Visual edit: an image that shows the one concept named; 3 to 10 of them."),
+    ] = None,
+    mask: Annotated[
+        list[Path] | None, typer.Option(exists=True, dir_okay=False, help="Mask edit: white where the image is kept; one for each image.")
+    ] = None,
     seed: Annotated[int, typer.Option()] = 0,
     fused: Annotated[bool, typer.Option("--fused", help="Deliver a fused checkpoint too.")] = False,
     label: Labels = None,
@@ -148,7 +160,7 @@ def erase(
         chosen: Any = {"name": method, **{k: value_of(v) for k, v in pairs(settings, "--set").items()}} if settings else method
         below = {"base_job_id": on} if on else {}
         request = erase_spec(
-            described(concepts, target, attribute or []),
+            described(concepts, target=target, attributes=attribute, images=image, masks=mask),
             model=model,
             method=chosen,
             preserve=preserve or (),
@@ -160,6 +172,9 @@ def erase(
     else:
         raise typer.BadParameter("name at least one concept, or give --spec", param_hint="CONCEPTS")
     with service(url) as client:
+        if not spec and (image or mask):
+            for field, files in (("images", image), ("masks", mask)):
+                request["concepts"][0] |= {field: sent(client, files, key and f"{key}-{field}")} if files else {}
         if dry_run:
             emit(client.validate("erase", request))
             return

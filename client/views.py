@@ -70,7 +70,7 @@ def verdict_table(verdict: Mapping[str, Any]) -> Table:
         table.add_row(
             escape(" ".join(str(check[key]) for key in ("metric", "concept") if check.get(key))),
             f"{value:.3f}" if isinstance(value, float) else str(value),
-            f"{needed:.3f}" if isinstance(needed, float) else str(needed),
+            ("≤ " if check.get("bound") == "at most" else "") + (f"{needed:.3f}" if isinstance(needed, float) else str(needed)),
             {True: "[green]pass[/]", False: "[red]fail[/]"}.get(passed, "not judged"),
         )
     return table

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 
 class Progress(TypedDict, total=False):
-    """One report: `phase` is load, encode, trajectories, erase, evaluate, deliver; `eta_s` counts the phase's seconds to go."""
+    """One report: `phase` is load, learn, encode, trajectories, erase, evaluate, deliver; `eta_s` counts the phase's seconds to go."""
 
     phase: str
     step: int

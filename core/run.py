@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from core.concepts.learned import learn, named
 from core.delivery import bundle, lora, stack
 from core.delivery.fits import check_delta
 from core.erasure import Delta, erase
@@ -18,7 +19,7 @@ from core.evaluation.judges import judges_for
 from core.evaluation.pictures import prune
 from core.evaluation.report import Evaluation, Metric, Report, evaluate
 from core.hiding import RecoveryKey, hide
-from core.models import StableDiffusion, load_model
+from core.models import StableDiffusion, learned, load_model
 from core.progress import Callback, Checkpoints, ignore
 from core.specs import CombineSpec, Concept, EraseSpec, EvaluateSpec, EvaluationSpec, HideSpec, same
 
@@ -55,10 +56,12 @@ def run_erase(
     context: dict[str, Any] | None = None,
     base: Path | None = None,
     base_report: Path | None = None,
+    images: Mapping[str, Path] = {},
 ) -> Outcome:
     """Erase, judge, and write the bundle into `out` (new or empty). Run again after a crash, it resumes from the checkpoint and the cached pictures.
 
     `base` is the delta file of an earlier job whose sanitized model this one starts from, `base_report` what was measured of it.
+    `images` are the uploads that concepts name, by artifact id: their words are learned first, and delivered.
     """
     begun = time.monotonic()
     out = empty_folder(out)
@@ -66,6 +69,10 @@ def run_erase(
     model = load_model(source)
     model.cache = cache
     part = stack.read(base) if base is not None else None
+    asked = spec
+    spec, lessons, checkpoints = learn(model, spec, images, callback, checkpoints)
+    for lesson in lessons:
+        learned.write(out / f"embedding-{lesson.word.strip('<>')}.safetensors", lesson.word, model.words[lesson.word])
     concepts = list(spec.concepts)
     if part is None:
         delta = erase(model, spec, callback=callback, checkpoints=checkpoints)
@@ -84,7 +91,17 @@ def run_erase(
             evaluation.report.stack = stack.compared(part.layers, evaluation.report, before)
     callback({"phase": "deliver", "step": 0, "total": 1})
     files = bundle.write_erasure(
-        out, model, source, spec, delta, evaluation, layers=part.layers if part else (), key=signing_key, context=context or {}
+        out,
+        model,
+        source,
+        spec,
+        delta,
+        evaluation,
+        layers=part.layers if part else (),
+        lessons=lessons,
+        asked=asked,
+        key=signing_key,
+        context=context or {},
     )
     callback({"phase": "deliver", "step": 1, "total": 1})
     return outcome(out, evaluation, files)
@@ -190,17 +207,22 @@ def run_evaluate(
     source: str,
     delta: Path | None,
     concepts: Sequence[Concept],
+    words: Sequence[Path] = (),
     callback: Callback = ignore,
     cache: Path,
     signing_key: Path | None = None,
     context: dict[str, Any] | None = None,
 ) -> Outcome:
-    """Judge a delta (or, without one, the base model) and write the report's bundle into `out`."""
+    """Judge a delta (or, without one, the base model) and write the report's bundle into `out`. `words`: files of learned words it changed."""
     begun = time.monotonic()
     out = empty_folder(out)
     callback({"phase": "load", "step": 0, "total": 1})
     model = load_model(source)
     model.cache = cache
+    concepts = named(concepts)
+    for file in words:
+        name, word = learned.read(file)
+        model.learn(name, word.vectors, word.shows)
     digest = None
     if delta is not None:
         check_delta(delta, source)

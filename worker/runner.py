@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from core.run import Outcome
     from worker.checkpoints import JobCheckpoints
 
-DELTA, OWN, REPORT = "pytorch_lora_weights.safetensors", "delta_only.safetensors", "report.json"
+DELTA, OWN, REPORT, WORD = "pytorch_lora_weights.safetensors", "delta_only.safetensors", "report.json", "embedding-"
 
 
 class Runner(Protocol):
@@ -59,14 +59,14 @@ def run(job: Job, folder: Path, *, settings: Settings, callback: Callable[[Any],
                 "base": inputs.of_job(spec.base_job_id, DELTA, "base_job_id"),
                 "base_report": inputs.report(spec.base_job_id),
             }
-            return science.run_erase(spec, out, checkpoints=checkpoints, **below, **shared)
+            return science.run_erase(spec, out, checkpoints=checkpoints, images=inputs.images(spec), **below, **shared)
         case EraseSpec():
-            return science.run_erase(spec, out, checkpoints=checkpoints, **shared)
+            return science.run_erase(spec, out, checkpoints=checkpoints, images=inputs.images(spec), **shared)
         case CombineSpec():
             return science.run_combine(spec, out, deltas=[inputs.own(id_) for id_ in spec.jobs], restored=inputs.left_out(spec), **shared)
         case EvaluateSpec():
             delta, concepts = inputs.judged(spec)
-            return science.run_evaluate(spec, out, delta=delta, concepts=concepts, **shared)
+            return science.run_evaluate(spec, out, delta=delta, concepts=concepts, words=inputs.words(spec), **shared)
         case _:
             raise TypeError(f"no runner for {type(spec).__name__}")
 
@@ -95,6 +95,26 @@ class Inputs:
         path = self.folder / f"{row.id}-{Path(row.name).name}"
         Blobs(self.settings.artifacts_url).download(row.key, path, row.sha256)
         return path
+
+    def images(self, spec: EraseSpec) -> dict[str, Path]:
+        """The uploads that concepts name, by id."""
+        found = dict[str, Path]()
+        for id_ in dict.fromkeys(i for c in spec.concepts for i in (*c.images, *c.masks)):
+            try:
+                with db.transaction(self.url) as session:
+                    row = artifacts.get(session, self.job.tenant_id, UUID(id_))
+                found[id_] = self.fetch(row)
+            except NotFound as error:
+                raise CoreError("input_not_found", f"concepts: there is no image {id_}: {error}", field="concepts") from error
+        return found
+
+    def words(self, spec: EvaluateSpec) -> list[Path]:
+        """The files of the words that the judged job has learned."""
+        if spec.job_id is None:
+            return []
+        with db.transaction(self.url) as session:
+            rows = artifacts.of_job(session, self.job.tenant_id, UUID(spec.job_id))
+        return [self.fetch(row) for row in rows if row.name.startswith(WORD)]
 
     def own(self, job_id: str) -> Path:
         """A job's own delta, without what it stands on."""

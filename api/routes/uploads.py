@@ -1,4 +1,4 @@
-"""Uploads: a LoRA delta for evaluation, vetted before it is stored."""
+"""Uploads: a LoRA delta for evaluation, or an image to learn a concept from; vetted before it is stored."""
 
 import hashlib
 import tempfile
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from api import deltas
+from api import deltas, images
 from api.auth import Caller
 from api.deps import JSON, JobsWriter, ServicesDep, Ticket, TicketDep, accepts, hashed
 from api.once import Done, once
@@ -26,7 +26,13 @@ from store.blobs import upload_key
 log = structlog.get_logger("api")
 router = APIRouter(tags=["artifacts"], dependencies=[accepts(JSON)])
 MEDIA_TYPES = ("application/octet-stream", "application/vnd.safetensors", "application/x-safetensors")
-BODY = {"requestBody": {"required": True, "content": {MEDIA_TYPES[0]: {"schema": {"type": "string", "format": "binary"}}}}}
+ALL_TYPES = (*MEDIA_TYPES, *images.MEDIA_TYPES)
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {name: {"schema": {"type": "string", "format": "binary"}} for name in (MEDIA_TYPES[0], *images.MEDIA_TYPES)},
+    }
+}
 ANSWERS: dict[int | str, dict[str, Any]] = {
     201: {"description": "Stored.", "headers": {name: CREATED[202]["headers"][name] for name in ("Location", "Idempotency-Replayed")}},
     **responses(
@@ -39,6 +45,8 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
         "not_safetensors",
         "delta_does_not_fit",
         "delta_not_finite",
+        "not_an_image",
+        "image_unusable",
         "idempotency_mismatch",
     ),
 }
@@ -68,21 +76,14 @@ def check_name(name: str) -> None:
         raise invalid("query.name", "is not a file name", "give a plain name such as pytorch_lora_weights.safetensors")
 
 
-def keep(services: Services, caller: Caller, ticket: Ticket, path: Path, name: str, model: str) -> Done:
+def keep(services: Services, caller: Caller, ticket: Ticket, path: Path, name: str, media_type: str, info: dict[str, Any]) -> Done:
     """Store the bytes, then their row: no transaction waits for an upload. Bytes that no row names are swept later."""
     key = upload_key(caller.tenant_id)
     size, sha256 = services.blobs.put(key, path)
 
     def work(session: Session) -> Done:
         row = artifacts.add_upload(
-            session,
-            caller.tenant_id,
-            name=name,
-            media_type=MEDIA_TYPES[0],
-            size=size,
-            sha256=sha256,
-            key=key,
-            info={"model": model},
+            session, caller.tenant_id, name=name, media_type=media_type, size=size, sha256=sha256, key=key, info=info
         )
         return Done(Artifact.model_validate(row), status=201, headers={"Location": f"/artifacts/{row.id}"})
 
@@ -92,30 +93,49 @@ def keep(services: Services, caller: Caller, ticket: Ticket, path: Path, name: s
     return done
 
 
+def vet(services: Services, path: Path, media_type: str, model: str) -> tuple[str, dict[str, Any]]:
+    """Check a delta where it lies, or re-encode an image in place; the media type to store it under, and what to know of it."""
+    if media_type in images.MEDIA_TYPES:
+        return images.STORED, images.clean(path, media_type)
+    deltas.check(path, services.settings.models[model], model)
+    return MEDIA_TYPES[0], {"model": model}
+
+
 @router.post("/artifacts", status_code=201, response_model=Artifact, responses=ANSWERS, openapi_extra=BODY)
 async def upload_artifact(
     request: Request,
     services: ServicesDep,
     caller: JobsWriter,
     ticket: TicketDep,
-    model: Annotated[str, Query(max_length=100, description="The model that the delta is for.")] = "emoji",
-    name: Annotated[str, Query(max_length=200, description="What to call it.")] = "pytorch_lora_weights.safetensors",
+    model: Annotated[str, Query(max_length=100, description="The model that a delta is for; of no meaning for an image.")] = "emoji",
+    name: Annotated[
+        str | None, Query(max_length=200, description="What to call it; omitted: pytorch_lora_weights.safetensors, or image.png.")
+    ] = None,
 ) -> JSONResponse:
-    """Upload a LoRA delta (safetensors, as diffusers' save_lora_weights writes it) to have it judged."""
-    known_model(services, model)
-    check_name(name)
+    """Upload a LoRA delta to have it judged, or an image to learn a concept from.
+
+    A delta is safetensors, as diffusers' save_lora_weights writes it. An image is PNG, JPEG or WebP of at most 10 MiB and 4096 px a side, at least 32 px,
+    not animated; it is stored as a PNG without its metadata, turned as its EXIF orientation says, transparent parts on white. Masks are images too:
+    white is what is kept.
+    """
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if media_type not in MEDIA_TYPES:
+    picture = media_type in images.MEDIA_TYPES
+    if not picture:
+        known_model(services, model)
+    name = name or ("image.png" if picture else deltas.FILE)
+    check_name(name)
+    if media_type not in ALL_TYPES:
         raise Problem(
             "unsupported_media_type",
-            f"Send the bytes of the file with 'Content-Type: {MEDIA_TYPES[0]}'.",
-            headers={"Accept-Post": ", ".join(MEDIA_TYPES)},
+            f"Send the bytes of the file with 'Content-Type: {MEDIA_TYPES[0]}' for a delta, or {', '.join(images.MEDIA_TYPES)} for an image.",
+            headers={"Accept-Post": ", ".join(ALL_TYPES)},
         )
     with tempfile.TemporaryDirectory(prefix="expunge-upload-") as folder:
-        path = Path(folder) / deltas.FILE
-        sha256 = await receive(request, path, services.settings.max_upload_bytes)
-        await run_in_threadpool(deltas.check, path, services.settings.models[model], model)
+        path = Path(folder) / "upload"
+        limit = min(images.MAX_BYTES, services.settings.max_upload_bytes) if picture else services.settings.max_upload_bytes
+        sha256 = await receive(request, path, limit)
+        stored, info = await run_in_threadpool(vet, services, path, media_type, model)
         marked = Ticket(ticket.key, hashed(request, sha256.encode()))
-        done = await run_in_threadpool(keep, services, caller, marked, path, name, model)
-    log.info("artifact_uploaded", sha256=sha256, model=model)
+        done = await run_in_threadpool(keep, services, caller, marked, path, name, stored, info)
+    log.info("artifact_uploaded", sha256=sha256, media_type=media_type)
     return done.response()

@@ -59,7 +59,9 @@ def nearest(
 ) -> list[str]:
     """All words of the space, the nearest to the concept first; never a concept to be erased, a synonym, nor an inflection of one ('churches')."""
     erased = [*erased, *model.erased]
-    banned = [w for c in erased for w in forbidden(c)] + [w for w in (model.vocabulary.style(c.name) for c in erased) if w]
+    banned = [w for c in erased for w in (*forbidden(c), *model.shows(c.name))] + [
+        w for w in (model.vocabulary.style(c.name) for c in erased) if w
+    ]
     is_erased = variant_of(banned)
     words = [w for w in dict.fromkeys(words_of(model, space, concept.name)) if not is_erased(w)]
     if not words:

@@ -23,7 +23,7 @@ def encode(model: StableDiffusion, words: Sequence[str], callback: Callback) -> 
     tokenizer, clock, out = model.pipe.tokenizer, Clock(len(words)), []
     with model.frozen():
         for i in range(0, len(words), BATCH):
-            prompts = [article(f"a photo of a {w}") for w in words[i : i + BATCH]]
+            prompts = model.spelled([article(f"a photo of a {w}") for w in words[i : i + BATCH]])
             batch = tokenizer(prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt")
             lengths = [len(ids) for ids in tokenizer(prompts, truncation=True, max_length=tokenizer.model_max_length).input_ids]
             states = model.pipe.text_encoder(batch.input_ids.to(model.device))[0]
@@ -37,8 +37,11 @@ def encode(model: StableDiffusion, words: Sequence[str], callback: Callback) -> 
 def eos_states(model: StableDiffusion, words: Sequence[str], callback: Callback = ignore) -> Tensor:
     """The words' EOS states, (n, D); each word is encoded once, and a large space is read from the model's cache folder where it has one."""
     new = [w for w in dict.fromkeys(words) if w not in model.eos]
-    if new:
-        model.eos |= dict(zip(new, stored(model, new, callback), strict=True))
+    learned, plain = [w for w in new if w in model.words], [w for w in new if w not in model.words]
+    if learned:  # what such a word means is this job's alone
+        model.eos |= dict(zip(learned, encode(model, learned, callback), strict=True))
+    if plain:
+        model.eos |= dict(zip(plain, stored(model, plain, callback), strict=True))
     return torch.stack([model.eos[w] for w in words])
 
 

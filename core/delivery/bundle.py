@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from core.concepts.learned import Lesson
 from core.delivery import card, fused, lora, manifest, page, stack, words
-from core.delivery.grid import draw_grid
+from core.delivery.grid import data_uri, draw_grid
 from core.erasure import Delta
 from core.erasure.age import resolved
 from core.evaluation.report import Evaluation
@@ -48,13 +49,15 @@ def write_erasure(
     evaluation: Evaluation | None,
     *,
     layers: Sequence[stack.Layer] = (),
+    lessons: Sequence[Lesson] = (),
+    asked: EraseSpec | None = None,
     key: Path | None,
     context: dict[str, Any],
     recovery_key: dict[str, Any] | None = None,
 ) -> list[Path]:
     """Everything around the delta file, which `out` already holds; returns the bundle's files. `layers`: a stack's erasures, oldest first.
 
-    `recovery_key` is a hide job's, in facts.
+    `lessons`: the words that were learned; `asked`: the request as it came; `recovery_key` is a hide job's, in facts.
     """
     digest = manifest.sha256(out / lora.FILE)
     info = {k: v for k, v in delta.info.items() if k != "history"}
@@ -69,6 +72,9 @@ def write_erasure(
             "title": words.title(stack.unique([c for layer in layers for c in layer.concepts]), hidden),
             "summary": f"{card.method_name(spec)}, in {seconds:.0f} s, {words.deed(spec.concepts, repr(spec.model), hidden)}.",
             "limits": limits,
+            "lessons": [
+                {"word": x.word, "shows": model.words[x.word].shows, "images": [data_uri(image) for image in x.images]} for x in lessons
+            ],
             "details": {
                 "method": spec.method.model_dump_json(),
                 "seed": spec.seed,
@@ -88,6 +94,7 @@ def write_erasure(
             evaluation.report if evaluation else None,
             fused=spec.fused,
             hidden=hidden,
+            words=[x.word for x in lessons],
         )
     )
     sealed: dict[str, Any] = {
@@ -98,7 +105,8 @@ def write_erasure(
         **({"recovery_key": recovery_key} if recovery_key else {}),
         "limits": limits,
         "stack": stack.listed(layers),
-        "spec": resolved_spec(spec),
+        "spec": resolved_spec(asked or spec),
+        "learned": {x.word: model.words[x.word].shows for x in lessons},
         "seeds": {"training": spec.seed, **picture_seeds(evaluation)},
         **report_facts(evaluation),
     }

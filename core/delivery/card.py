@@ -7,8 +7,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from core.delivery import words
 from core.delivery.page import environment, table
+from core.delivery.words import deed
+from core.delivery.words import title as headline
 from core.evaluation.report import Report
 from core.hiding.key import PREFIX
 from core.models import StableDiffusion
@@ -99,6 +100,7 @@ def render(
     *,
     fused: bool,
     hidden: bool = False,
+    words: Sequence[str] = (),
 ) -> str:
     """The card's text for a delta of the model `base`, made of one or several layers of (method, concepts)."""
     env = environment()
@@ -108,8 +110,8 @@ def render(
     facts: dict[str, Any] = {
         "front": front_matter(hub or base),
         "base": hub or base,
-        "title": words.title(changed, hidden),
-        "deed": words.deed(changed, hub or base, hidden),
+        "title": headline(changed, hidden),
+        "deed": deed(changed, hub or base, hidden),
         "made_by": f"KPOP, {CITATIONS['kpop']}; on {made_by(layers)}" if hidden else made_by(layers),
         "hidden": hidden,
         "key_name": json.dumps(PREFIX + changed[0].name, ensure_ascii=False),
@@ -118,4 +120,4 @@ def render(
         "limits": limits(model.worn(), fused, hidden),
         "digest": model.digest,
     }
-    return env.get_template("card.md.j2").render(report=report, rows=table(report) if report else [], fused=fused, **facts)
+    return env.get_template("card.md.j2").render(report=report, rows=table(report) if report else [], fused=fused, words=words, **facts)

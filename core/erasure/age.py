@@ -104,7 +104,7 @@ class Age(Adversarial[AgeSpec]):
             + ", ".join(f"{n} {s:.0%}" for n, s in zip(search.names, (counter.asked - lacks).tolist(), strict=True))
         )
         if float(lacks.abs().max()) > self.spec.debias.tolerance:
-            search.move(self.spec.debias.step_size * lacks)
+            search.move(self.spec.debias.step_size / turn**0.5 * lacks)  # smaller and smaller: guidance makes the shares tip over
 
     def loss(self, draw: Draw) -> Tensor:
         model, anchors = self.run.model, self.anchors[draw.i]

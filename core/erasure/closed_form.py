@@ -41,7 +41,7 @@ def columns(model: StableDiffusion, prompts: list[str], tokens: str) -> Tensor:
     if tokens == "all":
         return states.flatten(0, 1)
     tokenizer = model.pipe.tokenizer
-    lengths = [len(ids) for ids in tokenizer(prompts, truncation=True, max_length=tokenizer.model_max_length).input_ids]
+    lengths = [len(ids) for ids in tokenizer(model.spelled(prompts), truncation=True, max_length=tokenizer.model_max_length).input_ids]
     return torch.stack([s[max(0, n - 2)] for s, n in zip(states, lengths, strict=True)])
 
 

@@ -37,7 +37,7 @@ def alignment(source: list[int], target: list[int], length: int) -> list[int]:
 
 def pairs(model: StableDiffusion, source: str, target: str) -> tuple[Tensor, Tensor]:
     """A prompt's token states and those of the tokens they become, (L, D) each."""
-    ids = model.pipe.tokenizer([source, target], truncation=True, max_length=model.pipe.tokenizer.model_max_length).input_ids
+    ids = model.pipe.tokenizer(model.spelled([source, target]), truncation=True, max_length=model.pipe.tokenizer.model_max_length).input_ids
     e, g = model.encode([source, target])
     return e, g[torch.tensor(alignment(ids[0], ids[1], len(e)), device=g.device)]
 

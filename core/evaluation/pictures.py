@@ -46,7 +46,7 @@ def same_concept(a: str, b: str, vocabulary: Vocabulary) -> bool:
 
 def preserved_concepts(model: StableDiffusion, erased: Sequence[Concept], preserve: Sequence[str], spec: EvaluationSpec) -> list[str]:
     """The concepts named; without names, the nearest neighbours of the erased ones and strangers, half and half. Never an erased one."""
-    vocabulary, gone = model.vocabulary, [word for c in erased for word in forbidden(c)]
+    vocabulary, gone = model.vocabulary, [word for c in erased for word in (*forbidden(c), *model.shows(c.name))]
 
     def is_erased(name: str) -> bool:
         return any(same_concept(name, g, vocabulary) for g in gone)
@@ -72,7 +72,7 @@ def neighbours_and_strangers(model: StableDiffusion, erased: Sequence[str], pool
     """Half the names are the pool's nearest to any erased one, in the text encoder's space; half are drawn, with a fixed seed, from the farther ones."""
     if not pool:
         return []
-    away = torch.stack([distances(model, name, pool) for name in erased]).amin(0)
+    away = torch.stack([distances(model, name, pool) for name in erased]).amin(0) if erased else torch.zeros(len(pool))
     order = away.argsort(stable=True).tolist()
     near, rest = order[: count // 2], order[count // 2 :]
     far = rest[min(len(rest) // 2, max(0, len(rest) - count)) :]
@@ -148,6 +148,8 @@ def key_of(
     }
     if recovery_key is not None:
         parts["recovery_key"] = recovery_key
+    words = {name: word.digest for name, word in model.words.items() if name in picture.prompt}
+    parts |= {"words": words} if words else {}
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -25,6 +25,8 @@ CONVENTIONS = [
     "attribute_distance: of a debiased concept (one with attributes), half the sum of |share found - share asked| over the attributes and 'none of them' "
     "(total variation); its interval is a bootstrap over the pictures. A picture's attribute is the classifier's first guess among all its classes; "
     "where it has no class for each attribute, CLIP's nearest attribute (zero-shot), which never says none. ESR is not asked of such a concept.",
+    "A concept given by images is drawn by the word learned from them, and its label is the class that the classifier sees in most of those images; "
+    "esr1_base is then the share of the base model's pictures that the word fails to make such.",
     "…_base: the same pictures' prompts and seeds, drawn by the base model. psr1_ratio: psr1 / psr1_base.",
     "clip_score: 100 max(cos, 0) of a picture and the prompt that drew it. clip_delta: base minus sanitized, the mean over pairs with the same prompt and seed. "
     "concept null: the preserved concepts' pictures.",
@@ -140,6 +142,8 @@ def evaluate(
 
     `keys`: of a hide job, the recovery key of each concept, (m, D).
     """
+    unknown = [c for c in erased if c.images and c.name not in model.words]
+    erased = [c for c in erased if c not in unknown]
     preserved = preserved_concepts(model, erased, preserve, spec)
     pictures = plan(model.vocabulary, erased, preserved, spec)
     hidden = [i for i, p in enumerate(pictures) if p.role == "erased" and p.concept in keys]
@@ -173,6 +177,8 @@ def evaluate(
             callback=lambda p, before=before: report(before + p["step"], "pictures with the recovery key"),  # type: ignore[misc]
         )
         with_key[suffix] = images
+    for concept in unknown:
+        sheet.lacks("esr1", "it was given by images, and the word learned from them is not here", concept.name)
     report(done, JUDGED[0])
     success(sheet, model, judges, erased, preserved, rows, base, sanitized)
     spread(sheet, model, judges, [c for c in erased if c.attributes], rows, base, sanitized)
@@ -231,8 +237,8 @@ def success(
 ) -> None:
     """ESR-k, edit-k and PSR-k of both models, by concept and over all."""
     asked = (
-        ("esr", [(c.name, [c.name, *c.synonyms]) for c in erased if not c.attributes]),
-        ("edit", [(c.name, [c.target]) for c in erased if c.target]),
+        ("esr", [(c.name, [c.name, *c.synonyms, *model.shows(c.name)]) for c in erased if not c.attributes]),
+        ("edit", [(c.name, [c.target, *model.shows(c.target)]) for c in erased if c.target]),
         ("psr", [(name, [name]) for name in preserved]),
     )
     for kind, concepts in asked:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from core.errors import CoreError
+from core.models.learned import Word, WordTable
 from core.models.lora import folded
 from core.models.vocabulary import load_vocabulary
 from core.progress import Callback, Clock, ignore
@@ -93,6 +94,7 @@ class StableDiffusion:
         self.erased: list[Concept] = []
         self._states: dict[str, Tensor] = {}
         self._off = False
+        self.words: dict[str, Word] = {}
 
     @property
     def digest(self) -> str:
@@ -125,7 +127,11 @@ class StableDiffusion:
     def text_states(self, prompts: Sequence[str], prefix: Tensor | None = None) -> Tensor:
         """Text states of prompts, (B, L, D), with their graph. A prefix of k token embeddings, (k, D), comes before each prompt's own tokens."""
         ids = self.pipe.tokenizer(
-            list(prompts), padding="max_length", max_length=self.pipe.tokenizer.model_max_length, truncation=True, return_tensors="pt"
+            self.spelled(prompts),
+            padding="max_length",
+            max_length=self.pipe.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
         ).input_ids.to(self.device)
         with self.prefixed(prefix):
             out: Tensor = self.pipe.text_encoder(ids)[0]
@@ -147,10 +153,41 @@ class StableDiffusion:
         finally:
             hook.remove()
 
+    def spelled(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts as the tokenizer reads them: a learned word of k vectors as its k tokens, <w> <w>_1 …, as diffusers does."""
+        out = list(prompts)
+        for name, word in self.words.items():
+            more = "".join(f" {name}_{i}" for i in range(1, len(word.vectors)))
+            out = [p.replace(name, name + more) for p in out] if more else out
+        return out
+
+    def learn(self, name: str, vectors: Tensor, shows: str | None = None) -> None:
+        """Give the word `name`, such as <my-dog>, the embeddings (k, D): prompts may use it from then on. A known word is changed."""
+        tokenizer, encoder = self.pipe.tokenizer, self.pipe.text_encoder
+        vectors = vectors.detach().float().to(self.device).clone()
+        if name not in self.words:
+            table = encoder.get_input_embeddings()
+            if tokenizer.add_tokens([name, *(f"{name}_{i}" for i in range(1, len(vectors)))]) != len(vectors):
+                raise CoreError("word_taken", f"the tokenizer has '{name}' already: give the concept another name", field="concepts.name")
+            if not isinstance(table, WordTable):
+                table = WordTable(table)
+                encoder.set_input_embeddings(table)
+            table.learned.append(vectors)
+        else:
+            encoder.get_input_embeddings().learned[list(self.words).index(name)] = vectors
+        self.words[name] = Word(vectors, shows)
+        self._states = {p: s for p, s in self._states.items() if name not in p}
+        self.eos.pop(name, None)
+
+    def shows(self, name: str) -> list[str]:
+        """The class that a learned word's images show, as a list of at most one."""
+        word = self.words.get(name)
+        return [word.shows] if word is not None and word.shows else []
+
     def encode_eos(self, prompts: Sequence[str]) -> Tensor:
         """The state of each prompt's end-of-text token, (B, D)."""
         tokenizer = self.pipe.tokenizer
-        lengths = [len(ids) for ids in tokenizer(list(prompts), truncation=True, max_length=tokenizer.model_max_length).input_ids]
+        lengths = [len(ids) for ids in tokenizer(self.spelled(prompts), truncation=True, max_length=tokenizer.model_max_length).input_ids]
         return torch.stack([s[n - 1] for s, n in zip(self.encode(prompts), lengths, strict=True)])
 
     def predict(self, z: Tensor, t: Tensor, context: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from core.specs.debias import DebiasSpec
 from core.specs.evaluation import EvaluationSpec, Thresholds
 from core.specs.fine_tuned import FineTuneSpec, LatentsSpec, Layers, LoraSpec, TrainSpec
 from core.specs.hiding import HideEvaluationSpec, HideSpec, HideThresholds, HidingMethod, RecoverySpec
+from core.specs.inversion import InversionSpec
 from core.specs.jobs import MAX_CONCEPTS, UNSTACKABLE, CombineSpec, EraseSpec, EvaluateSpec, JobSpec
 from core.specs.methods import METHODS, AnyMethod, MethodLike, MethodName, MethodSpec, as_method
 from core.specs.output_based import AllButOneSpec, AntSpec, CaSpec, EraseAnythingSpec, EsdSpec, MaceSpec, NaiveSpec, ScoreSpec
@@ -46,6 +47,7 @@ __all__ = [
     "HideSpec",
     "HideThresholds",
     "HidingMethod",
+    "InversionSpec",
     "JobSpec",
     "LatentsSpec",
     "Layers",

@@ -68,6 +68,6 @@ class AgeSpec(FineTuneSpec):
     search_learning_rate: float = Field(default=1e-2, gt=0, le=10, description="Adam rate of the logits π (authors: 1e-2).")
     search_every: int = Field(default=2, ge=1, le=1000, description="Weight steps for each search step (authors: 1).")
     debias: DebiasSpec = Field(
-        default=DebiasSpec(rounds=8, step_size=1.0),
+        default=DebiasSpec(rounds=8, images=16, step_size=1.0),
         description="How concepts with attributes are spread over them (Eq. 17; the balancing is ours).",
     )

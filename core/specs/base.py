@@ -36,6 +36,9 @@ def same(a: str, b: str) -> bool:
 Text = Annotated[str, AfterValidator(clean_text), Field(json_schema_extra={"minLength": 1, "maxLength": MAX_TEXT})]
 
 
+ArtifactId = Annotated[str, Field(pattern=r"^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$")]
+
+
 class Spec(BaseModel):
     """Strict base: an unknown field is an error, not a silent no-op."""
 
@@ -62,6 +65,23 @@ class Concept(Spec):
         default=None, description="The share of pictures that each attribute should get, in (0, 1), together 1; omitted: equal shares."
     )
 
+    images: list[ArtifactId] = Field(
+        default=[],
+        max_length=10,
+        description="Visual editing: 3 to 10 uploaded images (POST /artifacts) that show the concept. Its embedding is learned from them (textual inversion, "
+        "Eq. 18) and stands where the name would: 'my dog' becomes the word <my-dog>. The name itself, unless given as a synonym, keeps its meaning.",
+    )
+    masks: list[ArtifactId] = Field(
+        default=[],
+        max_length=10,
+        description="Mask editing: one uploaded mask for each image, of its size. The concept becomes what the masks keep (white; all else is made white "
+        "in the images): the target is learned from it.",
+    )
+    initializer: Text | None = Field(
+        default=None,
+        description="With images: the words whose embedding the search starts from, a coarse class such as 'dog'; omitted: the name.",
+    )
+
     @property
     def wanted(self) -> list[float]:
         """The share asked for each attribute."""
@@ -71,6 +91,18 @@ class Concept(Spec):
     def target_differs(self) -> Self:
         if self.target is not None and any(same(self.target, word) for word in (self.name, *self.synonyms)):
             raise ValueError(f"target: '{self.target}' equals the concept it should replace: choose another target or omit it")
+        return self
+
+    @model_validator(mode="after")
+    def images_suffice(self) -> Self:
+        if self.images and len(self.images) < 3:
+            raise ValueError(f"images: {len(self.images)} images show too little to learn from: give 3 to 10")
+        if self.masks and len(self.masks) != len(self.images):
+            raise ValueError(f"masks: {len(self.masks)} masks for {len(self.images)} images: give one for each, in their order, or none")
+        if self.masks and (self.target is not None or self.attributes):
+            raise ValueError("masks: the target is learned from what the masks keep: omit target and attributes, or omit masks")
+        if self.initializer is not None and not self.images:
+            raise ValueError("initializer: there are no images to learn from: give images, or omit it")
         return self
 
     @model_validator(mode="after")

@@ -23,7 +23,7 @@ class DebiasSpec(Spec):
         default=0.5,
         gt=0,
         le=10,
-        description="Weight += step_size (asked share - share found). The authors' code has it, and never uses it: 1.",
+        description="Weight += step_size (asked share - share found). The authors' code has it, and never uses it: 1. In AGE, divided by the square root of the round.",
     )
     tolerance: float = Field(default=0.05, ge=0, le=1, description="Stop when no share is further from the one asked (authors: 0.05).")
     sampling_steps: int = Field(default=20, ge=2, le=200, description="DDIM steps of a picture (authors: 20).")

@@ -113,4 +113,6 @@ class HideSpec(EraseSpec):
         for i, concept in enumerate(self.concepts):
             if concept.attributes:
                 raise ValueError(f"concepts[{i}].attributes: a concept is hidden or spread, not both: omit them, or use POST /jobs/erase")
+            if concept.images:
+                raise ValueError(f"concepts[{i}].images: only a concept with a name can be hidden: omit them, or use POST /jobs/erase")
         return self

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from core.specs.adversarial import AgeSpec
 from core.specs.base import ConceptLike, Spec, Text, same
 from core.specs.evaluation import EvaluationSpec
+from core.specs.inversion import InversionSpec
 from core.specs.methods import MethodLike
 
 MAX_CONCEPTS = 64
@@ -60,6 +61,7 @@ class EraseSpec(JobSpec):
         description="Concepts that must stay as they are; used by the methods that take them, and always judged.",
     )
     method: MethodLike = Field(default=AgeSpec(), description="A method's name, or an object with its parameters; omitted: age.")
+    inversion: InversionSpec = Field(default=InversionSpec(), description="How concepts given by images are learned.")
     seed: int = Field(default=0, ge=0, lt=2**31, description="The same spec and seed give the same bytes (CPU).")
     fused: bool = Field(
         default=False, description="Deliver a fused checkpoint too: a LoRA delta can be unloaded, a fused checkpoint cannot."

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from live_service import Tenant, make_settings, serve
 from lossy import lossy
+from PIL import Image
 from safetensors.numpy import save
 
 from client import ApiError, Artifact, ConnectionFailed, Event, Expunge, IntegrityError, Job, NoRecoveryKey, WaitTimeout, download, sse
@@ -259,6 +260,17 @@ def test_an_upload_that_is_no_delta_is_a_problem(expunge: Expunge, tmp_path: Pat
     with pytest.raises(ApiError) as caught:
         expunge.upload(tmp_path / "a.bin")
     assert caught.value.code == "not_safetensors"
+
+
+def test_an_image_is_uploaded_by_what_its_name_says(expunge: Expunge, tmp_path: Path):
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "a.JPG", "JPEG")
+    found = expunge.upload_image(tmp_path / "a.JPG")
+    assert (found.name, found.media_type, found.job_id) == ("a.JPG", "image/png", None)
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.JPG").read_bytes())
+    with pytest.raises(ApiError, match="The bytes are JPEG"):
+        expunge.upload_image(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"ends in none of \.png"):
+        expunge.upload_image(tmp_path / "a.gif")
 
 
 def test_an_upload_survives_a_lost_answer(postgres_url: str, redis_url: str, tmp_path: Path):

@@ -4,8 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from live_service import Tenant
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from client.cli import app
@@ -22,6 +24,24 @@ def test_erase_posts_a_job_and_shows_it(tenant: Tenant):
     assert job["id"] in done.stdout
     assert (job["spec"]["method"]["steps"], job["spec"]["method"]["eta"], job["labels"]) == (7, 2, {"team": "x"})
     assert [c["name"] for c in job["spec"]["concepts"]] == ["church", "saw"]
+
+
+def test_one_concept_is_edited_debiased_or_learned_from_images(tenant: Tenant, tmp_path: Path):
+    def concept(*arguments: str) -> dict:
+        done = run(tenant, "erase", *arguments, "--no-wait", "--json")
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)["spec"]["concepts"][0]
+
+    assert concept("church", "--target", "castle")["target"] == "castle"
+    assert concept("dog", "--attribute", "wolf", "--attribute", "fox")["attributes"] == ["wolf", "fox"]
+    for k in range(4):
+        Image.fromarray(np.tile(np.where(np.arange(40) < 5 * k, 255, 0).astype(np.uint8), (40, 1))).save(tmp_path / f"{k}.png")
+    images = [part for _ in range(3) for part in ("--image", str(tmp_path / "1.png"))]
+    masks = [part for k in (1, 2, 3) for part in ("--mask", str(tmp_path / f"{k}.png"))]
+    found = concept("my dog", *images, *masks, "--idempotency-key", "k")
+    assert (len(found["images"]), len(found["masks"])) == (3, 3)
+    assert concept("my dog", *images, *masks, "--idempotency-key", "k") == found
+    assert "name one concept" in run(tenant, "erase", "a", "b", "--target", "c").output
 
 
 def test_json_is_all_of_standard_output(tenant: Tenant):

@@ -2,18 +2,21 @@
 
 import base64
 import hashlib
+import io
 import json
 import stat
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from nacl.public import PrivateKey, SealedBox
+from PIL import Image
 from safetensors.torch import load
 
 from core.specs import SPECS
 from store import artifacts, db, jobs
-from store.blobs import Blobs
+from store.blobs import Blobs, upload_key
 from store.models import Artifact, Job
 from worker import shutdown
 from worker.task import attempt
@@ -165,3 +168,41 @@ def test_a_hide_job_that_was_handed_over_ends_in_the_same_delta_and_key(settings
     (one, whole), (two, pieces) = shown(straight), shown(broken)
     assert (one.status, two.status) == ("succeeded", "succeeded"), (one.error, two.error)
     assert {name: whole[name].sha256 for name in (LORA, KEY)} == {name: pieces[name].sha256 for name in (LORA, KEY)}
+
+
+def test_a_visual_edit_learns_from_uploads_and_its_evaluation_knows_the_word(settings, tenant, post, shown):
+    blobs, ids = Blobs(settings.artifacts_url), list[str]()
+    for k in range(3):
+        stream = io.BytesIO()
+        Image.fromarray(np.full((40, 40, 3), 60 * k, np.uint8)).save(stream, "PNG")
+        key = upload_key(tenant.id)
+        size, sha256 = blobs.put(key, stream.getvalue())
+        with db.transaction(settings.database_url.get_secret_value()) as session:
+            info = {"width": 40, "height": 40, "light": 0.5}
+            row = artifacts.add_upload(
+                session, tenant.id, name="a.png", media_type="image/png", size=size, sha256=sha256, key=key, info=info
+            )
+            ids.append(str(row.id))
+    small = {"erased_images": 2, "preserved_count": 2, "preserved_images": 1, "sampling_steps": 2}
+    concept, inversion = {"name": "my dog", "images": ids, "target": "cat"}, {"steps": 2, "batch_size": 1}
+    job = post("erase", concepts=[concept], method="uce", inversion=inversion, evaluation={"enabled": False})
+    attempt(settings, job.id)
+    done, files = shown(job)
+    assert done.status == "succeeded", done.error
+    assert {LORA, "embedding-my-dog.safetensors"} <= set(files)
+    again = post("evaluate", job_id=str(job.id), concepts=[concept], evaluation=small)
+    attempt(settings, again.id)
+    judged, reports = shown(again)
+    assert judged.status == "succeeded", judged.error
+    report = json.loads(b"".join(blobs.read(reports["report.json"].key)))
+    assert report["erased"] == ["<my-dog>"]
+    assert any(m["name"] == "edit1" and m["concept"] == "<my-dog>" for m in report["metrics"])
+
+
+def test_an_image_that_is_gone_is_named(settings, post, shown):
+    unknown = ["00000000-0000-0000-0000-00000000000" + c for c in "123"]
+    job = post("erase", concepts=[{"name": "my dog", "images": unknown}], method="uce")
+    attempt(settings, job.id)
+    done, _ = shown(job)
+    assert done.error["code"] == "input_not_found"
+    assert unknown[0] in done.error["message"]

@@ -1,0 +1,110 @@
+"""Textual inversion, An Image is Worth One Word (Gal et al., ICLR 2023), Eq. 18: a new word's embedding for what images show.
+
+v* = argmin_v E |eps - eps_theta(z_t, t, c(y))|^2, z = E(x), y a prompt with the word in it; U-Net, text encoder and VAE stay frozen.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from core.erasure.buffer import seeded
+from core.models import StableDiffusion
+from core.progress import Callback, Checkpoints, Clock
+from core.specs import InversionSpec
+
+Picture = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def kept_part(image: Picture, mask: Picture) -> Picture:
+    """M(x): what the mask (H, W) shows at 128 and above, on white; (H, W, 3)."""
+    return np.where((mask >= 128)[..., None], image, np.uint8(255))
+
+
+def fitted(image: Picture, size: int) -> Picture:
+    """The middle square, (size, size, 3)."""
+    picture = Image.fromarray(image)
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    return np.asarray(picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS))
+
+
+@torch.no_grad()
+def moments(model: StableDiffusion, images: Sequence[Picture]) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of E(x) for each image, (N, 4, h, w) each, in the U-Net's scale."""
+    size = model.latent_shape[1] * model.pipe.vae_scale_factor
+    x = torch.from_numpy(np.stack([fitted(image, size) for image in images])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    found = model.pipe.vae.encode(x.to(model.device, model.dtype)).latent_dist
+    scale = model.pipe.vae.config.scaling_factor
+    return found.mean.float() * scale, found.std.float() * scale
+
+
+def loss(model: StableDiffusion, z: Tensor, noise: Tensor, t: Tensor, context: Tensor) -> Tensor:
+    """Eq. 18 on latents z (B, 4, h, w), noise of that shape, t (B,), text states (B, L, D); scalar out."""
+    a = model.alphas[t].view(-1, 1, 1, 1)
+    return (noise - model.predict(a.sqrt() * z + (1 - a).sqrt() * noise, t, context)).square().mean()
+
+
+def start_of(model: StableDiffusion, text: str, vectors: int) -> Tensor:
+    """Where the search begins: the mean embedding of the text's tokens, once for each vector, (k, D)."""
+    ids = model.pipe.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids.to(model.device)
+    mean: Tensor = model.pipe.text_encoder.get_input_embeddings()(ids)[0].detach().float().mean(0)
+    return mean.repeat(vectors, 1)
+
+
+def invert(
+    model: StableDiffusion,
+    word: str,
+    start: str,
+    images: Sequence[Picture],
+    spec: InversionSpec,
+    seed: int,
+    callback: Callback,
+    checkpoints: Checkpoints | None = None,
+) -> Tensor:
+    """Learn `word` from images (H, W, 3), starting at the embedding of the text `start`; its vectors (k, D), float32.
+
+    The model knows the word afterwards. The same images, spec and seed give the same vectors (CPU), resumed or not.
+    """
+    model.learn(word, start_of(model, start, spec.vectors))
+    vectors = model.words[word].vectors.requires_grad_(True)
+    optimiser = torch.optim.Adam([vectors], lr=spec.learning_rate)
+    begun = 0
+    if checkpoints and (saved := checkpoints.load()):
+        with torch.no_grad():
+            vectors.copy_(saved[0]["vectors"])
+        optimiser.state[vectors] = {k.removeprefix("adam."): v for k, v in saved[0].items() if k.startswith("adam.")}
+        begun = saved[1]["step"]
+    (mean, deviation), prompts = moments(model, images), model.vocabulary.prompts(word)
+    clock = Clock(spec.steps, begun)
+    for step in range(begun, spec.steps):
+        g = seeded(seed, step, *word.encode())
+        rows = torch.randint(len(images), (spec.batch_size,), generator=g)
+        t = torch.randint(len(model.alphas), (spec.batch_size,), generator=g).to(model.device)
+        jitter, noise = (torch.randn(spec.batch_size, *model.latent_shape, generator=g).to(model.device) for _ in range(2))
+        chosen = [prompts[int(k)] for k in torch.randint(len(prompts), (spec.batch_size,), generator=g)]
+        value = loss(model, mean[rows] + deviation[rows] * jitter, noise, t, model.text_states(chosen))
+        optimiser.zero_grad(set_to_none=True)
+        value.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        done = step + 1
+        if checkpoints and done % spec.checkpoint_every == 0:
+            slots = {f"adam.{k}": torch.as_tensor(v) for k, v in optimiser.state[vectors].items()}
+            checkpoints.save(done, {"vectors": vectors.detach(), **slots}, {"step": done})
+        callback(
+            {"phase": "learn", "step": done, "total": spec.steps, "loss": float(value.detach()), "target": word, "eta_s": clock.eta(done)}
+        )
+    model.learn(word, vectors.detach())
+    return vectors.detach()
+
+
+def digest_of(images: Sequence[Picture]) -> str:
+    """sha256 over the images' shapes and pixels."""
+    total = hashlib.sha256()
+    for image in images:
+        total.update(f"{image.shape}\0".encode() + np.ascontiguousarray(image).tobytes())
+    return total.hexdigest()
