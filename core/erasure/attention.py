@@ -42,10 +42,10 @@ def recorded(model: StableDiffusion) -> Iterator[list[Tensor]]:
 
 
 def positions(model: StableDiffusion, prompt: str, word: str) -> Tensor:
-    """Which of the text's L positions hold the word's tokens, (L,) of 0 and 1; none where the prompt does not name it."""
+    """Which of the text's L positions hold the word's tokens where it is last named, (L,) of 0 and 1; none where the prompt does not name it."""
     tokenizer, length = model.pipe.tokenizer, model.pipe.tokenizer.model_max_length
     mask = torch.zeros(length, device=model.device)
-    before, found, _ = prompt.lower().partition(word.lower())
+    before, found, _ = prompt.lower().rpartition(word.lower())
     if found:
         start = len(tokenizer(before).input_ids) - 1
         mask[start : start + len(tokenizer(word).input_ids) - 2] = 1

@@ -94,7 +94,10 @@ class AntSpec(FineTuneSpec):
 
 
 class ScoreSpec(FineTuneSpec):
-    """SCORE (Fu et al., 2025), a reconstruction: a critic must not tell the concept's pictures from its neighbours'."""
+    """SCORE (Fu et al., 2025), a reconstruction, no public code was found: a critic must not tell the concept's pictures from its neighbours'.
+
+    It promises no bound; what leaks to fresh critics is measured and reported.
+    """
 
     name: Literal["score"] = "score"
     adversarial_weight: float = Field(
@@ -131,7 +134,10 @@ class ScoreSpec(FineTuneSpec):
 
 
 class EraseAnythingSpec(FineTuneSpec):
-    """EraseAnything (Gao et al., ICML 2025), its losses as far as they apply to a U-Net: ESD and attention, then holding and contrast."""
+    """EraseAnything (Gao et al., ICML 2025), its losses as far as they apply to a U-Net: ESD and attention, in turn with holding and contrast.
+
+    Not FLUX's flow target, joint attention and add_q/add_k layers; synonyms and strangers come from the concept space, not from a language model.
+    """
 
     name: Literal["erase_anything"] = "erase_anything"
     steps: int = Field(
@@ -153,7 +159,10 @@ class EraseAnythingSpec(FineTuneSpec):
 
 
 class MaceSpec(FineTuneSpec):
-    """MACE (Lu et al., CVPR 2024): refine in closed form, one LoRA a concept on masked attention, fuse in closed form; exact LoRA."""
+    """MACE (Lu et al., CVPR 2024): refine in closed form, one LoRA a concept on masked attention, fuse in closed form; exact LoRA.
+
+    Masks come from the base model's own cross-attention; the authors cut them with Grounded-SAM.
+    """
 
     name: Literal["mace"] = "mace"
     steps: int = Field(default=50, ge=1, le=20_000, description="Optimiser steps of each concept's LoRA (authors: 50; 120 for nudity).")

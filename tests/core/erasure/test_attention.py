@@ -74,6 +74,11 @@ def test_positions_are_those_of_the_words_tokens(prompt, word, spelt, model):
     assert tokenizer.decode([i for i, m in zip(ids, mask.tolist(), strict=True) if m]).strip() == spelt
 
 
+def test_a_word_that_the_template_holds_too_is_found_where_it_is_the_concept(model):
+    tokens = positions(model, "a photo of a photo", "photo").nonzero().flatten().tolist()
+    assert tokens[-1] == len(model.pipe.tokenizer("a photo of a photo").input_ids) - 2
+
+
 def test_maps_of_several_sizes_are_averaged_at_one():
     small, large = torch.arange(4.0).view(1, 4), torch.ones(1, 16)
     found = at_size([small, large], 4)
@@ -228,6 +233,21 @@ def test_masks_are_where_the_base_model_looks_for_the_words(model):
     expected = maps > maps.mean((1, 2), keepdims=True)
     assert (method.masks[0].numpy() == expected).mean() > 0.99
     assert 0.05 < expected.mean() < 0.95
+
+
+@pytest.mark.parametrize("concepts", [["in noto style"], [Concept(name="church", synonyms=["mosque"], target="castle"), "dog"]])
+def test_styles_and_several_concepts_are_fused_into_one_lora(concepts, model):
+    delta = erase(model, EraseSpec(concepts=concepts, method=MaceSpec(**SMALL)))
+    assert len(delta.info["history"]) == 2 * len(concepts)
+    assert all(v.isfinite().all() for v in delta.tensors.values())
+    assert all(v.abs().max() > 0 for v in delta.tensors.values())
+
+
+@pytest.mark.parametrize("concepts", [["in noto style"], [Concept(name="church", synonyms=["mosque"]), "dog"]])
+def test_erase_anything_takes_styles_and_several_concepts_in_turn(concepts, model):
+    delta = erase(model, EraseSpec(concepts=concepts, method=EraseAnythingSpec(**SMALL)))
+    held = [h["target"] is not None for h in delta.info["history"]]
+    assert held == [False] * len(concepts) + [True] * len(concepts)
 
 
 def test_mace_leaves_the_base_model_and_its_digest_as_they_were(model):
