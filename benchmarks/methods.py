@@ -35,7 +35,7 @@ def asked(spec: EraseSpec) -> str:
             [c.name for c in spec.concepts],
             spec.method.model_dump(exclude_none=True, exclude={"debias"}),
             spec.seed,
-            JUDGING.model_dump(exclude_none=True),
+            JUDGING.model_dump(exclude={"thresholds"}),
         ]
     )
 
