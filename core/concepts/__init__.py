@@ -12,7 +12,7 @@ from core.models import StableDiffusion, Vocabulary
 from core.progress import Callback, ignore
 from core.specs import Concept
 
-__all__ = ["attribute_phrases", "candidates", "distances", "forbidden", "nearest"]
+__all__ = ["anchor", "attribute_phrases", "banned_words", "candidates", "distances", "forbidden", "nearest", "remaining"]
 
 
 def forbidden(concept: Concept) -> list[str]:
@@ -42,6 +42,24 @@ def distances(model: StableDiffusion, name: str, others: Sequence[str], callback
     return (states[1:] - states[0]).square().sum(1).sqrt()
 
 
+def banned_words(model: StableDiffusion, erased: Sequence[Concept]) -> list[str]:
+    """All names of the concepts to be erased, and what a concept learned from pictures shows."""
+    return [word for c in erased for word in (*forbidden(c), *model.shows(c.name))]
+
+
+def remaining(vocabulary: Vocabulary, words: Sequence[str], gone: Sequence[str]) -> list[str]:
+    """The words that mean none of those that are gone: 'noto' and 'in noto style' are one style."""
+    banned = {vocabulary.key(word) for word in gone}
+    return [w for w in words if vocabulary.key(w) not in banned]
+
+
+def unerased(model: StableDiffusion, concept: Concept, erased: Sequence[Concept], space: str | Sequence[str] = "model") -> list[str]:
+    """The words of the space that may stand for the concept."""
+    gone = banned_words(model, [concept, *erased, *model.erased])
+    is_erased = variant_of(gone)
+    return [w for w in dict.fromkeys(remaining(model.vocabulary, words_of(model, space, concept.name), gone)) if not is_erased(w)]
+
+
 def candidates(
     model: StableDiffusion,
     concept: Concept,
@@ -50,24 +68,33 @@ def candidates(
     space: str | Sequence[str] = "model",
     callback: Callback = ignore,
 ) -> list[str]:
-    """The `count` nearest words of the space, none of them to be erased."""
+    """The `count` nearest words of the space, none of them to be erased. A style of which no other remains can only become no style at all: ""."""
+    if model.vocabulary.style(concept.name) is not None and not unerased(model, concept, erased, space):
+        return [""]
     return nearest(model, concept, erased, space, callback)[:count]
+
+
+def anchor(model: StableDiffusion, concept: Concept, erased: Sequence[Concept], guide: str | None = None) -> str:
+    """What a concept becomes: its own target, or the method's guide, or of a style the nearest other style; "" of an object.
+
+    A style only taken off would come back wherever the model draws it unasked.
+    """
+    if concept.target is not None:
+        return concept.target
+    if guide is not None or model.vocabulary.style(concept.name) is None:
+        return guide or ""
+    return candidates(model, concept, erased, 1)[0]
 
 
 def nearest(
     model: StableDiffusion, concept: Concept, erased: Sequence[Concept], space: str | Sequence[str] = "model", callback: Callback = ignore
 ) -> list[str]:
     """All words of the space, the nearest to the concept first; never a concept to be erased, a synonym, nor an inflection of one ('churches')."""
-    erased = [*erased, *model.erased]
-    banned = [w for c in erased for w in (*forbidden(c), *model.shows(c.name))] + [
-        w for w in (model.vocabulary.style(c.name) for c in erased) if w
-    ]
-    is_erased = variant_of(banned)
-    words = [w for w in dict.fromkeys(words_of(model, space, concept.name)) if not is_erased(w)]
+    words = unerased(model, concept, erased, space)
     if not words:
         raise CoreError(
             "empty_concept_space",
-            f"every word of the concept space is a form of '{concept.name}': name others",
+            f"every word of the concept space is a form of '{concept.name}' or itself to be erased: name others, or erase fewer concepts at once",
             field="method.concept_space",
         )
     order = distances(model, concept.name, words, callback).argsort(stable=True).tolist()

@@ -19,11 +19,16 @@ LARGE = 512  # words, from which on a space is worth a file
 
 @torch.no_grad()
 def encode(model: StableDiffusion, words: Sequence[str], callback: Callback) -> Tensor:
-    """EOS states of "a photo of a {word}" in the base model's text encoder, (n, D)."""
+    """EOS states of "a photo of a {word}" ("a picture in {word} style") in the base model's text encoder, (n, D)."""
     tokenizer, clock, out = model.pipe.tokenizer, Clock(len(words)), []
+
+    def phrase(word: str) -> str:
+        style = model.vocabulary.style(word)
+        return article(f"a photo of a {word}") if style is None else model.vocabulary.styled("picture", style)
+
     with model.frozen():
         for i in range(0, len(words), BATCH):
-            prompts = model.spelled([article(f"a photo of a {w}") for w in words[i : i + BATCH]])
+            prompts = model.spelled([phrase(w) for w in words[i : i + BATCH]])
             batch = tokenizer(prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt")
             lengths = [len(ids) for ids in tokenizer(prompts, truncation=True, max_length=tokenizer.model_max_length).input_ids]
             states = model.pipe.text_encoder(batch.input_ids.to(model.device))[0]

@@ -13,6 +13,8 @@ from core.evaluation.report import Evaluation, Report
 SHOWN_ERASED, SHOWN_PRESERVED = 8, 2
 NAMES = {
     "esr1": "ESR-1", "esr5": "ESR-5", "edit1": "Edit success, top-1", "edit5": "Edit success, top-5", "attribute_distance": "Distance from the shares asked", "psr1": "PSR-1", "psr5": "PSR-5", "psr1_ratio": "PSR-1, share of base", "clip_score": "CLIP score", "clip_delta": "CLIP δ",
+    "psr1_objects": "PSR-1, objects", "psr1_styles": "PSR-1, styles", "psr5_objects": "PSR-5, objects", "psr5_styles": "PSR-5, styles",
+    "content1": "Objects still shown without the style", "content1_ratio": "Objects still shown, share of base",
     "lpips": "LPIPS", "rsr1": "RSR-1, with the key", "rsr5": "RSR-5, with the key", "rsr1_wrong_key": "RSR-1, with a wrong key", "rsr5_wrong_key": "RSR-5, with a wrong key", "ner_unlearndiffatk": "NER (UnlearnDiffAtk's)", "ner_library": "NER (library's)", "wall_seconds": "Wall time", "wall_seconds_erase": "Wall time, erasure alone",
     "peak_memory_bytes": "Peak memory", "leakage_nats": "Leakage, lower bound (at most 0.693)",
 }  # fmt: skip

@@ -45,7 +45,8 @@ class Adversarial(Generic[S]):
         self.searches: list[Search | Ascent | Shares] = []
         for concept in run.concepts:
             names = self.space(concept)
-            states = torch.stack([run.contexts([n]) for n in names])
+            goals = [run.contexts([n]) if concept.attributes else run.goal(concept, n) for n in names]
+            states = torch.stack(goals)
             self.searches.append(Shares(names, states, concept.wanted) if concept.attributes else self.search(names, states))
         self.kept = {f"keep/{name}": run.contexts([name]) for name in run.preserve}
         found = {k: states for search in self.searches for k, states in keyed(search)}

@@ -10,7 +10,7 @@ the candidates (Eq. 10-12), or projected gradient ascent on a continuous text st
 import torch
 from torch import Tensor
 
-from core.concepts import candidates
+from core.concepts import anchor, candidates
 from core.erasure.adversarial import Adversarial, Draw
 from core.erasure.batch import Latents, cat, error, guided_away
 from core.erasure.loop import Run
@@ -45,7 +45,7 @@ class Ap(Adversarial[ApSpec]):
         if run.spec.variant == "authors_code":
             run.spec = run.spec.model_copy(update={"space": "x0"})
         super().__init__(run)
-        self.anchors = [run.contexts([c.target or ""]) for c in run.concepts]
+        self.anchors = [run.goal(c, anchor(run.model, c, run.concepts)) for c in run.concepts]
 
     def space(self, concept: Concept) -> list[str]:
         run, spec = self.run, self.spec

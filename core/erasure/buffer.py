@@ -16,6 +16,8 @@ from core.models import StableDiffusion
 from core.progress import Callback, Clock
 from core.specs import LatentsSpec
 
+ROWS = 8  # trajectories drawn at once: as many as one concept keeps, so that many concepts need no more memory
+
 
 def seeded(*parts: int) -> Generator:
     """A CPU generator that depends on its parts alone, so that no generator state needs saving."""
@@ -66,22 +68,34 @@ class Trajectories:
         Contexts (T, L, D) are drawn at random. The first round is the frozen model's.
         """
         if key not in self.kept:
-            g = seeded(self.seed, self.round, *key.encode())
-            context = contexts[torch.randint(len(contexts), (count,), generator=g)]
-            z = self.noise(g, count)
-            with nullcontext() if self.round else self.model.frozen():
-                states = denoise(self.model, z, context, self.spec, self.spec.sampling_steps - (0 if clean else 1))
-            self.kept[key] = torch.stack(states[-1:] if clean else states, 1)
+            self.fill_together({key: contexts}, count, clean=clean)
         return self.kept[key]
 
+    def fill_together(self, wanted: Mapping[str, Tensor], count: int, *, clean: bool = False) -> None:
+        """`fill` for several concepts in one batch; each one's noise and contexts depend on its key alone."""
+        contexts, noises = list[Tensor](), list[Tensor]()
+        for key, states in wanted.items():
+            g = seeded(self.seed, self.round, *key.encode())
+            contexts.append(states[torch.randint(len(states), (count,), generator=g)])
+            noises.append(self.noise(g, count))
+        until = self.spec.sampling_steps - (0 if clean else 1)
+        with nullcontext() if self.round else self.model.frozen():
+            path = denoise(self.model, torch.cat(noises), torch.cat(contexts), self.spec, until)
+        together = torch.stack(path[-1:] if clean else path, 1)
+        self.kept |= {key: together[i * count : (i + 1) * count].clone() for i, key in enumerate(wanted)}
+
     def prefill(self, wanted: Mapping[str, Tensor], count: int, callback: Callback, *, clean: bool = False) -> None:
-        """Fill for several concepts, with progress; after a refresh each is drawn when it is first wanted, by the model as it is then."""
+        """Fill for several concepts, ROWS trajectories a batch, with progress; after a refresh each is drawn when it is first wanted,
+        by the model as it is then."""
         if self.round:
             return
-        clock = Clock(len(wanted))
-        for i, (key, contexts) in enumerate(wanted.items()):
-            self.fill(key, contexts, count, clean=clean)
-            callback({"phase": "trajectories", "step": i + 1, "total": len(wanted), "eta_s": clock.eta(i + 1)})
+        missing = [key for key in wanted if key not in self.kept]
+        ready, size, clock = len(wanted) - len(missing), max(1, ROWS // count), Clock(len(missing))
+        for start in range(0, len(missing), size):
+            keys = missing[start : start + size]
+            self.fill_together({key: wanted[key] for key in keys}, count, clean=clean)
+            done = start + len(keys)
+            callback({"phase": "trajectories", "step": ready + done, "total": len(wanted), "eta_s": clock.eta(done)})
 
     def draw(self, key: str, contexts: Tensor, generator: Generator, size: int, count: int) -> Latents:
         """z_t (size, 4, h, w) and t (size,) of a concept with contexts (T, L, D)."""

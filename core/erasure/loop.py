@@ -16,7 +16,7 @@ from core.erasure.layers import add_trained
 from core.errors import CoreError
 from core.models import StableDiffusion
 from core.progress import Callback, Checkpoints, Clock
-from core.specs import EraseSpec, LatentsSpec, TrainSpec
+from core.specs import Concept, EraseSpec, LatentsSpec, TrainSpec
 
 CHECKPOINT_SECONDS = 60.0
 LARGE = 500_000_000
@@ -40,6 +40,10 @@ class Run(Generic[S]):
     def contexts(self, words: Sequence[str]) -> Tensor:
         """Text states of words in every prompt template, (T, L, D)."""
         return self.model.encode(self.prompts(words))
+
+    def goal(self, concept: Concept, target: str) -> Tensor:
+        """Text states of a concept's prompts with a target in its place, (T, L, D): the object stays where a style is replaced, or taken off by ""."""
+        return self.model.encode(self.model.vocabulary.replaced(concept.name, target))
 
     def generator(self, step: int, purpose: int = 0) -> Generator:
         """Randomness that depends on the seed, the step and its purpose alone: a resumed run draws the same."""

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Generator, Tensor
 
+from core.concepts import anchor
 from core.erasure.batch import Latents
 from core.erasure.loop import Run
 from core.models import StableDiffusion
@@ -17,7 +18,10 @@ S = TypeVar("S", bound=FineTuneSpec)
 
 @dataclass(frozen=True)
 class Texts:
-    """Text states, (B, L, D) each: the concept, the user's target if there is one, the empty prompt, and what is to stay."""
+    """Text states, (B, L, D) each: the concept, its target if there is one, the empty prompt, and what is to stay.
+
+    A style's target, where the user gives none, is the nearest other style around the same object.
+    """
 
     concept: Tensor
     target: Tensor | None
@@ -26,7 +30,7 @@ class Texts:
 
     @property
     def anchor(self) -> Tensor:
-        """The user's target, or the empty prompt."""
+        """The target, or the empty prompt."""
         return self.empty if self.target is None else self.target
 
 
@@ -40,7 +44,7 @@ class Single(Generic[S]):
         self.run, self.loss = run, loss
         self.contexts = [run.contexts(words) for words in run.words]
         self.named = [self.target(c) for c in run.concepts]
-        self.targets = [run.contexts([name]) if name else None for name in self.named]
+        self.targets = [self.goal(c, name) for c, name in zip(run.concepts, self.named, strict=True)]
         self.empty = run.contexts([""])
         self.kept = run.contexts(run.preserve or [""])
         self.keys = [f"erase/{i}" for i in range(len(run.concepts))]
@@ -48,7 +52,12 @@ class Single(Generic[S]):
 
     def target(self, concept: Concept) -> str | None:
         """The name of what the concept becomes; None is the empty prompt."""
-        return concept.target
+        style = self.run.model.vocabulary.style(concept.name) is not None
+        return anchor(self.run.model, concept, self.run.concepts) if style else concept.target
+
+    def goal(self, concept: Concept, name: str | None) -> Tensor | None:
+        """Text states of that target, one row for each of the concept's prompts; None is the empty prompt."""
+        return None if name is None else self.run.goal(concept, name)
 
     def prefill(self) -> None:
         """Draw the latents that every step will read, once and with progress."""

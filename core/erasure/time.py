@@ -10,7 +10,7 @@ from time import monotonic
 import torch
 from torch import Tensor
 
-from core.concepts import forbidden
+from core.concepts import anchor, forbidden
 from core.erasure.closed_form import factors, wear
 from core.erasure.delta import Delta
 from core.erasure.layers import target_modules
@@ -47,12 +47,13 @@ def edit(model: StableDiffusion, request: EraseSpec, spec: TimeSpec, callback: C
     begun, evaluations = monotonic(), model.evaluations
     found: list[tuple[Tensor, Tensor]] = []
     for concept in request.concepts:
-        guide = concept.target if concept.target is not None else spec.guide
+        guide = anchor(model, concept, request.concepts, spec.guide)
         for word in forbidden(concept):
-            prompts = (
-                [article(t.format(word)) for t in TEMPLATES] if model.vocabulary.style(word) is None else model.vocabulary.prompts(word)
-            )
-            found += [pairs(model, p, article(p.replace(word, guide)).strip()) for p in prompts]
+            if model.vocabulary.style(word) is None:
+                prompts, goals = ([article(t.format(w)).strip() for t in TEMPLATES] for w in (word, guide))
+            else:
+                prompts, goals = model.vocabulary.prompts(word), model.vocabulary.replaced(word, guide)
+            found += [pairs(model, p, goal) for p, goal in zip(prompts, goals, strict=True)]
     callback({"phase": "encode", "step": 0, "total": 1, "message": f"{len(found)} prompts to edit"})
     e, g = (torch.cat([pair[k] for pair in found]) for k in (0, 1))
     difference, down = factors(e, g, e[:0], spec.ridge)

@@ -6,13 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.concepts import forbidden
+from core.concepts import anchor, banned_words, forbidden, remaining
 from core.erasure.closed_form import columns, factors, wear
 from core.erasure.delta import Delta
 from core.erasure.layers import target_modules
 from core.erasure.uce_debias import attributes_of, debias
 from core.models import StableDiffusion
-from core.models.vocabulary import article
 from core.progress import Callback, Checkpoints, ignore
 from core.specs import EraseSpec, UceSpec, UnifiedEditSpec
 
@@ -20,23 +19,25 @@ from core.specs import EraseSpec, UceSpec, UnifiedEditSpec
 def prompts_of(model: StableDiffusion, request: EraseSpec, spec: UnifiedEditSpec) -> tuple[list[str], list[str], list[str]]:
     """Prompts to edit, what each of them becomes, and prompts to hold."""
 
+    vocabulary = model.vocabulary
+
     def expand(name: str) -> list[str]:
-        return model.vocabulary.prompts(name) if spec.expand_prompts else [name]
+        return vocabulary.prompts(name) if spec.expand_prompts else [name]
 
     sources, targets = list[str](), list[str]()
     for concept in request.concepts:
         if concept.attributes:
             continue  # uce_debias.py
-        guide = concept.target if concept.target is not None else spec.guide
+        guide = anchor(model, concept, request.concepts, spec.guide)
         for word in forbidden(concept):
-            prompts = expand(word)
-            sources += prompts
-            targets += [article(p.replace(word, guide)).strip() for p in prompts] if guide else [""] * len(prompts)
-    return (
-        sources,
-        targets,
-        [p for name in (*spec.preserve, *request.preserve, *attributes_of(request, model.vocabulary)) for p in expand(name)],
-    )
+            sources += expand(word)
+            targets += vocabulary.replaced(word, guide) if spec.expand_prompts else [guide]
+    styles = any(vocabulary.style(c.name) is not None for c in request.concepts)
+    hold = styles if spec.hold_vocabulary is None else spec.hold_vocabulary
+    gone = banned_words(model, [*request.concepts, *model.erased])
+    rest = remaining(vocabulary, [*vocabulary.concepts, *vocabulary.styles], gone) if hold else []
+    held = dict.fromkeys((*spec.preserve, *request.preserve, *attributes_of(request, vocabulary), *rest))
+    return sources, targets, [p for name in held for p in expand(name)]
 
 
 def edit(model: StableDiffusion, request: EraseSpec, spec: UceSpec, callback: Callback, checkpoints: Checkpoints | None = None) -> Delta:

@@ -16,52 +16,51 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from core.concepts import distances, forbidden
+from core.concepts import banned_words, distances, forbidden, remaining
 from core.errors import CoreError
 from core.evaluation.judges import Images
 from core.models import StableDiffusion, Vocabulary
 from core.progress import Callback, ignore
-from core.specs import Concept, EvaluationSpec, same
+from core.specs import Concept, EvaluationSpec
 
 CACHE_BYTES = 4 << 30
+MOST_IMAGES, ALL_IMAGES, LEAST_IMAGES = 24, 192, 6
 CHUNK = 16  # pictures between progress reports; each is on disk before the next chunk starts
 Role = Literal["erased", "preserved"]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture to draw, with both models."""
+    """One picture to draw, with both models; `subject` is the object that a style was asked for around."""
 
     concept: str
     role: Role
     prompt: str
     seed: int
-
-
-def same_concept(a: str, b: str, vocabulary: Vocabulary) -> bool:
-    """Whether two names are one concept: 'noto' and 'in noto style' are one style."""
-    style = vocabulary.style(a)
-    return same(a, b) if style is None else style == vocabulary.style(b)
+    subject: str | None = None
 
 
 def preserved_concepts(model: StableDiffusion, erased: Sequence[Concept], preserve: Sequence[str], spec: EvaluationSpec) -> list[str]:
-    """The concepts named; without names, the nearest neighbours of the erased ones and strangers, half and half. Never an erased one."""
-    vocabulary, gone = model.vocabulary, [word for c in erased for word in (*forbidden(c), *model.shows(c.name))]
+    """The concepts named; without names, the nearest neighbours of the erased ones and strangers, half and half. Never an erased one.
 
-    def is_erased(name: str) -> bool:
-        return any(same_concept(name, g, vocabulary) for g in gone)
-
+    Of a style the neighbours are the other styles, up to half of all, and the objects are strangers.
+    """
+    vocabulary, gone = model.vocabulary, banned_words(model, erased)
     named = [*preserve, *(spec.preserved_concepts or [])]
-    clash = next((name for name in named if is_erased(name)), None)
+    clash = next((name for name in named if not remaining(vocabulary, [name], gone)), None)
     if clash is not None:
         raise CoreError(
             "bad_preserved_concept", f"'{clash}' is to be erased: it cannot be judged as preserved", field="evaluation.preserved_concepts"
         )
     chosen = list(named)
     if spec.preserved_concepts is None:
-        pool = [*vocabulary.concepts, *(vocabulary.styles if any(vocabulary.style(g) for g in gone) else [])]
-        pool = [name for name in pool if not is_erased(name)]
-        chosen += neighbours_and_strangers(model, [c.name for c in erased], pool, spec.preserved_count)
+        styles = [c.name for c in erased if vocabulary.style(c.name) is not None]
+        if styles:
+            pool = remaining(vocabulary, vocabulary.styles, gone)
+            chosen += neighbours_and_strangers(model, styles, pool, spec.preserved_count // 2)
+        pool = remaining(vocabulary, vocabulary.concepts, gone)
+        left = spec.preserved_count - (len(chosen) - len(named))
+        chosen += neighbours_and_strangers(model, [c.name for c in erased if c.name not in styles], pool, left)
     unique: dict[str, str] = {}
     for name in chosen:
         unique.setdefault(name.casefold(), name)
@@ -69,10 +68,15 @@ def preserved_concepts(model: StableDiffusion, erased: Sequence[Concept], preser
 
 
 def neighbours_and_strangers(model: StableDiffusion, erased: Sequence[str], pool: list[str], count: int) -> list[str]:
-    """Half the names are the pool's nearest to any erased one, in the text encoder's space; half are drawn, with a fixed seed, from the farther ones."""
+    """Half the names are the pool's nearest to any erased one, in the text encoder's space; half are drawn, with a fixed seed, from the farther ones.
+
+    With nothing erased all are drawn.
+    """
     if not pool:
         return []
-    away = torch.stack([distances(model, name, pool) for name in erased]).amin(0) if erased else torch.zeros(len(pool))
+    if not erased:
+        return [pool[i] for i in sorted(np.random.default_rng(0).permutation(len(pool))[:count].tolist())]
+    away = torch.stack([distances(model, name, pool) for name in erased]).amin(0)
     order = away.argsort(stable=True).tolist()
     near, rest = order[: count // 2], order[count // 2 :]
     far = rest[min(len(rest) // 2, max(0, len(rest) - count)) :]
@@ -81,15 +85,37 @@ def neighbours_and_strangers(model: StableDiffusion, erased: Sequence[str], pool
 
 
 def plan(vocabulary: Vocabulary, erased: Sequence[Concept], preserved: Sequence[str], spec: EvaluationSpec) -> list[Picture]:
-    """The prompts (templates and synonyms in turn) and seeds (`spec.seed` upwards) of every concept."""
-    pictures = []
+    """The prompts (templates and synonyms in turn) and seeds (`spec.seed` upwards) of every concept.
+
+    A style is asked for around objects that no method was trained on.
+    """
+    pictures, count = list[Picture](), erased_images(spec, len(erased))
+
+    def add(name: str, words: Sequence[str], role: Role, images: int) -> None:
+        prompts = [pair for group in zip(*(asked(vocabulary, word) for word in words), strict=False) for pair in group]
+        for i in range(images):
+            prompt, subject = prompts[i % len(prompts)]
+            pictures.append(Picture(name, role, prompt, spec.seed + i, subject))
+
     for concept in erased:
-        prompts = [p for group in zip(*(vocabulary.prompts(w) for w in forbidden(concept)), strict=False) for p in group]
-        pictures += [Picture(concept.name, "erased", prompts[i % len(prompts)], spec.seed + i) for i in range(spec.erased_images)]
+        add(concept.name, forbidden(concept), "erased", count)
     for name in preserved:
-        prompts = vocabulary.prompts(name)
-        pictures += [Picture(name, "preserved", prompts[i % len(prompts)], spec.seed + i) for i in range(spec.preserved_images)]
+        images = spec.preserved_images if vocabulary.style(name) is None else max(count, spec.preserved_images)
+        add(name, [name], "preserved", images)
     return pictures
+
+
+def asked(vocabulary: Vocabulary, name: str) -> list[tuple[str, str | None]]:
+    """The prompts that ask for a concept, each with its object where the concept is a style."""
+    style = vocabulary.style(name)
+    if style is None:
+        return [(prompt, None) for prompt in vocabulary.prompts(name)]
+    return [(vocabulary.styled(o, style), o) for o in vocabulary.objects(held_out=True)]
+
+
+def erased_images(spec: EvaluationSpec, concepts: int) -> int:
+    """Pictures of each erased concept: as asked, else so many that the judging of many concepts stays bounded."""
+    return spec.erased_images or max(LEAST_IMAGES, min(MOST_IMAGES, ALL_IMAGES // max(1, concepts)))
 
 
 def draw(

@@ -42,6 +42,6 @@ def in_top_k(logits: Tensor, index: int, k: int) -> np.ndarray[Any, np.dtype[np.
 
 
 def hits(label: Label, images: Images) -> dict[int, np.ndarray[Any, np.dtype[np.bool_]]]:
-    """For each k, whether each picture's top-k holds the label."""
+    """For each k, whether each picture's top-k holds the label; a judge of k classes or fewer always would, and is not asked."""
     logits = label.judge.logits(images)
-    return {k: in_top_k(logits, label.index, k) for k in KS}
+    return {k: in_top_k(logits, label.index, k) for k in KS if k < len(label.judge.classes)}

@@ -1,11 +1,21 @@
 """Pass or fail: the report's numbers against the thresholds that the client asked for."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic import BaseModel
 
 from core.specs import Concept, HideThresholds, Thresholds
+
+FEW = 20  # pictures of a concept: with fewer, one of them alone is more than 5 %
+
+
+class Measured(Protocol):
+    """A metric, as `report.Metric` has it."""
+
+    value: float
+    n: int
+    ci_high: float | None
 
 
 class Check(BaseModel):
@@ -26,22 +36,38 @@ class Verdict(BaseModel):
     checks: list[Check] = []
 
 
-def judge(value: Callable[[str, str | None], float | None], erased: Sequence[Concept], thresholds: Thresholds) -> Verdict:
-    """ESR, and RSR of a hide job, is asked of each concept, so that an easy one cannot cover another; PSR of all preserved pictures together."""
+def judge(
+    found: Callable[[str, str | None], Measured | None], erased: Sequence[Concept], thresholds: Thresholds, styles: bool = False
+) -> Verdict:
+    """ESR, and RSR of a hide job, is asked of each concept, so that an easy one cannot cover another; PSR of all preserved pictures together.
+
+    ESR of few pictures is asked whether its interval reaches the threshold, and then all of them together whether they do.
+    `styles`: whether styles are among the erased concepts, whose pictures must go on showing their objects.
+    """
     gone, edited, spread = (
         [c.name for c in erased if wanted(c)] for wanted in (lambda c: not c.attributes, lambda c: c.target, lambda c: c.attributes)
     )
-    asked: list[tuple[str, str | None]] = [(m, c) for m in ("esr1", "esr5") for c in gone]
+    few = [c for c in gone if (m := found("esr1", c)) is not None and m.n < FEW]
+    asked: list[tuple[str, str | None]] = [(m, c) for m in ("esr1", "esr5") for c in (*gone, *([None] if len(few) > 1 else []))]
     asked += [*(("edit1", c) for c in edited), *(("attribute_distance", c) for c in spread), ("psr1_ratio", None)]
     asked += [("rsr1", c) for c in gone if isinstance(thresholds, HideThresholds)]
+    asked += [("content1_ratio", None)] if styles else []
     checks = []
     for metric, concept in asked:
         threshold = getattr(thresholds, metric)
         if threshold is not None:
-            got, most = value(metric, concept), metric == "attribute_distance"
-            passed = None if got is None else got <= threshold if most else got >= threshold
-            bound: Literal["at least", "at most"] = "at most" if most else "at least"
-            checks.append(Check(metric=metric, concept=concept, value=got, threshold=threshold, bound=bound, passed=passed))
+            got = found(metric, concept)
+            lenient = len(few) > 1 and concept in few and metric.startswith("esr")
+            bound: Literal["at least", "at most"] = "at most" if metric == "attribute_distance" else "at least"
+            passed = None if got is None else reaches(got, threshold, bound, lenient)
+            checks.append(Check(metric=metric, concept=concept, value=got and got.value, threshold=threshold, bound=bound, passed=passed))
     results = [c.passed for c in checks]
     passed_all = False if False in results else None if None in results or not results else True
     return Verdict(passed=passed_all, checks=checks)
+
+
+def reaches(got: Measured, threshold: float, bound: Literal["at least", "at most"], lenient: bool) -> bool:
+    """Whether the number, or with leniency the upper end of its interval, keeps to the threshold."""
+    if bound == "at most":
+        return got.value <= threshold
+    return (got.ci_high if lenient and got.ci_high is not None else got.value) >= threshold

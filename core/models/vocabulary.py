@@ -1,12 +1,16 @@
 """What a model is known to draw: concepts, styles and prompt templates."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from core.specs import same
+from core.specs import folded, same
 
 TEMPLATES = ("{}", "a {}", "a photo of a {}", "a picture of a {}", "an image of a {}")
+STYLE_FORMS = ("{}", "{} style", "in {} style", "in the style of {}")
+STYLE_OBJECTS = 16
+UNLISTED = re.compile(r"in the style of (.+)|in (.+) style", re.IGNORECASE)
 COMMON = Path(__file__).parents[1] / "concepts" / "common.json"
 
 
@@ -21,35 +25,70 @@ def article(text: str) -> str:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Concepts and styles by the words a prompt uses for them; `subcategory` maps a concept to its Unicode subcategory."""
+    """Concepts and styles by the words a prompt uses for them; `subcategory` maps a concept to its Unicode subcategory.
+
+    `style_template` is how a prompt names a style, after the object.
+    """
 
     concepts: list[str]
     styles: list[str] = field(default_factory=list)
     templates: tuple[str, ...] = TEMPLATES
     subcategory: dict[str, str] = field(default_factory=dict)
+    style_template: str = "in {} style"
 
     def style(self, name: str) -> str | None:
-        """The style that a name means ('noto', 'noto style', 'in noto style'), or None."""
-        return next(
-            (s for s in self.styles if any(same(name, f.format(s)) for f in ("{}", "{} style", "in {} style", "in the style of {}"))), None
-        )
+        """The style that a name means ('noto', 'noto style', 'in noto style'), or None.
+
+        'in the style of {artist}' and 'in {artist} style' are styles even when the vocabulary does not list the artist.
+        """
+        listed = next((s for s in self.styles if any(same(name, f.format(s)) for f in STYLE_FORMS)), None)
+        if listed is not None:
+            return listed
+        found = UNLISTED.fullmatch(" ".join(name.split()))
+        return (found[1] or found[2]) if found else None
+
+    def key(self, name: str) -> tuple[str, bool]:
+        """What two names of one concept have in common: 'noto' and 'in noto style' are one style."""
+        style = self.style(name)
+        return folded(style or name), style is not None
+
+    def same(self, a: str, b: str) -> bool:
+        """Whether two names are one concept."""
+        return self.key(a) == self.key(b)
+
+    def objects(self, *, held_out: bool = False) -> list[str]:
+        """A fixed choice of concepts for a style to be asked for around; held out: others, where the vocabulary is large enough."""
+        stride = max(1, len(self.concepts) // STYLE_OBJECTS)
+        return self.concepts[stride // 2 if held_out else 0 :: stride][:STYLE_OBJECTS]
+
+    def styled(self, thing: str, style: str) -> str:
+        """'a dog in noto style'; without a style 'a dog'."""
+        return article(f"a {thing} {self.style_template.format(style)}" if style else f"a {thing}")
 
     def prompts(self, name: str) -> list[str]:
         """A concept in every template; a style around a fixed choice of the vocabulary's objects."""
-        style = self.style(name)
-        if style is None:
-            return [article(template.format(name)) for template in self.templates]
-        objects = self.concepts[:: max(1, len(self.concepts) // 16)][:16]
-        return [article(f"a {o} in {style} style") for o in objects]
+        return self.replaced(name, name)
+
+    def replaced(self, name: str, target: str) -> list[str]:
+        """`prompts(name)`, one by one, with a target in its place; '' takes a style off its object, and leaves nothing of an object."""
+        if self.style(name) is None:
+            return [article(template.format(target)) if target else "" for template in self.templates]
+        style = self.style(target) or target
+        return [self.styled(o, style) for o in self.objects()]
 
     def targets(self, name: str) -> list[str]:
         """Names of the same sort as `name`, itself left out: styles for a style, concepts for a concept."""
-        style = self.style(name)
-        return [s for s in self.styles if s != style] if style is not None else [c for c in self.concepts if not same(c, name)]
+        return [w for w in (self.concepts if self.style(name) is None else self.styles) if not self.same(w, name)]
 
 
 def load_vocabulary(folder: Path | None) -> Vocabulary:
     """`vocabulary.json` beside the model's weights; without one, the common English nouns that ship with the package."""
     path = folder / "vocabulary.json" if folder is not None else COMMON
     data = json.loads((path if path.exists() else COMMON).read_text())
-    return Vocabulary(data["concepts"], data.get("styles", []), tuple(data.get("templates", TEMPLATES)), data.get("subcategory", {}))
+    return Vocabulary(
+        data["concepts"],
+        data.get("styles", []),
+        tuple(data.get("templates", TEMPLATES)),
+        data.get("subcategory", {}),
+        data.get("style_template", "in {} style"),
+    )

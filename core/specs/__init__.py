@@ -4,7 +4,7 @@ Every field says its meaning, unit, default and source; this text is the OpenAPI
 """
 
 from core.specs.adversarial import AgeSpec, ApSpec
-from core.specs.base import MAX_TEXT, Concept, ConceptLike, ConceptSpace, Spec, Text, as_concept, clean_text, same
+from core.specs.base import MAX_TEXT, Concept, ConceptLike, ConceptSpace, Spec, Text, as_concept, clean_text, folded, same
 from core.specs.closed_form import ReceSpec, TimeSpec, UceSpec, UnifiedEditSpec
 from core.specs.debias import DebiasSpec
 from core.specs.evaluation import EvaluationSpec, Thresholds
@@ -72,5 +72,6 @@ __all__ = [
     "as_concept",
     "as_method",
     "clean_text",
+    "folded",
     "same",
 ]

@@ -30,7 +30,12 @@ def clean_text(value: str) -> str:
 
 def same(a: str, b: str) -> bool:
     """Whether two concept names are one, whatever their case and spacing."""
-    return " ".join(a.casefold().split()) == " ".join(b.casefold().split())
+    return folded(a) == folded(b)
+
+
+def folded(name: str) -> str:
+    """A concept name without its case and spacing."""
+    return " ".join(name.casefold().split())
 
 
 Text = Annotated[str, AfterValidator(clean_text), Field(json_schema_extra={"minLength": 1, "maxLength": MAX_TEXT})]

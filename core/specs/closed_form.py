@@ -11,14 +11,21 @@ from core.specs.debias import DebiasSpec
 class UnifiedEditSpec(Spec):
     """What UCE and RECE share."""
 
-    guide: Annotated[str, Field(max_length=MAX_TEXT)] = Field(
-        default="", description="Target when a concept names none. The authors' code: '' (or 'art' for styles)."
+    guide: Annotated[str, Field(max_length=MAX_TEXT)] | None = Field(
+        default=None,
+        description="Target when a concept names none. Omitted: the empty prompt (authors), and for a style the nearest other style of the vocabulary "
+        "(authors: 'art'); '' takes a style off and leaves the object.",
     )
     tokens: Literal["all", "last"] = Field(
         default="all",
         description="Which token columns of a prompt are edited: all of them (authors' older code) or the last before EOS (their newer code).",
     )
     preserve: list[Text] = Field(default=[], max_length=2048, description="Concepts whose keys and values are held (the paper's P).")
+    hold_vocabulary: bool | None = Field(
+        default=None,
+        description="Hold the rest of the model's vocabulary too, its concepts and styles that are not erased: for many concepts at once (ours). "
+        "Omitted: where a style is erased, whose words stand beside every object; not otherwise, as in the paper.",
+    )
     erase_scale: float = Field(default=1.0, gt=0, le=1e4, description="Weight of each erased column (authors' default 1).")
     preserve_scale: float = Field(default=1.0, ge=0, le=1e4, description="Weight of each preserved column (authors' default 1).")
     ridge: float = Field(default=0.5, gt=0, le=1e6, description="λ, the pull towards the old weights (authors' default 0.5).")
@@ -38,8 +45,9 @@ class TimeSpec(Spec):
     """TIME (Orgad et al., ICCV 2023): closed form on to_v, token by token; exact LoRA. The alignment for erasing is a reconstruction."""
 
     name: Literal["time"] = "time"
-    guide: Annotated[str, Field(max_length=MAX_TEXT)] = Field(
-        default="", description="Target when a concept names none; '' = the prompt without it."
+    guide: Annotated[str, Field(max_length=MAX_TEXT)] | None = Field(
+        default=None,
+        description="Target when a concept names none. Omitted or '': the prompt without it; omitted, a style becomes the nearest other style.",
     )
     ridge: float = Field(
         default=1000.0,

@@ -26,13 +26,25 @@ class Thresholds(Spec):
         description="At most this total-variation distance between a debiased concept's shares and those asked for; 24 pictures of a perfectly "
         "even pair are 0.08 off on average.",
     )
+    content1_ratio: float | None = Field(
+        default=0.8,
+        ge=0,
+        le=2,
+        description="Where styles are erased: in a style's own pictures, at least this share of what the base model shows of the objects asked for.",
+    )
 
 
 class EvaluationSpec(Spec):
     """How a sanitized model is judged (field's metrics: ESR-k, PSR-k, CLIP score, NER-τ, LPIPS)."""
 
     enabled: bool = Field(default=True, description="false: deliver without a verdict.")
-    erased_images: int = Field(default=24, ge=1, le=1000, description="Pictures for each erased concept, over its prompt templates.")
+    erased_images: int | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        description="Pictures for each erased concept, over its prompt templates; a preserved style is drawn as often. Omitted: 24; "
+        "from nine concepts on fewer, about 192 in all, but never fewer than 6.",
+    )
     preserved_concepts: list[Text] | None = Field(
         default=None,
         max_length=512,

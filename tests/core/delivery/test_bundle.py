@@ -201,6 +201,10 @@ def test_a_zip_repeats_whatever_the_files_dates(tmp_path: Path):
     assert len(first) > 1000  # stored, not compressed
 
 
+def as_metric(name: str, value: float | None) -> Metric | None:
+    return None if value is None else Metric(name=name, value=value, n=24)
+
+
 @pytest.mark.parametrize(
     ("values", "passed"),
     [
@@ -212,11 +216,12 @@ def test_a_zip_repeats_whatever_the_files_dates(tmp_path: Path):
     ],
 )
 def test_the_verdict_asks_every_concept(values: dict[tuple[str, str | None], float], passed: bool | None):
-    assert judge(lambda m, c: values.get((m, c)), [Concept(name="a"), Concept(name="b")], Thresholds()).passed is passed
+    assert judge(lambda m, c: as_metric(m, values.get((m, c))), [Concept(name="a"), Concept(name="b")], Thresholds()).passed is passed
 
 
 def test_no_threshold_is_no_pass():
-    assert judge(lambda *_: 1.0, [Concept(name="a")], Thresholds(esr1=None, psr1_ratio=None)) == Verdict(passed=None, checks=[])
+    none = Thresholds(esr1=None, psr1_ratio=None)
+    assert judge(lambda m, _: as_metric(m, 1.0), [Concept(name="a")], none) == Verdict(passed=None, checks=[])
 
 
 def test_axis_ticks_are_round():

@@ -125,6 +125,19 @@ def test_only_the_adapter_is_trained_and_only_one_network_is_kept(tiny_sd):
     assert all(torch.equal(after[k], before[k]) for k in before)
 
 
+@pytest.mark.parametrize("name", ["esd", "naive", "ca", "all_but_one", "ap paper", "age paper", "score", "mace"])
+def test_every_method_takes_a_style(name, tiny_sd):
+    delta = erase(load_model(tiny_sd), EraseSpec(concepts=["in noto style"], method=METHODS[name]))
+    assert all(v.isfinite().all() for v in delta.tensors.values())
+
+
+@pytest.mark.parametrize("name", ["esd", "naive", "ca"])
+def test_a_style_becomes_another_style_around_the_same_object(name, tiny_sd):
+    seen: list[str | None] = []
+    erase(load_model(tiny_sd), EraseSpec(concepts=["noto"], method=METHODS[name]), callback=lambda p: seen.append(p.get("target")))
+    assert seen[-1] == "twemoji"
+
+
 def test_several_concepts_take_turns_and_each_gets_its_steps(tiny_sd):
     model = load_model(tiny_sd)
     evaluations: list[str | None] = []
@@ -140,6 +153,17 @@ def test_a_buffer_costs_far_fewer_evaluations_than_fresh_latents(tiny_sd):
     fresh = erase(load_model(tiny_sd), EraseSpec(concepts=["church"], method=EsdSpec(latents="fresh", **spec))).info["unet_evaluations"]
     assert buffered == 4 * 9 * 2 + 20 * 2 * 3
     assert fresh > 2 * buffered
+
+
+def test_trajectories_drawn_together_are_each_those_drawn_alone(tiny_sd):
+    model, spec = load_model(tiny_sd), EsdSpec(**SMALL)
+    words = {name: model.encode([name, f"a {name}"]) for name in model.vocabulary.concepts}
+    batches: list[int] = []
+    together = Trajectories(model, spec, seed=3)
+    together.prefill(words, 1, lambda p: batches.append(p["step"]))
+    assert batches == [8, 12]
+    for name, contexts in words.items():
+        torch.testing.assert_close(together.kept[name], Trajectories(model, spec, seed=3).fill(name, contexts, 1), atol=1e-5, rtol=1e-4)
 
 
 def test_kept_trajectories_are_those_of_a_plain_ddim_loop(tiny_sd):

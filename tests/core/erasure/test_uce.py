@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.erasure import closed_form, erase
+from core.erasure import closed_form, erase, uce
 from core.models import load_model
 from core.specs import Concept, EraseSpec, UceSpec
 
@@ -64,3 +64,32 @@ def test_a_target_replaces_the_word_inside_the_prompt(tiny_sd):
     delta = erase(model, EraseSpec(concepts=[Concept(name="church", target="mosque")], method="uce"))
     plain = erase(load_model(tiny_sd), EraseSpec(concepts=["church"], method="uce"))
     assert any(not torch.equal(delta.tensors[k], plain.tensors.get(k, torch.zeros(0))) for k in delta.tensors)
+
+
+def test_a_style_is_replaced_around_its_object_whose_own_tokens_do_not_move(tiny_sd):
+    model, request = load_model(tiny_sd), EraseSpec(concepts=["in noto style"], method="uce")
+    sources, targets, _ = uce.prompts_of(model, request, UceSpec())
+    assert (sources[0], targets[0]) == ("a church in noto style", "a church in twemoji style")
+    sources, targets, _ = uce.prompts_of(model, request, UceSpec(guide=""))
+    assert (sources[0], targets[0]) == ("a church in noto style", "a church")
+    e, g = closed_form.columns(model, sources[:1], "all"), closed_form.columns(model, targets[:1], "all")
+    same = len(model.pipe.tokenizer("a church").input_ids) - 1
+    assert not closed_form.moved(e, g)[:same].any()
+    assert closed_form.moved(e, g)[same:].all()
+
+
+def test_the_rest_of_the_vocabulary_is_held_when_asked(tiny_sd):
+    def moved(**options):
+        model = load_model(tiny_sd)
+        erase(model, EraseSpec(concepts=["church", "dog"], method=UceSpec(**options)))
+        layer = next(m for n, m in model.unet.named_modules() if n.endswith("attn2.to_v"))
+        with torch.no_grad():
+            return [
+                float((layer(c) - layer.base_layer(c)).square().mean())
+                for c in (model.encode([w]) for w in ("church", "wolf", "a cat in noto style"))
+            ]
+
+    loose, held = moved(), moved(hold_vocabulary=True)
+    assert held[1] < loose[1] / 10
+    assert held[2] < loose[2] / 10
+    assert held[0] > held[1]

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from core.delivery import words
-from core.evaluation.report import Report
+from core.evaluation.report import Metric, Report
 from core.evaluation.verdict import judge
 from core.run import run_erase
 from core.specs import Concept, EraseSpec, Thresholds
@@ -19,13 +19,14 @@ CHURCH, CASTLE, DOG = (
 
 
 def test_each_sort_of_concept_has_its_own_checks():
-    values = {
+    shares = {
         ("esr1", "church"): 0.99,
         ("esr1", "cat"): 0.5,
         ("edit1", "cat"): 0.9,
         ("attribute_distance", "dog"): 0.2,
         ("psr1_ratio", None): 1.0,
     }
+    values = {(name, concept): Metric(name=name, concept=concept, value=value, n=24) for (name, concept), value in shares.items()}
     verdict = judge(lambda *key: values.get(key), [CHURCH, CASTLE, DOG], Thresholds(edit1=0.8))
     assert [(c.metric, c.concept, c.bound, c.passed) for c in verdict.checks] == [
         ("esr1", "church", "at least", True),
@@ -34,7 +35,8 @@ def test_each_sort_of_concept_has_its_own_checks():
         ("attribute_distance", "dog", "at most", True),
         ("psr1_ratio", None, "at least", True),
     ]
-    far = judge(lambda *key: {**values, ("attribute_distance", "dog"): 0.3}.get(key), [DOG], Thresholds())
+    values["attribute_distance", "dog"].value = 0.3
+    far = judge(lambda *key: values.get(key), [DOG], Thresholds())
     assert far.passed is False
     assert judge(lambda *_: None, [DOG], Thresholds()).passed is None
 

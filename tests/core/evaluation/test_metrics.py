@@ -41,7 +41,7 @@ def test_top_k_hits_are_counted_from_the_ranks_of_the_label():
     label = success_rates.label_of(["green"], Judges(colour_judge(), None, None), Vocabulary([]))
     hits = success_rates.hits(label, plain((0, 255, 0), (255, 100, 0), (200, 10, 100)))
     assert hits[1].tolist() == [True, False, False]
-    assert hits[5].tolist() == [True, True, True]  # three classes: all are among the first five
+    assert list(hits) == [1]  # three classes: all are among the first five, whatever is drawn
     logits = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]])
     assert success_rates.in_top_k(logits, 0, 2).tolist() == [True, False]
 

@@ -46,6 +46,26 @@ def test_a_style_is_asked_for_around_objects(model: StableDiffusion):
     assert len({p.prompt for p in plan}) == 5
 
 
+def test_a_styles_pictures_know_their_objects_and_a_preserved_style_has_as_many(model: StableDiffusion):
+    plan = pictures.plan(model.vocabulary, [Concept(name="noto")], ["twemoji", "dog"], SPEC)
+    assert all(p.subject in p.prompt for p in plan if p.concept != "dog")
+    assert [sum(p.concept == name for p in plan) for name in ("noto", "twemoji", "dog")] == [5, 5, 2]
+    assert {p.subject for p in plan if p.concept == "dog"} == {None}
+
+
+def test_the_neighbours_of_a_style_are_the_other_styles(model: StableDiffusion):
+    chosen = pictures.preserved_concepts(model, [Concept(name="in noto style")], [], SPEC)
+    assert chosen[0] == "twemoji"
+    assert len(chosen) == 4
+    assert set(chosen[1:]) <= set(model.vocabulary.concepts)
+
+
+@pytest.mark.parametrize(("concepts", "each"), [(1, 24), (8, 24), (10, 19), (32, 6), (64, 6)])
+def test_many_concepts_share_a_bounded_number_of_pictures(concepts: int, each: int):
+    assert pictures.erased_images(EvaluationSpec(), concepts) == each
+    assert pictures.erased_images(EvaluationSpec(erased_images=48), concepts) == 48
+
+
 def test_preserved_concepts_are_neighbours_and_strangers_never_the_erased(model: StableDiffusion):
     erased = [Concept(name="Church", synonyms=["mosque"])]
     chosen = pictures.preserved_concepts(model, erased, [], SPEC)
