@@ -52,11 +52,12 @@ def bounded(x0: Tensor) -> Tensor:
 
 
 def held_out(model: StableDiffusion, word: str) -> list[str]:
-    """Prompts of a concept or a style that `Run.contexts` does not hold."""
+    """Prompts of a concept or a style that `Run.contexts` does not hold; of a style around so few objects that it holds them all, in other words."""
     style, seen = model.vocabulary.style(word), model.vocabulary.prompts(word)
     if style is None:
         return [article(p.format(word)) for p in HELD_OUT]
-    return [p for o in model.vocabulary.concepts if (p := article(f"a {o} in {style} style")) not in seen]
+    others = [p for o in model.vocabulary.concepts if (p := model.vocabulary.styled(o, style)) not in seen]
+    return others or [f"a picture of {p}" for p in seen]
 
 
 class Score:
