@@ -19,12 +19,13 @@ from api.auth import Authenticate
 from api.bodies import Bodies
 from api.middleware import Envelope, as_problem
 from api.problems import BY_STATUS, Problem, answer
-from api.routes import artifacts, events, jobs, models, system, uploads
+from api.routes import artifacts, concepts, events, jobs, models, system, uploads
 from store.errors import StoreError
 from store.settings import Settings
 
 TAGS = [
     {"name": "jobs", "description": "Ask for work and follow it."},
+    {"name": "concepts", "description": "Which concepts an erasure moves."},
     {"name": "artifacts", "description": "What jobs made, and uploads."},
     {"name": "models", "description": "What jobs may name."},
     {"name": "system", "description": "Health, metrics, documentation."},
@@ -89,7 +90,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.services = shared
-    for routes in (jobs, events, uploads, artifacts, models, system):
+    for routes in (jobs, concepts, events, uploads, artifacts, models, system):
         app.include_router(routes.router)
     for error in (Problem, StoreError, RequestValidationError, HTTPException):
         app.add_exception_handler(error, on_error)

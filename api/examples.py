@@ -72,3 +72,20 @@ EVALUATE: dict[str, Example] = {
         "value": {"model": "emoji", "artifact_id": "6a2f41a3-c654-4b7c-a1f4-0b9a3c1d8e55", "concepts": ["church"]},
     },
 }
+
+INSPECT: dict[str, Example] = {
+    "job": {
+        "summary": "What moved beside the concept that a job erased",
+        "value": {"model": "emoji", "job_id": "0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11", "concept": "church"},
+    },
+    "two": {
+        "summary": "Two models against one another, over common English nouns; what was changed is found",
+        "value": {
+            "model": "emoji",
+            "job_id": "0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11",
+            "against_artifact_id": "6a2f41a3-c654-4b7c-a1f4-0b9a3c1d8e55",
+            "concept_space": "english",
+            "locality": 1.0,
+        },
+    },
+}

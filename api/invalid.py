@@ -9,7 +9,19 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 
 from api.problems import FieldError, Problem
-from core.specs import METHODS, Concept, DebiasSpec, EraseSpec, EvaluateSpec, EvaluationSpec, HideSpec, LoraSpec, RecoverySpec, Thresholds
+from core.specs import (
+    METHODS,
+    Concept,
+    DebiasSpec,
+    EraseSpec,
+    EvaluateSpec,
+    EvaluationSpec,
+    HideSpec,
+    InspectSpec,
+    LoraSpec,
+    RecoverySpec,
+    Thresholds,
+)
 
 MAX_ERRORS = 50
 OBJECTS: dict[str, type[BaseModel]] = {
@@ -58,7 +70,9 @@ def parameters(steps: Sequence[str], body: Any) -> tuple[str, list[str]]:
         given = body.keys() if isinstance(body, dict) else set()
         spec: type[BaseModel] = EraseSpec
         if {"job_id", "artifact_id"} & given and "method" not in given:
-            spec = EvaluateSpec
+            inspecting = set(InspectSpec.model_fields) - set(EvaluateSpec.model_fields)
+            near = difflib.get_close_matches(steps[-1], inspecting, n=1, cutoff=0.7)
+            spec = InspectSpec if inspecting & given or near else EvaluateSpec
         elif {"recovery", "seal_to"} & given or difflib.get_close_matches(steps[-1], ("recovery", "seal_to"), n=1, cutoff=0.7):
             spec = HideSpec
         return "a job", list(spec.model_fields)

@@ -13,7 +13,7 @@ from api.auth import Caller
 from api.problems import invalid
 from api.schemas import TERMINAL, DryRun, Job, JobArtifact, JobKind
 from api.services import Services
-from core.specs import UNSTACKABLE, CombineSpec, Concept, EraseSpec, EvaluateSpec, same
+from core.specs import UNSTACKABLE, CombineSpec, Concept, EraseSpec, EvaluateSpec, InspectSpec, same
 from store import artifacts, jobs
 from store.errors import NotFound
 from store.models import Artifact as ArtifactRow
@@ -52,7 +52,7 @@ async def ended(services: Services, caller: Caller, job_id: uuid.UUID, deadline:
                 continue
 
 
-AnySpec = EraseSpec | EvaluateSpec | CombineSpec
+AnySpec = InspectSpec | EraseSpec | EvaluateSpec | CombineSpec
 
 
 def resolve(session: Session, tenant_id: uuid.UUID, spec: AnySpec) -> dict[str, Any]:
@@ -76,7 +76,16 @@ def resolve(session: Session, tenant_id: uuid.UUID, spec: AnySpec) -> dict[str, 
             of_model(spec, row.spec["model"], "job")
             spec = spec.model_copy(update={"concepts": spec.concepts or erased_by(session, tenant_id, row)})
         case EvaluateSpec():
-            of_model(spec, uploaded(session, tenant_id, uuid.UUID(spec.artifact_id)).info["model"], "upload")
+            of_model(spec, uploaded(session, tenant_id, str(spec.artifact_id)).info["model"], "upload")
+        case InspectSpec():
+            for prefix, of_job, of_upload in (
+                ("", spec.job_id, spec.artifact_id),
+                ("against_", spec.against_job_id, spec.against_artifact_id),
+            ):
+                if of_job is not None:
+                    of_model(spec, finished(session, tenant_id, of_job, f"{prefix}job_id", JUDGED).spec["model"], "job")
+                if of_upload is not None:
+                    of_model(spec, uploaded(session, tenant_id, of_upload, f"{prefix}artifact_id").info["model"], "upload")
         case _:
             pass
     return spec.model_dump(mode="json")
@@ -120,15 +129,15 @@ def erased_by(session: Session, tenant_id: uuid.UUID, row: JobRow) -> list[Conce
     return list(found.values())
 
 
-def uploaded(session: Session, tenant_id: uuid.UUID, artifact_id: uuid.UUID) -> ArtifactRow:
+def uploaded(session: Session, tenant_id: uuid.UUID, artifact_id: str, field: str = "artifact_id") -> ArtifactRow:
     try:
-        row = artifacts.get(session, tenant_id, artifact_id)
+        row = artifacts.get(session, tenant_id, uuid.UUID(artifact_id))
     except NotFound as error:
-        raise invalid("artifact_id", f"there is no artifact {artifact_id}", "upload a delta with POST /artifacts") from error
+        raise invalid(field, f"there is no artifact {artifact_id}", "upload a delta with POST /artifacts") from error
     if row.job_id is not None:
-        raise invalid("artifact_id", "names a job's artifact, not an upload", f"give job_id '{row.job_id}' instead")
+        raise invalid(field, "names a job's artifact, not an upload", f"give {field.replace('artifact', 'job')} '{row.job_id}' instead")
     if "model" not in row.info:
-        raise invalid("artifact_id", "names an image, not a delta", "upload a LoRA delta with POST /artifacts")
+        raise invalid(field, "names an image, not a delta", "upload a LoRA delta with POST /artifacts")
     return row
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 JobStatus = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled", "expired"]
-JobKind = Literal["erase", "hide", "evaluate", "combine"]
+JobKind = Literal["erase", "hide", "evaluate", "combine", "inspect"]
 ArtifactKind = Literal["file", "recovery_key"]
 KindField = Field(
     description="A `recovery_key` is a secret: its content takes the scope `keys:read`, every read is noted, and it can be revoked."

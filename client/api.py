@@ -24,6 +24,11 @@ def id_of(job: Job | str) -> str:
     return job if isinstance(job, str) else job.id
 
 
+def path_of(kind: str) -> str:
+    """Where a job of this kind is asked for."""
+    return "/inspect" if kind == "inspect" else f"/jobs/{kind}"
+
+
 class Expunge:
     """Talks to one Expunge service; url and key come from EXPUNGE_URL and EXPUNGE_API_KEY unless given."""
 
@@ -48,11 +53,11 @@ class Expunge:
     def submit(self, kind: str, spec: Mapping[str, Any], *, idempotency_key: str | None = None, prefer_wait: int | None = None) -> Job:
         """POST a whole spec, as the OpenAPI document describes it."""
         headers = {"Prefer": f"wait={prefer_wait}"} if prefer_wait else None
-        return Job.model_validate(self._json("POST", f"/jobs/{kind}", json=dict(spec), headers=headers, idempotency_key=idempotency_key))
+        return Job.model_validate(self._json("POST", path_of(kind), json=dict(spec), headers=headers, idempotency_key=idempotency_key))
 
     def validate(self, kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
         """The spec with every default filled in; nothing is stored."""
-        found: dict[str, Any] = self._json("POST", f"/jobs/{kind}", json=dict(spec), params={"dry_run": "true"})["spec"]
+        found: dict[str, Any] = self._json("POST", path_of(kind), json=dict(spec), params={"dry_run": "true"})["spec"]
         return found
 
     def erase(
@@ -107,6 +112,39 @@ class Expunge:
         if artifact is not None:
             spec["artifact_id"] = artifact if isinstance(artifact, str) else artifact.id
         return self.submit("evaluate", spec, idempotency_key=idempotency_key)
+
+    def inspect(
+        self,
+        *,
+        job: Job | str | None = None,
+        artifact: Artifact | str | None = None,
+        against: Job | Artifact | str | None = None,
+        concept: ConceptLike | None = None,
+        concept_space: str | Sequence[str] = "model",
+        model: str = "emoji",
+        idempotency_key: str | None = None,
+        **more: Any,
+    ) -> Job:
+        """Rank what moved most from the base model (or `against`: a job or its id, or an uploaded Artifact) to a job's or an uploaded delta.
+
+        `concept`: what was changed; omitted, it is found. `more`: locality, trajectories, timesteps, top, pictures, seed, labels, …
+        """
+        spec: dict[str, Any] = {
+            "model": model,
+            "concept_space": concept_space if isinstance(concept_space, str) else list(concept_space),
+            **more,
+        }
+        if job is not None:
+            spec["job_id"] = id_of(job)
+        if artifact is not None:
+            spec["artifact_id"] = artifact if isinstance(artifact, str) else artifact.id
+        if against is not None:
+            spec["against_artifact_id" if isinstance(against, Artifact) else "against_job_id"] = (
+                against if isinstance(against, str) else against.id
+            )
+        if concept is not None:
+            spec["concept"] = concept
+        return self.submit("inspect", spec, idempotency_key=idempotency_key)
 
     def cancel(self, job: Job | str) -> Job:
         return Job.model_validate(self._json("POST", f"/jobs/{id_of(job)}/cancel"))

@@ -294,6 +294,40 @@ def evaluate(
 
 
 @app.command()
+def inspect(
+    job: Annotated[str | None, typer.Option("--job", help="A finished job.")] = None,
+    artifact: Annotated[str | None, typer.Option("--artifact", help="An uploaded delta.")] = None,
+    delta: Annotated[Path | None, typer.Option("--delta", exists=True, dir_okay=False, help="A LoRA file to upload and inspect.")] = None,
+    against: Annotated[str | None, typer.Option("--against", help="A finished job to compare with, instead of the base model.")] = None,
+    concept: Annotated[str | None, typer.Option(help="What was changed; omitted, it is found.")] = None,
+    space: Annotated[str, typer.Option(help="The concepts to look at: model, english or clip.")] = "model",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A parameter, for example locality=1; may be repeated.")] = None,
+    model: Model = "emoji",
+    label: Labels = None,
+    wait: Wait = True,
+    download: Folder = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Rank the concepts that moved most between two models."""
+    more = {k: value_of(v) for k, v in pairs(settings, "--set").items()}
+    with service(url) as client:
+        if delta:
+            artifact = client.upload(delta, model=model).id
+        found = client.inspect(
+            job=job,
+            artifact=artifact,
+            against=against,
+            concept=concept,
+            concept_space=space,
+            model=model,
+            labels=pairs(label, "--label"),
+            **more,
+        )
+        finish(client, [found], wait=wait, folder=download, as_json=as_json, one=True)
+
+
+@app.command()
 def wait(ids: Ids, download: Folder = None, url: Url = None, as_json: Json = False) -> None:
     """Follow jobs to their end; exit code 0 only when all succeeded and no verdict failed."""
     with service(url) as client:

@@ -12,18 +12,21 @@ from torch import Tensor
 from core.concepts.learned import learn, named
 from core.delivery import bundle, lora, stack
 from core.delivery.fits import check_delta
+from core.delivery.inspection import write_inspection
 from core.erasure import Delta, erase
 from core.erasure.delta import peak_memory
 from core.errors import CoreError
 from core.evaluation.judges import judges_for
-from core.evaluation.pictures import prune
+from core.evaluation.pictures import draw, plan, prune
 from core.evaluation.report import Evaluation, Metric, Report, evaluate
 from core.hiding import RecoveryKey, hide
+from core.inspection import Side, inspect
 from core.models import StableDiffusion, learned, load_model
 from core.progress import Callback, Checkpoints, ignore
-from core.specs import CombineSpec, Concept, EraseSpec, EvaluateSpec, EvaluationSpec, HideSpec, same
+from core.specs import CombineSpec, Concept, EraseSpec, EvaluateSpec, EvaluationSpec, HideSpec, InspectSpec, same
 
 NO_DELTA = "none"
+SHOWN = 8  # concepts of an inspection whose pictures are drawn
 
 
 @dataclass
@@ -236,6 +239,46 @@ def run_evaluate(
     return outcome(out, evaluation, files)
 
 
+def run_inspect(
+    spec: InspectSpec,
+    out: Path,
+    *,
+    source: str,
+    delta: Path,
+    against: Path | None = None,
+    callback: Callback = ignore,
+    cache: Path,
+    signing_key: Path | None = None,
+    context: dict[str, Any] | None = None,
+) -> Outcome:
+    """Rank what moved from the base model (or from the delta `against`) to the model with `delta`, and write the report's bundle into `out`."""
+    out = empty_folder(out)
+    callback({"phase": "load", "step": 0, "total": 1})
+    sides, digests = list[StableDiffusion](), list[str]()
+    for file in (delta, against) if against else (delta,):
+        check_delta(file, source)
+        model = load_model(source)
+        model.cache = cache
+        model.load_delta(file)
+        sides.append(model)
+        digests.append(hashlib.sha256(file.read_bytes()).hexdigest())
+    after, before = Side(sides[0]), Side(sides[-1], base=against is None)
+    report = inspect(before, after, spec, callback)
+    report.digests = {"base_model": after.model.digest, "theta_prime": digests[0], "theta": digests[1] if against else after.model.digest}
+    drawn = None
+    if spec.pictures:
+        shown = [report.changed, *(row.concept for row in report.ranking[:SHOWN])]
+        how = EvaluationSpec(preserved_images=spec.pictures, sampling_steps=spec.sampling_steps, seed=spec.seed)
+        pictures = plan(after.model.vocabulary, [], shown, how)
+        old = draw(before.model, pictures, how, cache=cache, delta_digest=digests[1] if against else None, callback=callback)
+        drawn = pictures, old, draw(after.model, pictures, how, cache=cache, delta_digest=digests[0], callback=callback)
+        prune(cache)
+    callback({"phase": "deliver", "step": 0, "total": 1})
+    files = write_inspection(out, after.model, source, spec, report, drawn, key=signing_key, context=context or {})
+    callback({"phase": "deliver", "step": 1, "total": 1})
+    return outcome(out, None, files)
+
+
 def judged(
     model: StableDiffusion,
     source: str,
@@ -281,4 +324,4 @@ def outcome(out: Path, evaluation: Evaluation | None, files: list[Path]) -> Outc
     return Outcome(verdict, [Output(f.relative_to(out).as_posix(), bundle.MEDIA_TYPES[f.suffix], f) for f in files])
 
 
-__all__ = ["Outcome", "Output", "check_delta", "run_combine", "run_erase", "run_evaluate", "run_hide"]
+__all__ = ["Outcome", "Output", "check_delta", "run_combine", "run_erase", "run_evaluate", "run_hide", "run_inspect"]

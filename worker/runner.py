@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from core.errors import CoreError
-from core.specs import SPECS, CombineSpec, Concept, EraseSpec, EvaluateSpec, HideSpec
+from core.specs import SPECS, CombineSpec, Concept, EraseSpec, EvaluateSpec, HideSpec, InspectSpec
 from store import artifacts, db, jobs
 from store.blobs import Blobs
 from store.errors import NotFound
@@ -65,8 +65,13 @@ def run(job: Job, folder: Path, *, settings: Settings, callback: Callable[[Any],
         case CombineSpec():
             return science.run_combine(spec, out, deltas=[inputs.own(id_) for id_ in spec.jobs], restored=inputs.left_out(spec), **shared)
         case EvaluateSpec():
-            delta, concepts = inputs.judged(spec)
-            return science.run_evaluate(spec, out, delta=delta, concepts=concepts, words=inputs.words(spec), **shared)
+            judged, concepts = inputs.judged(spec)
+            return science.run_evaluate(spec, out, delta=judged, concepts=concepts, words=inputs.words(spec), **shared)
+        case InspectSpec():
+            delta = inputs.delta(spec.job_id, str(spec.artifact_id), "")
+            other = spec.against_job_id or spec.against_artifact_id
+            against = inputs.delta(spec.against_job_id, str(spec.against_artifact_id), "against_") if other else None
+            return science.run_inspect(spec, out, delta=delta, against=against, **shared)
         case _:
             raise TypeError(f"no runner for {type(spec).__name__}")
 
@@ -135,13 +140,21 @@ class Inputs:
             ]
             return list(dict.fromkeys(c["name"] for m in members if str(m.id) not in spec.jobs for c in m.spec["concepts"]))
 
+    def delta(self, job_id: str | None, artifact_id: str, prefix: str) -> Path:
+        """The delta of a job, or else of an upload. `prefix` of the fields that name it."""
+        return self.upload(artifact_id, f"{prefix}artifact_id") if job_id is None else self.of_job(job_id, DELTA, f"{prefix}job_id")
+
     def judged(self, spec: EvaluateSpec) -> tuple[Path, list[Concept]]:
         """The delta to judge and the concepts it is to have erased."""
         if spec.job_id is not None:
             return self.of_job(spec.job_id, DELTA, "job_id"), list(spec.concepts)
+        return self.upload(str(spec.artifact_id), "artifact_id"), list(spec.concepts)
+
+    def upload(self, artifact_id: str, field: str) -> Path:
+        """An uploaded delta."""
         try:
             with db.transaction(self.url) as session:
-                row = artifacts.get(session, self.job.tenant_id, UUID(str(spec.artifact_id)))
-            return self.fetch(row), list(spec.concepts)
+                row = artifacts.get(session, self.job.tenant_id, UUID(artifact_id))
+            return self.fetch(row)
         except NotFound as error:
-            raise CoreError("input_not_found", f"artifact_id: there is no delta to judge: {error}", field="artifact_id") from error
+            raise CoreError("input_not_found", f"{field}: there is no such delta: {error}", field=field) from error

@@ -17,25 +17,30 @@ BATCH = 64
 LARGE = 512  # words, from which on a space is worth a file
 
 
+def phrase(model: StableDiffusion, word: str) -> str:
+    """What a prompt says for a word: a photo of a concept, a picture in a style."""
+    style = model.vocabulary.style(word)
+    return article(f"a photo of a {word}") if style is None else model.vocabulary.styled("picture", style)
+
+
 @torch.no_grad()
+def text_states(model: StableDiffusion, prompts: Sequence[str]) -> Tensor:
+    """Text states of prompts, (n, L, D), that are not kept: many words would fill the memory."""
+    return torch.cat([model.text_states(prompts[i : i + BATCH]) for i in range(0, len(prompts), BATCH)])
+
+
 def encode(model: StableDiffusion, words: Sequence[str], callback: Callback) -> Tensor:
     """EOS states of "a photo of a {word}" ("a picture in {word} style") in the base model's text encoder, (n, D)."""
     tokenizer, clock, out = model.pipe.tokenizer, Clock(len(words)), []
-
-    def phrase(word: str) -> str:
-        style = model.vocabulary.style(word)
-        return article(f"a photo of a {word}") if style is None else model.vocabulary.styled("picture", style)
-
-    with model.frozen():
-        for i in range(0, len(words), BATCH):
-            prompts = model.spelled([phrase(w) for w in words[i : i + BATCH]])
-            batch = tokenizer(prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt")
-            lengths = [len(ids) for ids in tokenizer(prompts, truncation=True, max_length=tokenizer.model_max_length).input_ids]
-            states = model.pipe.text_encoder(batch.input_ids.to(model.device))[0]
-            out.append(states[torch.arange(len(prompts)), torch.tensor(lengths) - 1].float())
-            done = min(i + BATCH, len(words))
-            if len(words) > LARGE:
-                callback({"phase": "encode", "step": done, "total": len(words), "eta_s": clock.eta(done), "message": "concept space"})
+    for i in range(0, len(words), BATCH):
+        prompts = [phrase(model, w) for w in words[i : i + BATCH]]
+        lengths = [len(ids) for ids in tokenizer(model.spelled(prompts), truncation=True, max_length=tokenizer.model_max_length).input_ids]
+        with model.frozen():
+            states = text_states(model, prompts)
+        out.append(states[torch.arange(len(prompts)), torch.tensor(lengths) - 1].float())
+        done = min(i + BATCH, len(words))
+        if len(words) > LARGE:
+            callback({"phase": "encode", "step": done, "total": len(words), "eta_s": clock.eta(done), "message": "concept space"})
     return torch.cat(out)
 
 

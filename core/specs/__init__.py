@@ -10,13 +10,20 @@ from core.specs.debias import DebiasSpec
 from core.specs.evaluation import EvaluationSpec, Thresholds
 from core.specs.fine_tuned import FineTuneSpec, LatentsSpec, Layers, LoraSpec, TrainSpec
 from core.specs.hiding import HideEvaluationSpec, HideSpec, HideThresholds, HidingMethod, RecoverySpec
+from core.specs.inspection import InspectSpec
 from core.specs.inversion import InversionSpec
 from core.specs.jobs import MAX_CONCEPTS, UNSTACKABLE, CombineSpec, EraseSpec, EvaluateSpec, JobSpec
 from core.specs.methods import METHODS, AnyMethod, MethodLike, MethodName, MethodSpec, as_method
 from core.specs.output_based import AllButOneSpec, AntSpec, CaSpec, EraseAnythingSpec, EsdSpec, MaceSpec, NaiveSpec, ScoreSpec
 from core.specs.text_encoder import AdvUnlearnSpec, TextEncoderSpec, TextLoraSpec
 
-SPECS: dict[str, type[JobSpec]] = {"erase": EraseSpec, "hide": HideSpec, "evaluate": EvaluateSpec, "combine": CombineSpec}
+SPECS: dict[str, type[JobSpec]] = {
+    "erase": EraseSpec,
+    "hide": HideSpec,
+    "evaluate": EvaluateSpec,
+    "combine": CombineSpec,
+    "inspect": InspectSpec,
+}
 """What each kind of job takes."""
 
 __all__ = [
@@ -47,6 +54,7 @@ __all__ = [
     "HideSpec",
     "HideThresholds",
     "HidingMethod",
+    "InspectSpec",
     "InversionSpec",
     "JobSpec",
     "LatentsSpec",

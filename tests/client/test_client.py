@@ -54,6 +54,15 @@ def test_hide_posts_what_was_asked(expunge: Expunge):
     assert expunge.hide("church", seal_to=public).spec["seal_to"] == public
 
 
+def test_inspect_posts_what_was_asked(expunge: Expunge, tenant: Tenant, tmp_path: Path):
+    first, second = expunge.erase("church", method="uce"), expunge.erase("dog", method="uce")
+    for job in (first, second):
+        tenant.finish(job.id, {}, tmp_path)
+    found = expunge.inspect(job=first, against=second, concept="church", concept_space=["mosque", "dog"], locality=3)
+    assert (found.kind, found.spec["job_id"], found.spec["against_job_id"]) == ("inspect", first.id, second.id)
+    assert (found.spec["concept"]["name"], found.spec["concept_space"], found.spec["locality"]) == ("church", ["mosque", "dog"], 3)
+
+
 @pytest.fixture
 def hidden(expunge: Expunge, tenant: Tenant, tmp_path: Path) -> Job:
     """A finished hide job with a delta and a recovery key."""

@@ -187,3 +187,12 @@ def test_commands_of_other_rooms_are_listed_without_being_loaded(plugin: dict[st
 def test_commands_of_other_rooms_run_with_their_own_options(plugin: dict[str, str]):
     assert command(plugin, "greet", "you", "--loud").splitlines() == ["loaded", "hello you True"]
     assert "Greet." in command(plugin, "greet", "--help")
+
+
+def test_inspect_posts_an_inspect_job(tenant: Tenant, tmp_path: Path):
+    job = json.loads(run(tenant, "erase", "church", "--method", "uce", "--no-wait", "--json").stdout)
+    tenant.finish(job["id"], {}, tmp_path)
+    done = run(tenant, "inspect", "--job", job["id"], "--space", "english", "--set", "locality=2", "--no-wait", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["kind"], found["spec"]["concept_space"], found["spec"]["locality"]) == ("inspect", "english", 2)

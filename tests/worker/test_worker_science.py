@@ -206,3 +206,22 @@ def test_an_image_that_is_gone_is_named(settings, post, shown):
     done, _ = shown(job)
     assert done.error["code"] == "input_not_found"
     assert unknown[0] in done.error["message"]
+
+
+def test_an_inspect_job_ranks_what_a_finished_job_moved(settings, post, shown):
+    erased = post("erase", concepts=["church"], method={"name": "uce", "ridge": 50}, evaluation={"enabled": False})
+    attempt(settings, erased.id)
+    space = ["church", "mosque", "dog", "trumpet"]
+    how = {"trajectories": 1, "timesteps": 1, "sampling_steps": 2, "pictures": 0, "concept_space": space}
+    job = post("inspect", job_id=str(erased.id), **how)
+    attempt(settings, job.id)
+    done, files = shown(job)
+    assert done.status == "succeeded", done.error
+    assert done.verdict is None
+    report = json.loads(b"".join(Blobs(settings.artifacts_url).read(files["report.json"].key)))
+    assert {row["concept"] for row in report["most_moved"]} == set(space)
+    assert report["digests"]["theta_prime"] == shown(erased)[1][LORA].sha256
+
+    gone = post("inspect", job_id=str(erased.id), against_artifact_id="00000000-0000-0000-0000-000000000000", **how)
+    attempt(settings, gone.id)
+    assert "against_artifact_id" in shown(gone)[0].error["message"]

@@ -1,0 +1,56 @@
+"""What inspection takes (seeds, Eq. 19): which concepts moved most between two models."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from core.specs.base import ConceptLike, ConceptSpace
+from core.specs.jobs import JobSpec
+
+Id = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+
+
+class InspectSpec(JobSpec):
+    """Rank the concepts that moved most from a model θ to a model θ' (Eq. 19): max over c of |ε'(c_e) − ε(c)|² + λ |ε'(c) − ε(c)|²."""
+
+    job_id: Id | None = Field(default=None, description="θ': a finished job whose delta is inspected.")
+    artifact_id: Id | None = Field(default=None, description="θ': an uploaded delta (POST /artifacts) that is inspected.")
+    against_job_id: Id | None = Field(default=None, description="θ: a finished job's delta to compare with; omitted: the base model.")
+    against_artifact_id: Id | None = Field(default=None, description="θ: an uploaded delta to compare with; omitted: the base model.")
+    concept: ConceptLike | None = Field(
+        default=None,
+        description="c_e, what was changed: a name, or an object with synonyms; none of them is ranked. Omitted: the concept that moved most.",
+    )
+    concept_space: ConceptSpace = "model"
+    locality: float = Field(
+        default=10.0,
+        ge=0,
+        le=1e6,
+        description="λ of Eq. 19. Large: what moved most, which lies near what was changed; 0: what is farthest from what c_e has become (no default "
+        "is published: ours).",
+    )
+    trajectories: int = Field(
+        default=2,
+        ge=1,
+        le=256,
+        description="Denoising trajectories of θ without a prompt; every concept is read on the same latents (ours).",
+    )
+    timesteps: int = Field(default=4, ge=1, le=100, description="Latents taken of each trajectory, evenly spaced in its steps (ours).")
+    sampling_steps: int = Field(default=20, ge=2, le=200, description="DDIM steps of a trajectory and of a picture.")
+    top: int = Field(default=20, ge=1, le=500, description="Concepts in the ranking.")
+    pictures: int = Field(default=2, ge=0, le=16, description="Pictures of each of the first eight, drawn by both models; 0 = none.")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Of the trajectories; pictures count up from it.")
+
+    @model_validator(mode="after")
+    def two_models(self) -> Self:
+        if (self.job_id is None) == (self.artifact_id is None):
+            raise ValueError("give exactly one of job_id (a finished job) and artifact_id (an uploaded delta)")
+        if self.against_job_id is not None and self.against_artifact_id is not None:
+            raise ValueError("give at most one of against_job_id and against_artifact_id: without either, the base model is compared")
+        if (self.job_id or self.artifact_id) in (self.against_job_id, self.against_artifact_id):
+            raise ValueError("against_job_id: names the inspected model itself: name another, or omit it for the base model")
+        if self.timesteps > self.sampling_steps:
+            raise ValueError(
+                f"timesteps: {self.timesteps} of a trajectory of {self.sampling_steps} steps: lower it, or raise sampling_steps"
+            )
+        return self
