@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint type openapi model model-card bench-methods compose hooks clean
+.PHONY: help demo test test-fast lint type openapi model model-card bench-methods bench-editing compose hooks clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ model-card: $(READY) ## Measure the bundled model and write its card and grids
 
 bench-methods: $(READY) ## Every method on the bundled model, side by side
 	$(BIN)/python -m benchmarks.methods
+
+bench-editing: $(READY) ## Edit, debias, visual and mask edit on the bundled model
+	$(BIN)/python -m benchmarks.editing
 
 compose: ## Check docker-compose.yml
 	docker compose --env-file .env.example config --quiet
