@@ -21,8 +21,17 @@ Picture = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def kept_part(image: Picture, mask: Picture) -> Picture:
-    """M(x): what the mask (H, W) shows at 128 and above, on white; (H, W, 3)."""
-    return np.where((mask >= 128)[..., None], image, np.uint8(255))
+    """M(x): what the mask (H, W) shows at 128 and above, on white, in the smallest square around it; (S, S, 3)."""
+    kept = mask >= 128
+    rows, columns = np.flatnonzero(kept.any(1)), np.flatnonzero(kept.any(0))
+    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    part = np.where(kept[..., None], image, np.uint8(255))[box]
+    height, width = part.shape[:2]
+    side = max(height, width)
+    out = np.full((side, side, 3), 255, np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    out[top : top + height, left : left + width] = part
+    return out
 
 
 def fitted(image: Picture, size: int) -> Picture:

@@ -79,8 +79,8 @@ class Concept(Spec):
     masks: list[ArtifactId] = Field(
         default=[],
         max_length=10,
-        description="Mask editing: one uploaded mask for each image, of its size. The concept becomes what the masks keep (white; all else is made white "
-        "in the images): the target is learned from it.",
+        description="Mask editing: one uploaded mask for each image, of its size. The concept becomes what the masks keep (white): the target is learned "
+        "from the images with all else made white, each cut to the smallest square around what is kept (the cut is ours).",
     )
     initializer: Text | None = Field(
         default=None,

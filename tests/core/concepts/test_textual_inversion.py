@@ -127,9 +127,12 @@ def test_a_killed_inversion_resumes_to_the_same_vectors(kill_at, tiny_sd, tmp_pa
     assert not torch.equal(whole, invert(load_model(tiny_sd), *arguments[:-1], 6, lambda _: None))
 
 
-def test_what_a_mask_keeps_stands_on_white():
-    image, mask = np.full((2, 2, 3), 7, np.uint8), np.array([[255, 128], [127, 0]], np.uint8)
-    assert kept_part(image, mask)[..., 0].tolist() == [[7, 7], [255, 255]]
+def test_what_a_mask_keeps_stands_on_white_in_the_smallest_square():
+    image, mask = np.full((5, 9, 3), 7, np.uint8), np.zeros((5, 9), np.uint8)
+    mask[1:3, 4:8] = 255  # a box of 2 x 4
+    mask[1, 4], mask[2, 7] = 127, 128
+    w = 255
+    assert kept_part(image, mask)[..., 0].tolist() == [[w, w, w, w], [w, 7, 7, 7], [7, 7, 7, 7], [w, w, w, w]]
 
 
 def test_an_image_is_cut_to_its_middle_square():
