@@ -1,7 +1,8 @@
 """Every method with its defaults on the bundled model, side by side: `make bench-methods`.
 
 For each concept and method: erase, then judge 16 pictures of the erased concept and one of each of 30 others (its 15 nearest
-and 15 strangers). Runs that were measured already, with the same weights and spec, are read from the results file.
+and 15 strangers). `--styles` erases styles instead, each judged by 16 pictures, as many of every other style, and one of each of
+some 27 objects; the table is one of its own. Runs that were measured already, with the same weights and spec, are read from the results file.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from core.evaluation.judges import judges_for
 from core.evaluation.report import evaluate
 from core.models import load_model
 from core.models.stable_diffusion import BUNDLED
+from core.models.vocabulary import load_vocabulary
 from core.specs import METHODS, EraseSpec, EvaluationSpec
 
 HERE = Path(__file__).parent
@@ -55,17 +57,19 @@ def measure(spec: EraseSpec) -> tuple[dict[str, Any], list[np.ndarray]]:
     return figures, [judged.base[shown], judged.sanitized[shown]]
 
 
+def cell(rows: list[dict[str, Any]], name: str) -> str:
+    """A share in per cent: the mean over concepts, and the 95 % Wilson interval of all their pictures."""
+    hits, n = sum(r[name]["value"] * r[name]["n"] for r in rows), sum(r[name]["n"] for r in rows)
+    low, high = wilson(round(hits), n)
+    return f"{100 * np.mean([r[name]['value'] for r in rows]):.1f} ({100 * low:.1f}–{100 * high:.1f})"
+
+
 def table(runs: dict[str, dict[str, Any]], methods: list[str], concepts: list[str]) -> str:
     """Means over concepts, with the 95 % Wilson interval of all pictures pooled."""
     lines = [
         "| method | ESR-1 | ESR-5 | PSR-1 | PSR-1 / base | PSR-5 | harmonic mean | CLIP δ erased | seconds | U-Net evaluations |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-
-    def cell(rows: list[dict[str, Any]], name: str) -> str:
-        hits, n = sum(r[name]["value"] * r[name]["n"] for r in rows), sum(r[name]["n"] for r in rows)
-        low, high = wilson(round(hits), n)
-        return f"{100 * np.mean([r[name]['value'] for r in rows]):.1f} ({100 * low:.1f}–{100 * high:.1f})"
 
     for method in methods:
         rows = [runs[f"{method}/{c}"] for c in concepts if f"{method}/{c}" in runs]
@@ -93,6 +97,31 @@ def table(runs: dict[str, dict[str, Any]], methods: list[str], concepts: list[st
     return "\n".join(lines)
 
 
+def style_table(runs: dict[str, dict[str, Any]], methods: list[str], styles: list[str]) -> str:
+    """As `table`, for styles: the style judge's ESR and PSR, the objects' PSR, and whether a style's pictures still show their objects."""
+    names = ("esr1", "psr1_styles", "psr1_objects", "content1")
+    lines = [
+        "| method | ESR-1 | PSR-1, other styles | PSR-1, objects | objects still shown | PSR-1 / base | harmonic mean | seconds |",
+        "|" + "---|" * 8,
+    ]
+    for method in methods:
+        rows = [runs[f"{method}/{s}"] for s in styles if f"{method}/{s}" in runs]
+        if rows:
+            kept = np.mean([r["psr1"]["value"] for r in rows]) / np.mean([r["psr1_base"]["value"] for r in rows])
+            erased = np.mean([r["esr1"]["value"] for r in rows])
+            harmonic = 2 * erased * min(kept, 1) / (erased + min(kept, 1))
+            cells = [
+                *(cell(rows, n) for n in names),
+                f"{100 * kept:.1f}",
+                f"{100 * harmonic:.1f}",
+                f"{np.mean([r['seconds'] for r in rows]):.0f}",
+            ]
+            lines.append(f"| {method} | {' | '.join(cells)} |")
+    rows = [runs[f"{methods[0]}/{s}"] for s in styles]
+    lines.append(f"| (base model) | {' | '.join(cell(rows, f'{n}_base') for n in names)} | 100.0 | | |")
+    return "\n".join(lines)
+
+
 def picture(strips: dict[str, np.ndarray], concepts: list[str], methods: list[str]) -> Image.Image:
     """Rows: base and each method; columns: for each concept the erased one, then its neighbours and strangers."""
     names = ["base", *methods]
@@ -114,8 +143,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--concepts", nargs="+", default=list(CONCEPTS))
+    parser.add_argument("--styles", nargs="*", help="erase styles instead: those named, or every style of the bundled model")
     parser.add_argument("--fresh", action="store_true", help="measure again what was measured already")
     args = parser.parse_args()
+    of_styles = args.styles is not None
+    if of_styles:
+        args.concepts = [f"in {s} style" for s in args.styles or load_vocabulary(BUNDLED / "emoji").styles]
     RESULTS.parent.mkdir(exist_ok=True)
     weights = b"".join(hashlib.sha256(f.read_bytes()).digest() for f in sorted((BUNDLED / "emoji").rglob("*.safetensors")))
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -138,10 +171,10 @@ def main() -> None:
             runs[key] = known[key]
             if drawn.exists():
                 strips[f"base/{concept}"], strips[key] = np.load(drawn)
-    print("\n" + table(runs, args.methods, args.concepts))
+    print("\n" + (style_table if of_styles else table)(runs, args.methods, args.concepts))
     shown = [c for c in args.concepts if all(f"{m}/{c}" in strips for m in args.methods)][:3]
     if shown:
-        picture(strips, shown, args.methods).save(HERE.parent / "docs" / "methods.png")
+        picture(strips, shown, args.methods).save(HERE.parent / "docs" / ("styles.png" if of_styles else "methods.png"))
 
 
 if __name__ == "__main__":
