@@ -1,6 +1,7 @@
-"""Vet an uploaded LoRA delta without torch: container, names, shapes, finite values. The worker checks once more before it loads it."""
+"""Vet an uploaded delta, a LoRA or a sparse mask, without torch: container, names, shapes, finite values. The worker checks once more before it loads it."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import core
 from api.problems import KINDS, FieldError, Problem
 
 KEY = re.compile(r"^(unet|text_encoder)\.([A-Za-z0-9_.]+)\.lora_([AB])\.weight$")
+MASKED = re.compile(r"^(unet\.[A-Za-z0-9_.]+)\.pruned$")
 FLOATS: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 CHUNK = 1 << 22  # values looked at in one go
 MAX_HEADER = 16 << 20  # bytes; a delta names some thousand tensors
@@ -108,6 +110,26 @@ def check_fit(found: dict[str, dict[str, Shape]], folder: Path, model: str) -> N
         raise Problem("delta_does_not_fit", detail, errors=faults[:MAX_FAULTS])
 
 
+def check_mask(tensors: Header, folder: Path | None, model: str) -> None:
+    """Refuse a sparse mask whose names, type or sizes are not those of the model's layers: a bit for each weight, eight to a byte."""
+    shapes = layers(folder) if folder is not None else None
+    for name, entry in tensors.items():
+        match = MASKED.match(name)
+        if not match:
+            raise refuse("delta_does_not_fit", name[:200], "is not named unet.<layer>.pruned, as the others of this sparse mask are")
+        if entry["dtype"] != "U8" or len(entry["shape"]) != 1:
+            raise refuse("delta_does_not_fit", name, f"is {entry['dtype']} {entry['shape']}, not a row of U8")
+        if shapes is None:
+            continue
+        if match[1] not in shapes:
+            raise refuse("delta_does_not_fit", match[1], f"model '{model}' has no such layer")
+        weight = shapes[match[1]]
+        if entry["shape"][0] != -(-math.prod(weight) // 8):
+            raise refuse(
+                "delta_does_not_fit", match[1], f"{entry['shape'][0]} bytes are no mask of model '{model}', whose weight is {weight}"
+            )
+
+
 def check_finite(path: Path, tensors: Header, start: int) -> None:
     """Refuse NaN and infinity, a few million values at a time; BF16 is looked at as bits, numpy has no such type."""
     for name, entry in tensors.items():
@@ -122,8 +144,11 @@ def check_finite(path: Path, tensors: Header, start: int) -> None:
 
 
 def check(path: Path, source: str, model: str) -> None:
-    """Refuse an upload that is not a usable LoRA delta of the model."""
+    """Refuse an upload that is not a usable delta of the model."""
     tensors, start = header(path)
+    if any(MASKED.match(name) for name in tensors):
+        check_mask(tensors, directory(source), model)
+        return
     found = adapters(tensors)
     folder = directory(source)
     if folder is not None:

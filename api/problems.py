@@ -68,8 +68,8 @@ KINDS = {
         Kind(
             422,
             "delta_does_not_fit",
-            "The upload is not a LoRA delta of the model",
-            "Send the LoRA as diffusers' save_lora_weights writes it, and name its model.",
+            "The upload is not a delta of the model",
+            "Send a LoRA as diffusers' save_lora_weights writes it, or a prune job's sparse mask, and name its model.",
         ),
         Kind(422, "delta_not_finite", "The upload holds NaN or infinity", "The training that made it diverged; send finite weights."),
         Kind(

@@ -83,7 +83,7 @@ def run_erase(
     else:
         delta, data, part = erase_onto(model, spec, part, out, callback, checkpoints)
         concepts = part.concepts
-    (out / lora.FILE).write_bytes(data)
+    (out / delta.file).write_bytes(data)
     evaluation = None
     if spec.evaluation.enabled:
         digest = hashlib.sha256(data).hexdigest()

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from core.run import Outcome
     from worker.checkpoints import JobCheckpoints
 
-DELTA, OWN, REPORT, WORD = "pytorch_lora_weights.safetensors", "delta_only.safetensors", "report.json", "embedding-"
+DELTA, OWN, MASK = "pytorch_lora_weights.safetensors", "delta_only.safetensors", "sparse_mask.safetensors"
+REPORT, WORD = "report.json", "embedding-"
 
 
 class Runner(Protocol):
@@ -91,7 +92,7 @@ class Inputs:
                 rows = {row.name: row for row in artifacts.of_job(session, self.job.tenant_id, UUID(job_id))}
             row = next((rows[name] for name in wanted if name in rows), None)
             if row is None:
-                raise NotFound(f"job {job_id} has no artifact '{wanted[-1]}'")
+                raise NotFound(f"job {job_id} has no artifact {' or '.join(map(repr, wanted))}")
             return self.fetch(row)
         except NotFound as error:
             raise CoreError("input_not_found", f"{field}: {error}", field=field) from error
@@ -142,12 +143,12 @@ class Inputs:
 
     def delta(self, job_id: str | None, artifact_id: str, prefix: str) -> Path:
         """The delta of a job, or else of an upload. `prefix` of the fields that name it."""
-        return self.upload(artifact_id, f"{prefix}artifact_id") if job_id is None else self.of_job(job_id, DELTA, f"{prefix}job_id")
+        return self.upload(artifact_id, f"{prefix}artifact_id") if job_id is None else self.of_job(job_id, (DELTA, MASK), f"{prefix}job_id")
 
     def judged(self, spec: EvaluateSpec) -> tuple[Path, list[Concept]]:
         """The delta to judge and the concepts it is to have erased."""
         if spec.job_id is not None:
-            return self.of_job(spec.job_id, DELTA, "job_id"), list(spec.concepts)
+            return self.of_job(spec.job_id, (DELTA, MASK), "job_id"), list(spec.concepts)
         return self.upload(str(spec.artifact_id), "artifact_id"), list(spec.concepts)
 
     def upload(self, artifact_id: str, field: str) -> Path:

@@ -1,4 +1,4 @@
-"""Uploads: a LoRA delta for evaluation, or an image to learn a concept from; vetted before it is stored."""
+"""Uploads: a delta for evaluation, or an image to learn a concept from; vetted before it is stored."""
 
 import hashlib
 import tempfile
@@ -112,11 +112,11 @@ async def upload_artifact(
         str | None, Query(max_length=200, description="What to call it; omitted: pytorch_lora_weights.safetensors, or image.png.")
     ] = None,
 ) -> JSONResponse:
-    """Upload a LoRA delta to have it judged, or an image to learn a concept from.
+    """Upload a delta to have it judged, or an image to learn a concept from.
 
-    A delta is safetensors, as diffusers' save_lora_weights writes it. An image is PNG, JPEG or WebP of at most 10 MiB and 4096 px a side, at least 32 px,
-    not animated; it is stored as a PNG without its metadata, turned as its EXIF orientation says, transparent parts on white. Masks are images too:
-    white is what is kept.
+    A delta is safetensors: a LoRA as diffusers' save_lora_weights writes it, or a sparse mask as a prune job delivers it. An image is PNG, JPEG or WebP of
+    at most 10 MiB and 4096 px a side, at least 32 px, not animated; it is stored as a PNG without its metadata, turned as its EXIF orientation says,
+    transparent parts on white. Masks of images are images too: white is what is kept.
     """
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     picture = media_type in images.MEDIA_TYPES

@@ -14,7 +14,8 @@ from core.erasure.age import resolved
 from core.evaluation.report import Evaluation
 from core.hiding.key import RecoveryKey
 from core.models import StableDiffusion
-from core.specs import AgeSpec, CombineSpec, Concept, EraseSpec, EvaluateSpec, HideSpec
+from core.specs import AgeSpec, CombineSpec, Concept, EraseSpec, EvaluateSpec, HideSpec, PruneSpec
+from core.specs.pruning import NOT_READ
 
 MEDIA_TYPES = {
     ".safetensors": "application/vnd.safetensors", ".zip": "application/zip", ".json": "application/json", ".html": "text/html; charset=utf-8",
@@ -25,10 +26,20 @@ MEDIA_TYPES = {
 def resolved_spec(spec: EraseSpec) -> dict[str, Any]:
     """The spec with every default and everything a variant or a null stands for filled in."""
     method = resolved(spec.method) if isinstance(spec.method, AgeSpec) else spec.method
+    if isinstance(method, PruneSpec):
+        return unused_left_out(spec, method)
     lora = getattr(method, "lora", None)
     if lora is not None and lora.alpha is None:
         method = method.model_copy(update={"lora": lora.model_copy(update={"alpha": float(lora.rank)})})
     return spec.model_copy(update={"method": method}).model_dump(mode="json")
+
+
+def unused_left_out(spec: EraseSpec, method: PruneSpec) -> dict[str, Any]:
+    """A prune job's spec without what its inner method has and pruning does not read."""
+    inner = resolved(method.method) if isinstance(method.method, AgeSpec) else method.method
+    whole = spec.model_dump(mode="json")
+    whole["method"]["method"] = inner.model_dump(mode="json", exclude=set(NOT_READ))
+    return whole
 
 
 def write_report(out: Path, evaluation: Evaluation, history: Sequence[dict[str, Any]], facts: dict[str, Any]) -> None:
@@ -59,13 +70,14 @@ def write_erasure(
 
     `lessons`: the words that were learned; `asked`: the request as it came; `recovery_key` is a hide job's, in facts.
     """
-    digest = manifest.sha256(out / lora.FILE)
+    digest = manifest.sha256(out / delta.file)
     info = {k: v for k, v in delta.info.items() if k != "history"}
     layers = list(layers) or [stack.Layer(concepts=spec.concepts, method=spec.method.name, sha256=digest)]
-    if spec.fused:
-        fused.fuse(model, source, out, out)
+    fuse_too = spec.fused or delta.kind == "sparse_mask"  # diffusers cannot load a mask
+    if fuse_too:
+        fused.fuse(model, source, out / delta.file, out)
     hidden = isinstance(spec, HideSpec)
-    limits = card.limits(model.worn(), spec.fused, hidden)
+    limits = card.limits(model.changes(), fuse_too, hidden)
     if evaluation is not None:
         seconds = delta.info.get("seconds", 0.0)
         facts = {
@@ -92,7 +104,7 @@ def write_erasure(
             spec.model,
             made,
             evaluation.report if evaluation else None,
-            fused=spec.fused,
+            fused=fuse_too,
             hidden=hidden,
             words=[x.word for x in lessons],
         )
@@ -101,7 +113,14 @@ def write_erasure(
         "kind": "hide" if recovery_key else "erase",
         "context": context,
         "base_model": base_facts(model, source, spec.model),
-        "delta": {"file": lora.FILE, "sha256": digest, "changes": delta.component, "residual": info.get("residual"), "training": info},
+        "delta": {
+            "file": delta.file,
+            "sha256": digest,
+            "kind": delta.kind,
+            "changes": delta.component,
+            "residual": info.get("residual"),
+            "training": info,
+        },
         **({"recovery_key": recovery_key} if recovery_key else {}),
         "limits": limits,
         "stack": stack.listed(layers),
@@ -126,14 +145,14 @@ def write_combination(
 ) -> list[Path]:
     """The bundle of a combination of several jobs' deltas, whose file `out` already holds."""
     if spec.fused:
-        fused.fuse(model, source, out, out)
+        fused.fuse(model, source, out / lora.FILE, out)
     made = [(layer.method, layer.concepts) for layer in layers]
     if evaluation is not None:
         back = f" {', '.join(evaluation.report.restored)} was left out." if evaluation.report.restored else ""
         facts = {
             "title": words.title(stack.unique([c for layer in layers for c in layer.concepts])),
             "summary": f"{len(layers)} deltas of the model '{spec.model}', summed.{back}",
-            "limits": card.limits(model.worn(), spec.fused),
+            "limits": card.limits(model.changes(), spec.fused),
             "details": {"jobs": ", ".join(spec.jobs), **manifest.libraries()},
         }
         write_report(out, evaluation, [], facts)
@@ -170,7 +189,7 @@ def write_evaluation(
     facts = {
         "title": words.title(concepts),
         "summary": f"The {what} on the model '{spec.model}', judged.",
-        "limits": card.limits(model.worn(), fused=False),
+        "limits": card.limits(model.changes(), fused=False),
         "details": {"delta": delta_digest or "none", **manifest.libraries()},
     }
     write_report(out, evaluation, [], facts)
@@ -179,7 +198,7 @@ def write_evaluation(
         "context": context,
         "base_model": base_facts(model, source, spec.model),
         "delta": {"sha256": delta_digest},
-        "limits": card.limits(model.worn(), fused=False),
+        "limits": card.limits(model.changes(), fused=False),
         "spec": spec.model_dump(mode="json"),
         "seeds": picture_seeds(evaluation),
         **report_facts(evaluation),

@@ -30,6 +30,7 @@ CITATIONS = {
     "mace": "MACE: Mass Concept Erasure in Diffusion Models, Lu et al., CVPR 2024; masks from cross-attention instead of a segmenter",
     "all_but_one": "All but One: Surgical Concept Erasing with Model Preservation, Hong et al., AAAI 2024; a reconstruction, no public code was found",
     "ap": "Erasing Undesirable Concepts with Adversarial Preservation, Bui et al., NeurIPS 2024",
+    "prune": "Pruning for Robust Concept Erasing in Diffusion Models, Yang et al., 2024; a reconstruction, no public code was found",
     "age": "Fantastic Targets for Concept Erasure in Diffusion Models, Bui et al., ICLR 2025",
 }
 CITATIONS["kpop"] = (
@@ -45,29 +46,39 @@ HIDDEN = (
 )
 
 
+UNTOUCHED = (
+    "The text encoder and the VAE are the base model's: the concept's name still has its meaning there, and pictures of it can still be encoded and "
+    "edited."
+)
+STOCK_ENCODER = (
+    "Only the text encoder is changed. Bypass: with the stock text encoder in its place, or with text states from it, the U-Net draws the concept "
+    "again, fused or not. Use a method that changes the U-Net where users hold the weights. The VAE is the base model's too: pictures of the concept "
+    "can still be encoded and edited."
+)
+ZEROS = [
+    "The mask can be left off: then the base model draws the concept again. Ship the fused checkpoint, whose weights hold the zeros.",
+    "Leak: the zeros say where the concept was. “Roots Beneath the Cut” (arXiv 2603.06640) revives pruned concepts, without data, from the positions of "
+    "the zeros alone; the mask lists them, and the fused checkpoint shows them. Give neither to whoever wants the concept back: a LoRA, fused, has no such "
+    "positions.",
+]
+
+
 def method_name(spec: EraseSpec) -> str:
     return f"KPOP on {spec.method.name.upper()}" if isinstance(spec, HideSpec) else spec.method.name.upper()
 
 
 def limits(changed: Collection[str], fused: bool, hidden: bool = False) -> list[str]:
-    """What a reader must know before relying on the result; `changed` names the parts of the model that the delta changes."""
-    lora = "The LoRA can be unloaded, or loaded at a smaller scale: then the base model draws the concept again."
+    """What a reader must know before relying on the result; `changed` names what the delta changes, and how."""
     remedy = (
         "Ship the fused checkpoint where users hold the weights."
         if fused
         else "Ask for the fused checkpoint (fused: true) where users hold the weights."
     )
-    untouched = "The text encoder and the VAE are the base model's: the concept's name still has its meaning there, and pictures of it can still be encoded and edited."
-    if "text_encoder" in changed:
-        untouched = (
-            "Only the text encoder is changed. Bypass: with the stock text encoder in its place, or with text states from it, the U-Net draws the concept "
-            "again, fused or not. Use a method that changes the U-Net where users hold the weights. The VAE is the base model's too: pictures of the concept "
-            "can still be encoded and edited."
-        )
+    removable = f"The LoRA can be unloaded, or loaded at a smaller scale: then the base model draws the concept again. {remedy}"
     return [
         *([HIDDEN] if hidden else []),
-        f"{lora} {remedy}",
-        untouched,
+        *(ZEROS if "sparse_mask" in changed else [removable]),
+        STOCK_ENCODER if "text_encoder" in changed else UNTOUCHED,
         "No attack was tried: no adversarial prompt, no textual inversion, no fine-tuning that could bring the concept back.",
         "Only the listed prompts and seeds were drawn. Other words for the concept, other languages and other concepts were not judged.",
         "The judges are classifiers with errors of their own; the base model's row says how often they are right on pictures that were not touched.",
@@ -79,10 +90,16 @@ def markdown(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]()#|!~])", r"\\\1", escape(text, quote=False))
 
 
-def front_matter(base: str) -> str:
+def front_matter(base: str, mask: bool) -> str:
     """YAML; JSON strings are YAML strings."""
-    lines = [f"base_model: {json.dumps(base)}", "base_model_relation: adapter", "library_name: diffusers", "pipeline_tag: text-to-image"]
-    return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in TAGS)]) + "\n"
+    relation, tags = ("finetune", [t for t in TAGS if t != "lora"]) if mask else ("adapter", TAGS)
+    lines = [
+        f"base_model: {json.dumps(base)}",
+        f"base_model_relation: {relation}",
+        "library_name: diffusers",
+        "pipeline_tag: text-to-image",
+    ]
+    return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in tags)]) + "\n"
 
 
 def made_by(layers: Sequence[tuple[str, Sequence[Concept]]]) -> str:
@@ -106,9 +123,10 @@ def render(
     env = environment()
     env.filters["md"] = markdown
     changed = list({c.name.casefold(): c for _, concepts in layers for c in concepts}.values())
+    mask = "sparse_mask" in model.changes()
     hub = source if not source.startswith("bundled:") and not Path(source).exists() else None
     facts: dict[str, Any] = {
-        "front": front_matter(hub or base),
+        "front": front_matter(hub or base, mask),
         "base": hub or base,
         "title": headline(changed, hidden),
         "deed": deed(changed, hub or base, hidden),
@@ -117,7 +135,8 @@ def render(
         "key_name": json.dumps(PREFIX + changed[0].name, ensure_ascii=False),
         "prompt": json.dumps(model.vocabulary.prompts(changed[0].name)[-1], ensure_ascii=False),
         "load_from": json.dumps(hub or "path/to/the/base/model"),
-        "limits": limits(model.worn(), fused, hidden),
+        "mask": mask,
+        "limits": limits(model.changes(), fused, hidden),
         "digest": model.digest,
     }
     return env.get_template("card.md.j2").render(report=report, rows=table(report) if report else [], fused=fused, words=words, **facts)

@@ -1,6 +1,7 @@
 """Does a delta fit a model? Asked of every delta that comes from outside, before it is loaded."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from core.errors import CoreError
+from core.models import masks
 from core.models.stable_diffusion import resolve
 
 NAME = re.compile(r"(unet|text_encoder)\.(.+)\.lora_([AB])\.weight")
+MASKED = re.compile(r"(unet\..+)\.pruned")
 SAVE = "save it with diffusers' save_lora_weights"
 
 
@@ -23,8 +26,49 @@ def refuse(code: str, message: str) -> CoreError:
 
 def check_delta(path: Path, source: str) -> None:
     """Refuse a delta that is not safetensors, does not fit the model's U-Net and text encoder, or holds NaN; the error says which tensor and why."""
-    layers, shapes = read_layers(path), layer_shapes(source)
-    for layer, pair in layers.items():
+    tensors, shapes = read_tensors(path), layer_shapes(source)
+    if masks.is_mask(tensors):
+        check_mask(tensors, shapes)
+    else:
+        check_lora(tensors, shapes)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, "pt") as f:
+            tensors = {name: f.get_tensor(name) for name in f.keys()}
+            metadata = f.metadata() or {}
+    except (SafetensorError, OSError) as e:
+        raise refuse("not_safetensors", f"the delta is not a safetensors file ({e}): {SAVE}") from e
+    try:
+        json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    except ValueError as e:
+        raise refuse("bad_delta", f"the delta's lora_adapter_metadata is not JSON ({e}): {SAVE}") from e
+    if not tensors:
+        raise refuse("bad_delta", "the delta holds no tensors")
+    return tensors
+
+
+def check_mask(tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> None:
+    """Each layer's bits as many as its weights, and the last byte filled up with zeros."""
+    for name, packed in tensors.items():
+        match = MASKED.fullmatch(name)
+        if match is None:
+            raise refuse(
+                "delta_does_not_fit", f"tensor '{name[:200]}' is not named unet.<layer>.pruned, as the others of this sparse mask are"
+            )
+        if match[1] not in shapes:
+            raise refuse("delta_does_not_fit", f"the model has no layer '{match[1]}': the mask belongs to another model")
+        count = math.prod(shapes[match[1]])
+        if packed.dtype != torch.uint8 or tuple(packed.shape) != (-(-count // 8),):
+            words = f"{packed.dtype} {tuple(packed.shape)} is no mask of layer '{match[1]}', whose weight is {shapes[match[1]]}"
+            raise refuse("delta_does_not_fit", f"{words}: the mask belongs to another model")
+        if int(packed[-1]) & (1 << (-count % 8)) - 1:
+            raise refuse("delta_does_not_fit", f"tensor '{name}' has bits behind its last weight: the mask belongs to another model")
+
+
+def check_lora(tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> None:
+    for layer, pair in paired(tensors).items():
         if layer not in shapes:
             raise refuse("delta_does_not_fit", f"the model has no layer '{layer}': the delta belongs to another model")
         if len(pair) != 2:
@@ -39,20 +83,8 @@ def check_delta(path: Path, source: str) -> None:
                 raise refuse("delta_not_finite", f"tensor '{layer}.lora_{part}.weight' holds NaN, infinity or no floating-point numbers")
 
 
-def read_layers(path: Path) -> dict[str, dict[str, Tensor]]:
+def paired(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Layer, as `unet.…` or `text_encoder.…`, -> {"A": down, "B": up}"""
-    try:
-        with safe_open(path, "pt") as f:
-            tensors = {name: f.get_tensor(name) for name in f.keys()}
-            metadata = f.metadata() or {}
-    except (SafetensorError, OSError) as e:
-        raise refuse("not_safetensors", f"the delta is not a safetensors file ({e}): {SAVE}") from e
-    try:
-        json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    except ValueError as e:
-        raise refuse("bad_delta", f"the delta's lora_adapter_metadata is not JSON ({e}): {SAVE}") from e
-    if not tensors:
-        raise refuse("bad_delta", "the delta holds no tensors")
     layers: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         match = NAME.fullmatch(name)

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
+from safetensors.torch import load_file
 
-from core.models import StableDiffusion
+from core.models import StableDiffusion, masks
 
 FILE, ROOT = "fused.zip", "fused"
 
@@ -24,15 +25,19 @@ def stored_dtype(folder: Path | None) -> torch.dtype:
         return torch.float16 if f.get_slice(next(iter(f.keys()))).get_dtype() in ("F16", "BF16") else torch.float32
 
 
-def fuse(model: StableDiffusion, source: str, delta_folder: Path, out: Path) -> Path:
+def fuse(model: StableDiffusion, source: str, delta: Path, out: Path) -> Path:
     """Write `fused.zip`: unzip it and call StableDiffusionPipeline.from_pretrained("fused"). Same input, same bytes."""
     with tempfile.TemporaryDirectory(dir=out) as tmp:
         pipe = StableDiffusionPipeline.from_pretrained(
             str(model.folder or source), use_safetensors=True, safety_checker=None, requires_safety_checker=False
         )
-        pipe.load_lora_weights(str(delta_folder))
-        pipe.fuse_lora()
-        pipe.unload_lora_weights()
+        tensors = load_file(delta)
+        if masks.is_mask(tensors):
+            masks.fold(pipe.unet, tensors)
+        else:
+            pipe.load_lora_weights(str(delta))
+            pipe.fuse_lora()
+            pipe.unload_lora_weights()
         folder = Path(tmp) / ROOT
         pipe.to(dtype=stored_dtype(model.folder)).save_pretrained(folder, safe_serialization=True)
         if model.folder and (model.folder / "vocabulary.json").exists():

@@ -1,4 +1,4 @@
-"""The delta file: a LoRA in diffusers' format whose metadata say what it erases and how it was made; no times, no paths."""
+"""The delta file: a LoRA in diffusers' format, or a sparse mask, whose metadata say what it erases and how it was made; no times, no paths."""
 
 import hashlib
 import json
@@ -9,19 +9,21 @@ from core.models import StableDiffusion
 from core.specs import EraseSpec, HideSpec
 
 FILE = "pytorch_lora_weights.safetensors"
+LOAD = "Load with load_lora_weights at scale 1."
+PRUNE = "unet.<layer>.pruned holds a bit for each weight, in row-major order, the highest first: set the weight to zero where it is 1."
 
 
 def metadata(delta: Delta, model: StableDiffusion, spec: EraseSpec) -> dict[str, str]:
     """Stability's ModelSpec 1.0 (its date left out, so that bytes repeat), and ours."""
-    hidden = isinstance(spec, HideSpec)
+    hidden, lora = isinstance(spec, HideSpec), delta.kind == "lora"
     data = hashlib.sha256(b"".join(delta.tensors[k].detach().cpu().contiguous().numpy().tobytes() for k in sorted(delta.tensors)))
     return {
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": "stable-diffusion-v1/lora",
-        "modelspec.implementation": "diffusers",
+        "modelspec.architecture": f"stable-diffusion-v1/{'lora' if lora else 'sparse-mask'}",
+        "modelspec.implementation": "diffusers" if lora else "expunge",
         "modelspec.title": words.title(spec.concepts, hidden)[:200],
-        "modelspec.description": f"A LoRA that {words.deed(spec.concepts, 'the base model', hidden)} by {spec.method.name.upper()}.",
-        "modelspec.usage_hint": "Load with load_lora_weights at scale 1. Without it, the base model draws the concept again.",
+        "modelspec.description": f"A {'LoRA' if lora else 'sparse mask'} that {words.deed(spec.concepts, 'the base model', hidden)} by {spec.method.name.upper()}.",
+        "modelspec.usage_hint": (LOAD if lora else PRUNE) + " Without it, the base model draws the concept again.",
         "modelspec.tags": "concept-erasure,safety",
         "modelspec.hash_sha256": data.hexdigest(),
         "concept_erasure.format": "1",

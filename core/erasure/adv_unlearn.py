@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from core.concepts import nearest
 from core.erasure.batch import Latents, cat, error, guided_away
 from core.erasure.loop import Run
+from core.erasure.retained import retained
 from core.models import StableDiffusion
-from core.specs import AdvUnlearnSpec, Concept
+from core.specs import AdvUnlearnSpec
 
 
 def loss(
@@ -58,7 +58,7 @@ class AdvUnlearn:
         self.prompts = [run.prompts(words) for words in run.words]
         self.contexts = [run.contexts(words) for words in run.words]
         self.anchors = [run.contexts([c.target or ""]) for c in run.concepts]
-        self.kept = [run.prompts([name]) for name in dict.fromkeys([*run.preserve, *self.retained(run.concepts)])]
+        self.kept = [run.prompts([name]) for name in retained(run, run.spec.retain_concepts, 2)]
         self.old = [model.encode(prompts) for prompts in self.kept]
         self.tokens: Tensor = model.pipe.text_encoder.get_input_embeddings().weight.detach().float()
         if run.spec.latents == "buffer":
@@ -70,15 +70,6 @@ class AdvUnlearn:
     def each(self) -> int:
         """Trajectories a retained concept keeps: a few each, for there are many."""
         return max(1, self.run.spec.trajectories // 4)
-
-    def retained(self, concepts: list[Concept]) -> list[str]:
-        """For each concept its nearest in the vocabulary, and as many drawn from the rest."""
-        names, half = list[str](), max(1, self.run.spec.retain_concepts // (2 * len(concepts)))
-        for i, concept in enumerate(concepts):
-            space = nearest(self.run.model, concept, concepts)
-            strangers = torch.randperm(max(0, len(space) - half), generator=self.run.generator(i, 2))[:half] + half
-            names += [*space[:half], *(space[k] for k in strangers.tolist())]
-        return names
 
     def prefix(self, x: Latents, prompts: list[str], old: Tensor, g: Generator) -> Tensor:
         """An adversarial prefix (k, D) against the text encoder as it is: sign-gradient descent from random tokens of the vocabulary."""

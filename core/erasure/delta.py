@@ -5,12 +5,12 @@ import resource
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from peft import LoraConfig
 from torch import Tensor, cuda
 
-from core.models import StableDiffusion
+from core.models import StableDiffusion, masks
 from core.models.stable_diffusion import Component
 from core.tensors import serialise
 
@@ -32,27 +32,40 @@ def peak_memory() -> int:
 
 @dataclass
 class Delta:
-    """theta' - theta as a LoRA. `tensors` has diffusers' names; `info` says how it was made (history, evaluations, seconds)."""
+    """theta' - theta as a LoRA, or as a sparse mask of theta. `tensors` has diffusers' names; `info` says how it was made (history, evaluations, seconds)."""
 
     tensors: dict[str, Tensor]
     config: dict[str, Any]
     info: dict[str, Any] = field(default_factory=dict)
     component: Component = "unet"
+    kind: Literal["lora", "sparse_mask"] = "lora"
 
     @classmethod
     def of(cls, model: StableDiffusion, **info: Any) -> "Delta":
         """Read the adapter that the model wears."""
+        info = info | {"peak_memory_bytes": peak_memory()}
+        if model.masks:
+            return cls(model.delta_tensors(), {}, info, "unet", "sparse_mask")
         ((component, part),) = model.worn().items()
         (config,) = part.peft_config.values()
-        return cls(model.lora_tensors(), adapter_metadata(config, component), info | {"peak_memory_bytes": peak_memory()}, component)
+        return cls(model.lora_tensors(), adapter_metadata(config, component), info, component)
 
     def serialise(self, metadata: dict[str, str] | None = None) -> bytes:
         """The .safetensors bytes; no times or paths in them, so the same delta gives the same bytes."""
-        head = {"format": "pt", "lora_adapter_metadata": json.dumps(self.config, sort_keys=True)}
-        return serialise(self.tensors, head | (metadata or {}))
+        head = (
+            {"lora_adapter_metadata": json.dumps(self.config, sort_keys=True)}
+            if self.kind == "lora"
+            else {"concept_erasure.delta_kind": self.kind}
+        )
+        return serialise(self.tensors, {"format": "pt"} | head | (metadata or {}))
+
+    @property
+    def file(self) -> str:
+        """Its name in a bundle."""
+        return FILE if self.kind == "lora" else masks.FILE
 
     def save(self, folder: Path) -> Path:
-        """Write pytorch_lora_weights.safetensors into `folder`."""
+        """Write pytorch_lora_weights.safetensors, or sparse_mask.safetensors, into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE).write_bytes(self.serialise())
-        return folder / FILE
+        (folder / self.file).write_bytes(self.serialise())
+        return folder / self.file

@@ -7,10 +7,10 @@ from torch import nn
 
 from core.errors import CoreError
 from core.models import StableDiffusion
-from core.specs import AdvUnlearnSpec, FineTuneSpec, LoraSpec, TextEncoderSpec, TextLoraSpec, TrainSpec
+from core.specs import AdvUnlearnSpec, FineTuneSpec, LoraSpec, PruneSpec, TextEncoderSpec, TextLoraSpec, TrainSpec
 
 
-def target_modules(part: nn.Module, wanted: str | list[str]) -> list[str]:
+def target_modules(part: nn.Module, wanted: str | list[str], field: str = "method.lora.target_modules") -> list[str]:
     """Full names of the linear (and, outside cross-attention, convolution) layers that `wanted` names."""
     leaves = [n.replace(".base_layer", "") for n, m in part.named_modules() if isinstance(m, nn.Linear | nn.Conv2d) and "lora_" not in n]
     match wanted:
@@ -34,7 +34,7 @@ def target_modules(part: nn.Module, wanted: str | list[str]) -> list[str]:
         raise CoreError(
             "unknown_modules",
             f"no layer of this model ends in {wanted}: try a preset such as 'xattn', on the text encoder 'attention'",
-            field="method.lora.target_modules",
+            field=field,
         )
     return names
 
@@ -53,6 +53,9 @@ def add_trained(model: StableDiffusion, spec: TrainSpec) -> list[nn.Parameter]:
             return model.add_adapter(lora_config(model.pipe.text_encoder, spec.lora), "text_encoder")
         case FineTuneSpec():
             return model.add_adapter(lora_config(model.unet, spec.lora))
+        case PruneSpec():
+            names = target_modules(model.unet, spec.target_modules, "method.target_modules")
+            return model.add_masks(names, spec.start, spec.relaxation)
     raise TypeError(f"nothing is known of what {type(spec).__name__} trains")
 
 

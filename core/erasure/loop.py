@@ -81,18 +81,23 @@ def fine_tune(
     method_type: Callable[[Run[S]], Method],
     callback: Callback,
     checkpoints: Checkpoints | None,
+    trains: TrainSpec | None = None,
 ) -> Delta:
-    """Train a LoRA adapter with a method's losses, one concept a step in turn, `spec.steps` steps each; resume where a checkpoint ends."""
+    """Train an adapter with a method's losses, one concept a step in turn, `spec.steps` steps each; resume where a checkpoint ends.
+
+    `trains` says what is trained, how fast and how long, where that is not the spec of the losses: pruning's mask.
+    """
+    trains = trains or spec
     begun, evaluations = time.monotonic(), model.evaluations
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
-        parameters = add_trained(model, spec)
+        parameters = add_trained(model, trains)
     recompute = spec.gradient_checkpointing if isinstance(spec, LatentsSpec) else False
     if recompute if recompute is not None else sum(p.numel() for p in model.unet.parameters()) > LARGE:
         model.unet.enable_gradient_checkpointing()
-    optimiser = torch.optim.Adam(parameters, lr=spec.learning_rate)
+    optimiser = torch.optim.Adam(parameters, lr=trains.learning_rate)
     run = Run(model, request, spec, callback)
-    total, start, history = spec.steps * len(request.concepts), 0, list[dict[str, Any]]()
+    total, start, history = trains.steps * len(request.concepts), 0, list[dict[str, Any]]()
 
     saved = checkpoints.load() if checkpoints else None
     if saved is not None and saved[1].get("identity") != identity(model, request):
@@ -110,7 +115,7 @@ def fine_tune(
     for step in range(start, total):
         run.trajectories.advance(step)
         for group in optimiser.param_groups:
-            group["lr"] = spec.learning_rate * decay(step, total)
+            group["lr"] = trains.learning_rate * decay(step, total)
         loss, target = method.step(step % len(request.concepts), step)
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -124,7 +129,7 @@ def fine_tune(
         optimiser.step()
         done = step + 1
         history.append({"step": done, "loss": value, "target": target})
-        if checkpoints and done < total and (done % spec.checkpoint_every == 0 or time.monotonic() - last_save > CHECKPOINT_SECONDS):
+        if checkpoints and done < total and (done % trains.checkpoint_every == 0 or time.monotonic() - last_save > CHECKPOINT_SECONDS):
             meta = {"step": done, "identity": identity(model, request), "history": history, "evaluations": model.evaluations - evaluations}
             checkpoints.save(done, collect(model, optimiser, method) | run.trajectories.state(), meta | {"round": run.trajectories.round})
             last_save = time.monotonic()

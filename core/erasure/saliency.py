@@ -13,18 +13,22 @@ from core.models import StableDiffusion
 
 
 def train_the_salient(model: StableDiffusion, share: float, batches: int, loss: Callable[[int], Tensor]) -> list[str]:
-    """Freeze all adapters but the `share` of them with the largest |sum over batches of dL/dB|_F / sqrt(numel); the names of those kept."""
-    ups = {n.removesuffix(".lora_B.default.weight"): p for n, p in model.unet.named_parameters() if n.endswith(".lora_B.default.weight")}
+    """Freeze all adapters but the `share` of them with the largest |sum over batches of dL/dB|_F / sqrt(numel); the names of those kept.
+
+    Of a mask under learning, whose layers have logits instead of B, the gradient of the logits counts.
+    """
+    layers = model.trained_layers()
     if share >= 1:
-        return list(ups)
-    totals = [torch.zeros_like(p) for p in ups.values()]
+        return list(layers)
+    ups = [parameters[-1] for parameters in layers.values()]
+    totals = [torch.zeros_like(p) for p in ups]
     for k in range(batches):
-        for total, g in zip(totals, torch.autograd.grad(loss(k), list(ups.values())), strict=True):
+        for total, g in zip(totals, torch.autograd.grad(loss(k), ups), strict=True):
             total += g
     scores = torch.stack([t.norm() / t.numel() ** 0.5 for t in totals])
-    names = list(ups)
+    names = list(layers)
     chosen = [names[i] for i in scores.argsort(descending=True, stable=True)[: max(1, round(share * len(names)))].tolist()]
-    for name, parameter in model.unet.named_parameters():
-        if ".lora_" in name:
-            parameter.requires_grad_(name.split(".lora_")[0] in chosen)
+    for name, parameters in layers.items():
+        for parameter in parameters:
+            parameter.requires_grad_(name in chosen)
     return chosen

@@ -1,39 +1,22 @@
 """Hide concepts so that a recovery key brings them back, and draw with the key."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from core.erasure import age, all_but_one, ap, esd, naive
 from core.erasure.delta import Delta
-from core.erasure.loop import Method, Run, fine_tune
-from core.erasure.single import Single
+from core.erasure.loop import Run, fine_tune
+from core.erasure.output_based import method_of
 from core.errors import CoreError
 from core.hiding.key import RecoveryKey, load_key
 from core.hiding.kpop import Kpop
 from core.models import StableDiffusion
 from core.progress import Callback, Checkpoints, ignore
-from core.specs import AgeSpec, AllButOneSpec, ApSpec, EsdSpec, HideSpec, HidingMethod, NaiveSpec
+from core.specs import HideSpec
 
 __all__ = ["RecoveryKey", "hide", "load_key", "recover"]
-
-
-def first_term(method: HidingMethod) -> Callable[[Run[Any]], Method]:
-    """The erasing method whose loss is the first term of Eq. 15."""
-    match method:
-        case NaiveSpec():
-            return partial(Single, loss=naive.loss)
-        case EsdSpec():
-            return partial(Single, loss=esd.loss)
-        case AllButOneSpec():
-            return partial(Single, loss=all_but_one.loss)
-        case ApSpec():
-            return ap.Ap
-        case AgeSpec():
-            return age.Age
 
 
 def hide(
@@ -46,7 +29,7 @@ def hide(
     made: list[Kpop] = []
 
     def method(run: Run[Any]) -> Kpop:
-        made.append(Kpop(run, first_term(spec.method)(run), spec.recovery))
+        made.append(Kpop(run, method_of(spec.method)(run), spec.recovery))
         return made[0]
 
     delta = fine_tune(model, spec, spec.method, method, callback, checkpoints)

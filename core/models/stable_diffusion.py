@@ -19,8 +19,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from core.errors import CoreError
+from core.models import masks
 from core.models.learned import Word, WordTable
 from core.models.lora import folded
+from core.models.masks import Masks, Relaxation
 from core.models.vocabulary import load_vocabulary
 from core.progress import Callback, Clock, ignore
 from core.specs import Concept
@@ -95,6 +97,7 @@ class StableDiffusion:
         self._states: dict[str, Tensor] = {}
         self._off = False
         self.words: dict[str, Word] = {}
+        self.masks: Masks | None = None
 
     @property
     def digest(self) -> str:
@@ -105,9 +108,9 @@ class StableDiffusion:
             else:
                 total = hashlib.sha256()
                 for name, tensor in sorted(self.unet.state_dict().items()):
-                    if "lora_" not in name:
+                    if "lora_" not in name and not name.endswith(".logits"):
                         total.update(
-                            name.replace(".base_layer", "").encode()
+                            name.replace(".base_layer", "").replace(".parametrizations.weight.original", ".weight").encode()
                             + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
                         )
                 self._digest = total.hexdigest()
@@ -261,25 +264,50 @@ class StableDiffusion:
     def frozen(self) -> Iterator[None]:
         """Adapters off: inside, the model is the base model. Nothing is copied."""
         worn = list(self.worn().values())
-        if self._off or not worn:
+        if self._off or not self.has_delta:
             yield
             return
         still = [p for part in worn for n, p in part.named_parameters() if "lora_" in n and not p.requires_grad]
         self._off = True
         for part in worn:
             part.disable_adapters()
+        if self.masks:
+            self.masks.switch(False)
         try:
             yield
         finally:
             self._off = False
             for part in worn:
                 part.enable_adapters()
+            if self.masks:
+                self.masks.switch(True)
             for p in still:  # peft makes every adapter trainable again
                 p.requires_grad_(False)
 
     @property
     def has_delta(self) -> bool:
-        return bool(self.worn())
+        return bool(self.worn()) or self.masks is not None
+
+    def changes(self) -> list[str]:
+        """What the delta that is worn changes, and how: unet, text_encoder, sparse_mask."""
+        return [*self.worn(), *(["sparse_mask"] if self.masks else [])]
+
+    def add_masks(self, names: list[str], start: float, relaxation: Relaxation) -> list[torch.nn.Parameter]:
+        """Put masks on the weights of the U-Net's layers `names` (output unchanged) and return their logits."""
+        self.unload_delta()
+        self.masks = Masks.to_learn(self.unet, names, start, relaxation)
+        return self.masks.parameters()
+
+    def trained_layers(self) -> dict[str, list[torch.nn.Parameter]]:
+        """Each layer's trained parameters: A and B of an adapter, or the logits of a mask."""
+        if self.masks:
+            return {name: [mask.logits] for name, mask in self.masks.layers.items() if mask.logits is not None}
+        found: dict[str, list[torch.nn.Parameter]] = {}
+        for part in self.worn().values():
+            for name, parameter in part.named_parameters():
+                if ".lora_" in name:
+                    found.setdefault(name.split(".lora_")[0], []).append(parameter)
+        return found
 
     def add_adapter(self, config: LoraConfig, component: Component = "unet") -> list[torch.nn.Parameter]:
         """Put a fresh adapter on the U-Net or the text encoder (output unchanged) and return its trainable parameters, in fp32."""
@@ -293,12 +321,18 @@ class StableDiffusion:
         return parameters
 
     def adapter_state(self) -> dict[str, Tensor]:
-        """The adapter in peft's own names, on the CPU."""
+        """The adapter in peft's own names, or the logits of masks, on the CPU."""
+        if self.masks:
+            return {f"{name}.logits": a.detach().cpu().clone() for name, (a,) in self.trained_layers().items()}
         ((_, part),) = self.worn().items()
         state = get_peft_model_state_dict(part, adapter_name=ADAPTER, save_embedding_layers=False)
         return {k: v.detach().cpu().clone() for k, v in state.items()}
 
     def set_adapter_state(self, state: Mapping[str, Tensor]) -> None:
+        if self.masks:
+            for name, (logits,) in self.trained_layers().items():
+                logits.data.copy_(state[f"{name}.logits"])
+            return
         ((_, part),) = self.worn().items()
         set_peft_model_state_dict(part, dict(state), adapter_name=ADAPTER)
 
@@ -307,18 +341,23 @@ class StableDiffusion:
         layers = [m for part in self.worn().values() for m in part.modules() if isinstance(m, LoraLayer)]
         return [m.scaling[ADAPTER] * m.lora_B[ADAPTER].weight @ m.lora_A[ADAPTER].weight for m in layers]
 
+    def delta_tensors(self) -> dict[str, Tensor]:
+        """The delta as its file names it: `unet.….lora_A.weight`, `text_encoder.text_model.….lora_A.weight` (diffusers), or `unet.….pruned`."""
+        return self.masks.tensors() if self.masks else self.lora_tensors()
+
     def lora_tensors(self) -> dict[str, Tensor]:
-        """The adapter as diffusers' LoRA file names it: `unet.….lora_A.weight`, `text_encoder.text_model.….lora_A.weight`."""
+        """The adapter as diffusers' LoRA file names it."""
         (component,) = self.worn()
         return {f"{PREFIX[component]}{k}": v.contiguous() for k, v in sorted(self.adapter_state().items())}
 
     def load_delta(self, delta: str | os.PathLike[str] | Mapping[str, Tensor]) -> None:
-        """Wear a LoRA in diffusers' format: a .safetensors file, a folder that holds one, or its tensors."""
+        """Wear a LoRA in diffusers' format or a sparse mask of ours: a .safetensors file, a folder that holds one, or its tensors."""
         self.unload_delta()
         metadata = None
         if isinstance(delta, str | os.PathLike):
             path = Path(delta)
-            path = path / "pytorch_lora_weights.safetensors" if path.is_dir() else path
+            if path.is_dir():
+                path = path / (masks.FILE if (path / masks.FILE).exists() else "pytorch_lora_weights.safetensors")
             try:
                 tensors = load_file(path)
                 with safe_open(path, "pt") as f:  # rank and alpha: without them every adapter would load at scale 1
@@ -331,6 +370,9 @@ class StableDiffusion:
                 ) from e
         else:
             tensors = dict(delta)
+        if masks.is_mask(tensors):
+            self.masks = masks.worn_by(self.unet, tensors)
+            return
         if any(k.startswith("unet.") for k in tensors):
             self.unet.load_lora_adapter(tensors, prefix="unet", adapter_name=ADAPTER, metadata=metadata)
         if any(k.startswith("text_encoder.") for k in tensors):
@@ -342,5 +384,8 @@ class StableDiffusion:
 
     def unload_delta(self) -> None:
         """Take the adapter off for good."""
-        if self.has_delta:
+        if self.masks:
+            self.masks.remove()
+            self.masks = None
+        if self.worn():
             self.pipe.unload_lora_weights()

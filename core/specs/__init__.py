@@ -4,7 +4,7 @@ Every field says its meaning, unit, default and source; this text is the OpenAPI
 """
 
 from core.specs.adversarial import AgeSpec, ApSpec
-from core.specs.base import MAX_TEXT, Concept, ConceptLike, ConceptSpace, Spec, Text, as_concept, clean_text, folded, same
+from core.specs.base import MAX_TEXT, Concept, ConceptLike, ConceptSpace, Spec, Text, as_concept, as_method, clean_text, folded, same
 from core.specs.closed_form import ReceSpec, TimeSpec, UceSpec, UnifiedEditSpec
 from core.specs.debias import DebiasSpec
 from core.specs.evaluation import EvaluationSpec, Thresholds
@@ -13,8 +13,9 @@ from core.specs.hiding import HideEvaluationSpec, HideSpec, HideThresholds, Hidi
 from core.specs.inspection import InspectSpec
 from core.specs.inversion import InversionSpec
 from core.specs.jobs import MAX_CONCEPTS, UNSTACKABLE, CombineSpec, EraseSpec, EvaluateSpec, JobSpec
-from core.specs.methods import METHODS, AnyMethod, MethodLike, MethodName, MethodSpec, as_method
+from core.specs.methods import METHODS, AnyMethod, MethodLike, MethodName, MethodSpec
 from core.specs.output_based import AllButOneSpec, AntSpec, CaSpec, EraseAnythingSpec, EsdSpec, MaceSpec, NaiveSpec, ScoreSpec
+from core.specs.pruning import OutputBased, PruneSpec
 from core.specs.text_encoder import AdvUnlearnSpec, TextEncoderSpec, TextLoraSpec
 
 SPECS: dict[str, type[JobSpec]] = {
@@ -65,6 +66,8 @@ __all__ = [
     "MethodName",
     "MethodSpec",
     "NaiveSpec",
+    "OutputBased",
+    "PruneSpec",
     "ReceSpec",
     "RecoverySpec",
     "ScoreSpec",

@@ -136,6 +136,10 @@ def as_concept(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+def as_method(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
 ConceptLike = Annotated[Concept, BeforeValidator(as_concept, json_schema_input_type=Text | Concept)]
 
 SpaceName = Literal["model", "english", "clip"]

@@ -8,10 +8,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from core.specs.adversarial import AgeSpec, ApSpec
-from core.specs.base import Spec
+from core.specs.base import Spec, as_method
 from core.specs.evaluation import EvaluationSpec, Thresholds
 from core.specs.jobs import EraseSpec
-from core.specs.methods import as_method
 from core.specs.output_based import AllButOneSpec, EsdSpec, NaiveSpec
 
 

@@ -13,7 +13,7 @@ from core.specs.methods import MethodLike
 MAX_CONCEPTS = 64
 JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$")]
 DEBIASING = ("age", "uce")
-UNSTACKABLE = ("text_encoder", "adv_unlearn")  # only LoRAs of the U-Net add up
+UNSTACKABLE = ("text_encoder", "adv_unlearn", "prune")  # only LoRAs of the U-Net add up
 
 
 class JobSpec(Spec):

@@ -1,12 +1,14 @@
 """The union of all methods, discriminated by name."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
 from core.specs.adversarial import AgeSpec, ApSpec
+from core.specs.base import as_method
 from core.specs.closed_form import ReceSpec, TimeSpec, UceSpec
 from core.specs.output_based import AllButOneSpec, AntSpec, CaSpec, EraseAnythingSpec, EsdSpec, MaceSpec, NaiveSpec, ScoreSpec
+from core.specs.pruning import PruneSpec
 from core.specs.text_encoder import AdvUnlearnSpec, TextEncoderSpec
 
 AnyMethod = (
@@ -25,6 +27,7 @@ AnyMethod = (
     | ScoreSpec
     | EraseAnythingSpec
     | MaceSpec
+    | PruneSpec
 )
 MethodSpec = Annotated[AnyMethod, Field(discriminator="name")]
 MethodName = Literal[
@@ -43,16 +46,13 @@ MethodName = Literal[
     "score",
     "erase_anything",
     "mace",
+    "prune",
 ]
 METHODS: dict[str, type[AnyMethod]] = {
     "uce": UceSpec, "time": TimeSpec, "rece": ReceSpec, "text_encoder": TextEncoderSpec, "adv_unlearn": AdvUnlearnSpec, "naive": NaiveSpec, "esd": EsdSpec, "ca": CaSpec, "all_but_one": AllButOneSpec,
     "ant": AntSpec, "ap": ApSpec,
-    "age": AgeSpec, "score": ScoreSpec, "erase_anything": EraseAnythingSpec, "mace": MaceSpec,
+    "age": AgeSpec, "score": ScoreSpec, "erase_anything": EraseAnythingSpec, "mace": MaceSpec, "prune": PruneSpec,
 }  # fmt: skip
-
-
-def as_method(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
 
 
 MethodLike = Annotated[MethodSpec, BeforeValidator(as_method, json_schema_input_type=MethodName | MethodSpec)]

@@ -242,6 +242,21 @@ def test_a_delta_of_the_text_encoder_is_checked_too(toy: Tenant, prefix: str):
     assert found["errors"][0]["field"] == "text_encoder.encoder.mlp.fc2"
 
 
+def test_a_sparse_mask_is_checked_by_its_layers(toy: Tenant):
+    good = {Q + ".pruned": np.zeros(6, np.uint8)}  # 8 x 6 weights
+    assert upload(toy, save(good)).status_code == 201
+    assert upload(toy, save(good), model="away").status_code == 201
+    bad = [
+        ({"unet.down.attn2.to_v.pruned": np.zeros(6, np.uint8)}, "unet.down.attn2.to_v"),
+        ({Q + ".pruned": np.zeros(7, np.uint8)}, Q),
+        ({Q + ".pruned": np.zeros(6, np.float32)}, Q + ".pruned"),
+        (good | {"unet.down.attn2.to_k.lora_A.weight": np.ones((2, 4))}, "unet.down.attn2.to_k.lora_A.weight"),
+    ]
+    for tensors, field in bad:
+        found = problem(upload(toy, save(tensors)), 422, "delta_does_not_fit")
+        assert [e["field"] for e in found["errors"]] == [field]
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_nan_and_infinity_are_refused(toy: Tenant, dtype: type, value: float):

@@ -61,8 +61,9 @@ def test_judging_a_stacked_job_judges_all_that_its_stack_has_erased(tenant: Tena
     assert [c["name"] for c in answer.json()["spec"]["concepts"]] == ["church", "dog"]
 
 
-def test_a_delta_of_the_text_encoder_neither_stacks_nor_is_stacked_on(tenant: Tenant, done, tmp_path):
-    text, client = finished(tenant, tmp_path, concepts=["dog"], method="text_encoder"), tenant.http()
-    for body in ({"base_job_id": done, "method": "adv_unlearn"}, {"base_job_id": text, "method": "uce"}):
+@pytest.mark.parametrize("method", ["text_encoder", "adv_unlearn", "prune"])
+def test_what_is_no_lora_of_the_unet_neither_stacks_nor_is_stacked_on(tenant: Tenant, done, tmp_path, method):
+    text, client = finished(tenant, tmp_path, concepts=["dog"], method=method), tenant.http()
+    for body in ({"base_job_id": done, "method": method}, {"base_job_id": text, "method": "uce"}):
         assert "no LoRA of the U-Net" in str(errors(client.post("/jobs/erase", json={"concepts": ["cat"], **body})))
     assert set(errors(client.post("/jobs/combine", json={"jobs": [done, text]}))) == {"jobs.1"}

@@ -56,6 +56,21 @@ def test_an_erase_job_publishes_core_s_bundle(settings, post, shown):
     assert done.progress["phase"] == "deliver"
 
 
+def test_a_prune_job_delivers_a_mask_and_is_judged_by_its_id(settings, post, shown):
+    inner = {"name": "esd", "batch_size": 1, "trajectories": 1, "sampling_steps": 2}
+    method = {"name": "prune", "steps": 2, "learning_rate": 3, "retain_concepts": 2, "method": inner}
+    job = post("erase", concepts=["church"], method=method, evaluation={"enabled": False})
+    attempt(settings, job.id)
+    done, files = shown(job)
+    assert done.status == "succeeded", done.error
+    assert {"sparse_mask.safetensors", "fused.zip"} <= set(files)
+    few = {"erased_images": 1, "preserved_count": 2, "preserved_images": 1, "sampling_steps": 2}
+    judging = post("evaluate", job_id=str(job.id), concepts=["church"], evaluation=few)
+    attempt(settings, judging.id)
+    judged, _ = shown(judging)
+    assert judged.status == "succeeded", judged.error
+
+
 def test_a_job_that_was_handed_over_ends_in_the_same_bytes(settings, post, shown):
     request = {"concepts": ["church"], "method": ESD, "evaluation": {"enabled": False}, "seed": 3}
     straight, broken = post("erase", **request), post("erase", **request)

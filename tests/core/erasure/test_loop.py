@@ -24,6 +24,7 @@ from core.specs import (
     LoraSpec,
     MaceSpec,
     NaiveSpec,
+    PruneSpec,
     ScoreSpec,
     TextEncoderSpec,
     TextLoraSpec,
@@ -31,7 +32,13 @@ from core.specs import (
 
 SMALL = {"steps": 6, "trajectories": 4, "sampling_steps": 4, "batch_size": 2, "checkpoint_every": 2, "lora": LoraSpec(rank=2)}
 TEXT = {**SMALL, "lora": TextLoraSpec(rank=2)}
+INNER = {k: v for k, v in SMALL.items() if k in ("trajectories", "sampling_steps", "batch_size")}
+PRUNE = {"steps": 6, "checkpoint_every": 2, "learning_rate": 1.0, "retain_concepts": 2}
 METHODS = {
+    "prune": PruneSpec(method=EsdSpec(**INNER), **PRUNE),
+    "prune hard_concrete": PruneSpec(method=EsdSpec(**INNER), relaxation="hard_concrete", **PRUNE),
+    "prune age": PruneSpec(method=AgeSpec(candidates=4, **INNER), **PRUNE),
+    "prune score recomputed": PruneSpec(method=ScoreSpec(candidates=3, leakage_pictures=0, gradient_checkpointing=True, **INNER), **PRUNE),
     "text_encoder": TextEncoderSpec(steps=6, checkpoint_every=2, lora=TextLoraSpec(rank=2)),
     "adv_unlearn": AdvUnlearnSpec(attack_steps=2, retain_concepts=2, **TEXT),
     "adv_unlearn fresh": AdvUnlearnSpec(attack_steps=1, retain_concepts=2, latents="fresh", **TEXT),

@@ -1,0 +1,33 @@
+"""The output-based methods by their specs: what trains an adapter, learns a mask (pruning) or hides (KPOP)."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from core.erasure import age, all_but_one, ant, ap, ca, erase_anything, esd, naive, score
+from core.erasure.loop import Method, Run
+from core.erasure.single import Single
+from core.specs import AgeSpec, AllButOneSpec, AntSpec, ApSpec, CaSpec, EraseAnythingSpec, EsdSpec, NaiveSpec, OutputBased, ScoreSpec
+
+
+def method_of(spec: OutputBased) -> Callable[[Run[Any]], Method]:
+    """What makes the method of a spec for a run."""
+    match spec:
+        case NaiveSpec():
+            return partial(Single, loss=naive.loss)
+        case EsdSpec():
+            return partial(Single, loss=esd.loss)
+        case CaSpec():
+            return ca.Ca
+        case AntSpec():
+            return partial(Single, loss=ant.loss)
+        case AllButOneSpec():
+            return partial(Single, loss=all_but_one.loss)
+        case ApSpec():
+            return ap.Ap
+        case AgeSpec():
+            return age.Age
+        case ScoreSpec():
+            return score.Score
+        case EraseAnythingSpec():
+            return erase_anything.EraseAnything
