@@ -89,3 +89,16 @@ INSPECT: dict[str, Example] = {
         },
     },
 }
+
+IMPACT: dict[str, Example] = {
+    "plain": {"summary": "What would erasing church hurt?", "value": {"model": "emoji", "concepts": ["church"]}},
+    "method": {
+        "summary": "By another method, with synonyms",
+        "value": {
+            "model": "emoji",
+            "concepts": [{"name": "car", "synonyms": ["automobile"]}],
+            "method": {"name": "esd", "steps": 60},
+            "top": 5,
+        },
+    },
+}

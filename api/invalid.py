@@ -17,6 +17,7 @@ from core.specs import (
     EvaluateSpec,
     EvaluationSpec,
     HideSpec,
+    ImpactSpec,
     InspectSpec,
     LoraSpec,
     RecoverySpec,
@@ -73,6 +74,8 @@ def parameters(steps: Sequence[str], body: Any) -> tuple[str, list[str]]:
             inspecting = set(InspectSpec.model_fields) - set(EvaluateSpec.model_fields)
             near = difflib.get_close_matches(steps[-1], inspecting, n=1, cutoff=0.7)
             spec = InspectSpec if inspecting & given or near else EvaluateSpec
+        elif {"top", "targets"} & given:
+            spec = ImpactSpec
         elif {"recovery", "seal_to"} & given or difflib.get_close_matches(steps[-1], ("recovery", "seal_to"), n=1, cutoff=0.7):
             spec = HideSpec
         return "a job", list(spec.model_fields)

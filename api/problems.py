@@ -79,6 +79,12 @@ KINDS = {
             "Send a whole PNG, JPEG or WebP file with its own Content-Type.",
         ),
         Kind(422, "image_unusable", "The image cannot be learned from", "Send a still image of 32 to 4096 px a side."),
+        Kind(
+            422,
+            "no_concept_graph",
+            "The model's concept graph was not measured",
+            "Erase it with POST /jobs/erase and look at what moved with POST /inspect; measured graphs lie beside a model's weights as concept_graph.json.",
+        ),
         Kind(422, "idempotency_mismatch", "This Idempotency-Key belongs to another request", "Use a new key for a new request."),
         Kind(429, "too_many_requests", "Too many jobs are waiting", "Repeat after the Retry-After seconds, or cancel a job."),
         Kind(500, "internal_error", "The server failed", "Report the request_id to the operator."),

@@ -161,3 +161,59 @@ class DryRun(BaseModel):
 class Health(BaseModel):
     status: Literal["ok", "degraded"]
     checks: dict[str, str] = {}
+
+
+class PredictedDrop(Answer):
+    """A predicted drop, and the interval that holds 80 % of the errors held out when it was fitted."""
+
+    value: float
+    low: float
+    high: float
+
+
+class HurtConcept(Answer):
+    """A concept that the erasure is predicted to hurt."""
+
+    concept: str
+    erased: str = Field(description="The erased concept nearest to it.")
+    distance: float = Field(description="Between the two, in the model's text encoder.")
+    clip: PredictedDrop = Field(description="Drop in CLIP score, in points (0 to 100).")
+    psr: PredictedDrop = Field(description="Drop in PSR-1, as a share.")
+
+
+class ProposedTarget(Answer):
+    """What a concept may become."""
+
+    target: str
+    distance: float
+    g0: float = Field(description="CLIP score of the base model's own pictures of it: its generation capability.")
+    reason: str
+
+
+class Targets(BaseModel):
+    """Targets for one concept, the best first."""
+
+    concept: str
+    targets: list[ProposedTarget]
+
+
+class EstimatedCost(Answer):
+    """What the job would take."""
+
+    seconds: float = Field(description="Of the erasure alone, on the two CPU cores it was measured on; a GPU takes less.")
+    unet_evaluations: int
+
+
+class Impact(BaseModel):
+    """What an erasure is predicted to hurt."""
+
+    model: str
+    method: str
+    hurt: list[HurtConcept] = Field(description="The concepts predicted to lose most, the worst first.")
+    targets: list[Targets] = Field(description="In-class concepts, close but no synonyms: what AGE calls fantastic targets.")
+    cost: EstimatedCost | None = Field(description="Null where the method was not measured.")
+    scale: float | None = Field(
+        description="How much the method hurts beside the one the graph was measured with; predictions are scaled by it. Null where it was not measured: then 1."
+    )
+    held_out: dict[str, float] = Field(description="How good the fit is on erasures that it has not seen.")
+    notes: list[str]

@@ -2,7 +2,7 @@
 
 from client.api import Expunge
 from client.errors import ApiError, ConnectionFailed, ExpungeError, IntegrityError, JobFailed, NoRecoveryKey, WaitTimeout
-from client.types import Artifact, Event, FieldError, Job, JobError, KeyRead, Model, Page, Problem
+from client.types import Artifact, Event, FieldError, Impact, Job, JobError, KeyRead, Model, Page, Problem
 
 __all__ = [
     "ApiError",
@@ -12,6 +12,7 @@ __all__ = [
     "Expunge",
     "ExpungeError",
     "FieldError",
+    "Impact",
     "IntegrityError",
     "Job",
     "JobError",

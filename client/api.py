@@ -12,7 +12,7 @@ from client import download as downloads
 from client import sse
 from client.errors import ApiError, ConnectionFailed, NoRecoveryKey, WaitTimeout
 from client.transport import RETRIED, Transport, pause
-from client.types import Artifact, Event, Job, KeyRead, Model, Page
+from client.types import Artifact, Event, Impact, Job, KeyRead, Model, Page
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 ConceptLike = str | Mapping[str, Any]
@@ -145,6 +145,19 @@ class Expunge:
         if concept is not None:
             spec["concept"] = concept
         return self.submit("inspect", spec, idempotency_key=idempotency_key)
+
+    def impact(
+        self,
+        concepts: ConceptLike | Sequence[ConceptLike],
+        *,
+        model: str = "emoji",
+        method: MethodLike = "age",
+        top: int = 10,
+        targets: int = 3,
+    ) -> Impact:
+        """What erasing the concepts would hurt, the best targets and the cost, predicted from the model's concept graph; nothing is run."""
+        body = {"model": model, "concepts": listed(concepts), "method": method, "top": top, "targets": targets}
+        return Impact.model_validate(self._json("POST", "/concepts/impact", json=body))
 
     def cancel(self, job: Job | str) -> Job:
         return Job.model_validate(self._json("POST", f"/jobs/{id_of(job)}/cancel"))

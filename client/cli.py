@@ -294,6 +294,31 @@ def evaluate(
 
 
 @app.command()
+def impact(
+    concepts: Annotated[list[str], typer.Argument(help="What would be erased, for example: church 'delivery truck'.")],
+    method: Annotated[str, typer.Option(help="A method's name.")] = "age",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A parameter of the method; may be repeated.")] = None,
+    top: Annotated[int, typer.Option(min=1, max=100, help="How many concepts to rank.")] = 10,
+    model: Model = "emoji",
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Predict what an erasure would hurt, the best targets and the cost; nothing is run."""
+    chosen: Any = {"name": method, **{k: value_of(v) for k, v in pairs(settings, "--set").items()}} if settings else method
+    with service(url) as client:
+        found = client.impact(concepts, model=model, method=chosen, top=top)
+    if as_json:
+        emit(found)
+        return
+    for table in views.impact_tables(found):
+        out.print(table)
+    if found.cost:
+        err.print(f"about {found.cost['seconds']:.0f} s on two CPU cores, {found.cost['unet_evaluations']} U-Net evaluations")
+    for note in found.notes:
+        err.print(note, style="dim", markup=False, highlight=False)
+
+
+@app.command()
 def inspect(
     job: Annotated[str | None, typer.Option("--job", help="A finished job.")] = None,
     artifact: Annotated[str | None, typer.Option("--artifact", help="An uploaded delta.")] = None,

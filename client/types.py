@@ -103,6 +103,19 @@ class Model(Answer):
     vocabulary: dict[str, Any] | None = None
 
 
+class Impact(Answer):
+    """What an erasure is predicted to hurt: concepts with their drops, targets, cost in seconds and U-Net evaluations."""
+
+    model: str
+    method: str
+    hurt: list[dict[str, Any]]
+    targets: list[dict[str, Any]]
+    cost: dict[str, Any] | None = None
+    scale: float | None = None
+    held_out: dict[str, float] = {}
+    notes: list[str] = []
+
+
 class Page(Answer, Generic[T]):
     """One page of a list; `next_cursor` is None on the last."""
 

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from client.types import Event, Job, KeyRead, Model
+from client.types import Event, Impact, Job, KeyRead, Model
 
 COLOURS = {
     "succeeded": "green",
@@ -74,6 +74,22 @@ def verdict_table(verdict: Mapping[str, Any]) -> Table:
             {True: "[green]pass[/]", False: "[red]fail[/]"}.get(passed, "not judged"),
         )
     return table
+
+
+def impact_tables(impact: Impact) -> list[Table]:
+    """What would be hurt, and what the concepts may become."""
+    hurt = Table("would be hurt", "CLIP drop", "80 %", "PSR-1 drop", "by", "distance", box=None, header_style="bold")
+    for row in impact.hurt:
+        clip, psr = row["clip"], row["psr"]
+        hurt.add_row(
+            escape(row["concept"]), f"{clip['value']:.1f}", f"{clip['low']:.0f} to {clip['high']:.0f}", f"{psr['value']:.0%}",
+            escape(row["erased"]), f"{row['distance']:.1f}",
+        )  # fmt: skip
+    targets = Table("concept", "best targets", "why", box=None, header_style="bold")
+    for found in impact.targets:
+        for target in found["targets"]:
+            targets.add_row(escape(found["concept"]), escape(target["target"]), escape(target["reason"]))
+    return [hurt, targets] if impact.targets else [hurt]
 
 
 def show(console: Console, job: Job) -> None:

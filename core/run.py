@@ -16,6 +16,7 @@ from core.delivery.inspection import write_inspection
 from core.erasure import Delta, erase
 from core.erasure.delta import peak_memory
 from core.errors import CoreError
+from core.evaluation.foreseen import foreseen
 from core.evaluation.judges import judges_for
 from core.evaluation.pictures import draw, plan, prune
 from core.evaluation.report import Evaluation, Metric, Report, evaluate
@@ -89,6 +90,7 @@ def run_erase(
         digest = hashlib.sha256(data).hexdigest()
         evaluation = judged(model, source, concepts, spec.preserve, spec.evaluation, digest, cache, callback)
         add_costs(evaluation, time.monotonic() - begun, delta)
+        evaluation.report.impact = foreseen(model, concepts, spec.method, evaluation.report)
         if part is not None:
             before = Report.model_validate_json(base_report.read_text()) if base_report else None
             evaluation.report.stack = stack.compared(part.layers, evaluation.report, before)

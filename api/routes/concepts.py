@@ -1,4 +1,4 @@
-"""Concepts: what moved between two models."""
+"""Concepts: what an erasure would hurt, and what moved between two models."""
 
 from typing import Annotated
 
@@ -6,11 +6,19 @@ from fastapi import APIRouter, Body
 from fastapi.responses import JSONResponse
 
 from api import examples
-from api.deps import JSON, DryRunQuery, JobsWriter, ServicesDep, TicketDep, WaitDep, accepts
-from api.routes.jobs import CREATED, ENDED, create
-from api.schemas import Job
-from core.specs import InspectSpec
+from api.deltas import directory
+from api.deps import JSON, DryRunQuery, JobsReader, JobsWriter, ServicesDep, TicketDep, WaitDep, accepts
+from api.invalid import closest
+from api.problems import Problem, invalid, responses
+from api.routes.jobs import CREATED, ENDED, create, known_model
+from api.schemas import EstimatedCost, HurtConcept, Impact, Job, ProposedTarget, Targets
+from core.impact import graph_of
+from core.specs import ImpactSpec, InspectSpec
 
+NOTES = [
+    "Predicted from distance in the text encoder and the base model's own score; measured on single concepts erased by one method.",
+    "Several concepts erased together are taken one by one: each other concept counts by the erased one nearest to it.",
+]
 router = APIRouter(tags=["concepts"], dependencies=[accepts(JSON)])
 
 
@@ -29,3 +37,46 @@ async def create_inspect_job(
     delivers report.json, and report.html with the ranking drawn and pictures before and after.
     """
     return await create(services, caller, ticket, "inspect", spec, dry_run, wait)
+
+
+@router.post(
+    "/concepts/impact",
+    responses=responses("malformed_request", "payload_too_large", "unsupported_media_type", "invalid_request", "no_concept_graph"),
+)
+def predict_impact(spec: Annotated[ImpactSpec, Body(openapi_examples=examples.IMPACT)], services: ServicesDep, _: JobsReader) -> Impact:
+    """Predict what an erasure would hurt, which targets are best, and what it would cost.
+
+    Answers at once from the model's concept graph (AGE, Bui et al., ICLR 2025), which was measured beforehand; nothing is run or stored. The erase job's report
+    later shows the prediction beside what was measured.
+    """
+    known_model(services, spec.model)
+    graph = graph_of(directory(services.settings.models[spec.model]))
+    if graph is None:
+        raise Problem(
+            "no_concept_graph",
+            f"The concept graph of '{spec.model}' was not measured: erase with POST /jobs/erase, then POST /inspect the job.",
+        )
+    for i, concept in enumerate(spec.concepts):
+        if graph.find(concept.name) is None:
+            remedy = f"{closest(concept.name, graph.names)}or erase it with POST /jobs/erase and look at what moved with POST /inspect"
+            raise invalid(f"concepts[{i}]", f"'{concept.name}' is not in the concept graph of '{spec.model}'", remedy)
+    scale, cost = graph.scale(spec.method.name), graph.cost(spec.method, len(spec.concepts))
+    how = graph.content["measured_with"]["method"]
+    notes = [*NOTES, f"The graph was measured with {how}."]
+    if scale is None:
+        notes.append(f"'{spec.method.name}' was not measured on this model: the drops are those of the graph's own method.")
+    return Impact(
+        model=spec.model,
+        method=spec.method.name,
+        hurt=[HurtConcept.model_validate(h) for h in graph.hurt(spec.concepts, 1.0 if scale is None else scale, spec.top)],
+        targets=[
+            Targets(concept=c.name, targets=[ProposedTarget.model_validate(t) for t in graph.targets(c, spec.concepts, spec.targets)])
+            for c in spec.concepts
+        ]
+        if spec.targets
+        else [],
+        cost=EstimatedCost.model_validate(cost) if cost else None,
+        scale=scale,
+        held_out=graph.content["fit"]["clip"]["held_out"],
+        notes=notes,
+    )

@@ -94,6 +94,7 @@ def render(evaluation: Evaluation, history: Sequence[dict[str, Any]], facts: dic
         "esr": plots.shares(report, "esr"),
         "psr": plots.shares(report, "psr"),
         "shares": [(d, plots.distribution(d)) for d in report.distributions],
+        "impact": plots.impacts(report.impact),
         "loss": plots.loss_curve(history),
         "targets": plots.target_strip(history),
     }

@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from core.evaluation.attributes import Distribution
-from core.evaluation.report import Metric, Report
+from core.evaluation.report import Foreseen, Metric, Report
 
 WIDTH, LEFT, RIGHT, BAR = 980, 190, 80, 26
 
@@ -79,6 +79,34 @@ def distribution(found: Distribution) -> str:
         body += interval(base, y - 4, "base") + interval(ours, y + 4, "sanitized")
         body.append(text(WIDTH - RIGHT + 14, y + 4, f"{share.value:.0%}"))
     return frame(height, f"Shares of the attributes of {found.concept}", body)
+
+
+def impacts(rows: Sequence[Foreseen]) -> str:
+    """The drop of each preserved concept: predicted hollow, with its 80 % interval; measured filled. Empty when nothing was predicted."""
+    if not rows:
+        return ""
+    low, high = min(0.0, *(min(r.low, r.measured) for r in rows)), max(10.0, *(max(r.high, r.measured) for r in rows))
+    height, body = len(rows) * BAR + 30, list[str]()
+
+    def x(drop: float) -> float:
+        return LEFT + (drop - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+
+    for tick in sorted({-t for t in ticks(-low)} | set(ticks(high))):
+        body += [
+            f'<line x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="4" y2="{height - 22:.0f}" class="rule"/>',
+            text(x(tick), height - 6, f"{tick:g}", "middle", "tick"),
+        ]
+    for i, row in enumerate(rows):
+        y = 16 + i * BAR
+        hint = f"{row.concept}: predicted {row.predicted:.1f} ({row.low:.1f} to {row.high:.1f}), measured {row.measured:.1f}"
+        body += [
+            text(LEFT - 12, y + 4, row.concept if len(row.concept) < 25 else row.concept[:23] + "…", "end"),
+            f'<g class="base"><title>{escape(hint)}</title><line x1="{x(row.low):.1f}" x2="{x(row.high):.1f}" y1="{y}" y2="{y}" class="whisker"/>'
+            f'<circle cx="{x(row.predicted):.1f}" cy="{y}" r="4.5"/></g>',
+            f'<g class="sanitized"><title>{escape(hint)}</title><circle cx="{x(row.measured):.1f}" cy="{y}" r="4.5"/></g>',
+            text(WIDTH - RIGHT + 14, y + 4, f"{row.measured:.1f}"),
+        ]
+    return frame(height, "Drop in CLIP score of each preserved concept, predicted and measured", body)
 
 
 def ticks(top: float) -> list[float]:

@@ -76,6 +76,16 @@ class StackEntry(BaseModel):
     weakened: bool | None = None
 
 
+class Foreseen(BaseModel):
+    """A preserved concept's drop in CLIP score: as the concept graph predicted it (with its 80 % interval), and as it was measured."""
+
+    concept: str
+    predicted: float
+    low: float
+    high: float
+    measured: float
+
+
 class Report(BaseModel):
     """What was measured; `report.json` is this."""
 
@@ -88,6 +98,7 @@ class Report(BaseModel):
     conventions: list[str] = CONVENTIONS
     notes: list[str] = []
     stack: list[StackEntry] = []
+    impact: list[Foreseen] = []
     restored: list[str] = []
     not_available: list[Missing] = []
     digests: dict[str, str] = {}

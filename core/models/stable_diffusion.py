@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from core import impact
 from core.errors import CoreError
 from core.models import masks
 from core.models.learned import Word, WordTable
@@ -43,9 +44,9 @@ def resolve(source: str | Path) -> Path | None:
 
 
 def digest_of(folder: Path) -> str:
-    """sha256 over relative names and contents of everything that decides what the model draws: weights, configs, tokenizer."""
+    """sha256 over relative names and contents of everything that decides what the model draws: weights, configs, tokenizer; not what was measured of it."""
     total = hashlib.sha256()
-    for file in sorted(f for f in folder.rglob("*") if f.suffix in (".safetensors", ".json", ".txt")):
+    for file in sorted(f for f in folder.rglob("*") if f.suffix in (".safetensors", ".json", ".txt") and f.name != impact.FILE):
         total.update(str(file.relative_to(folder)).encode() + b"\0")
         with file.open("rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())

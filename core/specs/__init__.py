@@ -10,6 +10,7 @@ from core.specs.debias import DebiasSpec
 from core.specs.evaluation import EvaluationSpec, Thresholds
 from core.specs.fine_tuned import FineTuneSpec, LatentsSpec, Layers, LoraSpec, TrainSpec
 from core.specs.hiding import HideEvaluationSpec, HideSpec, HideThresholds, HidingMethod, RecoverySpec
+from core.specs.impact import ImpactSpec
 from core.specs.inspection import InspectSpec
 from core.specs.inversion import InversionSpec
 from core.specs.jobs import MAX_CONCEPTS, UNSTACKABLE, CombineSpec, EraseSpec, EvaluateSpec, JobSpec
@@ -55,6 +56,7 @@ __all__ = [
     "HideSpec",
     "HideThresholds",
     "HidingMethod",
+    "ImpactSpec",
     "InspectSpec",
     "InversionSpec",
     "JobSpec",

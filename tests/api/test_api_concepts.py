@@ -1,8 +1,8 @@
-"""Concepts: POST /inspect."""
+"""Concepts: POST /inspect and POST /concepts/impact."""
 
 import httpx
 import pytest
-from live_service import Tenant, errors
+from live_service import Tenant, errors, make_settings, problem, serve
 
 NOBODY = "00000000-0000-0000-0000-000000000000"
 
@@ -60,3 +60,52 @@ def test_a_wrong_request_is_told_what_would_be_right(tenant: Tenant, done):
     assert "no concept space" in errors(client.post("/inspect", json={"job_id": done, "concept_space": "french"}))["concept_space"]
     found = client.post("/inspect", json={"job_id": done, "localty": 3}).json()["errors"][0]
     assert (found["field"], "did you mean 'locality'?" in found["remedy"]) == ("localty", True)
+
+
+def test_predicting_asks_for_a_key(anonymous: httpx.Client):
+    problem(anonymous.post("/concepts/impact", json={"concepts": ["church"]}), 401, "unauthorized")
+
+
+def test_predicting_takes_the_scope_jobs_read_and_stores_nothing(tenant: Tenant):
+    assert tenant.http("jobs:read").post("/concepts/impact", json={"concepts": ["church"]}).status_code == 200
+    assert tenant.http("artifacts:read").post("/concepts/impact", json={"concepts": ["church"]}).status_code == 403
+    assert tenant.count() == 0
+
+
+def test_the_answer_ranks_what_is_hurt_proposes_targets_and_says_the_cost(tenant: Tenant):
+    body = {"concepts": [{"name": "church", "synonyms": ["mosque"]}, "dog"], "method": {"name": "esd", "steps": 20}, "top": 5, "targets": 2}
+    found = tenant.http().post("/concepts/impact", json=body).json()
+    assert (found["model"], found["method"], len(found["hurt"])) == ("emoji", "esd", 5)
+    assert {"synagogue", "wolf"} <= {row["concept"] for row in found["hurt"]}
+    assert not {"church", "mosque", "dog"} & {row["concept"] for row in found["hurt"]}
+    drops = [row["clip"]["value"] for row in found["hurt"]]
+    assert drops == sorted(drops, reverse=True)
+    assert all(row[kind]["low"] <= row[kind]["value"] <= row[kind]["high"] for row in found["hurt"] for kind in ("clip", "psr"))
+    assert [(t["concept"], len(t["targets"])) for t in found["targets"]] == [("church", 2), ("dog", 2)]
+    assert "in-class" in found["targets"][0]["targets"][0]["reason"]
+    assert found["cost"]["unet_evaluations"] > 0
+    assert 0 < found["held_out"]["r2"] < 1
+    more = tenant.http().post("/concepts/impact", json={**body, "method": {"name": "esd", "steps": 40}}).json()
+    assert more["cost"]["unet_evaluations"] == pytest.approx(2 * found["cost"]["unet_evaluations"], abs=1)
+
+
+def test_a_concept_outside_of_the_graph_is_told_what_to_do(tenant: Tenant):
+    message = tenant.http().post("/concepts/impact", json={"concepts": ["dog", "churhc"]}).json()["errors"]
+    assert message[0]["field"] == "concepts[1]"
+    assert "did you mean 'church'?" in message[0]["remedy"]
+    assert "POST /inspect" in message[0]["remedy"]
+
+
+def test_an_unknown_model_and_a_wrong_field_are_told(tenant: Tenant):
+    client = tenant.http()
+    assert set(errors(client.post("/concepts/impact", json={"model": "flux", "concepts": ["dog"]}))) == {"model"}
+    assert set(errors(client.post("/concepts/impact", json={"concepts": []}))) == {"concepts"}
+    found = client.post("/concepts/impact", json={"concepts": ["dog"], "top": 5, "taregts": 1}).json()["errors"][0]
+    assert "did you mean 'targets'?" in found["remedy"]
+
+
+def test_a_model_without_a_graph_is_told_which_jobs_to_run(postgres_url: str, redis_url: str, tmp_path):
+    settings = make_settings(postgres_url, redis_url, tmp_path, models={"plain": str(tmp_path)})
+    with serve(settings) as (url, _):
+        answer = Tenant(url, settings).http().post("/concepts/impact", json={"model": "plain", "concepts": ["dog"]})
+        assert "POST /inspect" in problem(answer, 422, "no_concept_graph")["detail"]

@@ -52,6 +52,7 @@ def test_operation_ids_are_stable_names():
         "list_jobs",
         "list_models",
         "list_reads",
+        "predict_impact",
         "read_metrics",
         "retry_job",
         "revoke_recovery_key",

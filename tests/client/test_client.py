@@ -63,6 +63,12 @@ def test_inspect_posts_what_was_asked(expunge: Expunge, tenant: Tenant, tmp_path
     assert (found.spec["concept"]["name"], found.spec["concept_space"], found.spec["locality"]) == ("church", ["mosque", "dog"], 3)
 
 
+def test_impact_answers_at_once(expunge: Expunge, tenant: Tenant):
+    found = expunge.impact("church", method={"name": "age", "steps": 50}, top=3)
+    assert (found.method, len(found.hurt), found.targets[0]["concept"]) == ("age", 3, "church")
+    assert tenant.count() == 0
+
+
 @pytest.fixture
 def hidden(expunge: Expunge, tenant: Tenant, tmp_path: Path) -> Job:
     """A finished hide job with a delta and a recovery key."""

@@ -196,3 +196,14 @@ def test_inspect_posts_an_inspect_job(tenant: Tenant, tmp_path: Path):
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert (found["kind"], found["spec"]["concept_space"], found["spec"]["locality"]) == ("inspect", "english", 2)
+
+
+def test_impact_prints_what_would_be_hurt_and_the_targets(tenant: Tenant):
+    found = json.loads(run(tenant, "impact", "church", "--top", "3", "--json").stdout)
+    assert len(found["hurt"]) == 3
+    shown = run(tenant, "impact", "church", "--method", "esd", "--set", "steps=20")
+    assert shown.exit_code == 0, shown.output
+    assert all(row["concept"] in shown.stdout for row in found["hurt"])
+    assert found["targets"][0]["targets"][0]["target"] in shown.stdout
+    wrong = run(tenant, "impact", "chruch")
+    assert (wrong.exit_code, "church" in wrong.output) == (2, True)

@@ -1,6 +1,7 @@
 """A job's whole science, on the tiny model: phases, restarts, evaluation of a delta, refusals."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -208,3 +209,25 @@ def test_metadata_that_is_no_json_is_refused(done: Path, tiny_judged: Path, tmp_
     save_file(load_file(done / LORA), tmp_path / "bad.safetensors", metadata={"lora_adapter_metadata": "{"})
     with pytest.raises(CoreError, match="not JSON"):
         check_delta(tmp_path / "bad.safetensors", str(tiny_judged))
+
+
+def test_the_report_shows_what_the_concept_graph_foresaw_beside_what_was_measured(tiny_judged: Path, tmp_path: Path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_judged, folder)
+    concepts = ["church", "mosque", "dog", "cat", "violin", "teapot"]
+    facts = {name: {"g0": 60.0, "class": None, "near": []} for name in concepts}
+    fitted = {"weights": [2.0, 0.0, 10.0, 0.0], "errors": [[-3.0, 4.0]] * 3}
+    graph = {"concepts": facts, "fit": {"clip": fitted, "psr": fitted}, "methods": {"esd": {"scale": 0.5}}}
+    (folder / "concept_graph.json").write_text(json.dumps(graph))
+    run_erase(SPEC, tmp_path / "out", source=str(folder), cache=tmp_path / "cache")
+    report = Report.model_validate_json((tmp_path / "out" / "report.json").read_text())
+    assert {row.concept for row in report.impact} == set(report.preserved) & set(concepts)
+    for row in report.impact:
+        assert (row.predicted, row.low, row.high) == pytest.approx((0.5 * 8, 0.5 * 5, 0.5 * 12))
+        assert row.measured == report.value("clip_delta", row.concept)
+    assert "Foreseen and measured" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_without_a_concept_graph_nothing_is_foreseen(done: Path):
+    assert Report.model_validate_json((done / "report.json").read_text()).impact == []
+    assert "Foreseen" not in (done / "report.html").read_text()

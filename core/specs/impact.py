@@ -1,0 +1,22 @@
+"""What the question takes: which concepts would an erasure hurt?"""
+
+from pydantic import Field
+
+from core.specs.adversarial import AgeSpec
+from core.specs.base import ConceptLike, Spec
+from core.specs.jobs import MAX_CONCEPTS
+from core.specs.methods import MethodLike
+
+
+class ImpactSpec(Spec):
+    """Predict from the model's measured concept graph what an erasure would hurt; nothing is run."""
+
+    model: str = Field(
+        default="emoji", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="A registered model's id; GET /models lists them."
+    )
+    concepts: list[ConceptLike] = Field(
+        min_length=1, max_length=MAX_CONCEPTS, description="What would be erased: names, or objects with synonyms, as in POST /jobs/erase."
+    )
+    method: MethodLike = Field(default=AgeSpec(), description="The method's name, or an object with its parameters; omitted: age.")
+    top: int = Field(default=10, ge=1, le=100, description="How many concepts to rank.")
+    targets: int = Field(default=3, ge=0, le=20, description="How many targets to propose for each concept.")
