@@ -29,16 +29,14 @@ class Recorder:
 def recorded(model: StableDiffusion) -> Iterator[list[Tensor]]:
     """Inside, every pass through the U-Net appends each cross-attention layer's probabilities to the list."""
     kept: list[Tensor] = []
-    was, checkpointing = dict(model.unet.attn_processors), model.unet.is_gradient_checkpointing
-    if checkpointing:  # what is recorded must have a graph
-        model.unet.disable_gradient_checkpointing()
+    was, recomputes = dict(model.unet.attn_processors), model.recomputes
+    model.recompute(False)  # what is recorded must have a graph
     model.unet.set_attn_processor({name: Recorder(kept) if ".attn2." in name else p for name, p in was.items()})
     try:
         yield kept
     finally:
         model.unet.set_attn_processor(was)
-        if checkpointing:
-            model.unet.enable_gradient_checkpointing()
+        model.recompute(recomputes)
 
 
 def positions(model: StableDiffusion, prompt: str, word: str) -> Tensor:

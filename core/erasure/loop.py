@@ -94,7 +94,7 @@ def fine_tune(
         parameters = add_trained(model, trains)
     recompute = spec.gradient_checkpointing if isinstance(spec, LatentsSpec) else False
     if recompute if recompute is not None else sum(p.numel() for p in model.unet.parameters()) > LARGE:
-        model.unet.enable_gradient_checkpointing()
+        model.recompute(True)
     optimiser = torch.optim.Adam(parameters, lr=trains.learning_rate)
     run = Run(model, request, spec, callback)
     total, start, history = trains.steps * len(request.concepts), 0, list[dict[str, Any]]()
@@ -135,7 +135,7 @@ def fine_tune(
             last_save = time.monotonic()
         callback({"phase": "erase", "step": done, "total": total, "loss": value, "target": target, "eta_s": clock.eta(done)})
     finished = method.finish()
-    model.unet.disable_gradient_checkpointing()
+    model.recompute(False)
     return Delta.of(
         model,
         history=history,

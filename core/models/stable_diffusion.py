@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from core import impact
 from core.errors import CoreError
@@ -284,6 +285,27 @@ class StableDiffusion:
                 self.masks.switch(True)
             for p in still:  # peft makes every adapter trainable again
                 p.requires_grad_(False)
+
+    def recompute(self, on: bool) -> None:
+        """Whether the U-Net's activations are dropped and computed again in the backward pass (gradient checkpointing).
+
+        What was computed with the adapters off is computed again with the adapters off.
+        """
+
+        def again(module: torch.nn.Module, *args: Any) -> Any:
+            off = self._off
+            return checkpoint(
+                module.__call__, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), self.frozen() if off else nullcontext())
+            )
+
+        if on:
+            self.unet.enable_gradient_checkpointing(again)
+        elif self.recomputes:
+            self.unet.disable_gradient_checkpointing()
+
+    @property
+    def recomputes(self) -> bool:
+        return bool(self.unet.is_gradient_checkpointing)
 
     @property
     def has_delta(self) -> bool:

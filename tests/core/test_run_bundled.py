@@ -44,6 +44,7 @@ def test_uce_takes_the_church_out_and_the_report_says_so(tmp_path: Path):
         "concept": "church",
         "value": report.value("esr1", "church"),
         "threshold": 0.95,
+        "bound": "at least",
         "passed": True,
     }
     assert verify(tmp_path / "out", (tmp_path / "key.pem.pub").read_bytes()).signature == "trusted"
