@@ -13,14 +13,16 @@ reached. Both terms are measured on the drawn attribute's own latents: the eps' 
 of the mixture of all attributes. On the concept's latents it would be their mean, which draws hybrids. The choice of latents is ours.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from core.concepts import attribute_phrases, candidates
 from core.erasure import ap
 from core.erasure.adversarial import Adversarial, Draw
+from core.erasure.balance import Balance
 from core.erasure.batch import Latents, cat, error, guided_away
-from core.erasure.counting import Counter
 from core.erasure.loop import Run
 from core.erasure.search import Shares
 from core.models import StableDiffusion
@@ -69,8 +71,7 @@ class Age(Adversarial[AgeSpec]):
         run.spec = resolved(run.spec)
         super().__init__(run)
         self.anchors = [run.contexts([c.target]) if c.target else None for c in run.concepts]
-        counted = self.spec.debias.rounds > 0
-        self.counters = [Counter(run.model, c, self.spec.debias, run.seed) if c.attributes and counted else None for c in run.concepts]
+        self.balance = Balance(run, {i: s for i, s in enumerate(self.searches) if isinstance(s, Shares)})
 
     def space(self, concept: Concept) -> list[str]:
         if concept.attributes:
@@ -82,29 +83,18 @@ class Age(Adversarial[AgeSpec]):
         return [concept.target, *(name for name in found if not same(name, concept.target))]
 
     def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
-        self.balance(i, step)
+        self.balance.before(step)
         return super().step(i, step)
 
-    def balance(self, i: int, step: int) -> None:
-        """At evenly spaced steps, count concept i's attributes and draw those more often that are found too seldom."""
-        counter, search, total = self.counters[i], self.searches[i], self.spec.steps
-        if counter is None or not isinstance(search, Shares):
-            return
-        rounds, done = self.spec.debias.rounds, step // len(self.run.concepts)
-        turn = done * (rounds + 1) // total
-        if turn == (done - 1) * (rounds + 1) // total or not done:
-            return
+    def finish(self) -> dict[str, Any]:
+        return super().finish() | self.balance.finish()
 
-        def report(message: str) -> None:
-            self.run.callback({"phase": "erase", "step": step, "total": total * len(self.run.concepts), "message": message})
+    def state(self) -> dict[str, Tensor]:
+        return super().state() | self.balance.state()
 
-        lacks, _ = counter.lacks(turn, report)
-        report(
-            "found of each attribute: "
-            + ", ".join(f"{n} {s:.0%}" for n, s in zip(search.names, (counter.asked - lacks).tolist(), strict=True))
-        )
-        if float(lacks.abs().max()) > self.spec.debias.tolerance:
-            search.move(self.spec.debias.step_size / turn**0.5 * lacks)  # smaller and smaller: guidance makes the shares tip over
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        super().load_state(state)
+        self.balance.load_state(state)
 
     def loss(self, draw: Draw) -> Tensor:
         model, anchors = self.run.model, self.anchors[draw.i]

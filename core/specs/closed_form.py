@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from core.specs.base import MAX_TEXT, Spec, Text
 from core.specs.debias import DebiasSpec
@@ -39,6 +39,13 @@ class UceSpec(UnifiedEditSpec):
 
     name: Literal["uce"] = "uce"
     debias: DebiasSpec = Field(default=DebiasSpec(), description="How concepts with attributes are spread over them.")
+
+    @field_validator("debias")
+    @classmethod
+    def counted(cls, debias: DebiasSpec) -> DebiasSpec:
+        if debias.rounds == 0:
+            raise ValueError("rounds: UCE's weights are found by counting: give 1 or more")
+        return debias
 
 
 class TimeSpec(Spec):

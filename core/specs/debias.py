@@ -9,7 +9,7 @@ class DebiasSpec(Spec):
     """Draw the concept, count its attributes, move each one's weight by what it lacks, go on: UCE's loop, which AGE takes over here.
 
     The weights are UCE's α_t, and in AGE the logarithms of the shares by which attributes are drawn in training (its balancing is ours: guidance
-    favours whichever attribute is nearer, so that training in equal shares does not draw in equal shares).
+    favours whichever attribute is nearer, so that training in equal shares does not draw in equal shares; the best-counted adapter stays).
     """
 
     rounds: int = Field(

@@ -133,3 +133,14 @@ def test_uce_holds_what_is_preserved_and_moves_the_concept(tiny_judged):
     delta = erase(model, EraseSpec(concepts=[DOG], method=UceSpec(debias=COUNT.model_copy(update={"rounds": 2}))))
     assert set(delta.info["alphas"]["dog"]) == {"wolf", "cat"}
     assert len(delta.info["history"]) <= 2
+
+
+def test_the_adapter_that_was_counted_best_is_the_one_that_stays(tiny_judged):
+    counts = []
+    spec = EraseSpec(concepts=[DOG], method=AgeSpec(debias=COUNT, **SMALL))
+    delta = erase(
+        load_model(tiny_judged), spec, callback=lambda p: counts.append(p["step"]) if "found of" in p.get("message", "") else None
+    )
+    assert counts == [2, 4, 6]
+    assert delta.info["kept_step"] in (4, 6)
+    assert 0 <= delta.info["counted_distance"] <= 1
