@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -70,7 +70,17 @@ class RecoverySpec(Spec):
 HidingMethod = NaiveSpec | EsdSpec | AllButOneSpec | ApSpec | AgeSpec
 HidingName = Literal["naive", "esd", "all_but_one", "ap", "age"]
 HidingSpec = Annotated[HidingMethod, Field(discriminator="name")]
-HidingLike = Annotated[HidingSpec, BeforeValidator(as_method, json_schema_input_type=HidingName | HidingSpec)]
+ETA = 2.0
+"""What AGE's eta is here when it is not given: the recovery term pulls towards the concept, so the erasing one pushes harder."""
+
+
+def as_hiding(value: Any) -> Any:
+    """A method by name or with parameters; AGE with our eta unless it is given."""
+    value = as_method(value)
+    return {"eta": ETA, **value} if isinstance(value, dict) and value.get("name") == "age" else value
+
+
+HidingLike = Annotated[HidingSpec, BeforeValidator(as_hiding, json_schema_input_type=HidingName | HidingSpec)]
 
 
 class HideThresholds(Thresholds):
@@ -94,8 +104,8 @@ class HideSpec(EraseSpec):
     """Hide concepts in a model so that a recovery key brings them back (KPOP; a reconstruction, no public code was found)."""
 
     method: HidingLike = Field(
-        default=AgeSpec(),
-        description="The erasing term of Eq. 15: naive, esd, all_but_one, ap or age, by name or with parameters; omitted: age. "
+        default=AgeSpec(eta=ETA),
+        description="The erasing term of Eq. 15: naive, esd, all_but_one, ap or age, by name or with parameters; omitted: age. Here age's eta is 2 unless given. "
         "The paper's own L1 is naive's, with a target.",
     )
     base_job_id: None = Field(default=None, description="Not for hiding, which starts from the base model.")

@@ -324,6 +324,17 @@ def test_what_is_no_public_key_is_refused(given):
         HideSpec(concepts=["church"], seal_to=given)
 
 
+def test_age_pushes_harder_when_hiding_however_it_is_named():
+    for method in ("age", {"name": "age", "steps": 5}):
+        assert (
+            HideSpec.model_validate({"concepts": ["church"], "method": method}).method.eta
+            == HideSpec(concepts=["church"]).method.eta
+            == 2.0
+        )
+    assert HideSpec.model_validate({"concepts": ["church"], "method": {"name": "age", "eta": 1}}).method.eta == 1
+    assert EraseSpec(concepts=["church"]).method.eta == 1
+
+
 def test_a_method_without_latents_of_its_own_cannot_hide():
     with pytest.raises(ValidationError, match=r"naive.*esd.*all_but_one.*ap.*age"):
         HideSpec.model_validate({"concepts": ["church"], "method": "uce"})
@@ -333,7 +344,7 @@ def test_a_method_without_latents_of_its_own_cannot_hide():
 def test_without_the_key_the_concept_stays_hidden_and_with_it_it_is_back():
     """On the bundled model: the public delta hides; the key recovers; a random key, and the key's own starting point, do not."""
     model = load_model("bundled:emoji")
-    spec = HideSpec(concepts=["church"], method=AgeSpec(steps=60))
+    spec = HideSpec.model_validate({"concepts": ["church"], "method": {"name": "age", "steps": 60}})
     delta, keys = hide(model, spec)
     label = label_of(["church"], judges_for("bundled:emoji"), model.vocabulary)
     templates = model.vocabulary.prompts("church")
