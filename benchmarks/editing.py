@@ -39,12 +39,11 @@ def uploads(folder: Path) -> tuple[dict[str, Path], list[str], list[str], list[s
     model, files = load_model(SOURCE), dict[str, Path]()
     dogs, cats = (model.draw([f"a {name} in {style} style" for style in STYLES], [101, 102, 103, 104]) for name in ("dog", "cat"))
     pets, pairs, masks = list[str](), list[str](), list[str]()
-    mask = np.zeros((64, 64), np.uint8)
-    mask[:, :32] = 255
+    mask = np.zeros((128, 128), np.uint8)
+    mask[32:96, :64] = 255
     for k, (dog, cat) in enumerate(zip(dogs, cats, strict=True)):
-        pair = np.full((64, 64, 3), 255, np.uint8)
-        for left, image in ((0, dog), (32, cat)):
-            pair[16:48, left : left + 32] = np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.LANCZOS))
+        pair = np.full((128, 128, 3), 255, np.uint8)
+        pair[32:96, :64], pair[32:96, 64:] = dog, cat
         pets.append(put(folder, f"dog{k}", dog, files))
         pairs.append(put(folder, f"both{k}", pair, files))
         masks.append(put(folder, f"mask{k}", mask, files))

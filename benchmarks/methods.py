@@ -6,6 +6,7 @@ some 27 objects; the table is one of its own. Runs that were measured already, w
 """
 
 import argparse
+import fcntl
 import hashlib
 import json
 from pathlib import Path
@@ -55,6 +56,15 @@ def measure(spec: EraseSpec) -> tuple[dict[str, Any], list[np.ndarray]]:
     first = {p.concept: i for i, p in reversed(list(enumerate(judged.pictures)))}
     shown = [first[c] for c in (spec.concepts[0].name, *report.preserved[:4], *report.preserved[-2:])]
     return figures, [judged.base[shown], judged.sanitized[shown]]
+
+
+def keep(key: str, run: dict[str, Any]) -> dict[str, Any]:
+    """Add a run to the results file, beside what another process may have added meanwhile; what it then holds."""
+    with RESULTS.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known: dict[str, Any] = (json.loads(RESULTS.read_text()) if RESULTS.exists() else {}) | {key: run}
+        RESULTS.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+    return known
 
 
 def cell(rows: list[dict[str, Any]], name: str) -> str:
@@ -164,8 +174,7 @@ def main() -> None:
                 figures, strip = measure(spec)
                 STRIPS.mkdir(parents=True, exist_ok=True)
                 np.save(drawn, np.stack(strip))
-                known[key] = figures | {"identity": identity}
-                RESULTS.write_text(json.dumps(known, indent=1) + "\n")
+                known = keep(key, figures | {"identity": identity})
                 print(f"\r{key}: ESR-1 {figures['esr1']['value']:.3f}, PSR-1 {figures['psr1']['value']:.3f} of {figures['psr1_base']['value']:.3f}, "
                       f"{figures['seconds']:.0f} s", flush=True)  # fmt: skip
             runs[key] = known[key]

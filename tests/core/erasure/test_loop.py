@@ -231,7 +231,9 @@ def test_a_loss_that_is_not_finite_fails_with_its_step(tiny_sd):
 @pytest.mark.parametrize("name", ["esd", "age paper", "ap paper", "score", "erase_anything"])
 def test_activations_computed_again_give_the_same_training(name, tiny_sd):
     deltas = [
-        erase(load_model(tiny_sd), EraseSpec(concepts=["church"], method=METHODS[name].model_copy(update={"gradient_checkpointing": again}))).tensors
+        erase(
+            load_model(tiny_sd), EraseSpec(concepts=["church"], method=METHODS[name].model_copy(update={"gradient_checkpointing": again}))
+        ).tensors
         for again in (False, True)
     ]
     assert any(v.abs().max() > 1e-4 for k, v in deltas[0].items() if "lora_B" in k)
