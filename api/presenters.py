@@ -83,7 +83,11 @@ def resolve(session: Session, tenant_id: uuid.UUID, spec: AnySpec) -> dict[str, 
                 ("against_", spec.against_job_id, spec.against_artifact_id),
             ):
                 if of_job is not None:
-                    of_model(spec, finished(session, tenant_id, of_job, f"{prefix}job_id", JUDGED).spec["model"], "job")
+                    row = finished(session, tenant_id, of_job, f"{prefix}job_id", JUDGED)
+                    of_model(spec, row.spec["model"], "job")
+                    if not prefix and spec.concept is None and len(erased := erased_by(session, tenant_id, row)) == 1:
+                        if not erased[0].images:  # a learned word is no word of the model
+                            spec = spec.model_copy(update={"concept": Concept(name=erased[0].name, synonyms=erased[0].synonyms)})
                 if of_upload is not None:
                     of_model(spec, uploaded(session, tenant_id, of_upload, f"{prefix}artifact_id").info["model"], "upload")
         case _:

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import httpx
 
@@ -270,6 +270,13 @@ class Expunge:
         """Fetch a job's artifacts (or one Artifact) into a folder, resuming and verifying every sha256; recovery keys only when asked for one by one."""
         found = [job] if isinstance(job, Artifact) else [a for a in self.artifacts(job) if a.kind != "recovery_key"]
         return [downloads.download(self.transport, artifact, Path(folder)) for artifact in found]
+
+    def report(self, job: Job | str) -> dict[str, Any]:
+        """A finished job's report.json. Raises FileNotFoundError where the job has none."""
+        for artifact in self.artifacts(job):
+            if artifact.name == "report.json":
+                return cast(dict[str, Any], self._json("GET", f"/artifacts/{artifact.id}/content"))
+        raise FileNotFoundError(f"job {job if isinstance(job, str) else job.id} has no report.json")
 
     def upload_image(self, path: str | Path, *, name: str | None = None, idempotency_key: str | None = None) -> Artifact:
         """Send an image (PNG, JPEG or WebP) to learn a concept from, or a mask; its id goes into a concept's `images` or `masks`."""

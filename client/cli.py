@@ -119,6 +119,8 @@ def finish(client: Expunge, jobs: list[Job], *, wait: bool, folder: Path | None,
     else:
         for job in jobs:
             views.show(out, job)
+            if job.kind == "inspect" and job.ok:
+                out.print(views.ranking_table(client.report(job)))
     if (wait or folder) and not all(job.ok for job in jobs):
         raise typer.Exit(1)
 
@@ -324,7 +326,7 @@ def inspect(
     artifact: Annotated[str | None, typer.Option("--artifact", help="An uploaded delta.")] = None,
     delta: Annotated[Path | None, typer.Option("--delta", exists=True, dir_okay=False, help="A LoRA file to upload and inspect.")] = None,
     against: Annotated[str | None, typer.Option("--against", help="A finished job to compare with, instead of the base model.")] = None,
-    concept: Annotated[str | None, typer.Option(help="What was changed; omitted, it is found.")] = None,
+    concept: Annotated[str | None, typer.Option(help="What was changed; omitted: what the job erased, or what moved most.")] = None,
     space: Annotated[str, typer.Option(help="The concepts to look at: model, english or clip.")] = "model",
     settings: Annotated[list[str] | None, typer.Option("--set", help="A parameter, for example locality=1; may be repeated.")] = None,
     model: Model = "emoji",

@@ -92,9 +92,19 @@ def impact_tables(impact: Impact) -> list[Table]:
     return [hurt, targets] if impact.targets else [hurt]
 
 
+def ranking_table(report: Mapping[str, Any]) -> Table:
+    """An inspection's concepts, those that moved most first."""
+    found = " (found)" if report["found"] else ""
+    table = Table(f"moved beside {escape(report['changed'])}{found}", "moved", "times the mean", "score", box=None, header_style="bold")
+    for row in report["ranking"][:10]:
+        table.add_row(escape(row["concept"]), f"{row['moved']:.4f}", f"{row['moved'] / report['mean_moved']:.1f}", f"{row['score']:.3f}")
+    return table
+
+
 def show(console: Console, job: Job) -> None:
     console.print(f"[bold]{job.id}[/]  {job.kind} {method(job)}  {status(job)}")
-    console.print(f"concepts  {subject(job)}")
+    if subject(job):
+        console.print(f"concepts  {subject(job)}")
     if job.error:
         console.print(f"[red]{escape(job.error.code)}[/]: {escape(job.error.message)}")
     if job.verdict and job.verdict.get("checks"):

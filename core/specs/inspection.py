@@ -19,7 +19,7 @@ class InspectSpec(JobSpec):
     against_artifact_id: Id | None = Field(default=None, description="θ: an uploaded delta to compare with; omitted: the base model.")
     concept: ConceptLike | None = Field(
         default=None,
-        description="c_e, what was changed: a name, or an object with synonyms; none of them is ranked. Omitted: the concept that moved most.",
+        description="c_e, what was changed: a name, or an object with synonyms; none of them is ranked. Omitted: what `job_id` erased where that is one concept, else what moved most.",
     )
     concept_space: ConceptSpace = "model"
     locality: float = Field(

@@ -34,6 +34,11 @@ def test_an_inspection_is_a_job_with_every_default_filled_in(tenant: Tenant, don
     assert [j["id"] for j in tenant.http().get("/jobs", params={"kind": "inspect"}).json()["items"]] == [job["id"]]
 
 
+def test_what_was_changed_is_what_the_job_erased(tenant: Tenant, done):
+    job = tenant.http().post("/inspect", json={"job_id": done}).json()
+    assert job["spec"]["concept"]["name"] == "church"
+
+
 def test_a_dry_run_stores_nothing(tenant: Tenant, done):
     before = tenant.count()
     answer = tenant.http().post("/inspect?dry_run=true", json={"job_id": done})
