@@ -2,7 +2,8 @@
 
 For each concept and method: erase, then judge 16 pictures of the erased concept and one of each of 30 others (its 15 nearest
 and 15 strangers). `--styles` erases styles instead, each judged by 16 pictures, as many of every other style, and one of each of
-some 27 objects; the table is one of its own. Runs that were measured already, with the same weights and spec, are read from the results file.
+some 27 objects; the table is one of its own. `--together 5` erases five concepts in one job, as the papers' tables do, and judges two
+pictures of each of 40 others, half of them neighbours. Runs that were measured already, with the same weights and spec, are read from the results file.
 """
 
 import argparse
@@ -28,7 +29,13 @@ HERE = Path(__file__).parent
 RESULTS, CACHE, STRIPS = HERE / "results" / "methods.json", HERE.parent / "build" / "pictures", HERE.parent / "build" / "strips"
 CONCEPTS = ("church", "delivery truck", "trumpet", "saw", "fish", "dog", "radio", "fuel pump", "parachute", "teapot")
 JUDGING = EvaluationSpec(erased_images=16, preserved_count=30, preserved_images=1)
+TOGETHER = EvaluationSpec(erased_images=16, preserved_count=40, preserved_images=2)
 SOURCE = "bundled:emoji"
+
+
+def judging(spec: EraseSpec) -> EvaluationSpec:
+    """How a run is judged: of several concepts together there are few runs, so more pictures each."""
+    return JUDGING if len(spec.concepts) == 1 else TOGETHER
 
 
 def asked(spec: EraseSpec) -> str:
@@ -38,7 +45,7 @@ def asked(spec: EraseSpec) -> str:
             [c.name for c in spec.concepts],
             spec.method.model_dump(exclude_none=True, exclude={"debias"}),
             spec.seed,
-            JUDGING.model_dump(exclude={"thresholds"}),
+            judging(spec).model_dump(exclude={"thresholds"}),
         ]
     )
 
@@ -48,13 +55,16 @@ def measure(spec: EraseSpec) -> tuple[dict[str, Any], list[np.ndarray]]:
     model = load_model(SOURCE)
     delta = erase(model, spec, callback=lambda p: print(f"\r  {p['phase']} {p.get('step')}/{p.get('total')}   ", end="", flush=True))
     digest = hashlib.sha256(delta.serialise()).hexdigest()
-    judged = evaluate(model, spec.concepts, JUDGING, judges=judges_for(SOURCE), cache=CACHE, delta_digest=digest)
+    judged = evaluate(model, spec.concepts, judging(spec), judges=judges_for(SOURCE), cache=CACHE, delta_digest=digest)
     report = judged.report
     figures: dict[str, Any] = {m.name: {"value": m.value, "n": m.n} for m in report.metrics if m.concept is None}
-    figures |= {f"{m.name}_erased": {"value": m.value, "n": m.n} for m in report.metrics if m.concept == spec.concepts[0].name}
+    erased = [c.name for c in spec.concepts]
+    for name in {m.name for m in report.metrics if m.concept in erased}:
+        of = [m for m in report.metrics if m.name == name and m.concept in erased and m.value is not None]
+        figures[f"{name}_erased"] = {"value": float(np.mean([m.value for m in of])) if of else None, "n": sum(m.n or 0 for m in of)}
     figures |= {"seconds": delta.info["seconds"], "unet_evaluations": delta.info["unet_evaluations"], "delta_sha256": digest}
     first = {p.concept: i for i, p in reversed(list(enumerate(judged.pictures)))}
-    shown = [first[c] for c in (spec.concepts[0].name, *report.preserved[:4], *report.preserved[-2:])]
+    shown = [first[c] for c in (*erased, *report.preserved[:4], *report.preserved[-2:])]
     return figures, [judged.base[shown], judged.sanitized[shown]]
 
 
@@ -132,6 +142,10 @@ def style_table(runs: dict[str, dict[str, Any]], methods: list[str], styles: lis
     return "\n".join(lines)
 
 
+def batched(names: list[str], size: int) -> list[list[str]]:
+    return [names[i : i + size] for i in range(0, len(names), size)]
+
+
 def picture(strips: dict[str, np.ndarray], concepts: list[str], methods: list[str]) -> Image.Image:
     """Rows: base and each method; columns: for each concept the erased one, then its neighbours and strangers."""
     names = ["base", *methods]
@@ -145,7 +159,7 @@ def picture(strips: dict[str, np.ndarray], concepts: list[str], methods: list[st
     for i, name in enumerate(names):
         pen.text((6, 20 + 64 * i + 26), name, fill="black")
     for i, concept in enumerate(concepts):
-        pen.text((62 + i * body.width // len(concepts), 4), f"without “{concept}”", fill="black")
+        pen.text((62 + i * body.width // len(concepts), 4), f"without {concept}", fill="black")
     return page
 
 
@@ -154,11 +168,14 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--concepts", nargs="+", default=list(CONCEPTS))
     parser.add_argument("--styles", nargs="*", help="erase styles instead: those named, or every style of the bundled model")
+    parser.add_argument("--together", type=int, default=1, metavar="N", help="concepts erased in one job")
     parser.add_argument("--fresh", action="store_true", help="measure again what was measured already")
     args = parser.parse_args()
     of_styles = args.styles is not None
     if of_styles:
         args.concepts = [f"in {s} style" for s in args.styles or load_vocabulary(BUNDLED / "emoji").styles]
+    groups = {" + ".join(names): names for names in batched(args.concepts, args.together)}
+    args.concepts = list(groups)
     RESULTS.parent.mkdir(exist_ok=True)
     weights = b"".join(hashlib.sha256(f.read_bytes()).digest() for f in sorted((BUNDLED / "emoji").rglob("*.safetensors")))
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -166,7 +183,7 @@ def main() -> None:
     runs: dict[str, dict[str, Any]] = {}
     for concept in args.concepts:
         for method in args.methods:
-            spec = EraseSpec(concepts=[concept], method=method)
+            spec = EraseSpec(concepts=groups[concept], method=method)
             identity = hashlib.sha256(weights + asked(spec).encode()).hexdigest()
             key = f"{method}/{concept}"
             drawn = STRIPS / f"{identity}.npy"
@@ -183,7 +200,8 @@ def main() -> None:
     print("\n" + (style_table if of_styles else table)(runs, args.methods, args.concepts))
     shown = [c for c in args.concepts if all(f"{m}/{c}" in strips for m in args.methods)][:3]
     if shown:
-        picture(strips, shown, args.methods).save(HERE.parent / "docs" / ("styles.png" if of_styles else "methods.png"))
+        name = "styles.png" if of_styles else "methods.png" if args.together == 1 else "together.png"
+        picture(strips, shown, args.methods).save(HERE.parent / "docs" / name)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,10 @@ class NaiveSpec(FineTuneSpec):
 
     name: Literal["naive"] = "naive"
     eta: float = Field(
-        default=0.0, ge=0, le=20, description="Push away from the concept; 0 is Eq. 7 as printed, 1 the published code's default."
+        default=1.0,
+        ge=0,
+        le=20,
+        description="Push away from the concept: 1 is the published code's default; 0 is Eq. 7 as printed, which leaves many concepts half there.",
     )
     preserve_weight: float = Field(default=0.1, ge=0, le=1e4, description="λ of Eq. 7, the weight of what must stay (published code: 0.1).")
 
