@@ -7,6 +7,7 @@ alike. What differs: fresh partial denoising for every step and two networks the
 import argparse
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,12 @@ def main() -> None:
     print("| schedule | ESR-1 | PSR-1 / base | U-Net evaluations | seconds |\n|---|---|---|---|---|")
     for name in args.methods:
         method = AgeSpec() if name == "age" else EsdSpec()
-        pairs = [(ours(c, method), authors(c, method, args)) for c in args.concepts]
-        results[name] = {c: {"ours": a, "authors": b} for c, (a, b) in zip(args.concepts, pairs, strict=True)}
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        pairs = list[tuple[dict[str, float], dict[str, float]]]()
+        for concept in args.concepts:
+            pairs.append((ours(concept, method), authors(concept, method, args)))
+            results.setdefault(name, {})[concept] = dict(zip(("ours", "authors"), pairs[-1], strict=True))
+            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+            print(f"  {name} without {concept}: {results[name][concept]}", file=sys.stderr, flush=True)
         print(row(f"{name}, trajectory buffer", [a for a, _ in pairs]))
         print(row(f"{name}, authors' schedule", [b for _, b in pairs]))
         fewer, faster = (sum(b[k] for _, b in pairs) / sum(a[k] for a, _ in pairs) for k in ("evaluations", "seconds"))
