@@ -52,6 +52,9 @@ bench-methods: $(READY) ## Every method on the bundled model, side by side
 bench-editing: $(READY) ## Edit, debias, visual and mask edit on the bundled model
 	$(BIN)/python -m benchmarks.editing
 
+faults: $(READY) ## Kill, freeze and cut everything that may fail; prints the ledger
+	$(BIN)/python -m pytest tests/faults
+
 compose: ## Check docker-compose.yml
 	docker compose --env-file .env.example config --quiet
 

@@ -8,8 +8,9 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
-# A stuck statement, lock or transaction must not hold up a service: the server itself ends it.
-OPTIONS = "-c timezone=UTC -c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=60s"
+# A stuck statement, lock or transaction must not hold up a service: the server itself ends it. A worker that is frozen in the middle of a
+# heartbeat holds its job's row, and nobody can take the job over, until the last of these passes.
+OPTIONS = "-c timezone=UTC -c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=10s"
 
 
 def sqlalchemy_url(url: str) -> str:

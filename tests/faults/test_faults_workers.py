@@ -1,6 +1,7 @@
 """Real workers, killed, frozen, cancelled and robbed of their broker."""
 
 import signal
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
@@ -10,6 +11,8 @@ from fleets import until
 
 from store.queue import QUEUE
 from worker.dispatcher import ring
+
+FAKETIME = next(iter(map(str, Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
 
 
 def child_of(worker: psutil.Process) -> psutil.Process:
@@ -27,7 +30,8 @@ def test_job_runs_to_its_end_and_publishes(fleet, finished):
     assert not list(Path(fleet.settings.artifacts_url.removeprefix("file://")).rglob("1-1/*"))[1:], "checkpoints are gone"
 
 
-def test_killed_worker_is_replaced_from_the_last_checkpoint(fleet, finished):
+def test_f1_a_killed_worker_is_replaced_from_the_last_checkpoint(fleet, finished):
+    """F1: SIGKILL of the worker and its child at a step."""
     loops, first = fleet.loops(), fleet.worker()
     job_id = fleet.post(hold=8)
     fleet.until_step(job_id, 8)
@@ -41,7 +45,8 @@ def test_killed_worker_is_replaced_from_the_last_checkpoint(fleet, finished):
     assert loops.is_running()
 
 
-def test_killed_pool_child_costs_an_attempt_and_the_worker_goes_on(fleet, finished):
+def test_f2_a_killed_pool_child_costs_an_attempt_and_the_worker_goes_on(fleet, finished):
+    """F2: SIGKILL of the pool child, as the OOM killer does."""
     fleet.loops()
     worker = fleet.worker()
     job_id = fleet.post(hold=4)
@@ -53,7 +58,8 @@ def test_killed_pool_child_costs_an_attempt_and_the_worker_goes_on(fleet, finish
     assert worker.is_running()
 
 
-def test_job_that_kills_its_worker_each_time_fails_and_the_queue_moves_on(fleet, finished):
+def test_f3_a_job_that_kills_its_worker_each_time_fails_and_the_queue_moves_on(fleet, finished):
+    """F3: the child dies in every attempt."""
     fleet.loops(), fleet.worker()
     poison, good = fleet.post(crash=5, max_attempts=2), fleet.post()
     assert fleet.until_status(poison, "failed").error["code"] == "worker_lost"
@@ -61,7 +67,8 @@ def test_job_that_kills_its_worker_each_time_fails_and_the_queue_moves_on(fleet,
     finished(good, 12)
 
 
-def test_frozen_worker_that_wakes_up_can_write_nothing(fleet, finished):
+def test_f5_a_frozen_worker_that_wakes_up_can_write_nothing(fleet, finished):
+    """F5: SIGSTOP for longer than the lease, a take-over, SIGCONT."""
     fleet.loops()
     zombie = fleet.worker()
     job_id = fleet.post(hold=5)
@@ -77,7 +84,8 @@ def test_frozen_worker_that_wakes_up_can_write_nothing(fleet, finished):
     assert [attempt for attempt, step in fleet.steps() if step > 5] == [2] * 6
 
 
-def test_twenty_messages_for_one_job_make_one_run(fleet, finished):
+def test_f14_twenty_messages_for_one_job_make_one_run(fleet, finished):
+    """F14: duplicate messages."""
     job_id = fleet.post()
     ring(fleet.settings.redis_url.get_secret_value(), [str(job_id)] * 20)
     fleet.worker(), fleet.worker()
@@ -88,7 +96,8 @@ def test_twenty_messages_for_one_job_make_one_run(fleet, finished):
     assert fleet.steps() == [(1, step) for step in range(12)]
 
 
-def test_jobs_are_run_though_redis_forgot_them(fleet, finished):
+def test_f8_queued_jobs_are_run_though_redis_forgot_them(fleet, finished):
+    """F8: FLUSHALL, jobs queued."""
     job_id = fleet.post()
     broker = fleet.settings.redis_url.get_secret_value()
     ring(broker, [str(job_id)])
@@ -98,7 +107,8 @@ def test_jobs_are_run_though_redis_forgot_them(fleet, finished):
     finished(job_id, 12)
 
 
-def test_running_job_does_not_notice_an_emptied_redis(fleet, finished):
+def test_f8_a_running_job_does_not_notice_an_emptied_redis(fleet, finished):
+    """F8: FLUSHALL in the middle of a run."""
     fleet.loops(), fleet.worker()
     job_id, later = fleet.post(hold=5), None
     fleet.until_step(job_id, 5)
@@ -111,7 +121,8 @@ def test_running_job_does_not_notice_an_emptied_redis(fleet, finished):
     assert fleet.job(job_id).attempt == 1
 
 
-def test_sigterm_hands_the_job_over_without_charging_the_attempt(fleet, finished):
+def test_f4_sigterm_hands_the_job_over_without_charging_the_attempt(fleet, finished):
+    """F4: SIGTERM, no checkpoint within the grace."""
     fleet.loops()
     first = fleet.worker()
     job_id = fleet.post(hold=8)
@@ -126,7 +137,8 @@ def test_sigterm_hands_the_job_over_without_charging_the_attempt(fleet, finished
     assert fleet.job(job_id).attempt == 1
 
 
-def test_sigterm_waits_for_the_next_checkpoint(fleet, finished):
+def test_f4_sigterm_waits_for_the_next_checkpoint(fleet, finished):
+    """F4: SIGTERM, a checkpoint within the grace."""
     fleet.loops()
     first = fleet.worker(SOFT_SHUTDOWN_SECONDS="40")
     job_id = fleet.post(hold=8)
@@ -139,7 +151,8 @@ def test_sigterm_waits_for_the_next_checkpoint(fleet, finished):
     assert sorted(step for _, step in fleet.steps()) == list(range(12)), "no step was run twice"
 
 
-def test_pool_child_ends_with_its_worker_and_the_job_is_taken_over(fleet, finished):
+def test_f1_a_pool_child_ends_with_its_worker_and_the_job_is_taken_over(fleet, finished):
+    """F1: SIGKILL of the worker's parent process alone."""
     fleet.loops()
     worker = fleet.worker()
     job_id = fleet.post(hold=4)
@@ -153,7 +166,8 @@ def test_pool_child_ends_with_its_worker_and_the_job_is_taken_over(fleet, finish
     assert fleet.job(job_id).attempt == 2
 
 
-def test_running_job_is_cancelled_at_its_next_report(fleet):
+def test_f16_a_running_job_is_cancelled_at_its_next_report(fleet):
+    """F16: cancel while running."""
     fleet.loops(), fleet.worker()
     job_id = fleet.post(hold=4)
     fleet.until_step(job_id, 4)
@@ -163,7 +177,8 @@ def test_running_job_is_cancelled_at_its_next_report(fleet):
     fleet.until_status(after, "succeeded")
 
 
-def test_run_that_ignores_its_cancellation_is_killed(fleet):
+def test_f16_a_run_that_ignores_its_cancellation_is_killed(fleet):
+    """F16: cancel a run that does not listen."""
     fleet.loops()
     worker = fleet.worker()
     job_id = fleet.post(hold=4, hang=True)
@@ -175,7 +190,8 @@ def test_run_that_ignores_its_cancellation_is_killed(fleet):
     fleet.until_status(fleet.post(), "succeeded")
 
 
-def test_hung_run_is_noticed_and_goes_on_elsewhere(fleet, finished):
+def test_f18_a_hung_run_is_noticed_and_goes_on_elsewhere(fleet, finished):
+    """F18: a step that never ends."""
     fleet.loops(), fleet.worker(STALL_SECONDS="1.5")
     job_id = fleet.post(hold=4, hang=True)
     until(lambda: "stalled" in [e.data.get("code") for e in fleet.events(job_id)])
@@ -184,14 +200,16 @@ def test_hung_run_is_noticed_and_goes_on_elsewhere(fleet, finished):
     assert fleet.job(job_id).attempt == 2
 
 
-def test_run_past_its_deadline_fails(fleet):
+def test_f17_a_run_past_its_deadline_fails(fleet):
+    """F17: the run's deadline passes."""
     fleet.loops(), fleet.worker()
     job_id = fleet.post(hold=4, run_timeout_s=2)
     error = fleet.until_status(job_id, "failed").error
     assert (error["code"], error["retryable"], error["attempt"]) == ("deadline_exceeded", True, 1)
 
 
-def test_damaged_checkpoint_gives_way_to_the_one_before(fleet, finished):
+def test_f22_a_damaged_checkpoint_gives_way_to_the_one_before(fleet, finished):
+    """F22: the last checkpoint is truncated."""
     from store import attempts, db
 
     fleet.loops()
@@ -211,7 +229,8 @@ def test_damaged_checkpoint_gives_way_to_the_one_before(fleet, finished):
 
 
 @pytest.mark.parametrize(("spec", "code"), [({"raises": 2}, "loss_not_finite"), ({"breaks": 2}, "internal_error")])
-def test_python_errors_end_the_job_and_keep_their_inside_to_the_log(fleet, spec, code):
+def test_f23_python_errors_end_the_job_and_keep_their_inside_to_the_log(fleet, spec, code):
+    """F23: a loss that is not finite, and an unforeseen error: failed with a code, not retried blindly."""
     fleet.loops(), fleet.worker()
     job_id = fleet.post(**spec)
     error = fleet.until_status(job_id, "failed").error
@@ -228,3 +247,20 @@ def test_stored_messages_hold_the_job_id_and_nothing_of_the_job(fleet):
         (message,) = client.lrange(QUEUE, 0, -1)
     assert str(job_id).encode() in message or b"body" in message
     assert b"artist" not in message
+
+
+@pytest.mark.skipif(FAKETIME is None, reason="needs libfaketime (apt-get install libfaketime)")
+def test_f28_a_worker_whose_clock_is_wrong_changes_nothing(fleet, finished):
+    """F28: a worker ten minutes ahead, another ten minutes behind: every time in the queue is the database's."""
+    fleet.loops()
+    ahead = fleet.worker(LD_PRELOAD=FAKETIME, FAKETIME="+600s", FAKETIME_DONT_FAKE_MONOTONIC="1")
+    first = fleet.post(hold=5)
+    fleet.until_step(first, 5)
+    fleet.signal(ahead, signal.SIGKILL)
+    fleet.go.touch()
+    fleet.worker(LD_PRELOAD=FAKETIME, FAKETIME="-600s", FAKETIME_DONT_FAKE_MONOTONIC="1")
+    finished(first, 12)
+    assert fleet.job(first).attempt == 2
+    job = fleet.job(first)
+    assert job.created_at <= job.started_at <= job.finished_at
+    assert job.finished_at - job.created_at < timedelta(minutes=5)

@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
-from store import db, jobs
+from embedded.servers import free_port
+from store import db, jobs, keys
 from store.models import Event, Job
 from store.settings import Settings
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
+ROOT = HERE.parent
 
 
 def until(condition: Callable[[], object], seconds: float = 60) -> None:
@@ -28,6 +30,13 @@ def until(condition: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
+def alive(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/healthz", timeout=2).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 class Fleet:
     """Workers and loops of one test, on its database, broker and artifact store."""
 
@@ -36,6 +45,8 @@ class Fleet:
         self.url = settings.database_url.get_secret_value()
         self.processes: list[psutil.Popen] = []
         self.trace, self.go = folder / "trace", folder / "go"
+        self.accepted: list[uuid.UUID] = []
+        self.faults: list[str] = []
 
     def environment(self, **changes: str) -> dict[str, str]:
         shown = {
@@ -45,7 +56,8 @@ class Fleet:
         }
         named = {(Settings.model_fields[name].alias or name).upper(): str(value) for name, value in shown.items()}
         path = os.pathsep.join((str(ROOT), str(HERE)))
-        return {**os.environ, **named, "EXPUNGE_RUNNER": "steps:run", "PYTHONPATH": path, "COVERAGE_PROCESS_START": "", **changes}
+        steps = {"EXPUNGE_RUNNER": "steps:run", "STEPS_FOLDER": str(self.folder)}
+        return {**os.environ, **named, **steps, "PYTHONPATH": path, "COVERAGE_PROCESS_START": "", **changes}
 
     def start(self, *argv: str, **changes: str) -> psutil.Popen:
         log = self.folder / f"process-{len(self.processes)}.log"
@@ -65,6 +77,21 @@ class Fleet:
         arguments = ("-A", "worker.app", "worker", "-c", "1", "--without-gossip", "--without-mingle", "-l", "WARNING")
         return self.start("celery", *arguments, **changes)
 
+    def api(self, **changes: str) -> tuple[psutil.Popen, str]:
+        """An API process that answers, and its URL."""
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+        argv = ("uvicorn", "api.app:create_app", "--factory", "--host", "127.0.0.1", "--port", str(port), "--no-access-log")
+        process = self.start(*argv, **changes)
+        until(lambda: not process.is_running() or alive(url))
+        assert process.is_running(), (self.folder / f"process-{len(self.processes) - 1}.log").read_text()[-2000:]
+        return process, url
+
+    def key(self) -> str:
+        """An API key of the tenant with every scope."""
+        with db.transaction(self.url) as session:
+            return keys.create(session, self.settings.secret.get_secret_value(), self.tenant_id, name="test")[1]
+
     def loops(self) -> psutil.Popen:
         return self.start("worker.loops")
 
@@ -73,7 +100,9 @@ class Fleet:
         whole = {"steps": 12, "every": 3, "trace": str(self.trace), "go": str(self.go), **spec}
         limits = {name: whole.pop(name) for name in ("run_timeout_s", "queue_timeout_s", "max_attempts") if name in whole}
         with db.transaction(self.url) as session:
-            return jobs.create_job(session, self.tenant_id, "erase", whole, **limits).job.id  # type: ignore[arg-type]
+            job_id = jobs.create_job(session, self.tenant_id, "erase", whole, **limits).job.id  # type: ignore[arg-type]
+        self.accepted.append(job_id)
+        return job_id
 
     def job(self, job_id: uuid.UUID) -> Job:
         with db.transaction(self.url) as session:
@@ -102,6 +131,7 @@ class Fleet:
 
     def signal(self, process: psutil.Process, number: signal.Signals) -> None:
         """To a process and its children, as if their host were gone (or paused)."""
+        self.faults.append(number.name)
         for each in [process, *process.children(recursive=True)]:
             with suppress(psutil.NoSuchProcess):
                 each.send_signal(number)
@@ -109,7 +139,8 @@ class Fleet:
     def end(self) -> None:
         for process in self.processes:
             with suppress(psutil.NoSuchProcess):
-                self.signal(process, signal.SIGKILL)
+                for each in [process, *process.children(recursive=True)]:
+                    each.kill()
             process.wait()
 
 

@@ -1,0 +1,116 @@
+"""A whole service of real processes on servers of its own: what the fault tests, the soak and the load run on."""
+
+import signal
+import subprocess
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any
+
+import httpx
+import ledger
+import psutil
+from fleets import Fleet, until
+from proxy import Proxy
+from sqlalchemy.engine import make_url
+
+from embedded import servers
+from store import db, keys, migrate
+from store.settings import Settings
+
+SECRET = "0123456789abcdef" * 4
+QUICK: dict[str, Any] = {
+    "lease_seconds": 2, "heartbeat_seconds": 0.3, "reaper_seconds": 0.3, "dispatch_seconds": 0.2, "redispatch_after_seconds": 1,
+    "backoff_seconds": 0.1, "progress_seconds": 0, "cancel_seconds": 2, "soft_shutdown_seconds": 5, "max_attempts": 10,
+}  # fmt: skip
+JOB = {"concepts": ["church"], "method": {"name": "esd", "steps": 12, "checkpoint_every": 3}}
+
+
+class Stage(Fleet):
+    """PostgreSQL and Redis that may be killed and started again, each behind a proxy that may be cut; APIs, workers and loops on top."""
+
+    def __init__(self, folder: Path, *, append_only: bool = True, **settings: Any) -> None:
+        self.data = Path(tempfile.mkdtemp(prefix="expunge-stage-"))
+        self.programs: dict[str, servers.Program] = {}
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.programs["postgres"], database = servers.postgres(self.data, servers.free_port(), ["-c", "max_connections=300"])
+        self.programs["redis"], broker = servers.redis_server(self.data, servers.free_port())
+        if not append_only:
+            config = self.data / "redis.conf"
+            config.write_text(config.read_text().replace("appendonly yes", "appendonly no"))
+        for name in self.programs:
+            self.open(name)
+        self.proxies = {"postgres": behind(database), "redis": behind(broker)}
+        self.direct = database
+        migrate.upgrade(database)
+        with db.transaction(database) as session:
+            tenant = keys.ensure_tenant(session, "default").id
+        made = Settings(
+            database_url=through(database, self.proxies["postgres"]), redis_url=through(broker, self.proxies["redis"]),
+            artifacts_url=(folder / "artifacts").as_uri(), secret=SECRET, **{**QUICK, **settings},
+        )  # fmt: skip
+        super().__init__(made, folder, tenant)
+        self.bearer = {"Authorization": f"Bearer {self.key()}"}
+
+    # The servers
+
+    def open(self, name: str) -> None:
+        program, log = self.programs[name], self.data / f"{name}.log"
+        self.running[name] = servers.spawn(program, log)
+        servers.wait_ready(program, self.running[name], log)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL Redis; PostgreSQL is stopped at once, without a checkpoint (pg_ctl's `-m immediate`)."""
+        process = self.running[name]
+        process.send_signal(signal.SIGQUIT if name == "postgres" else signal.SIGKILL)
+        process.wait()
+
+    def end(self) -> None:
+        super().end()
+        db.engine.cache_clear()
+        for proxy in self.proxies.values():
+            proxy.close()
+        for name, process in self.running.items():
+            servers.stop(self.programs[name], process)
+
+    # The client
+
+    def post(self, url: str, key: str | None = None, timeout: float = 10, **spec: Any) -> httpx.Response:  # type: ignore[override]
+        """POST /jobs/erase; what is accepted is noted for the ledger."""
+        headers = self.bearer | ({"Idempotency-Key": key} if key else {})
+        answer = httpx.post(f"{url}/jobs/erase", json={**JOB, **spec}, headers=headers, timeout=timeout)
+        if answer.status_code == 202 and uuid.UUID(answer.json()["id"]) not in self.accepted:
+            self.accepted.append(uuid.UUID(answer.json()["id"]))
+        return answer
+
+    def ledger(self, kills: int = 0) -> ledger.Ledger:
+        """Once every job has ended and the broker is quiet."""
+        until(lambda: self.unfinished() == 0, 180)
+        until(lambda: ledger.waiting(self.settings) == 0)
+        until(lambda: kills or ledger.read(self.settings, self.accepted, faults=0, kills=0, names=[]).messages_left == 0)
+        made = ledger.read(self.settings, self.accepted, faults=len(self.faults), kills=kills, names=self.faults)
+        ledger.BOOK.append(made)
+        return made
+
+    def unfinished(self) -> int:
+        from sqlalchemy import func, select
+
+        from store.models import ACTIVE, Job
+
+        with db.transaction(self.url) as session:
+            return session.scalar(select(func.count()).select_from(Job).where(Job.status.in_(ACTIVE))) or 0
+
+
+def behind(url: str) -> Proxy:
+    parsed = make_url(url)
+    return Proxy(str(parsed.host), int(parsed.port or 0))
+
+
+def through(url: str, proxy: Proxy) -> str:
+    return make_url(url).set(port=proxy.port).render_as_string(hide_password=False)
+
+
+def killed(process: psutil.Process) -> None:
+    """SIGKILL, and wait until it is gone."""
+    process.kill()
+    process.wait()
