@@ -144,9 +144,10 @@ def cancelled(session: Session, job_id: uuid.UUID, fence: int) -> Job:
     return or_lost(finish(session, held(job_id, fence, ("cancelling",)), "cancelled"), job_id, fence)
 
 
-def release(session: Session, job_id: uuid.UUID, fence: int, *, reason: str) -> Job:
-    """Hand the job over at a shutdown: queued again, and the attempt is not charged. LostLease."""
-    values = {"status": "queued", "attempt": Job.attempt - 1, "available_at": func.now(), "dispatched_at": None, **NO_LEASE}
+def release(session: Session, job_id: uuid.UUID, fence: int, *, reason: str, charged: bool = False) -> Job:
+    """Hand the job over, as at a shutdown: queued again, and the attempt is not charged unless asked for. LostLease."""
+    attempt = Job.attempt if charged else Job.attempt - 1
+    values = {"status": "queued", "attempt": attempt, "available_at": func.now(), "dispatched_at": None, **NO_LEASE}
     job = change(session, held(job_id, fence, ("running",)), values, "requeued", {"reason": reason})
     return job or or_lost(finish(session, held(job_id, fence, ("cancelling",)), "cancelled"), job_id, fence)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 from obstore.exceptions import BaseError as BlobError
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from core.errors import CoreError
@@ -73,10 +73,21 @@ def work(settings: Settings, job: Job, lease: Lease, folder: Path) -> None:
         reason = Cancelled() if isinstance(error, CancelRequested) else error
         log.info("job_stopped", reason=type(reason).__name__)
         patiently(lease, lambda session: settle(session, job, reason))
+    except (OperationalError, InterfaceError) as error:  # a blink of the database: the job goes on from its last checkpoint
+        log.warning("database_away", error=type(error).__name__)
+        patiently(lease, lambda session: hand_over(session, job))
     except Exception as error:
         code, message, retryable = explain(error)
         log.exception("job_failed", code=code)
         patiently(lease, lambda session: end(session, job, code, message, retryable))
+
+
+def hand_over(session: Session, job: Job) -> None:
+    """Queued again, the attempt charged; or failed when it was the last."""
+    if job.attempt < job.max_attempts:
+        attempts.release(session, job.id, job.fence, reason="database_away", charged=True)
+    else:
+        end(session, job, "database_error", "the database went away in every attempt: retry the job", retryable=True)
 
 
 def end(session: Session, job: Job, code: str, message: str, retryable: bool) -> None:
@@ -93,8 +104,6 @@ def explain(error: Exception) -> tuple[str, str, bool]:
         return "storage_error", "the artifact store or the disk refused to read or write: free or repair it, then retry the job", True
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out_of_memory", "the run did not fit into memory: lower method.batch_size or method.lora.rank", False
-    if isinstance(error, DBAPIError):
-        return "database_error", "the database was away for too long: retry the job", True
     return "internal_error", "the run ended with an unforeseen error, which the worker's log has under this job's id", False
 
 

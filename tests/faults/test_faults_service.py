@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -69,6 +70,22 @@ def test_f9_a_database_restart_costs_nothing_but_a_retry(stage: Stage):
     stage.go.touch()
     clean(stage, kills=1)
     assert stage.job(running).status == "succeeded"
+
+
+def test_f9_a_running_job_outlives_cut_wires_to_the_database(stage: Stage):
+    """F9: the database out of reach while a run checkpoints at every step; what it cannot write ends the attempt, never the job."""
+    _, url = stage.api()
+    stage.loops(), stage.worker()
+    job_id = uuid.UUID(stage.post(url, method={"name": "esd", "steps": 60, "checkpoint_every": 1}, labels={"pause_ms": "20"}).json()["id"])
+    for step in (5, 25, 45):
+        stage.until_step(job_id, step)
+        stage.faults.append("postgres cut")
+        stage.proxies["postgres"].cut()
+        time.sleep(1)
+        stage.proxies["postgres"].mend()
+    clean(stage, kills=3)
+    assert stage.job(job_id).status == "succeeded"
+    assert "database_away" in [e.data.get("reason") for e in stage.events(job_id)]
 
 
 def test_f10_an_api_killed_before_its_answer_leaves_one_job(stage: Stage):

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import redis
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
 
 from core.errors import CoreError
 from store import attempts, db, events, jobs
@@ -219,7 +218,6 @@ def test_a_loop_outlives_an_error_and_the_loss_of_its_connection(settings, url):
         (OSError(errno.ENOSPC, "No space left on device"), "storage_error", True),
         (OSError(errno.ENOENT, "/secret/path"), "internal_error", False),
         (MemoryError(), "out_of_memory", False),
-        (OperationalError("select 1", {}, Exception("gone")), "database_error", True),
         (ValueError("secret detail"), "internal_error", False),
     ],
 )

@@ -1,0 +1,230 @@
+"""The chaos soak, `make soak MINUTES=20`: a stream of real erase jobs while a random fault strikes every few seconds; then the ledger.
+
+Jobs are short ESD runs on the bundled model, of a few specs, each first run undisturbed: every delta must end in its spec's sha256.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import ledger
+import psutil
+from fleets import alive, until
+from sqlalchemy import select
+from stage import Stage
+
+from store import db
+from store.models import Artifact, Job
+
+REPORT = Path(__file__).parents[1] / "build" / "soak.json"
+LORA = "pytorch_lora_weights.safetensors"
+TINY = {"name": "esd", "batch_size": 1, "trajectories": 1, "sampling_steps": 2, "lora": {"rank": 2}}
+WORDS = ("church", "dog", "trumpet", "saw")
+SPECS = [{"concepts": [w], "method": {**TINY, "steps": 40, "checkpoint_every": 8}, "evaluation": {"enabled": False}} for w in WORDS]
+PATIENT: dict[str, Any] = {"lease_seconds": 6, "heartbeat_seconds": 1, "max_attempts": 50, "soft_shutdown_seconds": 10, "cancel_seconds": 5}
+WAITING = 6  # jobs that wait, at most: more would only be a longer queue
+
+
+class Soak:
+    """The stage, its processes by role, and the faults that strike them."""
+
+    def __init__(self, stage: Stage, seed: int) -> None:
+        self.stage, self.random, self.over = stage, random.Random(seed), threading.Event()
+        self.apis = [stage.api(), stage.api()]
+        self.loops = [stage.loops(), stage.loops()]
+        self.workers = [self.worker() for _ in range(2)]
+        self.kills, self.refused = 0, 0
+        self.memory: dict[str, list[int]] = {"api": []}
+
+    def worker(self) -> psutil.Popen:
+        return self.stage.worker(EXPUNGE_RUNNER="")
+
+    # Faults
+
+    def faults(self) -> list[Callable[[], None]]:
+        return [
+            self.worker_killed, self.child_killed, self.worker_frozen, self.worker_stopped, self.redis_killed, self.redis_emptied,
+            self.redis_cut, self.postgres_restarted, self.postgres_cut, self.api_killed, self.loops_killed,
+        ]  # fmt: skip
+
+    def worker_killed(self) -> None:
+        i = self.random.randrange(len(self.workers))
+        for process in [self.workers[i], *self.workers[i].children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.workers[i] = self.worker()
+
+    def child_killed(self) -> None:
+        for child in self.random.choice(self.workers).children():
+            child.kill()
+
+    def worker_frozen(self) -> None:
+        worker = self.random.choice(self.workers)
+        family = [worker, *worker.children(recursive=True)]
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for process in family:
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+            time.sleep(8 if number == signal.SIGSTOP else 0)
+
+    def worker_stopped(self) -> None:
+        i = self.random.randrange(len(self.workers))
+        self.workers[i].terminate()
+        self.workers[i] = self.worker()
+
+    def redis_killed(self) -> None:
+        self.stage.kill("redis")
+        time.sleep(1)
+        self.stage.open("redis")
+
+    def redis_emptied(self) -> None:
+        import redis
+
+        with redis.Redis.from_url(self.stage.settings.redis_url.get_secret_value()) as client:
+            client.flushall()
+
+    def redis_cut(self) -> None:
+        self.cut("redis")
+
+    def postgres_restarted(self) -> None:
+        self.stage.kill("postgres")
+        self.stage.open("postgres")
+
+    def postgres_cut(self) -> None:
+        self.cut("postgres")
+
+    def cut(self, name: str) -> None:
+        self.stage.proxies[name].cut()
+        time.sleep(2)
+        self.stage.proxies[name].mend()
+
+    def api_killed(self) -> None:
+        """The second one: the first lives through the whole soak, and its memory is watched."""
+        self.apis[1][0].kill()
+        self.apis[1] = self.stage.api()
+
+    def loops_killed(self) -> None:
+        i = self.random.randrange(2)
+        self.loops[i].kill()
+        self.loops[i] = self.stage.loops()
+
+    # The stream
+
+    def strike(self, every: float) -> None:
+        while not self.over.wait(self.random.uniform(0.5, 1.5) * every):
+            fault = self.random.choice(self.faults())
+            self.stage.faults.append(fault.__name__)
+            self.kills += fault.__name__ in (
+                "worker_killed",
+                "child_killed",
+                "worker_frozen",
+                "worker_stopped",
+                "postgres_restarted",
+                "postgres_cut",
+            )
+            fault()
+            say(f"{time.strftime('%H:%M:%S')} {fault.__name__:20} accepted {len(self.stage.accepted)}, unfinished {self.waiting()}")
+
+    def waiting(self) -> int:
+        with suppress(Exception):
+            return self.stage.unfinished()
+        return -1
+
+    def pour(self) -> None:
+        """Post job after job, each with a key of its own, until it is accepted by one API or the other."""
+        n = 0
+        while not self.over.is_set():
+            if self.waiting() >= WAITING:
+                time.sleep(0.5)
+                continue
+            key, n = uuid.uuid4().hex, n + 1
+            while True:
+                with suppress(httpx.TransportError):
+                    answer = self.stage.post(self.random.choice(self.apis)[1], key, **SPECS[n % len(SPECS)])
+                    if answer.status_code == 202:
+                        break
+                    assert answer.status_code in (409, 503), answer.text
+                self.refused += 1
+                time.sleep(0.3)
+            self.memory["api"].append(psutil.Process(self.apis[0][0].pid).memory_info().rss >> 20)
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def deltas(stage: Stage) -> dict[str, set[str]]:
+    """Concept to the sha256s that its deltas ended in."""
+    found: dict[str, set[str]] = {}
+    with db.transaction(stage.url) as session:
+        rows = session.execute(select(Job.spec, Artifact.sha256).join(Artifact, Artifact.job_id == Job.id).where(Artifact.name == LORA))
+        for spec, sha256 in rows:
+            found.setdefault(spec["concepts"][0]["name"], set()).add(sha256)
+    return found
+
+
+def errors(stage: Stage) -> list[Any]:
+    """What ended otherwise than in success."""
+    with db.transaction(stage.url) as session:
+        return [(str(job.id), job.status, job.error) for job in session.scalars(select(Job).where(Job.status != "succeeded"))]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--every", type=float, default=6, help="seconds between faults, on average")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    folder = Path(tempfile.mkdtemp(prefix="expunge-soak-"))
+    stage = Stage(folder, **PATIENT)
+    try:
+        soak = Soak(stage, args.seed)
+        for spec in SPECS:
+            assert stage.post(soak.apis[0][1], **spec).status_code == 202
+        until(lambda: stage.unfinished() == 0, 300)
+        undisturbed = deltas(stage)
+        say(f"undisturbed: {len(undisturbed)} specs")
+        threads = [threading.Thread(target=soak.pour), threading.Thread(target=soak.strike, args=(args.every,))]
+        for thread in threads:
+            thread.start()
+        soak.over.wait(60 * args.minutes)
+        soak.over.set()
+        for thread in threads:
+            thread.join()
+        until(lambda: all(alive(url) for _, url in soak.apis))
+        until(lambda: stage.unfinished() == 0, 600)
+        book = stage.ledger(soak.kills)
+        ended, failed = deltas(stage), errors(stage)
+    finally:
+        stage.end()
+    strays = {name: sorted(found) for name, found in ended.items() if found != undisturbed[name]}
+    say(ledger.told(book))
+    say(f"refused and repeated         {soak.refused}")
+    say(f"deltas unlike the undisturbed {len(strays)}")
+    rss = soak.memory["api"]
+    say(f"API memory, MiB              {rss[len(rss) // 4]} at a quarter, {rss[-1]} at the end")
+    book.write(REPORT)
+    whole = json.loads(REPORT.read_text()) | {"strays": strays, "api_rss_mib": rss[:: max(1, len(rss) // 50)], "minutes": args.minutes}
+    REPORT.write_text(json.dumps(whole, indent=1) + "\n")
+    for job_id, status, error in failed:
+        say(f"{job_id} {status}: {error}")
+    say(f"wrong: {book.wrong or 'nothing'}; not succeeded: {len(failed)}; logs in {folder}")
+    return 1 if book.wrong or strays or failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
