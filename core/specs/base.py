@@ -1,9 +1,12 @@
 """Texts, concepts, and the strict base of every spec."""
 
+import json
 import unicodedata
-from typing import Annotated, Any, Literal, Self, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 MAX_TEXT = 200
 
@@ -44,10 +47,49 @@ Text = Annotated[str, AfterValidator(clean_text), Field(json_schema_extra={"minL
 ArtifactId = Annotated[str, Field(pattern=r"^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$")]
 
 
+def leaves(annotation: Any) -> set[Any]:
+    """The types and literal values that an annotation admits, without its metadata."""
+    if get_origin(annotation) is Literal:
+        return {type(value) for value in get_args(annotation)}
+    if get_origin(annotation) in (Annotated, Union, UnionType):
+        return set().union(*(leaves(a) for a in get_args(annotation) if a is NoneType or isinstance(a, type) or get_origin(a)))
+    return {annotation}
+
+
+def exact(annotation: Any, value: Any) -> Any:
+    """Refuse what JSON would not call a number or a truth value, and pydantic would make one of: true for 1, "5" for 5, 1 for true."""
+    admitted = leaves(annotation) - {NoneType}
+    if isinstance(value, bool | str) and admitted and admitted <= {int, float}:
+        raise ValueError(f"must be a number, not {json.dumps(value)[:40]}: write it without quotes")
+    if admitted == {bool} and value is not None and not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    if isinstance(value, list):
+        for member in {m for a in admitted if get_origin(a) is list for m in get_args(a)}:
+            for each in value:
+                exact(member, each)
+    return value
+
+
 class Spec(BaseModel):
-    """Strict base: an unknown field is an error, not a silent no-op."""
+    """Strict base: an unknown field is an error, not a silent no-op; a number is a number, not a string that looks like one."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def exact_types(cls, data: Any) -> Any:
+        wrong = []
+        for name, value in data.items() if isinstance(data, dict) else ():
+            if name in cls.model_fields:
+                try:
+                    exact(cls.model_fields[name].annotation, value)
+                except ValueError as error:
+                    wrong.append(
+                        InitErrorDetails(type=PydanticCustomError("not_exact", "{why}", {"why": str(error)}), loc=(name,), input=value)
+                    )
+        if wrong:
+            raise ValidationError.from_exception_data(cls.__name__, wrong)
+        return data
 
 
 class Concept(Spec):
