@@ -87,8 +87,8 @@ def cell(rows: list[dict[str, Any]], name: str) -> str:
 def table(runs: dict[str, dict[str, Any]], methods: list[str], concepts: list[str]) -> str:
     """Means over concepts, with the 95 % Wilson interval of all pictures pooled."""
     lines = [
-        "| method | ESR-1 | ESR-5 | PSR-1 | PSR-1 / base | PSR-5 | harmonic mean | CLIP δ erased | seconds | U-Net evaluations |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| method | jobs | ESR-1 | ESR-5 | PSR-1 | PSR-1 / base | PSR-5 | harmonic mean | CLIP δ erased | seconds | U-Net evaluations |",
+        "|" + "---|" * 11,
     ]
 
     for method in methods:
@@ -100,6 +100,7 @@ def table(runs: dict[str, dict[str, Any]], methods: list[str], concepts: list[st
         harmonic = 2 * erased * min(kept, 1) / (erased + min(kept, 1))
         delta = np.mean([r["clip_delta_erased"]["value"] for r in rows])
         cells = [
+            str(len(rows)),
             cell(rows, "esr1"),
             cell(rows, "esr5"),
             cell(rows, "psr1"),
@@ -113,7 +114,7 @@ def table(runs: dict[str, dict[str, Any]], methods: list[str], concepts: list[st
         )
     rows = [runs[f"{methods[0]}/{c}"] for c in concepts]  # the base model is the same under every method
     base = [cell(rows, n) for n in ("esr1_base", "esr5_base", "psr1_base")]
-    lines.append(f"| (base model) | {' | '.join(base)} | 100.0 | {cell(rows, 'psr5_base')} | | | | |")
+    lines.append(f"| (base model) | | {' | '.join(base)} | 100.0 | {cell(rows, 'psr5_base')} | | | | |")
     return "\n".join(lines)
 
 
