@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, delete, func, or_, select, tuple_, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Subquery, and_, delete, func, or_, select, tuple_, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from store import audit
 from store.audit import Actor
@@ -20,7 +20,8 @@ from store.models import Delivery, Job, Webhook
 from store.webhooks import get as get_webhook
 
 LOGGED = 20  # attempts shown of a delivery
-AT_ONCE = 2  # to one webhook, so that a slow one does not hold up the others
+AT_ONCE = 2  # attempts at one webhook, so that a slow one does not hold up the others
+OF_TENANT = 4  # attempts of one tenant, for the same reason
 
 
 @dataclass(frozen=True)
@@ -98,18 +99,35 @@ def redeliver(session: Session, tenant_id: uuid.UUID, webhook_id: uuid.UUID, del
     return made
 
 
+def flying(of: InstrumentedAttribute[uuid.UUID]) -> Subquery:
+    """How many attempts are under way: (of, n)."""
+    query = select(of.label("of"), func.count().label("n")).select_from(Delivery).join(Webhook, Webhook.id == Delivery.webhook_id)
+    return query.where(Delivery.status == "pending", Delivery.leased_until >= func.now()).group_by(of).subquery()
+
+
 def claim(session: Session, *, limit: int, lease: timedelta) -> list[Due]:
-    """Take what is due, the longest due first, at most `AT_ONCE` to one webhook; the lease is for one attempt."""
+    """Take what is due, the longest due first, at most `AT_ONCE` to one webhook and `OF_TENANT`; the lease is for one attempt."""
     now = func.now()
     due = and_(
         Delivery.status == "pending", Delivery.next_attempt_at <= now, or_(Delivery.leased_until.is_(None), Delivery.leased_until < now)
     )
-    flying = select(Delivery.webhook_id, func.count().label("n")).where(Delivery.status == "pending", Delivery.leased_until >= now)
-    busy = flying.group_by(Delivery.webhook_id).subquery()
+    of_hook, of_tenant = flying(Delivery.webhook_id), flying(Webhook.tenant_id)
     place = func.row_number().over(partition_by=Delivery.webhook_id, order_by=(Delivery.next_attempt_at, Delivery.id))
-    ranked = select(Delivery.id, (place + func.coalesce(busy.c.n, 0)).label("place")).join(Webhook, Webhook.id == Delivery.webhook_id)
-    ranked_due = ranked.outerjoin(busy, busy.c.webhook_id == Delivery.webhook_id).where(due, Webhook.enabled).subquery()
-    first = select(ranked_due.c.id).where(ranked_due.c.place <= AT_ONCE)
+    waiting = (
+        select(Delivery.id, Delivery.next_attempt_at, Webhook.tenant_id, (place + func.coalesce(of_hook.c.n, 0)).label("place"))
+        .join(Webhook, Webhook.id == Delivery.webhook_id)
+        .outerjoin(of_hook, of_hook.c.of == Delivery.webhook_id)
+        .where(due, Webhook.enabled)
+        .subquery()
+    )
+    turn = func.row_number().over(partition_by=waiting.c.tenant_id, order_by=(waiting.c.place, waiting.c.next_attempt_at))
+    fair = (
+        select(waiting.c.id, (turn + func.coalesce(of_tenant.c.n, 0)).label("turn"))
+        .outerjoin(of_tenant, of_tenant.c.of == waiting.c.tenant_id)
+        .where(waiting.c.place <= AT_ONCE)
+        .subquery()
+    )
+    first = select(fair.c.id).where(fair.c.turn <= OF_TENANT)
     chosen = select(Delivery.id).where(Delivery.id.in_(first), due).order_by(Delivery.next_attempt_at).limit(limit)
     ids = session.scalars(chosen.with_for_update(skip_locked=True)).all()
     values = {"attempt": Delivery.attempt + 1, "fence": Delivery.fence + 1, "leased_until": now + lease}

@@ -72,13 +72,13 @@ def target(url: str, settings: Settings) -> Target:
 
 def literal(host: str) -> Address | None:
     """The address that a host is, in its one usual form, or None for a name. Refused for what only some parsers take for an address."""
-    if ":" in host and "%" not in host:
-        return ipaddress.IPv6Address(host)  # urlsplit has checked what stands in brackets
-    if NUMBER.fullmatch(host.rpartition(".")[2]):
-        try:
+    try:
+        if ":" in host and "%" not in host:
+            return ipaddress.IPv6Address(host)
+        if NUMBER.fullmatch(host.rpartition(".")[2]):
             return ipaddress.IPv4Address(host)
-        except ValueError as error:
-            raise Refused("names an address in an unusual form: write it as four decimal numbers, or better name a host") from error
+    except ValueError as error:
+        raise Refused("names an address in an unusual form: write it out in full, or better name a host") from error
     if not NAME.fullmatch(host):
         raise Refused("names no usable host: write https://host/path")
     return None

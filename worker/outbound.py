@@ -69,7 +69,10 @@ class Stream(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ARG002
     ) -> httpcore.NetworkStream:
-        return Stream(self.inner.start_tls(ssl_context, server_hostname, self.deadline.left()), self.deadline)
+        try:
+            return Stream(self.inner.start_tls(ssl_context, server_hostname, self.deadline.left()), self.deadline)
+        except httpcore.ConnectError as error:
+            raise Undelivered("tls_failed") from error
 
     def get_extra_info(self, info: str) -> Any:
         return self.inner.get_extra_info(info)
@@ -139,7 +142,7 @@ def post(target: Target, headers: dict[str, str], body: bytes, *, seconds: float
     except httpcore.TimeoutException as error:
         raise Undelivered("timeout") from error
     except httpcore.ConnectError as error:
-        raise Undelivered("tls_failed" if isinstance(error.__cause__, ssl.SSLError) else "unreachable") from error
+        raise Undelivered("unreachable") from error
     except (httpcore.NetworkError, httpcore.ProtocolError) as error:
         raise Undelivered("bad_answer") from error
     except Undelivered as error:

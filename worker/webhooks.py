@@ -15,7 +15,7 @@ from store.targets import Refused, target
 from worker.outbound import Undelivered, post
 
 log = structlog.get_logger("worker")
-THREADS = 8
+THREADS = 16
 LEASE = 4  # times what an attempt may take: whoever held it is dead by then
 
 

@@ -83,6 +83,8 @@ def test_hosts_that_are_not_public_are_refused(host: str):
         ("https://%6cocalhost/", "no usable host"),
         ("https://[::1/", "not a URL"),
         ("https://[example.com]/", "not a URL"),
+        ("https://[v1.a:b]/", "unusual form"),
+        ("https://[::1]x/", "not public|not a URL|no usable host"),
         ("https://" + "a" * 64 + ".com/", "no usable host"),
     ],
 )

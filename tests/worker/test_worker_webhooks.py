@@ -8,6 +8,7 @@ import signal
 import socket
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +21,7 @@ from sqlalchemy import text
 from standardwebhooks import Webhook as Verifier
 
 from store import attempts, audit, db, deliveries, jobs, keys, webhooks
-from store.models import Delivery, Job, Webhook
+from store.models import Delivery, Job, Tenant, Webhook
 from store.queue import reap
 from store.settings import Settings
 from store.targets import Refused, Target, target
@@ -54,24 +55,24 @@ def url(settings) -> str:
 
 @pytest.fixture
 def hook(url, tenant) -> Callable[..., tuple[Webhook, str]]:
-    """hook(url, **facts): a committed webhook and its secret."""
+    """hook(url, of=tenant, **facts): a committed webhook and its secret."""
 
-    def made(where: str, **facts: object) -> tuple[Webhook, str]:
+    def made(where: str, of: Tenant = tenant, **facts: object) -> tuple[Webhook, str]:
         with db.transaction(url) as session:
-            actor = Actor(keys.create(session, SECRET, tenant.id, name="ci")[0].id)
+            actor = Actor(keys.create(session, SECRET, of.id, name="ci")[0].id)
             values = {"events": webhooks.EVENTS, "description": "", "enabled": True, **facts}
-            return webhooks.create(session, tenant.id, actor, url=where, secret=SECRET, **values)  # type: ignore[arg-type]
+            return webhooks.create(session, of.id, actor, url=where, secret=SECRET, **values)  # type: ignore[arg-type]
 
     return made
 
 
 @pytest.fixture
-def end(url, tenant) -> Callable[[], uuid.UUID]:
-    """end(): a job that has been published."""
+def end(url, tenant) -> Callable[..., uuid.UUID]:
+    """end(of=tenant): a job that has been published."""
 
-    def ended() -> uuid.UUID:
+    def ended(of: Tenant = tenant) -> uuid.UUID:
         with db.transaction(url) as session:
-            job = jobs.create_job(session, tenant.id, "erase", {"concepts": ["a secret concept"]}, labels={"team": "hush"}).job
+            job = jobs.create_job(session, of.id, "erase", {"concepts": ["a secret concept"]}, labels={"team": "hush"}).job
             claimed = attempts.claim(session, job.id, owner="test", lease=LEASE)
             assert claimed is not None
             attempts.publish(session, job.id, claimed.fence, [], verdict={"passed": True, "esr1": 1.0}, progress=None)
@@ -227,6 +228,21 @@ def test_a_message_is_there_if_and_only_if_the_end_was_committed(settings, hook,
     assert len(all_deliveries(url)) == 1
 
 
+def test_a_webhook_that_is_removed_meanwhile_does_not_keep_a_job_from_ending(settings, hook, end, url, tenant):
+    row, _ = hook("http://127.0.0.1:1/")
+    with db.transaction(url) as session:
+        actor = Actor(session.scalar(text("select id from api_keys limit 1")))
+    with ThreadPoolExecutor() as pool:
+        with db.transaction(url) as session:
+            webhooks.remove(session, tenant.id, row.id, actor)
+            ending = pool.submit(end)  # waits for the removal, which is not yet committed
+            until(lambda: session.scalar(text("select count(*) from pg_stat_activity where wait_event_type = 'Lock'")))
+        job_id = ending.result()
+    with db.transaction(url) as session:
+        assert jobs.get(session, tenant.id, job_id).status == "succeeded"
+    assert all_deliveries(url) == []
+
+
 # F24: receivers that fail
 
 
@@ -354,6 +370,24 @@ def test_a_slow_receiver_holds_up_no_other(settings, hook, end, url):
         loop.turn(settings)
         until(lambda: any(d.status == "delivered" for d in all_deliveries(url)))
         assert len(slow.got) <= deliveries.AT_ONCE
+        slow.over.set()
+        loop.pool.shutdown()
+
+
+def test_a_tenant_with_many_slow_receivers_holds_up_no_other_tenant(settings, hook, end, url, other_tenant):
+    with receiving(silent) as slow, receiving() as quick:
+        for n in range(webhooks.MOST):
+            hook(slow.url(path=f"/{n}"))
+        end()
+        hook(quick.url(), of=other_tenant)
+        end(of=other_tenant)
+        loop = Deliverer()
+        loop.turn(settings)
+        until(lambda: quick.got)
+        loop.turn(settings)
+        until(lambda: len(slow.got) == deliveries.OF_TENANT)
+        with db.transaction(url) as session:
+            assert deliveries.claim(session, limit=100, lease=LEASE) == []
         slow.over.set()
         loop.pool.shutdown()
 
