@@ -232,11 +232,16 @@ def test_a_webhook_that_is_removed_meanwhile_does_not_keep_a_job_from_ending(set
     row, _ = hook("http://127.0.0.1:1/")
     with db.transaction(url) as session:
         actor = Actor(session.scalar(text("select id from api_keys limit 1")))
+
+    def waiting() -> int:
+        with db.transaction(url) as session:
+            return session.scalar(text("select count(*) from pg_stat_activity where wait_event_type = 'Lock'"))
+
     with ThreadPoolExecutor() as pool:
         with db.transaction(url) as session:
             webhooks.remove(session, tenant.id, row.id, actor)
             ending = pool.submit(end)  # waits for the removal, which is not yet committed
-            until(lambda: session.scalar(text("select count(*) from pg_stat_activity where wait_event_type = 'Lock'")))
+            until(waiting)
         job_id = ending.result()
     with db.transaction(url) as session:
         assert jobs.get(session, tenant.id, job_id).status == "succeeded"
