@@ -86,6 +86,6 @@ def literal(host: str) -> Address | None:
 
 def public(address: Address) -> bool:
     """Whether an address is one host's on the open internet; those that lead on to another address (mapped, 6to4, NAT64) are not."""
-    if isinstance(address, ipaddress.IPv6Address) and (address.is_site_local or address.sixtofour is not None):
+    if isinstance(address, ipaddress.IPv6Address) and (address.is_site_local or address.ipv4_mapped or address.sixtofour):
         return False
     return address.is_global and not address.is_multicast and not address.is_reserved
