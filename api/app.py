@@ -19,7 +19,7 @@ from api.auth import Authenticate
 from api.bodies import Bodies
 from api.middleware import Envelope, as_problem
 from api.problems import BY_STATUS, Problem, answer
-from api.routes import artifacts, concepts, events, jobs, models, system, uploads
+from api.routes import artifacts, audit, concepts, events, jobs, keys, models, system, uploads, webhooks
 from store.errors import StoreError
 from store.settings import Settings
 
@@ -28,6 +28,8 @@ TAGS = [
     {"name": "concepts", "description": "Which concepts an erasure moves."},
     {"name": "artifacts", "description": "What jobs made, and uploads."},
     {"name": "models", "description": "What jobs may name."},
+    {"name": "webhooks", "description": "Be told of jobs' ends."},
+    {"name": "keys", "description": "API keys, and the audit trail of what was done with them."},
     {"name": "system", "description": "Health, metrics, documentation."},
 ]
 
@@ -58,7 +60,8 @@ def configure_logs() -> None:
 async def on_error(request: Request, error: Exception) -> Response:
     """Problems, validation errors and the router's own 404 and 405, all as problems."""
     if isinstance(error, RequestValidationError):
-        problem = invalid.problem(error)
+        field = getattr(request.scope.get("route"), "body_field", None)
+        problem = invalid.problem(error, field and field.field_info.annotation)
     elif isinstance(error, HTTPException):
         kind = BY_STATUS.get(error.status_code, BY_STATUS[500])
         detail = f"{request.method} is not a method of {request.url.path}." if kind.status == 405 else None
@@ -90,7 +93,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.services = shared
-    for routes in (jobs, concepts, events, uploads, artifacts, models, system):
+    for routes in (jobs, concepts, events, uploads, artifacts, models, webhooks, keys, audit, system):
         app.include_router(routes.router)
     for error in (Problem, StoreError, RequestValidationError, HTTPException):
         app.add_exception_handler(error, on_error)

@@ -1,7 +1,7 @@
 """Default-deny: every path needs an API key unless it is listed here, whatever serves it."""
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -25,6 +25,8 @@ class Caller:
     tenant_id: uuid.UUID
     key_id: uuid.UUID
     scopes: frozenset[str]
+    address: str | None = None
+    request_id: str = ""
 
     def may(self, scope: str) -> bool:
         return scope in self.scopes or "admin" in self.scopes
@@ -58,7 +60,9 @@ class Authenticate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self.open(scope):
-            scope["state"]["caller"] = caller = await self.caller(Headers(scope=scope).get("authorization", ""))
+            known = await self.caller(Headers(scope=scope).get("authorization", ""))
+            address = (scope.get("client") or (None,))[0]
+            scope["state"]["caller"] = caller = replace(known, address=address, request_id=scope["state"]["request_id"])
             scope["state"]["tenant"] = str(caller.tenant_id)
         await self.app(scope, receive, send)
 

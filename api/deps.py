@@ -98,6 +98,7 @@ WaitDep = Annotated[int, Depends(prefer_wait)]
 JobsReader = Annotated[Caller, need("jobs:read")]
 JobsWriter = Annotated[Caller, need("jobs:write")]
 ArtifactsReader = Annotated[Caller, need("artifacts:read")]
+WebhooksWriter = Annotated[Caller, need("webhooks:write")]
 Admin = Annotated[Caller, need("admin")]
 Anyone = Annotated[Caller, need(None)]
 JobId = uuid.UUID

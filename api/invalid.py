@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 
 from api.problems import FieldError, Problem
+from api.requests import KeyRequest, KeyRotation, WebhookPatch, WebhookRequest
 from core.specs import (
     METHODS,
     Concept,
@@ -33,6 +34,12 @@ OBJECTS: dict[str, type[BaseModel]] = {
     "debias": DebiasSpec,
     "recovery": RecoverySpec,
 }
+BODIES: dict[Any, str] = {
+    WebhookRequest: "a webhook",
+    WebhookPatch: "a webhook",
+    KeyRequest: "an API key",
+    KeyRotation: "a rotation",
+}  # bodies that are no jobs', and what they describe
 PREFIX = re.compile(r"^([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+(?:\[\d+\])?)*): (.+)$", re.DOTALL)
 
 
@@ -64,9 +71,11 @@ def choice(word: str, words: Sequence[str], what: str) -> str:
     return f"{closest(word, words)}{what}: {', '.join(words)}"
 
 
-def parameters(steps: Sequence[str], body: Any) -> tuple[str, list[str]]:
+def parameters(steps: Sequence[str], body: Any, model: Any) -> tuple[str, list[str]]:
     """Which parameters exist where an unknown one was written: (of what, names)."""
     names = [step for step in steps[:-1] if not step.startswith("[")]
+    if model in BODIES:
+        return BODIES[model], list(model.model_fields)
     if not names:
         given = body.keys() if isinstance(body, dict) else set()
         spec: type[BaseModel] = EraseSpec
@@ -85,7 +94,7 @@ def parameters(steps: Sequence[str], body: Any) -> tuple[str, list[str]]:
     return f"'{names[-1]}'", list(OBJECTS[names[-1]].model_fields) if names[-1] in OBJECTS else []
 
 
-def explain(error: dict[str, Any], body: Any) -> FieldError:
+def explain(error: dict[str, Any], body: Any, model: Any) -> FieldError:
     """One pydantic error, told to the client."""
     source, *loc = error["loc"]
     if source != "body":
@@ -94,7 +103,7 @@ def explain(error: dict[str, Any], body: Any) -> FieldError:
     message, remedy, context = str(error["msg"]), None, error.get("ctx", {})
     match error["type"]:
         case "extra_forbidden":
-            what, names = parameters(steps, body)
+            what, names = parameters(steps, body, model)
             message, remedy = f"{what} has no parameter '{steps[-1]}'", choice(steps[-1], names, f"{what} takes")
         case "union_tag_invalid":
             steps = (*steps, "name") if isinstance(body.get("method"), dict) else steps
@@ -137,8 +146,9 @@ def merged(errors: list[FieldError]) -> list[FieldError]:
     return list(found.values())
 
 
-def problem(exc: RequestValidationError) -> Problem:
-    errors = merged([explain(dict(error), exc.body) for error in exc.errors()[:MAX_ERRORS]])
+def problem(exc: RequestValidationError, model: Any = None) -> Problem:
+    """`model` is what the body was to be."""
+    errors = merged([explain(dict(error), exc.body, model) for error in exc.errors()[:MAX_ERRORS]])
     first = errors[0]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     remedy = f": {first.remedy}" if first.remedy else ""

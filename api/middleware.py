@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.metrics import Metrics
 from api.problems import Problem, answer
-from store.errors import CorruptBlob, KeyInFlight, KeyReused, NotFinished, NotFound, StoreError
+from store.errors import CorruptBlob, KeyInFlight, KeyReused, NotFinished, NotFound, StoreError, WrongState
 
 log = structlog.get_logger("api")
 REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{8,64}$")
@@ -43,7 +43,7 @@ def of_store(error: StoreError) -> Problem | None:
             return Problem("idempotency_mismatch")
         case KeyInFlight():
             return Problem("idempotency_in_flight", headers={"Retry-After": "1"})
-        case NotFinished():
+        case NotFinished() | WrongState():
             return Problem("wrong_state", f"{error}.")
         case CorruptBlob():
             return Problem("artifact_corrupt")

@@ -18,13 +18,14 @@ from store.models import Job
 
 @dataclass
 class Done:
-    """What the work answers; `job` is the row it is about."""
+    """What the work answers; `job` is the row it is about, `kept` what a repeat is answered where `body` holds a secret."""
 
     body: BaseModel
     status: int = 202
     headers: dict[str, str] = field(default_factory=dict)
     job: Job | None = None
     replayed: bool = False
+    kept: BaseModel | None = None
 
     def response(self) -> JSONResponse:
         extra = {"Idempotency-Replayed": "true"} if self.replayed else {}
@@ -42,6 +43,6 @@ def once(services: Services, caller: Caller, ticket: Ticket, answer: type[BaseMo
             first: dict[str, Any] = recorded.response or {}
             return Done(answer.model_validate(first["body"]), first["status"], first["headers"], replayed=True)
         done = work(session)
-        response = {"status": done.status, "headers": done.headers, "body": done.body.model_dump(mode="json")}
+        response = {"status": done.status, "headers": done.headers, "body": (done.kept or done.body).model_dump(mode="json")}
         idempotency.record(session, caller.tenant_id, ticket.key, response=response, job_id=done.job.id if done.job else None)
         return done

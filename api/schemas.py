@@ -129,6 +129,151 @@ class ArtifactReadPage(BaseModel):
     next_cursor: str | None = Field(description="Pass as `cursor` for the next page; null on the last.")
 
 
+Scope = Literal["jobs:read", "jobs:write", "artifacts:read", "keys:read", "webhooks:write", "admin"]
+
+
+class ApiKey(Answer):
+    """An API key, without its text."""
+
+    id: uuid.UUID
+    name: str
+    hint: str = Field(description="Its first characters, to tell keys apart.", examples=["ex_live_7Hq2"])
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None = Field(description="To the minute.")
+
+
+class NewApiKey(ApiKey):
+    """An API key, the one time that its text is shown."""
+
+    key: str | None = Field(description="Keep it: it cannot be had again. Null in the answer to a repeat by Idempotency-Key.")
+
+
+class ApiKeyPage(BaseModel):
+    """Newest first; revoked and expired keys too."""
+
+    items: list[ApiKey]
+    next_cursor: str | None = Field(description="Pass as `cursor` for the next page; null on the last.")
+
+
+AuditAction = Literal[
+    "job.created",
+    "job.cancelled",
+    "job.retried",
+    "artifact.uploaded",
+    "artifact.downloaded",
+    "recovery_key.read",
+    "recovery_key.revoked",
+    "key.created",
+    "key.rotated",
+    "key.revoked",
+    "webhook.created",
+    "webhook.changed",
+    "webhook.rotated",
+    "webhook.removed",
+    "webhook.disabled",
+    "webhook.pinged",
+    "webhook.redelivered",
+]
+
+
+class AuditTarget(BaseModel):
+    """What was acted on."""
+
+    type: Literal["job", "artifact", "recovery_key", "key", "webhook"]
+    id: uuid.UUID
+
+
+class AuditEntry(BaseModel):
+    """An act: who, when, from where, what, to what."""
+
+    id: uuid.UUID
+    at: datetime
+    api_key: ApiKeyName | None = Field(
+        description="The key that the request carried; null for the operator at the server, and the service itself."
+    )
+    address: str | None = Field(description="The client's address, as the server saw it.")
+    request_id: str | None = Field(description="Also in the server's log.")
+    action: AuditAction
+    target: AuditTarget
+    details: dict[str, Any] = Field(description="Facts of the act; never a concept's text, a label or a secret.")
+
+
+class AuditPage(BaseModel):
+    """Newest first."""
+
+    items: list[AuditEntry]
+    next_cursor: str | None = Field(description="Pass as `cursor` for the next page; null on the last.")
+
+
+WebhookEvent = Literal["job.succeeded", "job.failed", "job.cancelled", "job.expired"]
+
+
+class Webhook(Answer):
+    """Where a tenant hears of its jobs' ends."""
+
+    id: uuid.UUID
+    url: str
+    description: str
+    events: list[WebhookEvent]
+    enabled: bool
+    disabled_reason: Literal["gone"] | None = Field(description="`gone`: the endpoint answered 410. Null when a client disabled it.")
+    previous_until: datetime | None = Field(description="Until when messages carry a signature of the secret before the last rotation too.")
+    created_at: datetime
+
+
+class NewWebhook(Webhook):
+    """A webhook, the one time that its secret is shown."""
+
+    secret: str | None = Field(
+        description="Standard Webhooks secret, `whsec_…`. Keep it: it cannot be had again. Null in the answer to a repeat by Idempotency-Key."
+    )
+
+
+class WebhookList(BaseModel):
+    """All of them, newest first."""
+
+    items: list[Webhook]
+
+
+DeliveryError = Literal[
+    "host_refused", "timeout", "unreachable", "tls_failed", "bad_answer", "http_status", "redirected", "secret_unreadable", "internal_error"
+]
+
+
+class DeliveryAttempt(BaseModel):
+    """One try; of the answer, only its status is kept."""
+
+    at: datetime
+    status: int | None = Field(description="HTTP status of the answer; null when there was none.")
+    error: DeliveryError | None = Field(description="Null when it was delivered.")
+    seconds: float
+
+
+class Delivery(Answer):
+    """A message to a webhook and what came of it."""
+
+    id: uuid.UUID
+    webhook_id: uuid.UUID
+    job_id: uuid.UUID | None = Field(description="Null for a ping.")
+    message_id: str = Field(description="The `webhook-id` header, the same at every attempt.")
+    event: WebhookEvent | Literal["ping"]
+    status: Literal["pending", "delivered", "failed"]
+    attempts: list[DeliveryAttempt] = Field(description="The last 20, oldest first.")
+    next_attempt_at: datetime | None = Field(description="Null when there will be none.")
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class DeliveryPage(BaseModel):
+    """Newest first."""
+
+    items: list[Delivery]
+    next_cursor: str | None = Field(description="Pass as `cursor` for the next page; null on the last.")
+
+
 class Vocabulary(BaseModel):
     """What the model knows by name."""
 

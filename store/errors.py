@@ -53,3 +53,15 @@ class BlobExists(StoreError):
     """The key is taken; a stored object is never overwritten."""
 
     code = "blob_exists"
+
+
+class Unreadable(StoreError):
+    """A sealed secret does not open under the server's own."""
+
+    code = "secret_unreadable"
+
+
+class WrongState(StoreError):
+    """The row's state does not allow this; the message says what would."""
+
+    code = "wrong_state"

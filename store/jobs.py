@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, select, true, tuple_, update
 from sqlalchemy.orm import Session
 
-from store import events, idempotency
+from store import deliveries, events, idempotency
 from store.errors import NotFinished, NotFound
 from store.models import ACTIVE, STATUSES, TERMINAL, Job
 
@@ -35,6 +35,8 @@ def change(
     job = session.execute(statement, execution_options=options).scalar_one_or_none()
     if job is not None:
         events.append(session, job, event, {"status": job.status, "attempt": job.attempt, **data})
+        if event in TERMINAL:
+            deliveries.enqueue(session, job)
     return job
 
 

@@ -9,16 +9,18 @@ import sys
 import uuid
 import zlib
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import func, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from store.errors import NotFound
+from store import audit
+from store.audit import Actor
+from store.errors import NotFound, WrongState
 from store.models import ApiKey, Tenant
 
 PREFIX = "ex_live_"
-SCOPES = ("jobs:read", "jobs:write", "artifacts:read", "keys:read", "admin")
+SCOPES = ("jobs:read", "jobs:write", "artifacts:read", "keys:read", "webhooks:write", "admin")
 ALPHABET = string.digits + string.ascii_letters
 RANDOM, CHECK = 37, 6
 
@@ -67,8 +69,9 @@ def create(
     scopes: Sequence[str] = SCOPES,
     expires_in: timedelta | None = None,
     key: str | None = None,
+    by: Actor | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new key and its text, which cannot be had again. `key` registers a known text (the embedded server's)."""
+    """A new key and its text, which cannot be had again. `key` registers a known text; `by` None is the operator at the server."""
     unknown = [scope for scope in scopes if scope not in SCOPES]
     if unknown:
         raise ValueError(f"unknown scope '{unknown[0]}': the scopes are {', '.join(SCOPES)}")
@@ -79,6 +82,7 @@ def create(
     session.add(row)
     session.flush()
     session.refresh(row)
+    audit.record(session, tenant_id, by, "key.created", row.id, name=name, scopes=list(scopes))
     return row, text
 
 
@@ -97,19 +101,49 @@ def authenticate(session: Session, secret: str, key: str) -> ApiKey | None:
     return row
 
 
-def list_keys(session: Session, tenant_id: uuid.UUID) -> Sequence[ApiKey]:
-    """A tenant's keys, newest first; never their text."""
-    return session.scalars(select(ApiKey).where(ApiKey.tenant_id == tenant_id).order_by(ApiKey.created_at.desc(), ApiKey.id)).all()
-
-
-def revoke(session: Session, tenant_id: uuid.UUID, key_id: uuid.UUID) -> ApiKey:
-    """End a key at once; revoking twice changes nothing."""
-    row = session.scalar(select(ApiKey).where(ApiKey.id == key_id, ApiKey.tenant_id == tenant_id).with_for_update())
+def get(session: Session, tenant_id: uuid.UUID, key_id: uuid.UUID, *, lock: bool = False) -> ApiKey:
+    """One key, or NotFound (another tenant's too)."""
+    query = select(ApiKey).where(ApiKey.id == key_id, ApiKey.tenant_id == tenant_id)
+    row = session.scalar(query.with_for_update(key_share=True) if lock else query)
     if row is None:
         raise NotFound(f"no key {key_id}")
+    return row
+
+
+def list_keys(
+    session: Session, tenant_id: uuid.UUID, *, after: tuple[datetime, uuid.UUID] | None = None, limit: int | None = None
+) -> Sequence[ApiKey]:
+    """A tenant's keys, newest first; never their text. `after` is (created_at, id) of the last row of the page before."""
+    query = select(ApiKey).where(ApiKey.tenant_id == tenant_id)
+    if after is not None:
+        query = query.where(tuple_(ApiKey.created_at, ApiKey.id) < tuple_(*after))
+    return session.scalars(query.order_by(ApiKey.created_at.desc(), ApiKey.id.desc()).limit(limit)).all()
+
+
+def rotate(
+    session: Session, secret: str, tenant_id: uuid.UUID, key_id: uuid.UUID, *, overlap: timedelta, by: Actor | None = None
+) -> tuple[ApiKey, str]:
+    """A new key of the same name, scopes and end; the old one ends after `overlap`. WrongState when the old one has ended."""
+    old = get(session, tenant_id, key_id, lock=True)
+    now = session.scalars(select(func.now())).one()
+    if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
+        raise WrongState("the key has expired or was revoked: make a new one")
+    left = None if old.expires_at is None else old.expires_at - now
+    row, text = create(session, secret, tenant_id, name=old.name, scopes=old.scopes, expires_in=left, by=by)
+    audit.record(session, tenant_id, by, "key.rotated", old.id, replaced_by=str(row.id), overlap_s=int(overlap.total_seconds()))
+    if overlap:
+        old.expires_at = now + overlap if left is None else now + min(left, overlap)
+    else:
+        revoke(session, tenant_id, old.id, by=by)
+    return row, text
+
+
+def revoke(session: Session, tenant_id: uuid.UUID, key_id: uuid.UUID, *, by: Actor | None = None) -> ApiKey:
+    """End a key at once; revoking twice changes nothing."""
+    row = get(session, tenant_id, key_id, lock=True)
     if row.revoked_at is None:
         row.revoked_at = func.now()
-        session.flush()
+        audit.record(session, tenant_id, by, "key.revoked", row.id, name=row.name)
         session.refresh(row)
     return row
 

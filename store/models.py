@@ -4,7 +4,7 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, DateTime, ForeignKey, Index, MetaData, String, UniqueConstraint, func, text
+from sqlalchemy import BigInteger, CheckConstraint, DateTime, ForeignKey, Index, MetaData, String, Text, UniqueConstraint, func, text
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -169,4 +169,70 @@ class Checkpoint(Base):
     fence: Mapped[int]
     step: Mapped[int]
     files: Mapped[dict[str, Any]] = mapped_column(doc="name -> {key, sha256, size}")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Webhook(Base):
+    """Where a tenant wants to hear of its jobs' ends."""
+
+    __tablename__ = "webhooks"
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+    tenant_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("tenants.id"), index=True)
+    url: Mapped[str]
+    description: Mapped[str] = mapped_column(server_default="")
+    events: Mapped[list[str]]
+    enabled: Mapped[bool] = mapped_column(server_default=text("true"))
+    disabled_reason: Mapped[str | None] = mapped_column(doc="gone: the endpoint answered 410; null when a client disabled it.")
+    sealed: Mapped[bytes] = mapped_column(doc="The signing secret, encrypted under the server's own.")
+    previous: Mapped[bytes | None] = mapped_column(doc="The secret before the last rotation, encrypted.")
+    previous_until: Mapped[datetime | None] = mapped_column(doc="Until when the previous secret signs too.")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Delivery(Base):
+    """A message to one webhook: written with the event it tells of, and tried until it is delivered or given up."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        CheckConstraint("status in ('pending','delivered','failed')", name="status"),
+        CheckConstraint("(status = 'pending') = (finished_at is null)", name="finished"),
+        Index("ix_webhook_deliveries_page", "webhook_id", text("created_at desc"), text("id desc")),
+        Index("ix_webhook_deliveries_due", "next_attempt_at", postgresql_where=text("status = 'pending'")),
+    )
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+    webhook_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
+    job_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    event: Mapped[str]
+    body: Mapped[str] = mapped_column(Text, doc="The exact text that is signed and sent, the same at every attempt.")
+    status: Mapped[str] = mapped_column(server_default="pending")
+    attempt: Mapped[int] = mapped_column(server_default="0", doc="Of this round of the schedule; a redelivery starts a new round.")
+    fence: Mapped[int] = mapped_column(
+        server_default="0", doc="Grows with each claim and redelivery: an attempt that was overtaken writes nothing."
+    )
+    next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    leased_until: Mapped[datetime | None]
+    log: Mapped[list[Any]] = mapped_column(JSONB, server_default=text("'[]'"), doc="The last attempts: {at, status, error, seconds}.")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    finished_at: Mapped[datetime | None]
+
+
+class Audit(Base):
+    """Who did what to what, when and from where. PostgreSQL refuses to change or delete a row (a trigger of the migration's)."""
+
+    __tablename__ = "audit"
+    __table_args__ = (
+        Index("ix_audit_page", "tenant_id", text("created_at desc"), text("id desc")),
+        Index("ix_audit_target", "target_id"),
+    )
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+    tenant_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("tenants.id"))
+    api_key_id: Mapped[uuid.UUID | None] = mapped_column(
+        ForeignKey("api_keys.id"), doc="Null: the operator at the server, or the service itself."
+    )
+    address: Mapped[str | None] = mapped_column(doc="The client's, as the server saw it.")
+    request_id: Mapped[str | None]
+    action: Mapped[str]
+    target_type: Mapped[str]
+    target_id: Mapped[uuid.UUID]
+    details: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"), doc="Never a concept's text, a label or a secret.")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

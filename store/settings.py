@@ -1,12 +1,21 @@
 """What the environment says: where the data lies, and how patient the service is."""
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 DATA = Path.home() / ".local" / "share" / "expunge"
+MINUTE, HOUR = 60.0, 3600.0
+
+
+def split(value: Any) -> Any:
+    """Commas between the members of a list."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Commas = (NoDecode, BeforeValidator(split))
 
 
 class Settings(BaseSettings):
@@ -60,6 +69,25 @@ class Settings(BaseSettings):
     )
     max_active_jobs: int = Field(default=1000, ge=1, description="Unfinished jobs a tenant may have before POST answers 429.")
     max_upload_bytes: int = Field(default=512 * 2**20, ge=1, description="Largest delta that may be uploaded.")
+
+    webhook_allowed_hosts: Annotated[tuple[str, ...], *Commas] = Field(
+        default=(),
+        description="Hosts of the operator's own, separated by commas: for exactly these, http, any port and private addresses are allowed.",
+    )
+    webhook_ports: Annotated[tuple[int, ...], *Commas] = Field(default=(443,), description="Ports that other webhooks may name.")
+    webhook_ca_file: Path | None = Field(
+        default=None, description="Certificates (PEM) to trust beside the public ones when a webhook is delivered."
+    )
+    webhook_timeout_seconds: float = Field(
+        default=15, gt=0, le=60, description="All that one attempt may take, from the name's resolution to the answer's end."
+    )
+    webhook_retry_seconds: Annotated[tuple[float, ...], *Commas] = Field(
+        default=(5, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR, 14 * HOUR, 20 * HOUR, 24 * HOUR),
+        description="Waits between the attempts at a delivery, separated by commas; the first attempt is made at once.",
+    )
+    webhook_seconds: float = Field(default=1, gt=0, description="Between two looks for deliveries that are due.")
+    webhook_rotation_seconds: float = Field(default=86_400, ge=0, description="How long the old secret signs too after a rotation.")
+    webhook_log_seconds: float = Field(default=30 * 86_400, gt=0, description="Deliveries that ended longer ago are forgotten.")
 
     @model_validator(mode="after")
     def patient(self) -> Self:

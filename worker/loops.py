@@ -1,4 +1,4 @@
-"""`python -m worker.loops`: dispatcher, reaper and sweeper beside each other. Run it as often as you like: one of each leads."""
+"""`python -m worker.loops`: dispatcher, reaper, sweeper and webhooks beside each other. Run it as often as you like: one of each leads."""
 
 import signal
 import threading
@@ -6,6 +6,7 @@ import threading
 from store.settings import Settings
 from worker import dispatcher, logs, reaper, sweeper
 from worker.leader import lead
+from worker.webhooks import Deliverer
 
 HOUR = 3600.0
 
@@ -19,6 +20,7 @@ def main() -> None:
         ("dispatcher", settings.dispatch_seconds, dispatcher.turn),
         ("reaper", settings.reaper_seconds, reaper.turn),
         ("sweeper", HOUR, sweeper.turn),
+        ("webhooks", settings.webhook_seconds, Deliverer().turn),
     ]
     threads = [threading.Thread(target=lead, args=(name, settings, every, turn, stop), name=name) for name, every, turn in loops]
     for thread in threads:

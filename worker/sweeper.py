@@ -1,10 +1,10 @@
-"""Deletes what nothing points to: expired idempotency keys, checkpoints of ended jobs, bytes that no row names."""
+"""Deletes what nothing points to: expired idempotency keys, checkpoints of ended jobs, old deliveries, bytes that no row names."""
 
 from datetime import timedelta
 
 import structlog
 
-from store import artifacts, db, idempotency
+from store import artifacts, db, deliveries, idempotency
 from store.blobs import Blobs
 from store.queue import drop_old_checkpoints
 from store.settings import Settings
@@ -18,6 +18,7 @@ def turn(settings: Settings) -> None:
     with db.transaction(url) as session:
         idempotency.sweep(session)
         drop_old_checkpoints(session, age)
+        deliveries.sweep(session, timedelta(seconds=settings.webhook_log_seconds))
     old = list(blobs.older_than(age))  # listed before the rows are read: what is stored meanwhile is too young to be here
     with db.transaction(url) as session:
         orphans = sorted(set(old) - artifacts.referenced_keys(session))

@@ -16,7 +16,7 @@ from api.deps import JSON, Admin, Anyone, ArtifactsReader, ServicesDep, accepts
 from api.problems import Problem, responses
 from api.schemas import ApiKeyName, Artifact, ArtifactList, ArtifactRead, ArtifactReadPage
 from api.services import Services
-from store import artifacts, jobs
+from store import artifacts, audit, jobs
 from store.errors import NotFound
 from store.models import Artifact as ArtifactRow
 
@@ -100,25 +100,20 @@ def download_artifact(request: Request, artifact_id: uuid.UUID, services: Servic
     except Problem:
         services.metrics.corrupt.inc()
         raise
-    if secret:
-        note_read(request, services, caller, row, span)
+    note_read(services, caller, row, span)
     return StreamingResponse(services.blobs.read(row.key, span.start, span.stop), status, headers, media_type=row.media_type)
 
 
-def note_read(request: Request, services: Services, caller: Caller, row: ArtifactRow, span: ranges.Span) -> None:
-    """Who is given which bytes of a recovery key; committed before they leave."""
-    address = request.client.host if request.client else None
+def note_read(services: Services, caller: Caller, row: ArtifactRow, span: ranges.Span) -> None:
+    """Who is given which bytes; committed before they leave."""
+    secret = row.kind == artifacts.RECOVERY_KEY
+    bytes_ = {"start": span.start, "stop": span.stop}
     with services.transaction() as session:
-        artifacts.record_read(
-            session,
-            row.id,
-            caller.key_id,
-            address=address,
-            request_id=request.state.request_id,
-            start=span.start,
-            stop=span.stop,
-        )
-    log.info("recovery_key_read", artifact_id=str(row.id), api_key_id=str(caller.key_id), address=address)
+        if secret:
+            artifacts.record_read(session, row.id, caller.key_id, address=caller.address, request_id=caller.request_id, **bytes_)
+        audit.record(session, caller.tenant_id, caller, "recovery_key.read" if secret else "artifact.downloaded", row.id, **bytes_)
+    if secret:
+        log.info("recovery_key_read", artifact_id=str(row.id), api_key_id=str(caller.key_id), address=caller.address)
 
 
 def recovery_key(session: Session, caller: Caller, artifact_id: uuid.UUID) -> ArtifactRow:
@@ -162,7 +157,10 @@ def list_reads(
 def revoke_recovery_key(artifact_id: uuid.UUID, services: ServicesDep, caller: Admin) -> Artifact:
     """Revoke a recovery key: its bytes are deleted for good, later downloads answer 410; takes the scope `admin`. Twice is the same as once."""
     with services.transaction() as session:
-        row = artifacts.revoke(session, recovery_key(session, caller, artifact_id))
+        row = recovery_key(session, caller, artifact_id)
+        if row.revoked_at is None:
+            audit.record(session, caller.tenant_id, caller, "recovery_key.revoked", row.id)
+        artifacts.revoke(session, row)
         answer = Artifact.model_validate(row)
     services.blobs.delete([row.key])
     log.info("recovery_key_revoked", artifact_id=str(artifact_id), api_key_id=str(caller.key_id))

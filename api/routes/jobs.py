@@ -20,7 +20,7 @@ from api.problems import Problem, invalid, responses
 from api.schemas import TERMINAL, DryRun, Job, JobKind, JobPage, JobStatus
 from api.services import Services
 from core.specs import CombineSpec, EraseSpec, EvaluateSpec, HideSpec
-from store import artifacts, jobs
+from store import artifacts, audit, jobs
 
 log = structlog.get_logger("api")
 router = APIRouter(tags=["jobs"], dependencies=[accepts(JSON)])
@@ -85,6 +85,7 @@ def submit(services: Services, caller: Caller, ticket: Ticket, kind: JobKind, sp
             run_timeout_s=spec.run_timeout_s,
             max_attempts=services.settings.max_attempts,
         )
+        audit.record(session, caller.tenant_id, caller, "job.created", made.job.id, kind=kind)
         return accepted(made.job, session, caller)
 
     done = once(services, caller, ticket, Job, work)
@@ -221,7 +222,10 @@ def cancel_job(job_id: uuid.UUID, services: ServicesDep, caller: JobsWriter, tic
     """Stop a job: at once when queued, at its next step when running. One that has ended stays as it is; twice is the same as once."""
 
     def work(session: Session) -> Done:
+        before = jobs.get(session, caller.tenant_id, job_id).status
         row = jobs.cancel(session, caller.tenant_id, job_id)
+        if row.status != before and row.status in ("cancelling", "cancelled"):
+            audit.record(session, caller.tenant_id, caller, "job.cancelled", row.id)
         return Done(presenters.job(session, caller.tenant_id, row), status=200, job=row)
 
     return once(services, caller, ticket, Job, work).response()  # type: ignore[return-value]
@@ -238,7 +242,9 @@ def retry_job(job_id: uuid.UUID, services: ServicesDep, caller: JobsWriter, tick
 
     def work(session: Session) -> Done:
         roomy(services, session, caller)
-        return accepted(jobs.retry(session, caller.tenant_id, job_id).job, session, caller)
+        row = jobs.retry(session, caller.tenant_id, job_id).job
+        audit.record(session, caller.tenant_id, caller, "job.retried", row.id, kind=row.kind, retried_from=str(job_id))
+        return accepted(row, session, caller)
 
     done = once(services, caller, ticket, Job, work)
     if done.job is not None:

@@ -20,7 +20,7 @@ from api.problems import Problem, invalid, responses
 from api.routes.jobs import CREATED, known_model
 from api.schemas import Artifact
 from api.services import Services
-from store import artifacts
+from store import artifacts, audit
 from store.blobs import upload_key
 
 log = structlog.get_logger("api")
@@ -85,6 +85,7 @@ def keep(services: Services, caller: Caller, ticket: Ticket, path: Path, name: s
         row = artifacts.add_upload(
             session, caller.tenant_id, name=name, media_type=media_type, size=size, sha256=sha256, key=key, info=info
         )
+        audit.record(session, caller.tenant_id, caller, "artifact.uploaded", row.id, media_type=media_type, sha256=sha256)
         return Done(Artifact.model_validate(row), status=201, headers={"Location": f"/artifacts/{row.id}"})
 
     done = once(services, caller, ticket, Artifact, work)

@@ -1,0 +1,79 @@
+"""What clients send about webhooks and API keys; what they send about jobs is in core/specs."""
+
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from api.schemas import Scope, WebhookEvent
+
+DAY = 86_400
+T = TypeVar("T")
+
+
+def printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("holds a control character: remove it")
+    return text
+
+
+def distinct(items: list[T]) -> list[T]:
+    return list(dict.fromkeys(items))
+
+
+Line = Annotated[str, Field(max_length=200), AfterValidator(printable)]
+Url = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=2048,
+        description="https, port 443, a host with public addresses only; no user name, no fragment. It is looked up and checked again before each attempt.",
+        examples=["https://hooks.example.com/expunge"],
+    ),
+]
+Events = Annotated[
+    list[WebhookEvent], Field(min_length=1, max_length=16, description="Which ends of jobs to tell of."), AfterValidator(distinct)
+]
+
+
+class Request(BaseModel):
+    """A body whose every field is known."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class WebhookRequest(Request):
+    """A new webhook."""
+
+    url: Url
+    events: Events = ["job.succeeded", "job.failed", "job.cancelled", "job.expired"]
+    description: Line = Field(default="", description="For people.")
+    enabled: bool = Field(default=True, description="A disabled webhook hears of nothing that happens meanwhile.")
+
+
+class WebhookPatch(Request):
+    """What is to change of a webhook; what is omitted, or null, stays."""
+
+    url: Url | None = None
+    events: Events | None = None
+    description: Line | None = None
+    enabled: bool | None = Field(default=None, description="true also takes up deliveries that were waiting when it was disabled.")
+
+
+class KeyRequest(Request):
+    """A new API key."""
+
+    name: Annotated[
+        str,
+        Field(min_length=1, max_length=100, description="To tell keys apart.", examples=["takedown pipeline"]),
+        AfterValidator(printable),
+    ]
+    scopes: Annotated[
+        list[Scope], Field(min_length=1, max_length=16, description="What it may do; `admin` may do all."), AfterValidator(distinct)
+    ]
+    expires_in_s: int | None = Field(default=None, ge=60, le=3650 * DAY, description="Seconds until it expires; omitted: never.")
+
+
+class KeyRotation(Request):
+    """How long the old key lives on."""
+
+    overlap_s: int = Field(default=0, ge=0, le=30 * DAY, description="Seconds for which the old key still works; 0 revokes it at once.")

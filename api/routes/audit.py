@@ -1,0 +1,50 @@
+"""The audit trail: who did what to what."""
+
+import uuid
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from api import pagination
+from api.deps import JSON, Admin, ServicesDep, accepts
+from api.problems import responses
+from api.schemas import ApiKeyName, AuditAction, AuditEntry, AuditPage
+from store import audit
+from store.models import Audit
+
+router = APIRouter(tags=["keys"], dependencies=[accepts(JSON)])
+
+
+def view(row: Audit, name: str | None) -> AuditEntry:
+    return AuditEntry.model_validate(
+        {
+            "id": row.id,
+            "at": row.created_at,
+            "api_key": None if row.api_key_id is None else ApiKeyName(id=row.api_key_id, name=name or ""),
+            "address": row.address,
+            "request_id": row.request_id,
+            "action": row.action,
+            "target": {"type": row.target_type, "id": row.target_id},
+            "details": row.details,
+        }
+    )
+
+
+@router.get("/audit", responses=responses("invalid_request"))
+def list_audit(
+    services: ServicesDep,
+    caller: Admin,
+    action: Annotated[AuditAction | None, Query(description="Only acts of this sort.")] = None,
+    target: Annotated[uuid.UUID | None, Query(description="Only acts on the job, artifact, key or webhook of this id.")] = None,
+    limit: Annotated[int, Query(ge=1, le=pagination.MAX_PAGE, description="Acts on a page.")] = 50,
+    cursor: Annotated[str | None, Query(max_length=300, description="`next_cursor` of the page before.")] = None,
+) -> AuditPage:
+    """List who did what to what, newest first; takes the scope `admin`.
+
+    Rows are written in the transaction of the act, or before the first byte of a download leaves, and the database refuses to change them.
+    """
+    after = pagination.decode(cursor) if cursor else None
+    with services.transaction() as session:
+        rows = audit.page(session, caller.tenant_id, action=action, target_id=target, after=after, limit=limit + 1)
+        items = [view(row, name) for row, name in rows[:limit]]
+    return AuditPage(items=items, next_cursor=pagination.encode(items[-1].at, items[-1].id) if len(rows) > limit else None)

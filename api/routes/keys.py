@@ -1,0 +1,93 @@
+"""API keys, by whoever has one with the scope admin. Recovery keys of hide jobs are artifacts, not these."""
+
+import uuid
+from datetime import timedelta
+from typing import Annotated
+
+import structlog
+from fastapi import APIRouter, Query
+from fastapi.responses import JSONResponse
+from sqlalchemy.orm import Session
+
+from api import pagination
+from api.deps import JSON, Admin, ServicesDep, TicketDep, accepts
+from api.once import Done, once
+from api.problems import responses
+from api.requests import KeyRequest, KeyRotation
+from api.routes.webhooks import BODY, LOCATED, POSTED
+from api.schemas import ApiKey, ApiKeyPage, NewApiKey
+from store import keys
+from store.models import ApiKey as ApiKeyRow
+
+log = structlog.get_logger("api")
+router = APIRouter(tags=["keys"], dependencies=[accepts(JSON)])
+
+
+def with_text(row: ApiKeyRow, text: str) -> Done:
+    shown = NewApiKey(**ApiKey.model_validate(row).model_dump(), key=text)
+    log.info("key_created", api_key_id=str(row.id))
+    return Done(shown, status=201, headers={"Location": f"/keys/{row.id}"}, kept=shown.model_copy(update={"key": None}))
+
+
+@router.post("/keys", status_code=201, response_model=NewApiKey, responses=LOCATED | responses(*BODY, *POSTED))
+def create_key(body: KeyRequest, services: ServicesDep, caller: Admin, ticket: TicketDep) -> JSONResponse:
+    """Make an API key of the same tenant; its text is shown this once."""
+
+    def work(session: Session) -> Done:
+        expires_in = None if body.expires_in_s is None else timedelta(seconds=body.expires_in_s)
+        secret = services.settings.secret.get_secret_value()
+        made = keys.create(session, secret, caller.tenant_id, name=body.name, scopes=body.scopes, expires_in=expires_in, by=caller)
+        return with_text(*made)
+
+    return once(services, caller, ticket, NewApiKey, work).response()
+
+
+@router.get("/keys", responses=responses("invalid_request"))
+def list_keys(
+    services: ServicesDep,
+    caller: Admin,
+    limit: Annotated[int, Query(ge=1, le=pagination.MAX_PAGE, description="Keys on a page.")] = 50,
+    cursor: Annotated[str | None, Query(max_length=300, description="`next_cursor` of the page before.")] = None,
+) -> ApiKeyPage:
+    """List the tenant's API keys, newest first, without their texts."""
+    after = pagination.decode(cursor) if cursor else None
+    with services.transaction() as session:
+        rows = keys.list_keys(session, caller.tenant_id, after=after, limit=limit + 1)
+        items = [ApiKey.model_validate(row) for row in rows[:limit]]
+    return ApiKeyPage(items=items, next_cursor=pagination.encode(items[-1].created_at, items[-1].id) if len(rows) > limit else None)
+
+
+@router.get("/keys/{key_id:uuid}", responses=responses("not_found"))
+def get_key(key_id: uuid.UUID, services: ServicesDep, caller: Admin) -> ApiKey:
+    """Look at one API key."""
+    with services.transaction() as session:
+        return ApiKey.model_validate(keys.get(session, caller.tenant_id, key_id))
+
+
+@router.post(
+    "/keys/{key_id:uuid}/rotate",
+    status_code=201,
+    response_model=NewApiKey,
+    responses=LOCATED | responses("not_found", "wrong_state", *BODY, *POSTED),
+)
+def rotate_key(
+    key_id: uuid.UUID,
+    services: ServicesDep,
+    caller: Admin,
+    ticket: TicketDep,
+    body: KeyRotation = KeyRotation(),  # noqa: B008
+) -> JSONResponse:
+    """Make a new key with the name, scopes and end of an old one, which ends at once or after `overlap_s`."""
+
+    def work(session: Session) -> Done:
+        secret = services.settings.secret.get_secret_value()
+        return with_text(*keys.rotate(session, secret, caller.tenant_id, key_id, overlap=timedelta(seconds=body.overlap_s), by=caller))
+
+    return once(services, caller, ticket, NewApiKey, work).response()
+
+
+@router.delete("/keys/{key_id:uuid}", responses=responses("not_found"))
+def revoke_key(key_id: uuid.UUID, services: ServicesDep, caller: Admin) -> ApiKey:
+    """Revoke an API key, from the next request on. Twice is the same as once; the last key with `admin` is replaced at the server's command line."""
+    with services.transaction() as session:
+        return ApiKey.model_validate(keys.revoke(session, caller.tenant_id, key_id, by=caller))
