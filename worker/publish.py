@@ -23,7 +23,7 @@ def publish(lease: Lease, blobs: Blobs, outcome: "Outcome", progress: dict[str, 
     try:
         for output in outcome.outputs:
             key = output_key(job.tenant_id, job.id, job.attempt, job.fence)
-            size, sha256 = blobs.put(key, output.path)
+            size, sha256 = blobs.put(key, output.path, name=output.name)
             stored.append(NewArtifact(uuid.uuid4(), output.name, output.media_type, size, sha256, key, output.kind))
             lease.seen_now()
         with db.transaction(lease.url) as session:

@@ -3,7 +3,6 @@
 import base64
 import uuid
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import structlog
 from fastapi import APIRouter, Query, Request, Response
@@ -50,14 +49,13 @@ def get_artifact(artifact_id: uuid.UUID, services: ServicesDep, caller: Artifact
 
 
 def described(row: ArtifactRow) -> dict[str, str]:
-    """The headers of a download: always an attachment, so that no browser runs what a job drew up."""
+    """The headers of a download."""
     digest = base64.b64encode(bytes.fromhex(row.sha256)).decode()
-    plain = "".join(c if c.isascii() and (c.isalnum() or c in "._- ") else "_" for c in row.name.rsplit("/", 1)[-1])
     return {
         "ETag": f'"{row.sha256}"',
         "Repr-Digest": f"sha-256=:{digest}:",
         "Accept-Ranges": "bytes",
-        "Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(row.name.rsplit('/', 1)[-1], safe='')}",
+        "Content-Disposition": attachment(row.name),
         "Cache-Control": "private, no-cache",
     }
 
