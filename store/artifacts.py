@@ -95,7 +95,9 @@ def expire(session: Session, age: timedelta, *, secrets: bool) -> list[str]:
     if not secrets:
         old.append(Artifact.kind != RECOVERY_KEY)
     options = {"synchronize_session": False}
-    return list(session.scalars(update(Artifact).where(*old).values(expired_at=func.now()).returning(Artifact.key), execution_options=options))
+    return list(
+        session.scalars(update(Artifact).where(*old).values(expired_at=func.now()).returning(Artifact.key), execution_options=options)
+    )
 
 
 def to_verify(session: Session, age: timedelta, limit: int) -> Sequence[Artifact]:

@@ -54,12 +54,18 @@ class Settings(BaseSettings):
     retention_days: float | None = Field(
         default=None, alias="EXPUNGE_RETENTION_DAYS", gt=0, description="Days after which a job's artifacts are deleted; omitted: never."
     )
-    retain_keys: bool = Field(default=True, alias="EXPUNGE_RETAIN_KEYS", description="Whether recovery keys outlive EXPUNGE_RETENTION_DAYS.")
+    retain_keys: bool = Field(
+        default=True, alias="EXPUNGE_RETAIN_KEYS", description="Whether recovery keys outlive EXPUNGE_RETENTION_DAYS."
+    )
     verify_days: float = Field(
         default=7, alias="EXPUNGE_VERIFY_DAYS", gt=0, description="Every stored artifact is hashed again when its last check is this old."
     )
     metrics_port: int | None = Field(
-        default=None, alias="EXPUNGE_METRICS_PORT", ge=1, le=65535, description="Where a worker, or the loops, serve metrics; omitted: nowhere."
+        default=None,
+        alias="EXPUNGE_METRICS_PORT",
+        ge=1,
+        le=65535,
+        description="Where a worker, or the loops, serve metrics; omitted: nowhere.",
     )
     metrics_host: str = Field(default="127.0.0.1", alias="EXPUNGE_METRICS_HOST", description="The address of that port.")
     log_concepts: bool = Field(

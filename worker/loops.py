@@ -1,13 +1,13 @@
-"""`python -m worker.loops`: dispatcher, reaper and sweeper beside each other. Run it as often as you like: one of each leads."""
+"""`python -m worker.loops`: dispatcher, reaper, sweeper and verifier beside each other. Run it as often as you like: one of each leads."""
 
 import signal
 import threading
 
 from store.settings import Settings
-from worker import dispatcher, logs, reaper, sweeper
+from worker import dispatcher, logs, reaper, sweeper, verifier
 from worker.leader import lead
 
-HOUR = 3600.0
+MINUTE, HOUR = 60.0, 3600.0
 
 
 def main() -> None:
@@ -19,6 +19,7 @@ def main() -> None:
         ("dispatcher", settings.dispatch_seconds, dispatcher.turn),
         ("reaper", settings.reaper_seconds, reaper.turn),
         ("sweeper", HOUR, sweeper.turn),
+        ("verifier", MINUTE, verifier.turn),
     ]
     threads = [threading.Thread(target=lead, args=(name, settings, every, turn, stop), name=name) for name, every, turn in loops]
     for thread in threads:

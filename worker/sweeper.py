@@ -1,4 +1,4 @@
-"""Deletes what nothing points to: expired idempotency keys, checkpoints of ended jobs, bytes that no row names."""
+"""Deletes what has had its time: expired idempotency keys and artifacts, checkpoints of ended jobs, bytes that no row names."""
 
 from datetime import timedelta
 
@@ -18,9 +18,22 @@ def turn(settings: Settings) -> None:
     with db.transaction(url) as session:
         idempotency.sweep(session)
         drop_old_checkpoints(session, age)
+    retire(settings, blobs)
     old = list(blobs.older_than(age))  # listed before the rows are read: what is stored meanwhile is too young to be here
     with db.transaction(url) as session:
         orphans = sorted(set(old) - artifacts.referenced_keys(session))
     blobs.delete(orphans)
-    if orphans:
-        log.info("swept", objects=len(orphans))
+    partial = blobs.clear_partial(age)
+    if orphans or partial:
+        log.info("swept", objects=len(orphans), partial=partial)
+
+
+def retire(settings: Settings, blobs: Blobs) -> None:
+    """Delete the bytes of artifacts that have reached their age; their rows stay, and say since when."""
+    if settings.retention_days is None:
+        return
+    with db.transaction(settings.database_url.get_secret_value()) as session:
+        old = artifacts.expire(session, timedelta(days=settings.retention_days), secrets=not settings.retain_keys)
+    blobs.delete(old)  # what a kill leaves here is an orphan by now
+    if old:
+        log.info("artifacts_expired", artifacts=len(old))
