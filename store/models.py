@@ -102,6 +102,10 @@ class Job(Base):
     request_id: Mapped[str | None] = mapped_column(doc="Of the request that made it; in every log line about it.")
     trace: Mapped[str | None] = mapped_column(doc="W3C traceparent of that request.")
 
+    def facts(self) -> dict[str, Any]:
+        """What every log line about an attempt says."""
+        return {"request_id": self.request_id, "job_id": str(self.id), "attempt": self.attempt, "fence": self.fence}
+
 
 class Event(Base):
     """One change of a job; `seq` counts from 1 without gaps."""

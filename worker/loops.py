@@ -1,18 +1,22 @@
 """`python -m worker.loops`: dispatcher, reaper, sweeper and verifier beside each other. Run it as often as you like: one of each leads."""
 
 import signal
+import sys
 import threading
 
+from store import logs, tracing
 from store.settings import Settings
-from worker import dispatcher, logs, reaper, sweeper, verifier
+from worker import dispatcher, metrics, reaper, sweeper, verifier
 from worker.leader import lead
 
 MINUTE, HOUR = 60.0, 3600.0
 
 
 def main() -> None:
-    logs.configure()
     settings, stop = Settings(), threading.Event()
+    logs.configure(settings, "loops", lambda: sys.stdout)
+    tracing.configure("loops")
+    metrics.serve(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     loops = [

@@ -8,6 +8,7 @@ from store import artifacts, db, idempotency
 from store.blobs import Blobs
 from store.queue import drop_old_checkpoints
 from store.settings import Settings
+from worker import metrics
 
 log = structlog.get_logger("worker")
 
@@ -24,6 +25,7 @@ def turn(settings: Settings) -> None:
         orphans = sorted(set(old) - artifacts.referenced_keys(session))
     blobs.delete(orphans)
     partial = blobs.clear_partial(age)
+    metrics.swept.inc(len(orphans) + partial)
     if orphans or partial:
         log.info("swept", objects=len(orphans), partial=partial)
 

@@ -9,6 +9,7 @@ from store.blobs import Blobs
 from store.errors import NotFound
 from store.models import Artifact
 from store.settings import Settings
+from worker import metrics
 
 log = structlog.get_logger("worker")
 BATCH = 100  # artifacts a turn
@@ -23,6 +24,7 @@ def turn(settings: Settings) -> None:
         found = whole(blobs, row)
         with db.transaction(url) as session:
             artifacts.verified(session, row.id, whole=found)
+        metrics.verified.labels("whole" if found else "corrupt").inc()
         if not found:
             log.error("artifact_corrupt", artifact_id=str(row.id), job_id=str(row.job_id), key=row.key)
 
