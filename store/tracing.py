@@ -6,10 +6,13 @@ A trace's context is kept with the job, not in the message, so that it also reac
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import structlog
 from opentelemetry import propagate, trace
-from opentelemetry.trace import Span
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
+from sqlalchemy import Engine, event
+from sqlalchemy.engine import ExceptionContext
 
 log = structlog.get_logger("store")
 tracer = trace.get_tracer("expunge")
@@ -20,12 +23,11 @@ def wanted() -> bool:
 
 
 def configure(service: str) -> bool:
-    """Whether spans are exported from now on; once for each process, before its first connection to the database."""
+    """Whether spans are exported from now on; once for each process."""
     if not wanted():
         return False
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -35,8 +37,28 @@ def configure(service: str) -> bool:
     provider = TracerProvider(resource=Resource.create({"service.name": f"expunge-{service}"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
-    SQLAlchemyInstrumentor().instrument()  # statements, never their parameters
     return True
+
+
+def watch(engine: Engine) -> None:
+    """A span for each statement within a trace, never with its parameters. (OpenTelemetry's own instrumentation ends before SQLAlchemy 2.1.)"""
+    if not wanted():
+        return
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def begin(_: Any, __: Any, statement: str, ___: Any, context: Any, ____: Any) -> None:
+        inside = trace.get_current_span().is_recording()
+        facts = {"db.system.name": "postgresql", "db.query.text": statement}
+        name = statement.split(None, 1)[0].upper()
+        context.span = tracer.start_span(name, kind=SpanKind.CLIENT, attributes=facts) if inside else INVALID_SPAN
+
+    @event.listens_for(engine, "after_cursor_execute")
+    def end(_: Any, __: Any, ___: str, ____: Any, context: Any, _____: Any) -> None:
+        context.span.end()
+
+    @event.listens_for(engine, "handle_error")
+    def failed(error: ExceptionContext) -> None:
+        getattr(error.execution_context, "span", INVALID_SPAN).end()
 
 
 def flush() -> None:
