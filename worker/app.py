@@ -2,12 +2,13 @@
 
 import logging
 import os
+import shutil
 import sys
 import tempfile
 from typing import Any
 
 from celery import Celery
-from celery.signals import setup_logging, worker_process_init, worker_process_shutdown, worker_ready, worker_shutting_down
+from celery.signals import setup_logging, worker_process_init, worker_process_shutdown, worker_ready, worker_shutdown, worker_shutting_down
 
 from store import db, logs, tracing
 from store.queue import QUEUE
@@ -21,8 +22,10 @@ VISIBILITY = {"visibility_timeout": 43_200}
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 settings = Settings()
-if settings.metrics_port is not None:  # read by prometheus_client when it is first imported
-    os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="expunge-metrics-"))
+counted: str | None = None
+if settings.metrics_port is not None and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+    # Read by prometheus_client when it is first imported.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = counted = tempfile.mkdtemp(prefix="expunge-metrics-")
 app = Celery("expunge", broker=settings.redis_url.get_secret_value(), include=["worker.task"])
 app.conf.update(
     accept_content=["json"],
@@ -74,6 +77,12 @@ def forked(**_: Any) -> None:
 @worker_process_shutdown.connect  # type: ignore[untyped-decorator]
 def ending(**_: Any) -> None:
     tracing.flush()
+
+
+@worker_shutdown.connect  # type: ignore[untyped-decorator]
+def ended(**_: Any) -> None:
+    if counted is not None:
+        shutil.rmtree(counted, ignore_errors=True)
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]

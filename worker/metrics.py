@@ -1,12 +1,14 @@
 """Prometheus metrics of a worker and of the loops, served at EXPUNGE_METRICS_PORT.
 
-A worker's jobs run in child processes that come and go: they count into files (prometheus_client's multiprocess mode), which the parent adds up.
+A worker's jobs run in child processes that come and go: they count into files (prometheus_client's multiprocess mode), which the parent adds up. A file belongs
+to a place in the pool, not to a process, so that a worker which replaces its children a thousand times still has few.
 """
 
 import os
 import sys
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from billiard import current_process
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from store.settings import Settings
@@ -15,6 +17,14 @@ SHARED = "PROMETHEUS_MULTIPROC_DIR"  # set in worker/app.py, as the library read
 STEPS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 BYTES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 registry = CollectorRegistry()
+
+
+def place() -> str:
+    return f"place{getattr(current_process(), 'index', '-main')}"
+
+
+if SHARED in os.environ:
+    values.ValueClass = values.MultiProcessValue(place)  # type: ignore[no-untyped-call]
 
 attempts = Counter("expunge_attempts_total", "Attempts at jobs, by how they ended.", ("kind", "outcome"), registry=registry)
 smaller = Counter("expunge_out_of_memory_retries_total", "Runs begun again with less memory.", registry=registry)
