@@ -5,6 +5,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -135,9 +136,10 @@ class Blobs:
         """Delete what killed uploads left in the directory, which no listing shows; S3 keeps nothing of them. How many there were."""
         before, gone = time.time() - age.total_seconds(), 0
         for path in self.folder.rglob("*#*") if self.folder is not None else ():
-            if path.stat().st_mtime < before:
-                path.unlink(missing_ok=True)
-                gone += 1
+            with suppress(FileNotFoundError):  # an upload that has just ended
+                if path.stat().st_mtime < before:
+                    path.unlink()
+                    gone += 1
         return gone
 
     def ping(self) -> None:

@@ -5,6 +5,7 @@ Whoever handles a job calls `hide` with its spec: from then on, in that context,
 
 import hashlib
 import hmac
+import json
 import logging
 import re
 import sys
@@ -53,11 +54,15 @@ def texts(spec: Any, inside: bool = False) -> Iterator[str]:
             pass
 
 
+def forms(text: str) -> set[str]:
+    """A text as itself, in names of files and words, and as Python and JSON quote it."""
+    quoted = {repr(text), ascii(text), json.dumps(text), json.dumps(text, ensure_ascii=False)}
+    return {text, text.replace(" ", "-"), text.replace(" ", "_"), *(form[1:-1] for form in quoted)}
+
+
 def hide(spec: Mapping[str, Any]) -> None:
     """Keep a spec's texts out of the log, in this context and those copied from it; an empty spec ends that."""
-    found = {
-        form for text in texts(spec) for form in (text, text.replace(" ", "-"), text.replace(" ", "_"), repr(text)[1:-1], ascii(text)[1:-1])
-    }
+    found = {form for text in texts(spec) for form in forms(text)}
     longest_first = sorted((form for form in found if form.strip()), key=lambda form: (-len(form), form))
     either = "|".join(re.escape(form) for form in longest_first)
     hidden.set(re.compile(rf"(?<!\w)(?:{either})(?!\w)", re.IGNORECASE) if either else None)
@@ -70,7 +75,7 @@ class Redact:
         self.settings = settings
         urls = (settings.database_url.get_secret_value(), settings.redis_url.get_secret_value())
         known = [settings.secret.get_secret_value(), *(urlsplit(url).password for url in urls)]
-        self.known = [word for word in known if word]
+        self.known = [word for word in known if word and len(word) >= 8]
 
     def __call__(self, _: Any, __: str, event: Event) -> Event:
         return {key: self.clean(value) for key, value in event.items()}
@@ -143,4 +148,5 @@ def configure(settings: Settings, service: str, stream: Callable[[], TextIO] = l
     root.handlers = [each for each in root.handlers if not isinstance(each, Handler)] + [handler]
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers = []
-    logging.getLogger("uvicorn.access").propagate = False
+    access = logging.getLogger("uvicorn.access")
+    access.propagate, access.disabled = False, True

@@ -59,10 +59,11 @@ def attempt(settings: Settings, job_id: uuid.UUID) -> Job | None:
     facts: dict[str, str | int] = {"job.id": str(job.id), "job.kind": job.kind, "job.attempt": job.attempt, "job.fence": job.fence}
     outcome = "lost"
     try:
-        with tracing.continued("attempt", job.trace, **facts), tempfile.TemporaryDirectory(prefix="expunge-job-") as folder:
+        with tracing.continued("attempt", job.trace, **facts) as span, tempfile.TemporaryDirectory(prefix="expunge-job-") as folder:
             log.info("job_started", kind=job.kind)
             with Lease(settings, job) as lease:
                 outcome = work(settings, job, lease, Path(folder))
+            span.set_attribute("job.outcome", outcome)
     except LostLease as error:
         log.warning("lease_lost", error=str(error))
     finally:
@@ -134,7 +135,7 @@ def explain(error: Exception) -> tuple[str, str, bool]:
     if smaller.out_of_memory(error):
         return (
             "out_of_memory",
-            "the run did not fit into memory, nor with half the batch: lower method.batch_size or method.lora.rank",
+            "the run did not fit into memory, nor did half the batch where there is one: lower method.batch_size or method.lora.rank",
             False,
         )
     if isinstance(error, DBAPIError):

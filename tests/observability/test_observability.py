@@ -268,6 +268,7 @@ class TestTraces:
         (loading,) = named("phase load")
         assert {step.parent_span_id for step in named("step")} == {phase.span_id, loading.span_id}
         assert {a.key: a.value for a in attempt.attributes}["job.id"].string_value == job["id"]
+        assert {a.key: a.value for a in attempt.attributes}["job.outcome"].string_value == "succeeded"
         assert {name for name, _ in spans} >= {"expunge-api", "expunge-worker"}
         until(lambda: [s for name, s in spans if name == "expunge-api" and s.name.startswith("GET /artifacts")])
         everything = b"".join(span.SerializeToString() for _, span in spans).lower()
