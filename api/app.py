@@ -1,14 +1,11 @@
 """The app: `uvicorn api.app:create_app --factory`."""
 
 import contextlib
-import logging
-import sys
 from collections.abc import AsyncIterator
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -20,6 +17,7 @@ from api.bodies import Bodies
 from api.middleware import Envelope, as_problem
 from api.problems import BY_STATUS, Problem, answer
 from api.routes import artifacts, audit, concepts, events, jobs, keys, models, system, uploads, webhooks
+from store import logs, tracing
 from store.errors import StoreError
 from store.settings import Settings
 
@@ -41,22 +39,6 @@ def release() -> str:
         return "0.1.0"
 
 
-def configure_logs() -> None:
-    """One JSON object a line on standard error, with the request's id."""
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),  # whatever it is when the line is written
-        cache_logger_on_first_use=False,
-    )
-
-
 async def on_error(request: Request, error: Exception) -> Response:
     """Problems, validation errors and the router's own 404 and 405, all as problems."""
     if isinstance(error, RequestValidationError):
@@ -73,8 +55,9 @@ async def on_error(request: Request, error: Exception) -> Response:
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Reads the environment unless given settings; connects to nothing before the first request."""
-    configure_logs()
-    shared = services.build(settings or Settings())
+    settings = settings or Settings()
+    logs.configure(settings, "api")
+    shared = services.build(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -100,6 +83,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Bodies)
     app.add_middleware(Authenticate, services=shared)
     app.add_middleware(Envelope, metrics=shared.metrics)
+    if tracing.configure("api"):
+        from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+
+        FastAPIInstrumentor.instrument_app(app, excluded_urls="healthz,readyz,metrics")
     custom: Any = partial(openapi.document, app)
     app.openapi = custom  # type: ignore[method-assign]
     return app

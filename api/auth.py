@@ -10,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api import links
 from api.problems import Problem
 from api.services import Services
 from store import keys
@@ -42,6 +43,16 @@ def lookup(services: Services, token: str) -> Caller | None:
         return Caller(key.tenant_id, key.id, frozenset(key.scopes)) if key else None
 
 
+def follow(services: Services, link: links.Link) -> Caller:
+    """Whoever holds a link may read its one artifact, in the name of the key that asked for it."""
+    if links.good(link, services.settings.secret.get_secret_value()):
+        with services.transaction() as session:
+            key = keys.live(session, link.by)
+            if key is not None:
+                return Caller(key.tenant_id, key.id, frozenset({"artifacts:read"}))
+    raise Problem("link_expired")
+
+
 def local(scope: Scope) -> bool:
     """Whether the request comes from this machine itself, not through a proxy on it."""
     forwarded = any(name in (b"x-forwarded-for", b"forwarded", b"x-real-ip") for name, _ in scope["headers"])
@@ -60,7 +71,9 @@ class Authenticate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self.open(scope):
-            known = await self.caller(Headers(scope=scope).get("authorization", ""))
+            header = Headers(scope=scope).get("authorization", "")
+            link = None if header else links.asked(scope)
+            known = await self.caller(header) if link is None else await run_in_threadpool(follow, self.services, link)
             address = (scope.get("client") or (None,))[0]
             scope["state"]["caller"] = caller = replace(known, address=address, request_id=scope["state"]["request_id"])
             scope["state"]["tenant"] = str(caller.tenant_id)

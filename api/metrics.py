@@ -6,22 +6,24 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+Counts = Callable[[], tuple[dict[str, int], float, int]]
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class Jobs(Collector):
-    """Jobs by status, and the age of the oldest one waiting."""
+    """Jobs by status, the age of the oldest one waiting, artifacts that are damaged."""
 
-    def __init__(self, count: Callable[[], tuple[dict[str, int], float]]) -> None:
+    def __init__(self, count: Counts) -> None:
         self.count = count
 
     def collect(self) -> Iterator[Metric]:
-        by_status, oldest = self.count()
+        by_status, oldest, corrupt = self.count()
         jobs = GaugeMetricFamily("expunge_jobs", "Jobs by status.", labels=["status"])
         for status, n in by_status.items():
             jobs.add_metric([status], n)
         yield jobs
         yield GaugeMetricFamily("expunge_queue_age_seconds", "Age of the oldest queued job.", value=oldest)
+        yield GaugeMetricFamily("expunge_corrupt_artifacts", "Artifacts known to be damaged or gone.", value=corrupt)
 
 
 class Metrics:
@@ -44,7 +46,7 @@ class Metrics:
         self.requests.labels(method, route, str(status)).inc()
         self.latency.labels(method, route).observe(seconds)
 
-    def watch(self, count: Callable[[], tuple[dict[str, int], float]]) -> None:
+    def watch(self, count: Counts) -> None:
         self.registry.register(Jobs(count))
 
     def text(self) -> bytes:

@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 import structlog
+from obstore.exceptions import BaseError as BlobError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.datastructures import Headers, MutableHeaders
@@ -27,7 +28,9 @@ SAFE = {
 
 
 def unavailable(error: Exception) -> Problem | None:
-    """A 503 when the database is away or overloaded, else None."""
+    """A 503 when the database is away or overloaded, or the artifact store away, else None."""
+    if isinstance(error, BlobError):
+        return Problem("unavailable", "The artifact store does not answer; nothing was changed.", headers={"Retry-After": "5"})
     lost = isinstance(error, DBAPIError) and error.connection_invalidated
     if lost or isinstance(error, (OperationalError, InterfaceError, PoolTimeout)):
         return Problem("unavailable", "The database does not answer; nothing was changed.", headers={"Retry-After": "5"})

@@ -105,6 +105,8 @@ def finished(session: Session, tenant_id: uuid.UUID, job_id: str, field: str, ki
         raise invalid(
             field, f"names a job of kind {row.kind} that is {row.status}", f"name one of kind {' or '.join(kinds)} that has succeeded"
         )
+    if any(file.expired_at for file in artifacts.of_job(session, tenant_id, row.id)):
+        raise invalid(field, "names a job whose artifacts were deleted for their age", f"make them again with POST /jobs/{row.id}/retry")
     return row
 
 

@@ -34,6 +34,12 @@ KINDS = {
             "Send 'Authorization: Bearer <key>' with a key that is neither expired nor revoked.",
         ),
         Kind(403, "forbidden", "The API key lacks a scope", "Use a key that has the scope the detail names."),
+        Kind(
+            403,
+            "link_expired",
+            "The link has expired, or is not what the service gave out",
+            "Ask for a new one: POST /artifacts/{id}/link.",
+        ),
         Kind(404, "not_found", "There is no such resource", "Check the address; ids of other tenants are unknown to you."),
         Kind(405, "method_not_allowed", "The resource does not take this method", "Use a method of the Allow header."),
         Kind(406, "not_acceptable", "No acceptable representation", "Accept one of the media types the detail names."),
@@ -54,6 +60,9 @@ KINDS = {
             "recovery_key_revoked",
             "The recovery key was revoked and its bytes are deleted",
             "Run a new hide job: it makes a new delta and key.",
+        ),
+        Kind(
+            410, "artifact_expired", "The artifact's bytes are deleted for their age", "Retry the job that made it: POST /jobs/{id}/retry."
         ),
         Kind(413, "payload_too_large", "The body is too large", "Stay below the limit the detail names."),
         Kind(415, "unsupported_media_type", "The body's media type is not supported", "Use the media type the detail names."),

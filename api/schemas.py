@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api import links
+from core.specs.base import Spec
+
 JobStatus = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled", "expired"]
 JobKind = Literal["erase", "hide", "evaluate", "combine", "inspect"]
 ArtifactKind = Literal["file", "recovery_key"]
@@ -33,6 +36,25 @@ class Artifact(Answer):
     sha256: str = Field(description="Of the content, in hex; also its strong ETag.")
     created_at: datetime
     revoked_at: datetime | None = Field(description="Since when a recovery key's bytes are deleted; null while they are not.")
+    expired_at: datetime | None = Field(
+        default=None, description="Since when the bytes are deleted for their age; null while they are not."
+    )
+    corrupt_at: datetime | None = Field(
+        default=None, description="Since when the bytes are known to be damaged or gone; null while they are not."
+    )
+
+
+class LinkSpec(Spec):
+    """How long a link is to be good."""
+
+    lifetime_s: int = Field(default=links.LONGEST, ge=1, le=links.LONGEST, description="Seconds until it expires.")
+
+
+class ArtifactLink(BaseModel):
+    """An address that gives one artifact's bytes to whoever has it: treat it as a secret."""
+
+    url: str = Field(description="For GET, without an API key; ranges work.")
+    expires_at: datetime
 
 
 class JobArtifact(Answer):

@@ -11,7 +11,7 @@ from api.bell import Bell
 from api.hub import Hub
 from api.integrity import Checked
 from api.metrics import Metrics
-from store import db, jobs
+from store import artifacts, db, jobs
 from store.blobs import Blobs
 from store.settings import Settings
 
@@ -39,10 +39,10 @@ class Services:
         if not self.bell.ring(job_id):
             self.metrics.unheard.inc()
 
-    def count(self) -> tuple[dict[str, int], float]:
-        """Jobs by status, and the age of the oldest queued one in seconds."""
+    def count(self) -> tuple[dict[str, int], float, int]:
+        """Jobs by status, the age of the oldest queued one in seconds, and how many artifacts are damaged."""
         with self.transaction() as session:
-            return jobs.count_by_status(session), jobs.queue_age(session)
+            return jobs.count_by_status(session), jobs.queue_age(session), artifacts.corrupt_count(session)
 
 
 def build(settings: Settings) -> Services:

@@ -12,7 +12,7 @@ from client import download as downloads
 from client import sse
 from client.errors import ApiError, ConnectionFailed, NoRecoveryKey, WaitTimeout
 from client.transport import RETRIED, Transport, pause
-from client.types import Artifact, Event, Impact, Job, KeyRead, Model, Page
+from client.types import Artifact, ArtifactLink, Event, Impact, Job, KeyRead, Model, Page
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 ConceptLike = str | Mapping[str, Any]
@@ -270,6 +270,11 @@ class Expunge:
         """Fetch a job's artifacts (or one Artifact) into a folder, resuming and verifying every sha256; recovery keys only when asked for one by one."""
         found = [job] if isinstance(job, Artifact) else [a for a in self.artifacts(job) if a.kind != "recovery_key"]
         return [downloads.download(self.transport, artifact, Path(folder)) for artifact in found]
+
+    def link(self, artifact: Artifact | str, *, lifetime_s: int = 900) -> ArtifactLink:
+        """An address for others, good for GET without an API key, for at most 900 seconds; none for recovery keys."""
+        artifact_id = artifact if isinstance(artifact, str) else artifact.id
+        return ArtifactLink.model_validate(self._json("POST", f"/artifacts/{artifact_id}/link", json={"lifetime_s": lifetime_s}))
 
     def report(self, job: Job | str) -> dict[str, Any]:
         """A finished job's report.json. Raises FileNotFoundError where the job has none."""

@@ -26,6 +26,15 @@ class Artifact(Answer):
     job_id: str | None = None
     created_at: datetime | None = None
     revoked_at: datetime | None = None
+    expired_at: datetime | None = None
+    corrupt_at: datetime | None = None
+
+
+class ArtifactLink(Answer):
+    """An address that gives an artifact's bytes without an API key, until it expires; a secret."""
+
+    url: str
+    expires_at: datetime
 
 
 class KeyRead(Answer):

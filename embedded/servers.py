@@ -66,7 +66,7 @@ def postgres(folder: Path, port: int, options: Sequence[str] = ()) -> tuple[Prog
         initialise(binaries, data, secret, user)
     url = f"postgresql://postgres:{secret}@127.0.0.1:{port}/postgres"
     where = ["-c", "listen_addresses=127.0.0.1", "-c", f"port={port}", "-c", "unix_socket_directories="]
-    argv = [str(binaries / "postgres"), "-D", str(data), *where, "-c", "timezone=UTC", *options]
+    argv = [str(binaries / "postgres"), "-D", str(data), *where, "-c", "timezone=UTC", "-c", "log_error_verbosity=terse", *options]
     return Program("postgres", argv, user=user, stop=signal.SIGINT, ready=lambda: accepts(url), cwd=data), url
 
 

@@ -146,8 +146,11 @@ def started(children: Children, made: tuple[Program, str]) -> str:
 def programs(environment: dict[str, str], url: str, host: str, port: int, workers: int) -> list[Program]:
     """Loops, API and workers; stopped in the opposite order."""
 
-    def python(name: str, *argv: str, grace: float = 20.0, ready: Callable[[], bool] = lambda: True) -> Program:
-        return Program(name, [sys.executable, "-m", *argv], env=environment, grace=grace, ready=ready)
+    first = given("EXPUNGE_METRICS_PORT")
+
+    def python(name: str, *argv: str, nth: int = 0, grace: float = 20.0, ready: Callable[[], bool] = lambda: True) -> Program:
+        ports = {"EXPUNGE_METRICS_PORT": str(int(first) + nth)} if first else {}
+        return Program(name, [sys.executable, "-m", *argv], env={**environment, **ports}, grace=grace, ready=ready)
 
     patience = Settings().soft_shutdown_seconds + 15
     serve = (
@@ -164,7 +167,7 @@ def programs(environment: dict[str, str], url: str, host: str, port: int, worker
     )
     work = ("celery", "-A", "worker.app", "worker", "-c", "1", "--without-gossip", "--without-mingle", "-l", "WARNING")
     made = [python("loops", "worker.loops"), python("api", *serve, ready=lambda: answers(url))]
-    return made + [python(f"worker-{n}", *work, "-n", f"worker-{n}@%h", grace=patience) for n in range(1, workers + 1)]
+    return made + [python(f"worker-{n}", *work, "-n", f"worker-{n}@%h", nth=n, grace=patience) for n in range(1, workers + 1)]
 
 
 def answers(url: str) -> bool:

@@ -2,16 +2,17 @@
 
 import uuid
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import case, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from store.errors import NotFound
 from store.models import ApiKey, Artifact, ArtifactRead, Checkpoint
 
 RECOVERY_KEY = "recovery_key"
+THERE = (Artifact.revoked_at.is_(None), Artifact.expired_at.is_(None))
 
 
 def get(session: Session, tenant_id: uuid.UUID, artifact_id: uuid.UUID) -> Artifact:
@@ -88,9 +89,38 @@ def revoke(session: Session, artifact: Artifact) -> Artifact:
     return artifact
 
 
+def expire(session: Session, age: timedelta, *, secrets: bool) -> list[str]:
+    """Mark what jobs made longer ago than `age` as deleted; the keys of the bytes, which the caller then deletes. `secrets`: recovery keys too."""
+    old = [*THERE, Artifact.job_id.is_not(None), Artifact.created_at < func.now() - age]
+    if not secrets:
+        old.append(Artifact.kind != RECOVERY_KEY)
+    options = {"synchronize_session": False}
+    return list(
+        session.scalars(update(Artifact).where(*old).values(expired_at=func.now()).returning(Artifact.key), execution_options=options)
+    )
+
+
+def to_verify(session: Session, age: timedelta, limit: int) -> Sequence[Artifact]:
+    """Artifacts whose bytes nobody has hashed for `age`, the longest waiting first."""
+    query = select(Artifact).where(*THERE, Artifact.verified_at < func.now() - age)
+    return session.scalars(query.order_by(Artifact.verified_at).limit(limit)).all()
+
+
+def verified(session: Session, artifact_id: uuid.UUID, *, whole: bool) -> None:
+    """What a look at the bytes found; a file that was restored from a backup is whole again."""
+    since = None if whole else case((Artifact.corrupt_at.is_(None), func.now()), else_=Artifact.corrupt_at)
+    values = {"verified_at": func.now(), "corrupt_at": since}
+    session.execute(update(Artifact).where(Artifact.id == artifact_id).values(values), execution_options={"synchronize_session": False})
+
+
+def corrupt_count(session: Session) -> int:
+    """All tenants' artifacts that are known to be corrupt, for the metrics."""
+    return session.scalar(select(func.count()).select_from(Artifact).where(Artifact.corrupt_at.is_not(None))) or 0
+
+
 def referenced_keys(session: Session) -> set[str]:
-    """Every key of the artifact store that a row names and that is not revoked; anything else is an orphan."""
-    keys = set(session.scalars(select(Artifact.key).where(Artifact.revoked_at.is_(None))))
+    """Every key of the artifact store that a row names and whose bytes are meant to be there; anything else is an orphan."""
+    keys = set(session.scalars(select(Artifact.key).where(*THERE)))
     for files in session.scalars(select(Checkpoint.files)):
         keys.update(file["key"] for file in files.values())
     return keys

@@ -16,6 +16,7 @@ ACTIONS = (
     "job.retried",
     "artifact.uploaded",
     "artifact.downloaded",
+    "artifact.linked",
     "recovery_key.read",
     "recovery_key.revoked",
     "key.created",

@@ -2,18 +2,23 @@
 
 import hashlib
 import os
+import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, BinaryIO
+from urllib.parse import quote, unquote, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import LocalStore, ObjectStore, S3Store, from_url
 
 from store.errors import BlobExists, CorruptBlob, NotFound
+
+if TYPE_CHECKING:
+    from obstore import Attributes
 
 CHUNK = 1 << 20
 
@@ -43,11 +48,15 @@ class Blobs:
         else:
             raise ValueError(f"ARTIFACTS_URL has the scheme '{parts.scheme}': use file:///directory or s3://bucket/prefix")
 
-    def put(self, key: str, file: Path | bytes | BinaryIO) -> tuple[int, str]:
-        """Store atomically under a new key, re-read and hash what was stored; (size, sha256). BlobExists, CorruptBlob."""
+    def put(self, key: str, file: Path | bytes | BinaryIO, *, name: str = "") -> tuple[int, str]:
+        """Store atomically under a new key, re-read and hash what was stored; (size, sha256). BlobExists, CorruptBlob.
+
+        `name` is what a presigned link's download is called. One PUT, which only create-if-absent is atomic with: S3 takes 5 GB so.
+        """
         want = digest(file)
+        attributes: Attributes | None = {"Content-Disposition": attachment(name)} if name and self.folder is None else None
         try:
-            obstore.put(self.store, key, file, mode="create", use_multipart=False)
+            obstore.put(self.store, key, file, mode="create", use_multipart=False, attributes=attributes)
         except AlreadyExistsError as error:
             raise BlobExists(f"'{key}' is taken") from error
         if self.folder is not None:
@@ -119,9 +128,30 @@ class Blobs:
         for page in obstore.list(self.store):
             yield from (meta["path"] for meta in page if meta["last_modified"] < before)
 
+    def link(self, key: str, lifetime: timedelta) -> str | None:
+        """A URL that gives exactly this object to whoever has it, by GET, for so long; None for a directory, which nobody can reach."""
+        return obstore.sign(self.store, "GET", key, lifetime) if isinstance(self.store, S3Store) else None
+
+    def clear_partial(self, age: timedelta) -> int:
+        """Delete what killed uploads left in the directory, which no listing shows; S3 keeps nothing of them. How many there were."""
+        before, gone = time.time() - age.total_seconds(), 0
+        for path in self.folder.rglob("*#*") if self.folder is not None else ():
+            with suppress(FileNotFoundError):  # an upload that has just ended
+                if path.stat().st_mtime < before:
+                    path.unlink()
+                    gone += 1
+        return gone
+
     def ping(self) -> None:
         """Raises when the store cannot be reached."""
         next(iter(obstore.list(self.store, chunk_size=1)), None)
+
+
+def attachment(name: str) -> str:
+    """Content-Disposition (RFC 6266): always an attachment, so that no browser runs what a job drew up."""
+    last = name.rsplit("/", 1)[-1]
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "._- ") else "_" for c in last)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(last, safe='')}"
 
 
 def digest(file: Path | bytes | BinaryIO) -> str:

@@ -8,6 +8,8 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
+from store import tracing
+
 # A stuck statement, lock or transaction must not hold up a service: the server itself ends it. A worker that is frozen in the middle of a
 # heartbeat holds its job's row, and nobody can take the job over, until the last of these passes.
 OPTIONS = "-c timezone=UTC -c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=10s"
@@ -27,7 +29,7 @@ def psycopg_url(url: str) -> str:
 @lru_cache
 def engine(url: str, pool_size: int = 5) -> Engine:
     """One pool per process and URL; a forked child must call `forget` first."""
-    return create_engine(
+    made = create_engine(
         sqlalchemy_url(url),
         pool_size=pool_size,
         max_overflow=pool_size,
@@ -37,6 +39,8 @@ def engine(url: str, pool_size: int = 5) -> Engine:
         hide_parameters=True,  # a failed statement is logged; what a client asked to erase is not
         connect_args={"options": OPTIONS, "connect_timeout": 5, "application_name": "expunge"},
     )
+    tracing.watch(made)
+    return made
 
 
 def forget() -> None:

@@ -51,6 +51,8 @@ def create_job(
     run_timeout_s: int | None = None,
     max_attempts: int = 3,
     retried_from: uuid.UUID | None = None,
+    request_id: str | None = None,
+    trace: str | None = None,
     idempotency_key: str | None = None,
     request_hash: str = "",
 ) -> Created:
@@ -68,6 +70,8 @@ def create_job(
         max_attempts=max_attempts,
         retried_from=retried_from,
         run_timeout_s=run_timeout_s,
+        request_id=request_id,
+        trace=trace,
     )
     if queue_timeout_s is not None:
         job.queue_deadline_at = func.now() + timedelta(seconds=queue_timeout_s)
@@ -137,7 +141,14 @@ def cancel(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID) -> Job:
 
 
 def retry(
-    session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID, *, idempotency_key: str | None = None, request_hash: str = ""
+    session: Session,
+    tenant_id: uuid.UUID,
+    job_id: uuid.UUID,
+    *,
+    request_id: str | None = None,
+    trace: str | None = None,
+    idempotency_key: str | None = None,
+    request_hash: str = "",
 ) -> Created:
     """A new job with the same spec, linked to a finished one; NotFinished while that one is active."""
     old = get(session, tenant_id, job_id)
@@ -153,6 +164,8 @@ def retry(
         run_timeout_s=old.run_timeout_s,
         max_attempts=old.max_attempts,
         retried_from=old.id,
+        request_id=request_id,
+        trace=trace,
         idempotency_key=idempotency_key,
         request_hash=request_hash,
     )

@@ -23,6 +23,7 @@ PREFIX = "ex_live_"
 SCOPES = ("jobs:read", "jobs:write", "artifacts:read", "keys:read", "webhooks:write", "admin")
 ALPHABET = string.digits + string.ascii_letters
 RANDOM, CHECK = 37, 6
+LIVE = (ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()))
 
 
 def checksum(body: str) -> str:
@@ -90,8 +91,7 @@ def authenticate(session: Session, secret: str, key: str) -> ApiKey | None:
     """The live key of this text, or None; notes its use at most once a minute."""
     if not well_formed(key):
         return None
-    live = (ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()))
-    row = session.scalar(select(ApiKey).where(ApiKey.digest == digest(key, secret), *live))
+    row = session.scalar(select(ApiKey).where(ApiKey.digest == digest(key, secret), *LIVE))
     if row is not None:
         stale = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - timedelta(minutes=1))
         session.execute(
@@ -99,6 +99,11 @@ def authenticate(session: Session, secret: str, key: str) -> ApiKey | None:
             execution_options={"synchronize_session": False},
         )
     return row
+
+
+def live(session: Session, key_id: uuid.UUID) -> ApiKey | None:
+    """The key of this id, unless it has ended."""
+    return session.scalar(select(ApiKey).where(ApiKey.id == key_id, *LIVE))
 
 
 def get(session: Session, tenant_id: uuid.UUID, key_id: uuid.UUID, *, lock: bool = False) -> ApiKey:

@@ -99,6 +99,13 @@ class Job(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
+    request_id: Mapped[str | None] = mapped_column(doc="Of the request that made it; in every log line about it.")
+    trace: Mapped[str | None] = mapped_column(doc="W3C traceparent of that request.")
+
+    def facts(self) -> dict[str, Any]:
+        """What every log line about an attempt says."""
+        return {"request_id": self.request_id, "job_id": str(self.id), "attempt": self.attempt, "fence": self.fence}
+
 
 class Event(Base):
     """One change of a job; `seq` counts from 1 without gaps."""
@@ -128,7 +135,10 @@ class Artifact(Base):
     """A stored file: a job's output, or an upload (no job)."""
 
     __tablename__ = "artifacts"
-    __table_args__ = (UniqueConstraint("job_id", "name"),)
+    __table_args__ = (
+        UniqueConstraint("job_id", "name"),
+        Index("ix_artifacts_corrupt", "corrupt_at", postgresql_where=text("corrupt_at is not null")),
+    )
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
     tenant_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("tenants.id"), index=True)
     job_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
@@ -141,6 +151,9 @@ class Artifact(Base):
     info: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"), doc="What an upload was checked against, and the like.")
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     revoked_at: Mapped[datetime | None] = mapped_column(doc="Since when the bytes are deleted; of recovery keys.")
+    expired_at: Mapped[datetime | None] = mapped_column(doc="Since when the bytes are deleted for their age.")
+    verified_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True, doc="When the bytes were last hashed.")
+    corrupt_at: Mapped[datetime | None] = mapped_column(doc="Since when the bytes are known to be gone or other than their sha256.")
 
 
 class ArtifactRead(Base):

@@ -3,7 +3,8 @@
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select, text, update
 from sqlalchemy.orm import Session
@@ -27,6 +28,12 @@ class Reaped:
 
     requeued: list[uuid.UUID] = field(default_factory=list)
     ended: list[tuple[uuid.UUID, str]] = field(default_factory=list)
+    facts: dict[uuid.UUID, dict[str, Any]] = field(default_factory=dict)  # what a log line says of each
+    expiries: int = 0  # leases that ran out
+
+    def note(self, job: Job, now: datetime) -> None:
+        self.facts[job.id] = job.facts()
+        self.expiries += job.lease_expires_at is not None and job.lease_expires_at < now
 
 
 def to_announce(session: Session, *, grace: timedelta, again: timedelta, limit: int = BATCH) -> Sequence[uuid.UUID]:
@@ -46,22 +53,24 @@ def to_announce(session: Session, *, grace: timedelta, again: timedelta, limit: 
 def reap(session: Session, *, backoff: float) -> Reaped:
     """End what is past its deadline, requeue or end what lost its worker. `backoff`: seconds before the second attempt."""
     now, done = func.now(), Reaped()
+    moment = session.execute(select(now)).scalar_one()
     dead = and_(Job.status == "running", Job.lease_expires_at < now)
     overdue = Job.run_deadline_at < now
     never_started = and_(Job.status == "queued", Job.started_at.is_(None), Job.queue_deadline_at < now)
     hung = and_(Job.status.in_(("running", "cancelling")), Job.run_deadline_at < now - HUNG)
     for job in locked(session, never_started):
-        ended(session, done, job, "expired")
+        ended(session, done, job, moment, "expired")
     for job in locked(session, and_(Job.status == "cancelling", Job.lease_expires_at < now)):
-        ended(session, done, job, "cancelled")
+        ended(session, done, job, moment, "cancelled")
     for job in locked(session, or_(and_(Job.status == "queued", overdue), and_(dead, overdue), hung)):
-        ended(session, done, job, "failed", DEADLINE)
+        ended(session, done, job, moment, "failed", DEADLINE)
     for job in locked(session, dead):
         if job.attempt >= job.max_attempts:
-            ended(session, done, job, "failed", LOST)
+            ended(session, done, job, moment, "failed", LOST)
         else:
             wait = timedelta(seconds=min(MAX_BACKOFF, backoff * 2 ** (job.attempt - 1)))
             values = {"status": "queued", "available_at": now + wait, "dispatched_at": None, **NO_LEASE}
+            done.note(job, moment)
             change(session, (Job.id == job.id,), values, "requeued", {"reason": "worker_lost", "backoff_s": wait.total_seconds()})
             done.requeued.append(job.id)
     return done
@@ -72,8 +81,9 @@ def locked(session: Session, condition: ColumnElement[bool]) -> Sequence[Job]:
     return session.scalars(select(Job).where(condition).limit(BATCH).with_for_update(skip_locked=True), execution_options=options).all()
 
 
-def ended(session: Session, done: Reaped, job: Job, status: str, error: dict[str, object] | None = None) -> None:
+def ended(session: Session, done: Reaped, job: Job, now: datetime, status: str, error: dict[str, object] | None = None) -> None:
     """End a job over its worker's head; the fence grows, so that a worker which still lives is refused from now on."""
+    done.note(job, now)
     session.execute(update(Job).where(Job.id == job.id).values(fence=Job.fence + 1), execution_options={"synchronize_session": False})
     finish(session, (Job.id == job.id,), status, error)
     done.ended.append((job.id, status))

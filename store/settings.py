@@ -60,6 +60,26 @@ class Settings(BaseSettings):
     tasks_per_process: int = Field(
         default=16, ge=1, description="Jobs after which a worker's process is replaced; 1 on a GPU frees all its memory."
     )
+    retention_days: float | None = Field(
+        default=None, alias="EXPUNGE_RETENTION_DAYS", gt=0, description="Days after which a job's artifacts are deleted; omitted: never."
+    )
+    retain_keys: bool = Field(
+        default=True, alias="EXPUNGE_RETAIN_KEYS", description="Whether recovery keys outlive EXPUNGE_RETENTION_DAYS."
+    )
+    verify_days: float = Field(
+        default=7, alias="EXPUNGE_VERIFY_DAYS", gt=0, description="Every stored artifact is hashed again when its last check is this old."
+    )
+    metrics_port: int | None = Field(
+        default=None,
+        alias="EXPUNGE_METRICS_PORT",
+        ge=1,
+        le=65535,
+        description="Where a worker, or the loops, serve metrics; omitted: nowhere.",
+    )
+    metrics_host: str = Field(default="127.0.0.1", alias="EXPUNGE_METRICS_HOST", description="The address of that port.")
+    log_concepts: bool = Field(
+        default=False, alias="EXPUNGE_LOG_CONCEPTS", description="Write concepts and prompts into the log as they are, not as hashes."
+    )
     sweep_after_seconds: float = Field(default=86_400, gt=0, description="Stored bytes that no row names are deleted at this age.")
     idempotency_seconds: float = Field(default=86_400, gt=0, description="How long an Idempotency-Key is remembered.")
     metrics_public: bool = Field(

@@ -4,11 +4,13 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import psycopg
 import pytest
 import redis as redis_py
@@ -56,6 +58,34 @@ def redis_url(server_folder: Path) -> Iterator[str]:
     program, url = servers.redis_server(server_folder, servers.free_port())
     for _ in running(program, server_folder):
         yield url
+
+
+@pytest.fixture(scope="session")
+def s3_url(server_folder: Path) -> Iterator[str]:
+    """A server that speaks S3, a process of its own."""
+    port = servers.free_port()
+    url = f"http://127.0.0.1:{port}"
+
+    def ready() -> bool:
+        try:
+            return httpx.get(f"{url}/moto-api/").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    program = servers.Program("s3", [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], ready=ready)
+    for _ in running(program, server_folder):
+        yield url
+
+
+@pytest.fixture
+def bucket(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """ARTIFACTS_URL of an empty bucket, with what the environment needs to reach it."""
+    name = f"artifacts-{uuid.uuid4()}"
+    assert httpx.put(f"{s3_url}/{name}").status_code == 200
+    for variable, value in {"ENDPOINT_URL": s3_url, "ACCESS_KEY_ID": "id", "SECRET_ACCESS_KEY": "key", "REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{variable}", value)
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    return f"s3://{name}/expunge"
 
 
 @pytest.fixture

@@ -1,15 +1,19 @@
 """The Celery app: `celery -A worker.app worker`. A message is a bell and holds a job id; PostgreSQL is the queue of record."""
 
+import logging
 import os
+import shutil
+import sys
+import tempfile
 from typing import Any
 
 from celery import Celery
-from celery.signals import setup_logging, worker_process_init, worker_shutting_down
+from celery.signals import setup_logging, worker_process_init, worker_process_shutdown, worker_ready, worker_shutdown, worker_shutting_down
 
-from store import db
+from store import db, logs, tracing
 from store.queue import QUEUE
 from store.settings import Settings
-from worker import logs, shutdown
+from worker import shutdown
 
 # Longer than any job: a message is never delivered twice for being slow. Recovery comes from the lease, not from this.
 VISIBILITY = {"visibility_timeout": 43_200}
@@ -18,6 +22,10 @@ VISIBILITY = {"visibility_timeout": 43_200}
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 settings = Settings()
+counted: str | None = None
+if settings.metrics_port is not None and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+    # Read by prometheus_client when it is first imported.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = counted = tempfile.mkdtemp(prefix="expunge-metrics-")
 app = Celery("expunge", broker=settings.redis_url.get_secret_value(), include=["worker.task"])
 app.conf.update(
     accept_content=["json"],
@@ -49,12 +57,32 @@ app.conf.update(
 
 @setup_logging.connect  # type: ignore[untyped-decorator]
 def configure_logging(**_: Any) -> None:
-    logs.configure()
+    logs.configure(settings, "worker", lambda: sys.stdout)
+    logging.captureWarnings(True)
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def ready(**_: Any) -> None:
+    from worker import metrics
+
+    metrics.serve(settings)
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def forked(**_: Any) -> None:
     db.forget()
+    tracing.configure("worker")
+
+
+@worker_process_shutdown.connect  # type: ignore[untyped-decorator]
+def ending(**_: Any) -> None:
+    tracing.flush()
+
+
+@worker_shutdown.connect  # type: ignore[untyped-decorator]
+def ended(**_: Any) -> None:
+    if counted is not None:
+        shutil.rmtree(counted, ignore_errors=True)
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]

@@ -1,6 +1,7 @@
 """core's Checkpoints over the artifact store: bytes first, then a fenced row with their sha256. A corrupt one gives way to the one before."""
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -8,6 +9,7 @@ import structlog
 from store import attempts, db
 from store.blobs import Blobs, output_key
 from store.errors import CorruptBlob, NotFound
+from worker import metrics
 from worker.lease import Lease
 
 if TYPE_CHECKING:
@@ -37,13 +39,14 @@ class JobCheckpoints:
 
     def save_files(self, step: int, files: dict[str, bytes]) -> None:
         """LostLease when the job is another's; HandOver when the worker is to stop, now that the state is safe."""
-        job, rows = self.lease.job, dict[str, Any]()
+        job, rows, begun = self.lease.job, dict[str, Any](), time.monotonic()
         for name, content in files.items():
             key = output_key(job.tenant_id, job.id, job.attempt, job.fence)
             size, sha256 = self.blobs.put(key, content)
             rows[name] = {"key": key, "sha256": sha256, "size": size}
         with db.transaction(self.lease.url) as session:
             stale = attempts.checkpoint(session, job.id, job.fence, step=step, files=rows, keep=self.keep)
+        metrics.checkpoint_seconds.observe(time.monotonic() - begun)
         self.blobs.delete(stale)
         self.lease.saved()
 
@@ -63,6 +66,6 @@ class JobCheckpoints:
 
     def note(self, code: str, message: str) -> None:
         job = self.lease.job
-        log.info(code, job_id=str(job.id), attempt=job.attempt, message=message)
+        log.info(code, message=message)
         with db.transaction(self.lease.url) as session:
             attempts.note(session, job.id, job.fence, code, message)

@@ -10,6 +10,7 @@ from kombu.exceptions import OperationalError
 from store import db
 from store.queue import QUEUE, TASK, to_announce
 from store.settings import Settings
+from worker import metrics
 
 log = structlog.get_logger("worker")
 FULL = 500  # messages that wait already: more would only be duplicates
@@ -27,6 +28,7 @@ def turn(settings: Settings) -> None:
             ids = to_announce(session, grace=timedelta(seconds=settings.dispatch_seconds), again=again)
             ring(broker, [str(job_id) for job_id in ids])
     except (redis.RedisError, OperationalError) as error:  # rolled back: announced again at the next turn
+        metrics.unheard.inc()
         log.warning("broker_away", error=type(error).__name__)
 
 
@@ -41,4 +43,5 @@ def ring(broker: str, ids: list[str]) -> None:
         with sender.connection_for_write() as connection:
             for job_id in ids:
                 sender.send_task(TASK, args=[job_id], queue=QUEUE, retry=False, ignore_result=True, connection=connection)
-    log.info("announced", jobs=len(ids))
+    metrics.redispatches.inc(len(ids))
+    log.info("announced", jobs=len(ids), job_ids=ids)

@@ -1,5 +1,6 @@
 """The lease on a running job: a thread extends it, and what it learns stops the run at its next callback."""
 
+import contextvars
 import math
 import os
 import signal
@@ -19,6 +20,7 @@ from store.models import Job
 from store.queue import DEADLINE
 from store.settings import Settings
 from worker import shutdown
+from worker.pace import Pace
 
 log = structlog.get_logger("worker")
 
@@ -57,7 +59,9 @@ class Lease:
         self.checkpointing = False
         self.done = threading.Event()
         self.lock = threading.Lock()
-        self.thread = threading.Thread(target=self.watch, name=f"lease-{job.id}", daemon=True)
+        self.pace = Pace()
+        inside = contextvars.copy_context()  # its log lines say whose they are, and hide what the run's do
+        self.thread = threading.Thread(target=inside.run, args=(self.watch,), name=f"lease-{job.id}", daemon=True)
 
     def __enter__(self) -> Self:
         self.thread.start()
@@ -66,6 +70,7 @@ class Lease:
     def __exit__(self, *_: object) -> None:
         self.done.set()
         self.thread.join()
+        self.pace.end()
 
     # The run's side
 
@@ -73,6 +78,7 @@ class Lease:
         """core's progress callback. Raises Cancelled, DeadlineExceeded, HandOver or LostLease to end the run."""
         self.seen = time.monotonic()
         self.raise_reason(at_checkpoint=False)
+        self.pace(report)
         clean = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in report.items()}
         changed = clean.get("phase") != self.phase or "message" in clean or clean.get("step") == clean.get("total")
         with self.lock:
@@ -113,7 +119,7 @@ class Lease:
                 self.written = time.monotonic()
             except DBAPIError as error:
                 self.pending = report
-                log.warning("progress_unwritten", job_id=str(self.job.id), error=type(error).__name__)
+                log.warning("progress_unwritten", error=type(error).__name__)
 
     # The watch's side
 
@@ -124,7 +130,7 @@ class Lease:
             except LostLease as error:
                 self.stop(error)
             except DBAPIError as error:  # nobody can take the job over while the database is away
-                log.warning("heartbeat_unheard", job_id=str(self.job.id), error=type(error).__name__)
+                log.warning("heartbeat_unheard", error=type(error).__name__)
 
     def beat(self) -> None:
         """One heartbeat; ends the process when the run no longer listens."""
@@ -147,11 +153,11 @@ class Lease:
         """Remember why the run is to end; a later, stronger reason replaces a hand-over."""
         if self.reason is None or (isinstance(self.reason, HandOver) and not isinstance(reason, HandOver)):
             self.reason, self.asked = reason, time.monotonic()
-            log.info("run_to_stop", job_id=str(self.job.id), fence=self.job.fence, reason=type(reason).__name__)
+            log.info("run_to_stop", reason=type(reason).__name__)
 
     def end_process(self, why: str, last: Callable[[Session], object]) -> None:
         """Write the last word, then SIGKILL: a run that does not return cannot be ended otherwise."""
-        log.error("run_killed", job_id=str(self.job.id), fence=self.job.fence, reason=why)
+        log.error("run_killed", reason=why)
         try:
             with db.transaction(self.url) as session:
                 last(session)

@@ -1,19 +1,23 @@
-"""`python -m worker.loops`: dispatcher, reaper, sweeper and webhooks beside each other. Run it as often as you like: one of each leads."""
+"""`python -m worker.loops`: dispatcher, reaper, sweeper, verifier and webhooks beside each other. Run it as often as you like: one of each leads."""
 
 import signal
+import sys
 import threading
 
+from store import logs, tracing
 from store.settings import Settings
-from worker import dispatcher, logs, reaper, sweeper
+from worker import dispatcher, metrics, reaper, sweeper, verifier
 from worker.leader import lead
 from worker.webhooks import Deliverer
 
-HOUR = 3600.0
+MINUTE, HOUR = 60.0, 3600.0
 
 
 def main() -> None:
-    logs.configure()
     settings, stop = Settings(), threading.Event()
+    logs.configure(settings, "loops", lambda: sys.stdout)
+    tracing.configure("loops")
+    metrics.serve(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     loops = [
@@ -21,6 +25,7 @@ def main() -> None:
         ("reaper", settings.reaper_seconds, reaper.turn),
         ("sweeper", HOUR, sweeper.turn),
         ("webhooks", settings.webhook_seconds, Deliverer().turn),
+        ("verifier", MINUTE, verifier.turn),
     ]
     threads = [threading.Thread(target=lead, args=(name, settings, every, turn, stop), name=name) for name, every, turn in loops]
     for thread in threads:

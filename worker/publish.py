@@ -1,5 +1,6 @@
 """The end of a good run: bytes up, re-read and hashed, then one transaction that makes them the job's."""
 
+import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from store import attempts, db
 from store.attempts import NewArtifact
 from store.blobs import Blobs, output_key
+from worker import metrics
 from worker.lease import Lease
 
 if TYPE_CHECKING:
@@ -19,11 +21,11 @@ log = structlog.get_logger("worker")
 
 def publish(lease: Lease, blobs: Blobs, outcome: "Outcome", progress: dict[str, Any] | None) -> None:
     """LostLease, CancelRequested; whatever was uploaded without a commit is deleted, here or by the sweep."""
-    job, stored = lease.job, list[NewArtifact]()
+    job, stored, begun = lease.job, list[NewArtifact](), time.monotonic()
     try:
         for output in outcome.outputs:
             key = output_key(job.tenant_id, job.id, job.attempt, job.fence)
-            size, sha256 = blobs.put(key, output.path)
+            size, sha256 = blobs.put(key, output.path, name=output.name)
             stored.append(NewArtifact(uuid.uuid4(), output.name, output.media_type, size, sha256, key, output.kind))
             lease.seen_now()
         with db.transaction(lease.url) as session:
@@ -33,4 +35,5 @@ def publish(lease: Lease, blobs: Blobs, outcome: "Outcome", progress: dict[str, 
     except Exception:
         blobs.delete([artifact.key for artifact in stored])
         raise
+    metrics.publish_seconds.observe(time.monotonic() - begun)
     blobs.delete(stale)

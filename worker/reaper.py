@@ -5,6 +5,7 @@ import structlog
 from store import db
 from store.queue import reap
 from store.settings import Settings
+from worker import metrics
 
 log = structlog.get_logger("worker")
 
@@ -12,7 +13,8 @@ log = structlog.get_logger("worker")
 def turn(settings: Settings) -> None:
     with db.transaction(settings.database_url.get_secret_value()) as session:
         done = reap(session, backoff=settings.backoff_seconds)
+    metrics.expiries.inc(done.expiries)
     for job_id in done.requeued:
-        log.warning("job_requeued", job_id=str(job_id))
+        log.warning("job_requeued", **done.facts[job_id])
     for job_id, status in done.ended:
-        log.warning("job_reaped", job_id=str(job_id), status=status)
+        log.warning("job_reaped", **done.facts[job_id], status=status)

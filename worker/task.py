@@ -8,7 +8,9 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from obstore.exceptions import BaseError as BlobError
@@ -16,20 +18,25 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from core.errors import CoreError
-from store import attempts, db
+from store import attempts, db, logs, tracing
 from store.blobs import Blobs
 from store.errors import BlobExists, CancelRequested, CorruptBlob, LostLease
 from store.models import Job
 from store.queue import TASK
 from store.settings import Settings
+from worker import metrics, smaller
 from worker.app import app, settings
 from worker.checkpoints import JobCheckpoints
-from worker.lease import Cancelled, Lease, Stop, settle
+from worker.lease import Cancelled, DeadlineExceeded, HandOver, Lease, Stop, settle
 from worker.publish import publish
 from worker.runner import runner_for
 
+if TYPE_CHECKING:
+    from core.run import Outcome
+
 log = structlog.get_logger("worker")
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+OUTCOMES = {Cancelled: "cancelled", DeadlineExceeded: "failed", HandOver: "handed_over"}
 
 
 @app.task(name=TASK)  # type: ignore[untyped-decorator]
@@ -47,39 +54,74 @@ def attempt(settings: Settings, job_id: uuid.UUID) -> Job | None:
     if job is None:
         log.info("nothing_to_do", job_id=str(job_id))
         return None
-    structlog.contextvars.bind_contextvars(job_id=str(job.id), attempt=job.attempt, fence=job.fence)
-    log.info("job_started", kind=job.kind)
+    structlog.contextvars.bind_contextvars(**job.facts())
+    logs.hide(job.spec)
+    facts: dict[str, str | int] = {"job.id": str(job.id), "job.kind": job.kind, "job.attempt": job.attempt, "job.fence": job.fence}
+    outcome = "lost"
     try:
-        with tempfile.TemporaryDirectory(prefix="expunge-job-") as folder, Lease(settings, job) as lease:
-            work(settings, job, lease, Path(folder))
+        with tracing.continued("attempt", job.trace, **facts) as span, tempfile.TemporaryDirectory(prefix="expunge-job-") as folder:
+            log.info("job_started", kind=job.kind)
+            with Lease(settings, job) as lease:
+                outcome = work(settings, job, lease, Path(folder))
+            span.set_attribute("job.outcome", outcome)
     except LostLease as error:
         log.warning("lease_lost", error=str(error))
     finally:
+        metrics.attempts.labels(job.kind, outcome).inc()
+        logs.hide({})
         structlog.contextvars.clear_contextvars()
     return job
 
 
-def work(settings: Settings, job: Job, lease: Lease, folder: Path) -> None:
-    """Run and publish; every error but a lost lease becomes the job's end."""
+def run_job(settings: Settings, job: Job, lease: Lease, folder: Path, checkpoints: JobCheckpoints) -> "Outcome":
+    """What the job's runner makes; when it runs out of memory, what it makes with less, once."""
+    run = partial(runner_for(settings), settings=settings, callback=lease, checkpoints=checkpoints)
+    try:
+        return run(job, fresh(folder, "run"))
+    except Exception as error:
+        less = smaller.smaller(job.spec) if smaller.out_of_memory(error) else None
+        if less is None:
+            raise
+        reason = f"{type(error).__name__}: {error}"
+    # Out of the except clause nothing holds the error, whose traceback holds the tensors.
+    smaller.free()
+    job.spec, changes = less  # this copy's alone: the job's row keeps what was asked for
+    metrics.smaller.inc()
+    log.warning("out_of_memory", changes=changes, error=reason)
+    checkpoints.note("out_of_memory", f"the run did not fit into memory: once more with {changes}")
+    return run(job, fresh(folder, "smaller"))
+
+
+def fresh(folder: Path, name: str) -> Path:
+    (folder / name).mkdir()
+    return folder / name
+
+
+def work(settings: Settings, job: Job, lease: Lease, folder: Path) -> str:
+    """Run and publish; every error but a lost lease becomes the job's end. How the attempt ended, for the metrics."""
     try:
         blobs = Blobs(settings.artifacts_url)
         checkpoints = JobCheckpoints(lease, blobs, settings.keep_checkpoints)
-        outcome = runner_for(settings)(job, folder, settings=settings, callback=lease, checkpoints=checkpoints)
+        outcome = run_job(settings, job, lease, folder, checkpoints)
         publish(lease, blobs, outcome, lease.latest)
         log.info("job_succeeded", artifacts=len(outcome.outputs))
+        return "succeeded"
     except LostLease:
         raise
     except (Stop, CancelRequested) as error:
         reason = Cancelled() if isinstance(error, CancelRequested) else error
         log.info("job_stopped", reason=type(reason).__name__)
         patiently(lease, lambda session: settle(session, job, reason))
+        return OUTCOMES.get(type(reason), "lost")
     except (OperationalError, InterfaceError) as error:  # a blink of the database: the job goes on from its last checkpoint
         log.warning("database_away", error=type(error).__name__)
         patiently(lease, lambda session: hand_over(session, job))
+        return "lost"
     except Exception as error:
         code, message, retryable = explain(error)
         log.exception("job_failed", code=code)
         patiently(lease, lambda session: end(session, job, code, message, retryable))
+        return "failed"
 
 
 def hand_over(session: Session, job: Job) -> None:
@@ -102,8 +144,12 @@ def explain(error: Exception) -> tuple[str, str, bool]:
         return error.code, error.message, error.retryable
     if isinstance(error, BlobError | BlobExists | CorruptBlob) or (isinstance(error, OSError) and error.errno in FULL):
         return "storage_error", "the artifact store or the disk refused to read or write: free or repair it, then retry the job", True
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "out_of_memory", "the run did not fit into memory: lower method.batch_size or method.lora.rank", False
+    if smaller.out_of_memory(error):
+        return (
+            "out_of_memory",
+            "the run did not fit into memory, nor did half the batch where there is one: lower method.batch_size or method.lora.rank",
+            False,
+        )
     return "internal_error", "the run ended with an unforeseen error, which the worker's log has under this job's id", False
 
 

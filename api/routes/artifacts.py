@@ -2,26 +2,28 @@
 
 import base64
 import uuid
+from datetime import timedelta
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import structlog
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.responses import StreamingResponse
 
-from api import pagination, ranges
+from api import links, pagination, ranges
 from api.auth import Caller, require
 from api.deps import JSON, Admin, Anyone, ArtifactsReader, ServicesDep, accepts
 from api.problems import Problem, responses
-from api.schemas import ApiKeyName, Artifact, ArtifactList, ArtifactRead, ArtifactReadPage
+from api.schemas import ApiKeyName, Artifact, ArtifactLink, ArtifactList, ArtifactRead, ArtifactReadPage, LinkSpec
 from api.services import Services
 from store import artifacts, audit, jobs
+from store.blobs import attachment
 from store.errors import NotFound
 from store.models import Artifact as ArtifactRow
 
 log = structlog.get_logger("api")
 router = APIRouter(tags=["artifacts"])
+LASTING = LinkSpec()
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 CONTENT: dict[int | str, dict[str, Any]] = {
     200: {
@@ -30,7 +32,7 @@ CONTENT: dict[int | str, dict[str, Any]] = {
     },
     206: {"description": "The range asked for.", "content": {"application/octet-stream": BINARY}},
     304: {"description": "The copy with the ETag in If-None-Match is current."},
-    **responses("not_found", "recovery_key_revoked", "range_not_satisfiable", "artifact_corrupt"),
+    **responses("link_expired", "not_found", "recovery_key_revoked", "artifact_expired", "range_not_satisfiable", "artifact_corrupt"),
 }
 
 
@@ -50,16 +52,40 @@ def get_artifact(artifact_id: uuid.UUID, services: ServicesDep, caller: Artifact
 
 
 def described(row: ArtifactRow) -> dict[str, str]:
-    """The headers of a download: always an attachment, so that no browser runs what a job drew up."""
+    """The headers of a download."""
     digest = base64.b64encode(bytes.fromhex(row.sha256)).decode()
-    plain = "".join(c if c.isascii() and (c.isalnum() or c in "._- ") else "_" for c in row.name.rsplit("/", 1)[-1])
     return {
         "ETag": f'"{row.sha256}"',
         "Repr-Digest": f"sha-256=:{digest}:",
         "Accept-Ranges": "bytes",
-        "Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(row.name.rsplit('/', 1)[-1], safe='')}",
+        "Content-Disposition": attachment(row.name),
         "Cache-Control": "private, no-cache",
     }
+
+
+def there(row: ArtifactRow) -> None:
+    """410 when the bytes were deleted on purpose."""
+    if row.revoked_at is not None:
+        raise Problem(
+            "recovery_key_revoked", f"The recovery key was revoked at {row.revoked_at:%Y-%m-%d %H:%M:%S} UTC and its bytes are deleted."
+        )
+    if row.expired_at is not None:
+        raise Problem(
+            "artifact_expired",
+            f"The bytes of '{row.name}' were deleted at {row.expired_at:%Y-%m-%d %H:%M:%S} UTC, when they had reached the age set by the operator.",
+        )
+
+
+def check(services: Services, row: ArtifactRow) -> None:
+    """Hash the stored bytes before any of them leaves; what is damaged is refused, and flagged for the operator."""
+    try:
+        services.checked.check(services.blobs, row)
+    except Problem:
+        services.metrics.corrupt.inc()
+        log.error("artifact_corrupt", artifact_id=str(row.id), key=row.key)
+        with services.transaction() as session:
+            artifacts.verified(session, row.id, whole=False)
+        raise
 
 
 @router.api_route("/artifacts/{artifact_id:uuid}/content", methods=["HEAD"], include_in_schema=False)
@@ -77,10 +103,7 @@ def download_artifact(request: Request, artifact_id: uuid.UUID, services: Servic
         raise
     secret = row.kind == artifacts.RECOVERY_KEY
     require(caller, "keys:read" if secret else "artifacts:read")
-    if row.revoked_at is not None:
-        raise Problem(
-            "recovery_key_revoked", f"The recovery key was revoked at {row.revoked_at:%Y-%m-%d %H:%M:%S} UTC and its bytes are deleted."
-        )
+    there(row)
     headers = described(row)
     if secret:
         headers["Cache-Control"] = "no-store"
@@ -95,13 +118,51 @@ def download_artifact(request: Request, artifact_id: uuid.UUID, services: Servic
     status = 206 if partial else 200
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=row.media_type)
-    try:
-        services.checked.check(services.blobs, row)
-    except Problem:
-        services.metrics.corrupt.inc()
-        raise
+    check(services, row)
     note_read(services, caller, row, span)
     return StreamingResponse(services.blobs.read(row.key, span.start, span.stop), status, headers, media_type=row.media_type)
+
+
+@router.post(
+    "/artifacts/{artifact_id:uuid}/link",
+    responses=responses(
+        "malformed_request",
+        "not_found",
+        "wrong_state",
+        "recovery_key_revoked",
+        "artifact_expired",
+        "payload_too_large",
+        "unsupported_media_type",
+        "invalid_request",
+        "artifact_corrupt",
+    ),
+    dependencies=[accepts(JSON)],
+)
+def create_artifact_link(
+    request: Request, artifact_id: uuid.UUID, services: ServicesDep, caller: ArtifactsReader, spec: LinkSpec = LASTING
+) -> ArtifactLink:
+    """Make an address that gives an artifact's bytes without an API key, for at most 15 minutes.
+
+    It is for GET and for this artifact only. With an S3 store it leads to S3 itself, and cannot be taken back; otherwise to this service, and it ends with the API key
+    that asked for it. Recovery keys get no link: their reads are noted by key.
+    """
+    with services.transaction() as session:
+        row = artifacts.get(session, caller.tenant_id, artifact_id)
+    if row.kind == artifacts.RECOVERY_KEY:
+        raise Problem(
+            "wrong_state", f"The artifact '{row.name}' is a recovery key: download it with an API key that has the scope 'keys:read'."
+        )
+    there(row)
+    check(services, row)
+    expires = links.until(spec.lifetime_s)
+    signed = services.blobs.link(row.key, timedelta(seconds=spec.lifetime_s))
+    if signed is None:
+        own = links.make(services.settings.secret.get_secret_value(), row.id, caller.key_id, expires)
+        signed = f"{str(request.base_url).rstrip('/')}{own}"
+    with services.transaction() as session:
+        audit.record(session, caller.tenant_id, caller, "artifact.linked", row.id, lifetime_s=spec.lifetime_s)
+    log.info("link_made", artifact_id=str(row.id), api_key_id=str(caller.key_id), lifetime_s=spec.lifetime_s)
+    return ArtifactLink(url=signed, expires_at=expires)
 
 
 def note_read(services: Services, caller: Caller, row: ArtifactRow, span: ranges.Span) -> None:

@@ -1,6 +1,5 @@
 """Jobs: ask for them, look at them, stop them, repeat them."""
 
-import hashlib
 import time
 import uuid
 from typing import Annotated, Any
@@ -20,7 +19,7 @@ from api.problems import Problem, invalid, responses
 from api.schemas import TERMINAL, DryRun, Job, JobKind, JobPage, JobStatus
 from api.services import Services
 from core.specs import CombineSpec, EraseSpec, EvaluateSpec, HideSpec
-from store import artifacts, audit, jobs
+from store import artifacts, audit, jobs, logs, tracing
 
 log = structlog.get_logger("api")
 router = APIRouter(tags=["jobs"], dependencies=[accepts(JSON)])
@@ -69,6 +68,11 @@ def roomy(services: Services, session: Session, caller: Caller) -> None:
         )
 
 
+def request_id() -> str | None:
+    """The id that joins a job to the request that made it."""
+    return structlog.contextvars.get_contextvars().get("request_id")
+
+
 def submit(services: Services, caller: Caller, ticket: Ticket, kind: JobKind, spec: presenters.AnySpec) -> Done:
     """Store the job, its first event and the key's answer in one transaction; then ring the bell."""
 
@@ -84,6 +88,8 @@ def submit(services: Services, caller: Caller, ticket: Ticket, kind: JobKind, sp
             queue_timeout_s=spec.queue_timeout_s,
             run_timeout_s=spec.run_timeout_s,
             max_attempts=services.settings.max_attempts,
+            request_id=request_id(),
+            trace=tracing.current(),
         )
         audit.record(session, caller.tenant_id, caller, "job.created", made.job.id, kind=kind)
         return accepted(made.job, session, caller)
@@ -91,7 +97,7 @@ def submit(services: Services, caller: Caller, ticket: Ticket, kind: JobKind, sp
     done = once(services, caller, ticket, Job, work)
     if done.job is not None:
         services.ring(done.job.id)
-        concepts = [hashlib.sha256(c.name.encode()).hexdigest()[:12] for c in getattr(spec, "concepts", [])]
+        concepts = [logs.fingerprint(services.settings, c.name) for c in getattr(spec, "concepts", [])]
         log.info("job_created", job_id=str(done.job.id), kind=kind, model=spec.model, concepts=concepts)
     return done
 
@@ -112,6 +118,7 @@ async def settle(services: Services, caller: Caller, done: Done, seconds: int) -
 async def create(
     services: Services, caller: Caller, ticket: Ticket, kind: JobKind, spec: presenters.AnySpec, dry_run: bool, wait: int
 ) -> JSONResponse:
+    logs.hide(spec.model_dump())
     known_model(services, spec.model)
     if dry_run:
         return JSONResponse(await run_in_threadpool(presenters.dry_run, services, caller, kind, spec))
@@ -242,7 +249,7 @@ def retry_job(job_id: uuid.UUID, services: ServicesDep, caller: JobsWriter, tick
 
     def work(session: Session) -> Done:
         roomy(services, session, caller)
-        row = jobs.retry(session, caller.tenant_id, job_id).job
+        row = jobs.retry(session, caller.tenant_id, job_id, request_id=request_id(), trace=tracing.current()).job
         audit.record(session, caller.tenant_id, caller, "job.retried", row.id, kind=row.kind, retried_from=str(job_id))
         return accepted(row, session, caller)
 

@@ -79,7 +79,7 @@ def check_name(name: str) -> None:
 def keep(services: Services, caller: Caller, ticket: Ticket, path: Path, name: str, media_type: str, info: dict[str, Any]) -> Done:
     """Store the bytes, then their row: no transaction waits for an upload. Bytes that no row names are swept later."""
     key = upload_key(caller.tenant_id)
-    size, sha256 = services.blobs.put(key, path)
+    size, sha256 = services.blobs.put(key, path, name=name)
 
     def work(session: Session) -> Done:
         row = artifacts.add_upload(

@@ -119,17 +119,15 @@ def fine_tune(
         loss, target = method.step(step % len(request.concepts), step)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise CoreError(
-                "loss_not_finite",
-                f"the loss became {value} at step {step + 1} of {total}: lower method.learning_rate",
-                field="method.learning_rate",
-            )
+            raise not_finite(f"the loss became {value}", step + 1, total)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         done = step + 1
         history.append({"step": done, "loss": value, "target": target})
         if checkpoints and done < total and (done % trains.checkpoint_every == 0 or time.monotonic() - last_save > CHECKPOINT_SECONDS):
+            if not all(bool(p.isfinite().all()) for p in parameters):  # a finite loss may still have had an infinite gradient
+                raise not_finite("the weights are no numbers any more", done, total)
             meta = {"step": done, "identity": identity(model, request), "history": history, "evaluations": model.evaluations - evaluations}
             checkpoints.save(done, collect(model, optimiser, method) | run.trajectories.state(), meta | {"round": run.trajectories.round})
             last_save = time.monotonic()
@@ -145,6 +143,10 @@ def fine_tune(
         residual=0.0,
         **finished,
     )
+
+
+def not_finite(what: str, step: int, total: int) -> CoreError:
+    return CoreError("loss_not_finite", f"{what} at step {step} of {total}: lower method.learning_rate", field="method.learning_rate")
 
 
 def decay(step: int, total: int) -> float:

@@ -5,7 +5,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "webhooks"
-down_revision = "0002"
+down_revision = "storage"
 branch_labels = None
 depends_on = None
 

@@ -1,11 +1,17 @@
 """Artifact bytes."""
 
 import hashlib
+import resource
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
+import httpx
+import obstore
 import pytest
+from obstore.exceptions import BaseError
 
 from store.blobs import CHUNK, Blobs, output_key, upload_key
 from store.errors import BlobExists, CorruptBlob, NotFound
@@ -13,9 +19,17 @@ from store.errors import BlobExists, CorruptBlob, NotFound
 CONTENT = bytes(range(256)) * (CHUNK // 256) + b"the end"
 
 
-@pytest.fixture
-def blobs(tmp_path: Path) -> Blobs:
-    return Blobs((tmp_path / "with space").as_uri())
+@pytest.fixture(params=["directory", "s3"])
+def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
+    return Blobs(request.getfixturevalue("bucket") if request.param == "s3" else (tmp_path / "with space").as_uri())
+
+
+def overwrite(blobs: Blobs, key: str, content: bytes) -> None:
+    """Behind the store's back."""
+    if blobs.folder is not None:
+        (blobs.folder / key).write_bytes(content)
+    else:
+        obstore.put(blobs.store, key, content)
 
 
 def test_what_goes_in_comes_out_with_its_sha256(blobs, tmp_path):
@@ -44,8 +58,7 @@ def test_stored_bytes_are_never_overwritten(blobs):
 
 def test_flipped_bit_is_noticed(blobs, tmp_path):
     _, sha256 = blobs.put("k", CONTENT)
-    stored = blobs.folder / "k"
-    stored.write_bytes(CONTENT[:-1] + b"x")
+    overwrite(blobs, "k", CONTENT[:-1] + b"x")
     with pytest.raises(CorruptBlob):
         blobs.read_all("k", sha256)
     with pytest.raises(CorruptBlob):
@@ -57,8 +70,71 @@ def test_flipped_bit_is_noticed(blobs, tmp_path):
 def test_missing_object_is_not_found_and_may_be_deleted_twice(blobs):
     blobs.put("k", b"x")
     blobs.delete(["k", "k"])
-    with pytest.raises(NotFound):
-        list(blobs.read("k"))
+    for look in (lambda: list(blobs.read("k")), lambda: blobs.size("k"), lambda: blobs.stamp("k"), lambda: blobs.hash("k")):
+        with pytest.raises(NotFound):
+            look()
+
+
+def test_of_eight_writers_of_one_key_one_wins(blobs):
+    def write(n: int) -> int | None:
+        try:
+            blobs.put("k", bytes([n]) * 1000)
+        except BlobExists:
+            return None
+        return n
+
+    with ThreadPoolExecutor(8) as pool:
+        (winner,) = [n for n in pool.map(write, range(8)) if n is not None]
+    assert b"".join(blobs.read("k")) == bytes([winner]) * 1000
+
+
+def test_a_stamp_changes_with_the_bytes(blobs):
+    blobs.put("k", b"one")
+    before = blobs.stamp("k")
+    assert blobs.stamp("k") == before
+    overwrite(blobs, "k", b"two")
+    assert blobs.stamp("k") != before
+
+
+def test_a_link_gives_one_object_by_get_until_it_expires(bucket):
+    blobs = Blobs(bucket)
+    blobs.put("a/k", CONTENT, name="naïve/report.html")
+    blobs.put("a/other", b"other")
+    url = blobs.link("a/k", timedelta(minutes=15))
+    answer = httpx.get(url)
+    assert answer.content == CONTENT
+    assert answer.headers["content-disposition"] == "attachment; filename=\"report.html\"; filename*=UTF-8''report.html"
+    assert httpx.get(url, headers={"Range": "bytes=3-9"}).content == CONTENT[3:10]
+    query = parse_qs(urlsplit(url).query)
+    assert query["X-Amz-Expires"] == ["900"]
+    assert urlsplit(url).path.endswith("/a/k")
+
+
+def test_a_directory_has_no_links(tmp_path):
+    assert Blobs(tmp_path.as_uri()).link("k", timedelta(minutes=1)) is None
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path):
+    blobs, limit = Blobs(tmp_path.as_uri()), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (CHUNK // 2, limit[1]))
+    try:
+        with pytest.raises(BaseError):
+            blobs.put("a/k", CONTENT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_what_a_killed_upload_left_is_cleared_when_it_is_old(tmp_path):
+    blobs = Blobs(tmp_path.as_uri())
+    blobs.put("a/k", b"x")
+    left = tmp_path / "a" / "half#1"
+    left.write_bytes(b"half of it")
+    assert list(blobs.older_than(timedelta(seconds=-5))) == ["a/k"], "no listing shows it"
+    assert blobs.clear_partial(timedelta(hours=1)) == 0
+    assert blobs.clear_partial(timedelta(seconds=-5)) == 1
+    assert not left.exists()
+    assert blobs.hash("a/k")[0] == 1
 
 
 def test_only_old_objects_are_listed_for_the_sweep(blobs):

@@ -230,6 +230,25 @@ def test_a_loss_that_is_not_finite_fails_with_its_step(tiny_sd):
     assert caught.value.code == "loss_not_finite"
 
 
+def test_weights_that_are_no_numbers_are_never_kept_and_the_good_checkpoint_stays(tiny_sd, tmp_path):
+    """F23: the loss of step 4 is finite, its gradient is not."""
+    model, kept = load_model(tiny_sd), DirectoryCheckpoints(tmp_path)
+
+    def poison(progress):
+        if progress["phase"] == "erase" and progress["step"] == 3:
+            name, weight = next(iter(model.adapter_state().items()))
+            model.set_adapter_state(model.adapter_state() | {name: weight * float("inf")})
+
+    spec = METHODS["esd"].model_copy(update={"steps": 6, "checkpoint_every": 2})
+    with pytest.raises(CoreError) as caught:
+        erase(model, EraseSpec(concepts=["church"], method=spec), checkpoints=kept, callback=poison)
+    assert caught.value.code == "loss_not_finite"
+    assert "step 4 of 6" in caught.value.message
+    tensors, meta = kept.load()
+    assert meta["step"] == 2
+    assert all(bool(tensor.isfinite().all()) for name, tensor in tensors.items() if name.startswith("adapter."))
+
+
 @pytest.mark.parametrize("name", ["esd", "age paper", "ap paper", "score", "erase_anything"])
 def test_activations_computed_again_give_the_same_training(name, tiny_sd):
     deltas = [

@@ -1,0 +1,152 @@
+"""One JSON object a line for api, worker and loops, and nothing in it that is a client's: no key, no signature, no password, no concept.
+
+Whoever handles a job calls `hide` with its spec: from then on, in that context, its texts leave as hashes, whichever library quotes them.
+"""
+
+import hashlib
+import hmac
+import json
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, TextIO
+from urllib.parse import urlsplit
+
+import structlog
+
+from store import tracing
+from store.settings import Settings
+
+SECRETS = (
+    (re.compile(r"\b(ex_live_)\w+"), r"\1…"),
+    (re.compile(r"\b(whsec_)[\w+/=]+"), r"\1…"),
+    (re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]+"), r"\1…"),
+    (re.compile(r"(?i)\b((?:x-amz-signature|x-amz-credential|x-amz-security-token|sig|signature)=)[^&\s\"']+"), r"\1…"),
+    (re.compile(r"(://[^/\s:@]*:)[^/\s@]+(@)"), r"\1…\2"),
+)
+TEXTS = {"concepts", "concept", "concept_space", "preserve", "preserved_concepts", "labels"}  # what holds a client's own words
+IDS = {"images", "masks"}  # what lies inside those and are ids
+hidden: ContextVar[re.Pattern[str] | None] = ContextVar("hidden", default=None)
+Event = structlog.typing.EventDict
+
+
+def fingerprint(settings: Settings, text: str) -> str:
+    """What stands for a concept in the log: a hash under the server's secret, which no list of words undoes; or itself, where the operator wants that."""
+    if settings.log_concepts:
+        return text
+    return hmac.new(settings.secret.get_secret_value().encode(), text.casefold().encode(), hashlib.sha256).hexdigest()[:12]
+
+
+def texts(spec: Any, inside: bool = False) -> Iterator[str]:
+    """Every text in a spec that a client has written."""
+    match spec:
+        case str() if inside:
+            yield spec
+        case Mapping():
+            for key, value in spec.items():
+                yield from texts(value, (inside or key in TEXTS) and key not in IDS)
+        case Sequence() if not isinstance(spec, str):
+            for value in spec:
+                yield from texts(value, inside)
+        case _:
+            pass
+
+
+def forms(text: str) -> set[str]:
+    """A text as itself, in names of files and words, and as Python and JSON quote it."""
+    quoted = {repr(text), ascii(text), json.dumps(text), json.dumps(text, ensure_ascii=False)}
+    return {text, text.replace(" ", "-"), text.replace(" ", "_"), *(form[1:-1] for form in quoted)}
+
+
+def hide(spec: Mapping[str, Any]) -> None:
+    """Keep a spec's texts out of the log, in this context and those copied from it; an empty spec ends that."""
+    found = {form for text in texts(spec) for form in forms(text)}
+    longest_first = sorted((form for form in found if form.strip()), key=lambda form: (-len(form), form))
+    either = "|".join(re.escape(form) for form in longest_first)
+    hidden.set(re.compile(rf"(?<!\w)(?:{either})(?!\w)", re.IGNORECASE) if either else None)
+
+
+class Redact:
+    """A structlog processor: takes out of every value what must not be there."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        urls = (settings.database_url.get_secret_value(), settings.redis_url.get_secret_value())
+        known = [settings.secret.get_secret_value(), *(urlsplit(url).password for url in urls)]
+        self.known = [word for word in known if word and len(word) >= 8]
+
+    def __call__(self, _: Any, __: str, event: Event) -> Event:
+        return {key: self.clean(value) for key, value in event.items()}
+
+    def clean(self, value: Any) -> Any:
+        match value:
+            case str():
+                return self.text(value)
+            case Mapping():
+                return {key: self.clean(each) for key, each in value.items()}
+            case list() | tuple() | set():
+                return [self.clean(each) for each in value]
+            case None | bool() | int() | float():
+                return value
+            case _:
+                return self.text(str(value))
+
+    def text(self, value: str) -> str:
+        for word in self.known:
+            value = value.replace(word, "…")
+        for pattern, mask in SECRETS:
+            value = pattern.sub(mask, value)
+        own = None if self.settings.log_concepts else hidden.get()
+        return value if own is None else own.sub(lambda found: fingerprint(self.settings, found[0]), value)
+
+
+class Handler(logging.StreamHandler[TextIO]):
+    """Libraries' log records, in the same form; it writes to whatever the stream is when the line is written."""
+
+    def __init__(self, stream: Callable[[], TextIO]) -> None:
+        super().__init__(stream())
+        self.current = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = self.current()
+        super().emit(record)
+
+
+def configure(settings: Settings, service: str, stream: Callable[[], TextIO] = lambda: sys.stderr) -> None:
+    """For a process: its own lines from INFO on, libraries' from WARNING on, uvicorn's access log not at all (our line for each request replaces it)."""
+
+    def named(_: Any, __: str, event: Event) -> Event:
+        return {"service": service, **tracing.ids(), **event}
+
+    before: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        named,
+    ]
+    after: list[structlog.typing.Processor] = [
+        structlog.processors.format_exc_info,
+        Redact(settings),
+        structlog.processors.JSONRenderer(ensure_ascii=False),
+    ]
+    structlog.configure(
+        processors=[*before, *after],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=lambda *_: structlog.WriteLogger(stream()),
+        cache_logger_on_first_use=False,
+    )
+    handler = Handler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *before],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *after],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [each for each in root.handlers if not isinstance(each, Handler)] + [handler]
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).handlers = []
+    access = logging.getLogger("uvicorn.access")
+    access.propagate, access.disabled = False, True

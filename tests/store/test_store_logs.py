@@ -1,0 +1,101 @@
+"""What never reaches the log."""
+
+import json
+import logging
+
+import pytest
+import structlog
+
+from store import logs
+from store.settings import Settings
+
+KEY = "ex_live_" + "a1B2" * 10
+SETTINGS = Settings(
+    database_url="postgresql://expunge:pass-of-the-database@host/db", redis_url="redis://:pass-of-redis@host:6379/0", secret="s" * 40
+)
+SPEC = {
+    "model": "emoji",
+    "concepts": [{"name": "Kilian Eng", "synonyms": ["l'été"], "target": "cat", "images": ["0b0d6f2e"], "attributes": ['a "b"']}],
+    "method": {"name": "age", "preserve": ["teapot"], "concept_space": ["violin"]},
+    "labels": {"ticket": "DMCA-1042"},
+}
+
+
+@pytest.fixture
+def redact():
+    logs.hide(SPEC)
+    yield logs.Redact(SETTINGS).text
+    logs.hide({})
+
+
+@pytest.mark.parametrize(
+    ("text", "gone"),
+    [
+        (f"sent {KEY}", KEY),
+        (f"Authorization: Bearer {KEY}", KEY),
+        ("Authorization: bearer abc.def-1", "abc.def"),
+        ("https://s3/b/k?X-Amz-Credential=AKIA%2F1&X-Amz-Signature=0af3&x=1", "0af3"),
+        ("https://s3/b/k?X-Amz-Credential=AKIA%2F1&X-Amz-Signature=0af3", "AKIA"),
+        ("/artifacts/1/content?by=2&expires=3&sig=deadbeef", "deadbeef"),
+        ("connecting to postgresql://u:other-password@h/db", "other-password"),
+        ("password=pass-of-the-database", "pass-of-the-database"),
+        ("AUTH pass-of-redis", "pass-of-redis"),
+        (f"secret {'s' * 40}", "ssss"),
+        ("webhook whsec_MfKQ9r8GKYqrTwjU", "MfKQ"),
+        ("no vocabulary knows 'kilian eng'", "kilian"),
+        ("embedding-kilian-eng.safetensors", "kilian"),
+        ("the word <Kilian_Eng>", "Kilian"),
+        ("l'été", "été"),
+        (repr("l'été\n"), "été"),
+        (ascii("l'été"), "xe9"),
+        (json.dumps(['a "b"']), "b"),
+        ("a cat, a CAT", "cat"),
+        ("held teapot and violin for DMCA-1042", "teapot"),
+        ("held teapot and violin for DMCA-1042", "violin"),
+        ("held teapot and violin for DMCA-1042", "1042"),
+    ],
+)
+def test_it_is_gone(redact, text, gone):
+    assert gone.lower() not in redact(text).lower()
+
+
+@pytest.mark.parametrize(
+    "text", ["category", "the concatenation", "emoji by age", "image 0b0d6f2e", "concepts[0].target", "job 4711 failed"]
+)
+def test_it_stays(redact, text):
+    assert redact(text) == text
+
+
+def test_one_concept_has_one_hash_whatever_its_case_and_another_server_s_secret_gives_another():
+    assert logs.fingerprint(SETTINGS, "Church") == logs.fingerprint(SETTINGS, "church") != "church"
+    other = SETTINGS.model_copy(update={"secret": type(SETTINGS.secret)("t" * 40)})
+    assert logs.fingerprint(other, "church") != logs.fingerprint(SETTINGS, "church")
+
+
+def test_values_of_every_shape_are_cleaned_and_every_library_speaks_json(capfd):
+    logs.hide(SPEC)
+    logs.configure(SETTINGS, "test")
+    try:
+        structlog.get_logger("x").info("facts", deep={"a": [KEY, ("teapot", 3)]}, other=ValueError("no teapot"), n=1.5, nothing=None)
+        try:
+            raise LookupError("teapot")
+        except LookupError:
+            logging.getLogger("some.library").exception("while %s", "drawing a teapot")
+        logging.getLogger("uvicorn.access").warning("GET /x?sig=abc")
+    finally:
+        logs.hide({})
+    first, second = (json.loads(line) for line in capfd.readouterr().err.splitlines())
+    assert first["deep"]["a"][1][1] == 3
+    assert (first["n"], first["nothing"], first["service"]) == (1.5, None, "test")
+    assert second["logger"] == "some.library"
+    assert "LookupError" in second["exception"]
+    assert "teapot" not in json.dumps([first, second])
+    assert KEY not in json.dumps(first)
+
+
+def test_where_the_operator_wants_the_words_only_secrets_are_masked():
+    logs.hide(SPEC)
+    text = logs.Redact(SETTINGS.model_copy(update={"log_concepts": True})).text(f"teapot {KEY}")
+    logs.hide({})
+    assert text.startswith("teapot ")
+    assert KEY not in text

@@ -1,0 +1,61 @@
+"""Prometheus metrics of a worker and of the loops, served at EXPUNGE_METRICS_PORT.
+
+A worker's jobs run in child processes that come and go: they count into files (prometheus_client's multiprocess mode), which the parent adds up. A file belongs
+to a place in the pool, not to a process, so that a worker which replaces its children a thousand times still has few.
+"""
+
+import os
+import sys
+
+from billiard import current_process
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server, values
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from store.settings import Settings
+
+SHARED = "PROMETHEUS_MULTIPROC_DIR"  # set in worker/app.py, as the library reads it when it is first imported
+STEPS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+BYTES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+registry = CollectorRegistry()
+
+
+def place() -> str:
+    return f"place{getattr(current_process(), 'index', '-main')}"
+
+
+if SHARED in os.environ:
+    values.ValueClass = values.MultiProcessValue(place)  # type: ignore[no-untyped-call]
+
+attempts = Counter("expunge_attempts_total", "Attempts at jobs, by how they ended.", ("kind", "outcome"), registry=registry)
+smaller = Counter("expunge_out_of_memory_retries_total", "Runs begun again with less memory.", registry=registry)
+step_seconds = Histogram("expunge_step_seconds", "Time of one step of a run.", ("phase",), buckets=STEPS, registry=registry)
+checkpoint_seconds = Histogram("expunge_checkpoint_seconds", "Time to store a checkpoint.", buckets=BYTES, registry=registry)
+publish_seconds = Histogram("expunge_publish_seconds", "Time to store a job's artifacts and commit.", buckets=BYTES, registry=registry)
+gpu_memory = Gauge(
+    "expunge_gpu_memory_bytes", "Memory that torch has allocated.", ("device",), multiprocess_mode="mostrecent", registry=registry
+)
+
+expiries = Counter("expunge_lease_expiries_total", "Leases that ran out: their workers were lost.", registry=registry)
+redispatches = Counter("expunge_redispatches_total", "Jobs that the dispatcher announced, as nobody had claimed them.", registry=registry)
+unheard = Counter("expunge_bell_failures_total", "Wake-ups that did not reach the broker.", registry=registry)
+verified = Counter("expunge_verified_artifacts_total", "Stored artifacts hashed again.", ("result",), registry=registry)
+swept = Counter("expunge_swept_objects_total", "Stored objects deleted that no row named.", registry=registry)
+
+
+def serve(settings: Settings) -> None:
+    """A port of this process's own, with what it and its children count."""
+    if settings.metrics_port is None:
+        return
+    served = registry
+    if os.environ.get(SHARED):
+        served = CollectorRegistry()
+        MultiProcessCollector(served)  # type: ignore[no-untyped-call]
+    start_http_server(settings.metrics_port, settings.metrics_host, served)
+
+
+def note_gpu_memory() -> None:
+    """Only where a run has loaded torch and there is CUDA."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        for device in range(torch.cuda.device_count()):
+            gpu_memory.labels(str(device)).set(torch.cuda.memory_allocated(device))

@@ -1,0 +1,40 @@
+"""Out of memory: the run is begun once more with half the batch and gradient checkpointing, then failed clearly."""
+
+import copy
+import gc
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """torch's own (of CUDA and of the host), or Python's."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+def smaller(spec: Mapping[str, Any]) -> tuple[dict[str, Any], str] | None:
+    """The spec with every batch halved and activations computed again, and what was changed, in words; None when nothing is left to save."""
+    made, changes = copy.deepcopy(dict(spec)), list[str]()
+    for path, part in parts(made):
+        batch = part.get("batch_size")
+        if isinstance(batch, int) and batch > 1:
+            part["batch_size"] = batch // 2
+            changes.append(f"{path}.batch_size {batch // 2}")
+        if part.get("gradient_checkpointing", True) is not True:
+            part["gradient_checkpointing"] = True
+            changes.append(f"{path}.gradient_checkpointing")
+    return (made, ", ".join(changes)) if changes else None
+
+
+def parts(spec: dict[str, Any], path: str = "") -> list[tuple[str, dict[str, Any]]]:
+    """Every object in a spec, with its path."""
+    inner = [(f"{path}.{key}".lstrip("."), value) for key, value in spec.items() if isinstance(value, dict)]
+    return inner + [found for at, value in inner for found in parts(value, at)]
+
+
+def free() -> None:
+    """Give back what the failed run held; to be called when no traceback of it is alive."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
