@@ -186,6 +186,7 @@ AuditAction = Literal[
     "job.retried",
     "artifact.uploaded",
     "artifact.downloaded",
+    "artifact.linked",
     "recovery_key.read",
     "recovery_key.revoked",
     "key.created",
