@@ -96,7 +96,7 @@ class Fleet:
         return self.start("worker.loops")
 
     def post(self, **spec: object) -> uuid.UUID:
-        """A job for tests/worker/steps.py; its bell is the dispatcher's to ring."""
+        """A job for tests/steps.py; its bell is the dispatcher's to ring."""
         whole = {"steps": 12, "every": 3, "trace": str(self.trace), "go": str(self.go), **spec}
         limits = {name: whole.pop(name) for name in ("run_timeout_s", "queue_timeout_s", "max_attempts") if name in whole}
         with db.transaction(self.url) as session:

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-STEPS = ROOT / "tests" / "worker"
+STEPS = ROOT / "tests"
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ class Up:
             return json.load(response)
 
     def post(self, folder: Path, **spec: object) -> str:
-        """A job for tests/worker/steps.py, straight into the queue."""
+        """A job for tests/steps.py, straight into the queue."""
         from store import db, jobs, keys
 
         whole = {"steps": 12, "every": 3, "trace": str(folder / "trace"), "go": str(folder / "go"), **spec}
