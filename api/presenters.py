@@ -85,9 +85,8 @@ def resolve(session: Session, tenant_id: uuid.UUID, spec: AnySpec) -> dict[str, 
                 if of_job is not None:
                     row = finished(session, tenant_id, of_job, f"{prefix}job_id", JUDGED)
                     of_model(spec, row.spec["model"], "job")
-                    if not prefix and spec.concept is None and len(erased := erased_by(session, tenant_id, row)) == 1:
-                        if not erased[0].images:  # a learned word is no word of the model
-                            spec = spec.model_copy(update={"concept": Concept(name=erased[0].name, synonyms=erased[0].synonyms)})
+                    if not prefix and spec.concept is None:
+                        spec = spec.model_copy(update={"concept": changed_by(session, tenant_id, row)})
                 if of_upload is not None:
                     of_model(spec, uploaded(session, tenant_id, of_upload, f"{prefix}artifact_id").info["model"], "upload")
         case _:
@@ -133,6 +132,12 @@ def erased_by(session: Session, tenant_id: uuid.UUID, row: JobRow) -> list[Conce
     for member in jobs.stack_of(session, tenant_id, row):
         found |= {c.name.casefold(): c for c in (Concept.model_validate(c) for c in member.spec.get("concepts", []))}
     return list(found.values())
+
+
+def changed_by(session: Session, tenant_id: uuid.UUID, row: JobRow) -> Concept | None:
+    """The one concept that a job's delta has erased; None for several, and for a learned word, which is no word of the model."""
+    erased = erased_by(session, tenant_id, row)
+    return Concept(name=erased[0].name, synonyms=erased[0].synonyms) if len(erased) == 1 and not erased[0].images else None
 
 
 def uploaded(session: Session, tenant_id: uuid.UUID, artifact_id: str, field: str = "artifact_id") -> ArtifactRow:

@@ -4,7 +4,8 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from api.schemas import Scope, WebhookEvent
+from store.keys import Scope
+from store.webhooks import Event as WebhookEvent
 
 DAY = 86_400
 T = TypeVar("T")

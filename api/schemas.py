@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api import links
 from core.specs.base import Spec
+from store.audit import Action as AuditAction
+from store.webhooks import Event as WebhookEvent
 
 JobStatus = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled", "expired"]
 JobKind = Literal["erase", "hide", "evaluate", "combine", "inspect"]
@@ -151,9 +153,6 @@ class ArtifactReadPage(BaseModel):
     next_cursor: str | None = Field(description="Pass as `cursor` for the next page; null on the last.")
 
 
-Scope = Literal["jobs:read", "jobs:write", "artifacts:read", "keys:read", "webhooks:write", "admin"]
-
-
 class ApiKey(Answer):
     """An API key, without its text."""
 
@@ -178,28 +177,6 @@ class ApiKeyPage(BaseModel):
 
     items: list[ApiKey]
     next_cursor: str | None = Field(description="Pass as `cursor` for the next page; null on the last.")
-
-
-AuditAction = Literal[
-    "job.created",
-    "job.cancelled",
-    "job.retried",
-    "artifact.uploaded",
-    "artifact.downloaded",
-    "artifact.linked",
-    "recovery_key.read",
-    "recovery_key.revoked",
-    "key.created",
-    "key.rotated",
-    "key.revoked",
-    "webhook.created",
-    "webhook.changed",
-    "webhook.rotated",
-    "webhook.removed",
-    "webhook.disabled",
-    "webhook.pinged",
-    "webhook.redelivered",
-]
 
 
 class AuditTarget(BaseModel):
@@ -229,9 +206,6 @@ class AuditPage(BaseModel):
 
     items: list[AuditEntry]
     next_cursor: str | None = Field(description="Pass as `cursor` for the next page; null on the last.")
-
-
-WebhookEvent = Literal["job.succeeded", "job.failed", "job.cancelled", "job.expired"]
 
 
 class Webhook(Answer):

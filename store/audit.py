@@ -3,14 +3,14 @@
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
 from store.models import ApiKey, Audit
 
-ACTIONS = (
+Action = Literal[
     "job.created",
     "job.cancelled",
     "job.retried",
@@ -29,7 +29,7 @@ ACTIONS = (
     "webhook.disabled",
     "webhook.pinged",
     "webhook.redelivered",
-)
+]
 
 
 class Actor(Protocol):
@@ -43,7 +43,7 @@ class Actor(Protocol):
     def request_id(self) -> str: ...
 
 
-def record(session: Session, tenant_id: uuid.UUID, by: Actor | None, action: str, target_id: uuid.UUID, **details: Any) -> None:
+def record(session: Session, tenant_id: uuid.UUID, by: Actor | None, action: Action, target_id: uuid.UUID, **details: Any) -> None:
     """Note an act; `by` None is the operator at the server, or the service itself. `details`: never a concept's text, a label or a secret."""
     who = {"api_key_id": by.key_id, "address": by.address, "request_id": by.request_id} if by else {}
     target_type = action.partition(".")[0]

@@ -10,6 +10,7 @@ import uuid
 import zlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Literal, get_args
 
 from sqlalchemy import func, or_, select, tuple_, update
 from sqlalchemy.orm import Session
@@ -20,7 +21,8 @@ from store.errors import NotFound, WrongState
 from store.models import ApiKey, Tenant
 
 PREFIX = "ex_live_"
-SCOPES = ("jobs:read", "jobs:write", "artifacts:read", "keys:read", "webhooks:write", "admin")
+Scope = Literal["jobs:read", "jobs:write", "artifacts:read", "keys:read", "webhooks:write", "admin"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
 ALPHABET = string.digits + string.ascii_letters
 RANDOM, CHECK = 37, 6
 LIVE = (ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()))

@@ -5,7 +5,7 @@ import secrets
 import uuid
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from sqlalchemy import func, select
@@ -16,7 +16,8 @@ from store.audit import Actor
 from store.errors import NotFound, WrongState
 from store.models import Tenant, Webhook
 
-EVENTS = ("job.succeeded", "job.failed", "job.cancelled", "job.expired")
+Event = Literal["job.succeeded", "job.failed", "job.cancelled", "job.expired"]
+EVENTS: tuple[Event, ...] = get_args(Event)
 MOST = 20  # webhooks of one tenant: each is a row more in the transaction that ends a job
 
 

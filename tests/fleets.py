@@ -47,6 +47,7 @@ class Fleet:
         self.trace, self.go = folder / "trace", folder / "go"
         self.accepted: list[uuid.UUID] = []
         self.faults: list[str] = []
+        self.kills = 0  # attempts that the faults may have cost
 
     def environment(self, **changes: str) -> dict[str, str]:
         shown = {
@@ -129,9 +130,15 @@ class Fleet:
         """(attempt, step) in the order in which they were run."""
         return [tuple(map(int, line.split())) for line in self.trace.read_text().splitlines()]  # type: ignore[misc]
 
+    def fault(self, name: str, costs: int = 0) -> None:
+        """Note a fault, and how many attempts it may cost."""
+        self.faults.append(name)
+        self.kills += costs
+
     def signal(self, process: psutil.Process, number: signal.Signals) -> None:
         """To a process and its children, as if their host were gone (or paused)."""
         self.faults.append(number.name)
+        self.kills += number in (signal.SIGKILL, signal.SIGSTOP)
         for each in [process, *process.children(recursive=True)]:
             with suppress(psutil.NoSuchProcess):
                 each.send_signal(number)

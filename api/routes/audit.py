@@ -8,8 +8,9 @@ from fastapi import APIRouter, Query
 from api import pagination
 from api.deps import JSON, Admin, ServicesDep, accepts
 from api.problems import responses
-from api.schemas import ApiKeyName, AuditAction, AuditEntry, AuditPage
+from api.schemas import ApiKeyName, AuditEntry, AuditPage
 from store import audit
+from store.audit import Action as AuditAction
 from store.models import Audit
 
 router = APIRouter(tags=["keys"], dependencies=[accepts(JSON)])

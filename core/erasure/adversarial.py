@@ -1,5 +1,6 @@
 """What AP and AGE share: a search of the concept space climbs on one draw, theta' descends on another."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -35,7 +36,7 @@ def keyed(search: Search | Ascent | Shares) -> list[tuple[str, Tensor]]:
     return [(f"target/{n}", states) for n, states in zip(search.names, search.states, strict=True)]
 
 
-class Adversarial(Generic[S]):
+class Adversarial(ABC, Generic[S]):
     """One search for each concept; subclasses say what it ranges over, what it climbs, and what theta' descends."""
 
     def __init__(self, run: Run[S]) -> None:
@@ -56,17 +57,17 @@ class Adversarial(Generic[S]):
             run.trajectories.prefill(erased | spread, self.spec.trajectories, run.callback)
             run.trajectories.prefill(self.kept | found, self.per_target, run.callback)
 
+    @abstractmethod
     def space(self, concept: Concept) -> list[str]:
         """The words that the concept's search ranges over."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, draw: Draw) -> Tensor:
         """What theta' descends."""
-        raise NotImplementedError
 
+    @abstractmethod
     def objective(self, draw: Draw) -> Tensor:
         """What the search climbs, through `draw.found`."""
-        raise NotImplementedError
 
     def search(self, names: list[str], states: Tensor) -> Search | Ascent:
         return Search(names, states, self.spec.search_learning_rate, self.spec.temperature, self.spec.hard)

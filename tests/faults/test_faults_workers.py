@@ -52,6 +52,7 @@ def test_f2_a_killed_pool_child_costs_an_attempt_and_the_worker_goes_on(fleet, f
     job_id = fleet.post(hold=4)
     fleet.until_step(job_id, 4)
     child_of(worker).kill()
+    fleet.fault("child killed", costs=1)
     fleet.go.touch()
     finished(job_id, 12)
     assert fleet.job(job_id).attempt == 2
@@ -62,6 +63,7 @@ def test_f3_a_job_that_kills_its_worker_each_time_fails_and_the_queue_moves_on(f
     """F3: the child dies in every attempt."""
     fleet.loops(), fleet.worker()
     poison, good = fleet.post(crash=5, max_attempts=2), fleet.post()
+    fleet.fault("child died in each attempt", costs=1)
     assert fleet.until_status(poison, "failed").error["code"] == "worker_lost"
     assert fleet.job(poison).attempt == 2
     finished(good, 12)
@@ -159,6 +161,7 @@ def test_f1_a_pool_child_ends_with_its_worker_and_the_job_is_taken_over(fleet, f
     fleet.until_step(job_id, 4)
     child = child_of(worker)
     worker.kill()
+    fleet.fault("worker's parent killed", costs=1)
     until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
     fleet.go.touch()
     fleet.worker()
@@ -194,6 +197,7 @@ def test_f18_a_hung_run_is_noticed_and_goes_on_elsewhere(fleet, finished):
     """F18: a step that never ends."""
     fleet.loops(), fleet.worker(STALL_SECONDS="1.5")
     job_id = fleet.post(hold=4, hang=True)
+    fleet.fault("hung", costs=1)
     until(lambda: "stalled" in [e.data.get("code") for e in fleet.events(job_id)])
     fleet.go.touch()
     finished(job_id, 12)
