@@ -34,7 +34,14 @@ LORA = "pytorch_lora_weights.safetensors"
 TINY = {"name": "esd", "batch_size": 1, "trajectories": 1, "sampling_steps": 2, "lora": {"rank": 2}}
 WORDS = ("church", "dog", "trumpet", "saw")
 SPECS = [{"concepts": [w], "method": {**TINY, "steps": 40, "checkpoint_every": 8}, "evaluation": {"enabled": False}} for w in WORDS]
-PATIENT: dict[str, Any] = {"lease_seconds": 6, "heartbeat_seconds": 1, "max_attempts": 50, "soft_shutdown_seconds": 10, "cancel_seconds": 5}
+PATIENT: dict[str, Any] = {
+    "lease_seconds": 6,
+    "heartbeat_seconds": 1,
+    "max_attempts": 50,
+    "soft_shutdown_seconds": 10,
+    "cancel_seconds": 5,
+    "redispatch_after_seconds": 10,
+}
 WAITING = 6  # jobs that wait, at most: more would only be a longer queue
 
 
@@ -202,19 +209,19 @@ def main() -> int:
         until(lambda: stage.unfinished() == 0, 300)
         undisturbed = deltas(stage)
         say(f"undisturbed: {len(undisturbed)} specs")
-        threads = [
-            threading.Thread(target=soak.pour),
-            threading.Thread(target=soak.strike, args=(args.every,)),
-            threading.Thread(target=soak.watch.run, args=(soak.over,)),
-        ]
-        for thread in threads:
+        threads = [threading.Thread(target=soak.pour), threading.Thread(target=soak.strike, args=(args.every,))]
+        quiet = threading.Event()
+        watching = threading.Thread(target=soak.watch.run, args=(quiet,), daemon=True)
+        for thread in (*threads, watching):
             thread.start()
         soak.over.wait(60 * args.minutes)
         soak.over.set()
         for thread in threads:
             thread.join()
         until(lambda: all(alive(url) for _, url in soak.apis))
-        until(lambda: stage.unfinished() == 0, 600)
+        until(lambda: stage.unfinished() == 0, 900)
+        quiet.set()
+        watching.join()
         book = stage.ledger(soak.kills)
         ended, failed = deltas(stage), errors(stage)
     finally:

@@ -75,8 +75,10 @@ def full_disk(fleet: Fleet, worker: Callable[[], psutil.Popen]) -> Iterator[Call
         worker()
         yield lambda: subprocess.run(["mount", "-o", "remount,size=64m", str(folder)], check=True)
     finally:
-        ledger.close(fleet)
-        subprocess.run(["umount", "-l", str(folder)], check=True)
+        try:
+            ledger.close(fleet)
+        finally:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @contextmanager

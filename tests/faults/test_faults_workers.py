@@ -100,7 +100,7 @@ def test_f15_each_of_fifty_jobs_is_claimed_once_by_eight_workers_at_a_barrier(fl
 
     def worker() -> list[uuid.UUID]:
         barrier.wait()
-        return [job_id for job_id in ids if attempt(settings, job_id) is not None]
+        return [job.id for job_id in ids if (job := attempt(settings, job_id)) is not None]
 
     with ThreadPoolExecutor(8) as pool:
         won = Counter(job_id for mine in [pool.submit(worker) for _ in range(8)] for job_id in mine.result())
