@@ -206,7 +206,7 @@ def main() -> int:
         soak = Soak(stage, args.seed)
         for spec in SPECS:
             assert stage.post(soak.apis[0][1], **spec).status_code == 202
-        until(lambda: stage.unfinished() == 0, 300)
+        until(lambda: stage.unfinished() == 0, 900)
         undisturbed = deltas(stage)
         say(f"undisturbed: {len(undisturbed)} specs")
         threads = [threading.Thread(target=soak.pour), threading.Thread(target=soak.strike, args=(args.every,))]

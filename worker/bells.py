@@ -16,7 +16,7 @@ TAKEN, TIMES = "unacked", "unacked_index"  # kombu's names: messages that a work
 
 
 def turn(settings: Settings) -> None:
-    """Forget what was taken for jobs that are over. A worker that still lives has such a message in its memory, and may acknowledge it twice."""
+    """Forget what was taken for jobs that are over. A worker that still lives goes on with such a message, and acknowledges it in vain."""
     try:
         with redis.Redis.from_url(settings.redis_url.get_secret_value(), socket_connect_timeout=1, socket_timeout=5) as client:
             taken = {tag: rings_for(message) for tag, message in client.hscan_iter(TAKEN)}

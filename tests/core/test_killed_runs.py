@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from killed import Killed, killed_at
 from PIL import Image
 from pydantic import BaseModel
 
@@ -58,10 +59,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {id_: folder / f"{id_}.png" for id_ in IDS}
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_killed_in_each_of_its_phases_ends_in_the_undisturbed_sha256(
     name: str, tiny_judged: Path, images: dict[str, Path], tmp_path: Path
@@ -84,12 +81,6 @@ def test_a_run_killed_in_each_of_its_phases_ends_in_the_undisturbed_sha256(
     assert undisturbed
     for phase in dict.fromkeys(p["phase"] for p in seen if p["phase"] not in ("load", "deliver")):
         reports = [(p["phase"], p["step"]) for p in seen if p["phase"] == phase]
-        middle = reports[len(reports) // 2]
-
-        def kill(progress: Progress, at: tuple[str, int] = middle) -> None:
-            if (progress["phase"], progress["step"]) == at:
-                raise Killed
-
         with pytest.raises(Killed):
-            run("killed", kill)
+            run("killed", killed_at(*reports[len(reports) // 2]))
     assert run("killed", lambda _: None) == undisturbed
