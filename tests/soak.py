@@ -24,7 +24,7 @@ import psutil
 from fleets import alive, until
 from sqlalchemy import select
 from stage import Stage
-from watch import MOST, Watch, draw, grown
+from watch import CHILD, Watch, draw, grown, most
 
 from store import db
 from store.models import Artifact, Job
@@ -61,7 +61,7 @@ class Soak:
 
     def watched(self) -> dict[str, list[psutil.Process]]:
         children = [child for worker in self.workers if worker.is_running() for child in worker.children()]
-        return {"API": [self.apis[0][0]], "loops": [self.loops[0]], "worker": [self.workers[0]], "pool child": children}
+        return {"API": [self.apis[0][0]], "loops": [self.loops[0]], "worker": [self.workers[0]], CHILD: children}
 
     def worker(self) -> psutil.Popen:
         return self.stage.worker(EXPUNGE_RUNNER="")
@@ -233,7 +233,7 @@ def main() -> int:
     slopes = soak.watch.slopes()
     for role, value in slopes.items():
         last = [sample["rss"] for sample in soak.watch.samples if sample["role"] == role][-1]
-        growth = f"{value:+.2f} MiB a hundred jobs (at most {MOST:.0f})" if value is not None else "too few jobs to say how it grows"
+        growth = f"{value:+.2f} MiB a hundred jobs (at most {most(role):.0f})" if value is not None else "too few jobs to say how it grows"
         say(f"memory of {role:18} {last:.0f} MiB, {growth}")
     book.write(REPORT)
     more = {

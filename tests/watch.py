@@ -19,6 +19,9 @@ EVERY = 1.0  # seconds between samples
 # A process leaks that keeps more than this of every job: 40 KiB, a small part of what a job's delta or its events take. One step of the allocator, some MiB once,
 # stays below over a soak's hundreds of jobs; ten thousand jobs of such a leak would be 400 MiB.
 MOST = 4.0  # MiB a hundred jobs
+# A pool child holds torch, a model and a run's tensors, in and out with every phase, and is replaced after 16 jobs (TASKS_PER_PROCESS): what it may gain in that life
+# is an eighth of its half gibibyte.
+CHILD, MOST_OF_CHILD = "pool child", 400.0
 ENOUGH = 40  # jobs in the second half: over fewer, one step of the allocator looks like a leak
 WARM = 2  # jobs of a pool child while which it still loads and caches
 
@@ -51,7 +54,7 @@ class Watch:
             for process in processes:
                 with suppress(psutil.NoSuchProcess):
                     rss = round(process.memory_info().rss / 2**20, 2)
-                    jobs = len(self.ran.get(process.pid, ())) if role == "pool child" else finished
+                    jobs = len(self.ran.get(process.pid, ())) if role == CHILD else finished
                     self.samples.append({"t": self.now(), "role": role, "pid": process.pid, "rss": rss, "jobs": jobs})
 
     def count(self) -> None:
@@ -69,7 +72,7 @@ class Watch:
         half = self.samples[-1]["t"] / 2 if self.samples else 0.0
         found: dict[str, float | None] = {}
         for role in dict.fromkeys(sample["role"] for sample in self.samples):
-            mine = [s for s in self.samples if s["role"] == role and (s["jobs"] > WARM if role == "pool child" else s["t"] >= half)]
+            mine = [s for s in self.samples if s["role"] == role and (s["jobs"] > WARM if role == CHILD else s["t"] >= half)]
             found[role] = slope(mine)
         return found
 
@@ -85,9 +88,14 @@ def slope(samples: Iterable[dict[str, Any]]) -> float | None:
     return round(float(x @ y / (x @ x)), 2)
 
 
+def most(role: str) -> float:
+    """MiB a hundred jobs that still count as flat."""
+    return MOST_OF_CHILD if role == CHILD else MOST
+
+
 def grown(slopes: dict[str, float | None]) -> list[str]:
     """Roles whose memory is not flat."""
-    return [role for role, value in slopes.items() if value is not None and value > MOST]
+    return [role for role, value in slopes.items() if value is not None and value > most(role)]
 
 
 def draw(watch: Watch, path: Path) -> None:
