@@ -52,10 +52,10 @@ bench-methods: $(READY) ## Every method on the bundled model, side by side
 bench-editing: $(READY) ## Edit, debias, visual and mask edit on the bundled model
 	$(BIN)/python -m benchmarks.editing
 
-faults: $(READY) ## Kill, freeze and cut everything that may fail; prints the ledger
+faults: $(READY) ## Kill, freeze and cut everything that may fail; prints the ledger, writes build/faults.json
 	$(BIN)/python -m pytest tests/faults
 
-soak: $(READY) ## Real jobs for MINUTES=20 while a random fault strikes every few seconds; prints the ledger
+soak: $(READY) ## Real jobs for MINUTES=20 while a random fault strikes every few seconds; prints the ledger, writes build/soak.json and soak.png
 	$(BIN)/python tests/soak.py --minutes $(or $(MINUTES),20)
 
 compose: ## Check docker-compose.yml

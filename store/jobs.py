@@ -4,7 +4,7 @@ Only these two modules change a status. Every change grows `version` by one and 
 """
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -188,6 +188,11 @@ def active_count(session: Session, tenant_id: uuid.UUID) -> int:
     """A tenant's unfinished jobs, for quotas."""
     query = select(func.count()).select_from(Job).where(Job.tenant_id == tenant_id, Job.status.in_(ACTIVE))
     return session.scalar(query) or 0
+
+
+def active_among(session: Session, ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
+    """Which of these, of any tenant, are not over."""
+    return set(session.scalars(select(Job.id).where(Job.id.in_(ids), Job.status.in_(ACTIVE))))
 
 
 def stack_of(session: Session, tenant_id: uuid.UUID, job: Job) -> list[Job]:

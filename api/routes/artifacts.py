@@ -193,12 +193,13 @@ def list_reads(
     services: ServicesDep,
     caller: Admin,
     limit: Annotated[int, Query(ge=1, le=pagination.MAX_PAGE, description="Reads on a page.")] = 50,
-    cursor: Annotated[str | None, Query(max_length=300, description="`next_cursor` of the page before.")] = None,
+    cursor: pagination.Cursor = None,
 ) -> ArtifactReadPage:
     """List who read a recovery key, newest first; takes the scope `admin`."""
-    after = pagination.decode(cursor) if cursor else None
+    after = pagination.decode(cursor)
     with services.transaction() as session:
         rows = artifacts.reads(session, recovery_key(session, caller, artifact_id), after=after, limit=limit + 1)
+        page, next_cursor = pagination.cut(rows, limit, lambda pair: pair[0])
         items = [
             ArtifactRead(
                 id=row.id,
@@ -209,9 +210,9 @@ def list_reads(
                 start=row.start,
                 stop=row.stop,
             )
-            for row, name in rows[:limit]
+            for row, name in page
         ]
-    return ArtifactReadPage(items=items, next_cursor=pagination.encode(items[-1].read_at, items[-1].id) if len(rows) > limit else None)
+    return ArtifactReadPage(items=items, next_cursor=next_cursor)
 
 
 @router.delete("/artifacts/{artifact_id:uuid}", responses=responses("not_found", "wrong_state"), dependencies=[accepts(JSON)])

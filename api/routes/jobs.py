@@ -203,18 +203,18 @@ def list_jobs(
         list[str], Query(max_length=16, description="Only jobs with this label, as `key:value`; may be repeated, all must hold.")
     ] = [],  # noqa: B006
     limit: Annotated[int, Query(ge=1, le=pagination.MAX_PAGE, description="Jobs on a page.")] = 50,
-    cursor: Annotated[str | None, Query(max_length=300, description="`next_cursor` of the page before.")] = None,
+    cursor: pagination.Cursor = None,
 ) -> JobPage:
     """List jobs, newest first."""
-    after = pagination.decode(cursor) if cursor else None
+    after = pagination.decode(cursor)
     with services.transaction() as session:
         rows = jobs.list_jobs(
             session, caller.tenant_id, kind=kind, status=status, labels=label_filters(label), after=after, limit=limit + 1
         )
-        page, more = rows[:limit], len(rows) > limit
+        page, next_cursor = pagination.cut(rows, limit, lambda row: row)
         found = artifacts.of_jobs(session, caller.tenant_id, [row.id for row in page])
         items = [presenters.view(row, found[row.id]) for row in page]
-    return JobPage(items=items, next_cursor=pagination.encode(items[-1].created_at, items[-1].id) if more else None)
+    return JobPage(items=items, next_cursor=next_cursor)
 
 
 @router.get("/jobs/{job_id:uuid}", responses=responses("not_found"))

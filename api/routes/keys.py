@@ -47,14 +47,15 @@ def list_keys(
     services: ServicesDep,
     caller: Admin,
     limit: Annotated[int, Query(ge=1, le=pagination.MAX_PAGE, description="Keys on a page.")] = 50,
-    cursor: Annotated[str | None, Query(max_length=300, description="`next_cursor` of the page before.")] = None,
+    cursor: pagination.Cursor = None,
 ) -> ApiKeyPage:
     """List the tenant's API keys, newest first, without their texts."""
-    after = pagination.decode(cursor) if cursor else None
+    after = pagination.decode(cursor)
     with services.transaction() as session:
         rows = keys.list_keys(session, caller.tenant_id, after=after, limit=limit + 1)
-        items = [ApiKey.model_validate(row) for row in rows[:limit]]
-    return ApiKeyPage(items=items, next_cursor=pagination.encode(items[-1].created_at, items[-1].id) if len(rows) > limit else None)
+        page, next_cursor = pagination.cut(rows, limit, lambda row: row)
+        items = [ApiKey.model_validate(row) for row in page]
+    return ApiKeyPage(items=items, next_cursor=next_cursor)
 
 
 @router.get("/keys/{key_id:uuid}", responses=responses("not_found"))
