@@ -20,8 +20,8 @@ EVERY = 1.0  # seconds between samples
 # stays below over a soak's hundreds of jobs; ten thousand jobs of such a leak would be 400 MiB.
 MOST = 4.0  # MiB a hundred jobs
 # A pool child holds torch, a model and a run's tensors, in and out with every phase, and is replaced after 16 jobs (TASKS_PER_PROCESS): what it may gain in that life
-# is an eighth of its half gibibyte.
-CHILD, MOST_OF_CHILD = "pool child", 400.0
+# is an eighth of its gibibyte.
+CHILD, MOST_OF_CHILD = "pool child", 800.0
 ENOUGH = 40  # jobs in the second half: over fewer, one step of the allocator looks like a leak
 WARM = 2  # jobs of a pool child while which it still loads and caches
 
@@ -43,8 +43,10 @@ class Watch:
         return round(time.monotonic() - self.begun, 1)
 
     def run(self, over: threading.Event) -> None:
+        self.begun = time.monotonic()
         while not over.wait(EVERY):
             self.sample()
+        self.sample()
 
     def sample(self) -> None:
         with suppress(Exception):  # the database may be away
@@ -54,6 +56,8 @@ class Watch:
             for process in processes:
                 with suppress(psutil.NoSuchProcess):
                     rss = round(process.memory_info().rss / 2**20, 2)
+                    if rss == 0:  # it is ending
+                        continue
                     jobs = len(self.ran.get(process.pid, ())) if role == CHILD else finished
                     self.samples.append({"t": self.now(), "role": role, "pid": process.pid, "rss": rss, "jobs": jobs})
 
@@ -108,7 +112,7 @@ def draw(watch: Watch, path: Path) -> None:
     for n, role in enumerate(slopes):
         mine = [s for s in watch.samples if s["role"] == role]
         value = slopes[role]
-        label = f"{role}: " + (f"{value:+.1f} MiB a hundred jobs" if value is not None else "too few jobs to say")
+        label = f"{role}: " + (f"{value:+.1f} MiB a hundred jobs" if value is not None else "too few jobs to say how it grows")
         for pid in dict.fromkeys(s["pid"] for s in mine):
             life = [s for s in mine if s["pid"] == pid]
             memory.plot([s["t"] / 60 for s in life], [s["rss"] for s in life], color=f"C{n}", lw=1.3, label=label)
@@ -116,7 +120,7 @@ def draw(watch: Watch, path: Path) -> None:
     memory.set(ylabel="resident memory, MiB", yscale="log")
     memory.yaxis.set_major_formatter("{x:.0f}")
     memory.yaxis.set_minor_formatter("{x:.0f}")
-    memory.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     names = sorted({name for _, name in watch.faults})
     faults.eventplot([[t / 60 for t, name in watch.faults if name == each] for each in names] or [[]], colors="C3", linelengths=0.7)
     faults.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
