@@ -182,7 +182,7 @@ class ApiKeyPage(BaseModel):
 class AuditTarget(BaseModel):
     """What was acted on."""
 
-    type: Literal["job", "artifact", "recovery_key", "key", "webhook"]
+    type: Literal["job", "artifact", "recovery_key", "key", "webhook", "queue", "tenant"]
     id: uuid.UUID
 
 

@@ -65,3 +65,13 @@ class WrongState(StoreError):
     """The row's state does not allow this; the message says what would."""
 
     code = "wrong_state"
+
+
+class QuotaExceeded(StoreError):
+    """A quota of the tenant is used up: its name, how much it is, what would help, and after how many seconds trying again is worth while."""
+
+    code = "quota_exceeded"
+
+    def __init__(self, quota: str, limit: int, remedy: str, wait: int) -> None:
+        super().__init__(f"{quota} is {limit}, and so many {remedy}")
+        self.quota, self.limit, self.wait = quota, limit, wait

@@ -87,7 +87,19 @@ class Settings(BaseSettings):
         alias="EXPUNGE_METRICS_PUBLIC",
         description="Serve /metrics without a key; else this machine and the scope admin only.",
     )
-    max_active_jobs: int = Field(default=1000, ge=1, description="Unfinished jobs a tenant may have before POST answers 429.")
+    max_active_jobs: int = Field(
+        default=1000,
+        ge=1,
+        description="Unfinished jobs a tenant may have before POST answers 429. `python -m store.tenants` sets another number for one tenant.",
+    )
+    max_running_jobs: int | None = Field(
+        default=None,
+        ge=1,
+        description="Jobs of one tenant that run at once; omitted: as many as there are workers. Read by workers and loops.",
+    )
+    max_jobs_a_day: int | None = Field(
+        default=None, ge=1, description="Jobs a tenant may make between two midnights, UTC; omitted: any number."
+    )
     max_upload_bytes: int = Field(default=512 * 2**20, ge=1, description="Largest delta that may be uploaded.")
 
     webhook_allowed_hosts: Annotated[tuple[str, ...], *Commas] = Field(

@@ -40,6 +40,14 @@ class DeadlineExceeded(Stop):
 class HandOver(Stop):
     """The worker shuts down; the job goes on elsewhere."""
 
+    event = "worker_shutdown"
+
+
+class Paused(HandOver):
+    """The queue is paused and running jobs are asked for; the job goes on afterwards."""
+
+    event = "queue_paused"
+
 
 class Lease:
     """Holds a claimed job: core's callback on one side, heartbeats on the other.
@@ -146,6 +154,8 @@ class Lease:
             self.stop(Cancelled("cancelled by the client"))
         elif heard.past_deadline:
             self.stop(DeadlineExceeded(str(DEADLINE["message"])))
+        elif heard.hand_over:
+            self.stop(Paused("the queue is paused"))
         elif now - self.written >= self.settings.progress_seconds:
             self.flush()
 
@@ -172,4 +182,4 @@ def settle(session: Session, job: Job, reason: Exception | None) -> None:
     elif isinstance(reason, DeadlineExceeded):
         attempts.fail(session, job.id, job.fence, code="deadline_exceeded", message=str(reason), retryable=True)
     elif isinstance(reason, HandOver):
-        attempts.release(session, job.id, job.fence, reason="worker_shutdown")
+        attempts.release(session, job.id, job.fence, reason=reason.event)
