@@ -187,6 +187,13 @@ def queue_age(session: Session) -> float:
     return max(0.0, float(age or 0))
 
 
+def active_by_status(session: Session, tenant_id: uuid.UUID) -> dict[str, int]:
+    """A tenant's unfinished jobs."""
+    query = select(Job.status, func.count()).where(Job.tenant_id == tenant_id, Job.status.in_(LITERAL.values())).group_by(Job.status)
+    found = {status: count for status, count in session.execute(query)}
+    return {status: found.get(status, 0) for status in ACTIVE}
+
+
 def active_count(session: Session, tenant_id: uuid.UUID, *, at_most: int | None = None) -> int:
     """A tenant's unfinished jobs, for quotas; counted no further than `at_most`."""
     queued = select(Job.id).where(Job.tenant_id == tenant_id, Job.status == LITERAL["queued"]).limit(at_most)

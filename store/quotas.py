@@ -14,6 +14,7 @@ from store.settings import Settings
 
 NAMES = ("max_active_jobs", "max_running_jobs", "max_jobs_a_day")  # in the settings, and in the tenants' rows
 SOON = 30  # seconds: jobs end at any time
+DAY = 86_400
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,10 @@ def spend(session: Session, tenant_id: uuid.UUID, settings: Settings) -> None:
     counted = counted.on_conflict_do_update(index_elements=["tenant_id"], set_={"day": today, "jobs": more})
     jobs = session.execute(counted.returning(Usage.jobs)).scalar_one()
     if limits.max_jobs_a_day is not None and jobs > limits.max_jobs_a_day:
-        raise QuotaExceeded(
-            "max_jobs_a_day", limits.max_jobs_a_day, "were made since midnight UTC: wait for the next", until_midnight(session)
-        )
+        remedy = "were made since midnight UTC: wait for the next"
+        raise QuotaExceeded("max_jobs_a_day", limits.max_jobs_a_day, remedy, wait=until_midnight(session), window=DAY)
     if active_count(session, tenant_id, at_most=limits.max_active_jobs) >= limits.max_active_jobs:
-        raise QuotaExceeded("max_active_jobs", limits.max_active_jobs, "wait or run: let one end, or cancel one", SOON)
+        raise QuotaExceeded("max_active_jobs", limits.max_active_jobs, "wait or run: let one end, or cancel one", wait=SOON)
 
 
 def until_midnight(session: Session) -> int:

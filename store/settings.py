@@ -102,6 +102,15 @@ class Settings(BaseSettings):
     )
     max_upload_bytes: int = Field(default=512 * 2**20, ge=1, description="Largest delta that may be uploaded.")
 
+    rate_limits: bool = Field(default=True, alias="EXPUNGE_RATE_LIMITS", description="Off switch for the three limits below.")
+    reads_per_minute: int = Field(
+        default=600, ge=1, description="GET and HEAD requests of one API key; as many at once after a quiet minute."
+    )
+    writes_per_minute: int = Field(default=120, ge=1, description="All other requests of one API key.")
+    strangers_per_minute: int = Field(
+        default=60, ge=1, description="Requests without a valid API key from one address; probes, and requests with one, are not counted."
+    )
+
     webhook_allowed_hosts: Annotated[tuple[str, ...], *Commas] = Field(
         default=(),
         description="Hosts of the operator's own, separated by commas: for exactly these, http, any port and private addresses are allowed.",
