@@ -21,10 +21,14 @@ def fleet(settings: Settings, tmp_path: Path, tenant) -> Iterator[Fleet]:
     made = Fleet(settings, tmp_path, tenant.id)
     yield made
     ended: dict[str, int] = {}
-    if all(made.job(job_id).status in TERMINAL for job_id in made.accepted):
-        ledger.BOOK.append(ledger.read(settings, made.accepted, faults=len(made.faults), kills=made.kills, names=made.faults))
-        ended = {name: n for name, n in ledger.BOOK[-1].wrong.items() if name != "messages_left"}  # a test may end before its duplicates
-    made.end()
+    try:
+        if all(made.job(job_id).status in TERMINAL for job_id in made.accepted):
+            ledger.BOOK.append(ledger.read(settings, made.accepted, faults=len(made.faults), kills=made.kills, names=made.faults))
+            ended = {
+                name: n for name, n in ledger.BOOK[-1].wrong.items() if name != "messages_left"
+            }  # a test may end before its duplicates
+    finally:
+        made.end()  # whatever lives on would take the next test's jobs
     assert not ended
 
 
