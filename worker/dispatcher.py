@@ -19,7 +19,7 @@ FULL = 500  # messages that wait already: more would only be duplicates
 
 def turn(settings: Settings) -> None:
     """Announce what is due."""
-    announce(settings, BATCH, FULL)
+    metrics.redispatches.inc(announce(settings, BATCH, FULL))
 
 
 def ring_on(settings: Settings) -> None:
@@ -30,8 +30,8 @@ def ring_on(settings: Settings) -> None:
         log.warning("database_away", error=type(error).__name__)
 
 
-def announce(settings: Settings, limit: int, full: int) -> None:
-    """Ring for at most `limit` jobs unless `full` messages wait; a message holds a job id and nothing else.
+def announce(settings: Settings, limit: int, full: int) -> int:
+    """Ring for at most `limit` jobs unless `full` messages wait, and say for how many; a message holds a job id and nothing else.
 
     Where none waits, no worker is about to look: then what was announced before is announced again at once.
     """
@@ -40,14 +40,16 @@ def announce(settings: Settings, limit: int, full: int) -> None:
         with redis.Redis.from_url(broker, socket_connect_timeout=1, socket_timeout=1) as client:
             waiting = int(client.llen(QUEUE))
         if waiting >= full:
-            return
+            return 0
         grace, again = timedelta(seconds=settings.dispatch_seconds), timedelta(seconds=settings.redispatch_after_seconds if waiting else 0)
         with db.transaction(settings.database_url.get_secret_value()) as session:
             ids = to_announce(session, grace=grace, again=again, limit=limit, max_running=settings.max_running_jobs)
             ring(broker, [str(job_id) for job_id in ids])
+        return len(ids)
     except (redis.RedisError, OperationalError) as error:  # rolled back: announced again at the next turn
         metrics.unheard.inc()
         log.warning("broker_away", error=type(error).__name__)
+        return 0
 
 
 def ring(broker: str, ids: list[str]) -> None:
@@ -61,5 +63,4 @@ def ring(broker: str, ids: list[str]) -> None:
         with sender.connection_for_write() as connection:
             for job_id in ids:
                 sender.send_task(TASK, args=[job_id], queue=QUEUE, retry=False, ignore_result=True, connection=connection)
-    metrics.redispatches.inc(len(ids))
     log.info("announced", jobs=len(ids), job_ids=ids)
