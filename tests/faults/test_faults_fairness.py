@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from datetime import datetime
@@ -148,11 +149,12 @@ def test_while_a_queue_is_paused_its_running_job_finishes_and_nothing_starts_but
 
 
 def test_a_pause_that_asks_for_running_jobs_hands_them_over_at_a_checkpoint_and_they_go_on_from_it(fleet, finished):
-    fleet.loops(), fleet.worker(SOFT_SHUTDOWN_SECONDS="40")
+    fleet.loops(), fleet.worker()
     job_id = fleet.post(hold=8, run_timeout_s=3600)
     fleet.until_step(job_id, 8)
     pause(fleet, None, hand_over=True)
     until(lambda: "run_to_stop" in (fleet.folder / "process-1.log").read_text())
+    time.sleep(2 * fleet.settings.cancel_seconds)  # the next checkpoint may be far: nobody is killed for that
     fleet.go.touch()
     until(lambda: "requeued" in [e.type for e in fleet.events(job_id)])
     held = fleet.job(job_id)
