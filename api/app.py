@@ -16,7 +16,7 @@ from api.auth import Authenticate
 from api.bodies import Bodies
 from api.middleware import Envelope, as_problem
 from api.problems import BY_STATUS, Problem, answer
-from api.routes import artifacts, audit, concepts, events, jobs, keys, models, system, uploads, webhooks
+from api.routes import artifacts, audit, concepts, events, jobs, keys, models, queue, system, uploads, webhooks
 from store import logs, tracing
 from store.errors import StoreError
 from store.settings import Settings
@@ -63,6 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with hub.running(shared.hub):
             yield
+        await shared.limiter.close()
 
     app = FastAPI(
         title="Expunge",
@@ -76,7 +77,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.services = shared
-    for routes in (jobs, concepts, events, uploads, artifacts, models, webhooks, keys, audit, system):
+    for routes in (jobs, queue, concepts, events, uploads, artifacts, models, webhooks, keys, audit, system):
         app.include_router(routes.router)
     for error in (Problem, StoreError, RequestValidationError, HTTPException):
         app.add_exception_handler(error, on_error)

@@ -16,6 +16,7 @@ from api.services import Services
 from store import keys
 
 PUBLIC = frozenset({"/", "/healthz", "/readyz", "/openapi.json", "/docs"})
+UNLIMITED = frozenset({"/healthz", "/readyz", "/metrics"})  # probes come as often as they like
 bearer = HTTPBearer(auto_error=False, bearerFormat="API key", description="`Authorization: Bearer ex_live_…`", scheme_name="ApiKey")
 
 
@@ -73,10 +74,17 @@ class Authenticate:
         if scope["type"] == "http" and not self.open(scope):
             header = Headers(scope=scope).get("authorization", "")
             link = None if header else links.asked(scope)
-            known = await self.caller(header) if link is None else await run_in_threadpool(follow, self.services, link)
+            try:
+                known = await self.caller(header) if link is None else await run_in_threadpool(follow, self.services, link)
+            except Problem:
+                await self.services.limiter.stranger(scope)
+                raise
+            await self.services.limiter.known(scope, known.key_id)
             address = (scope.get("client") or (None,))[0]
             scope["state"]["caller"] = caller = replace(known, address=address, request_id=scope["state"]["request_id"])
             scope["state"]["tenant"] = str(caller.tenant_id)
+        elif scope["type"] == "http" and scope["path"] not in UNLIMITED:
+            await self.services.limiter.stranger(scope)
         await self.app(scope, receive, send)
 
     async def caller(self, header: str) -> Caller:

@@ -6,24 +6,26 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-Counts = Callable[[], tuple[dict[str, int], float, int]]
+Counts = Callable[[], tuple[dict[str, int], float, int, tuple[bool, int]]]
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class Jobs(Collector):
-    """Jobs by status, the age of the oldest one waiting, artifacts that are damaged."""
+    """Jobs by status, the age of the oldest one waiting, artifacts that are damaged, pauses."""
 
     def __init__(self, count: Counts) -> None:
         self.count = count
 
     def collect(self) -> Iterator[Metric]:
-        by_status, oldest, corrupt = self.count()
+        by_status, oldest, corrupt, (paused, tenants) = self.count()
         jobs = GaugeMetricFamily("expunge_jobs", "Jobs by status.", labels=["status"])
         for status, n in by_status.items():
             jobs.add_metric([status], n)
         yield jobs
         yield GaugeMetricFamily("expunge_queue_age_seconds", "Age of the oldest queued job.", value=oldest)
         yield GaugeMetricFamily("expunge_corrupt_artifacts", "Artifacts known to be damaged or gone.", value=corrupt)
+        yield GaugeMetricFamily("expunge_queue_paused", "1 while the operator has paused the whole queue.", value=paused)
+        yield GaugeMetricFamily("expunge_paused_tenants", "Tenants that have paused their own queue.", value=tenants)
 
 
 class Metrics:
@@ -41,6 +43,10 @@ class Metrics:
             "expunge_artifacts_corrupt_total", "Downloads refused because the bytes did not match.", registry=self.registry
         )
         self.unheard = Counter("expunge_bell_failures_total", "Wake-ups that did not reach the broker.", registry=self.registry)
+        self.limited = Counter("expunge_rate_limited_total", "Requests refused by a rate limit.", ("policy",), registry=self.registry)
+        self.unchecked = Counter(
+            "expunge_rate_limit_failures_total", "Times that Redis did not answer and requests went uncounted.", registry=self.registry
+        )
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         self.requests.labels(method, route, str(status)).inc()

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.metrics import Metrics
 from api.problems import Problem, answer
-from store.errors import CorruptBlob, KeyInFlight, KeyReused, NotFinished, NotFound, StoreError, WrongState
+from store.errors import CorruptBlob, KeyInFlight, KeyReused, NotFinished, NotFound, QuotaExceeded, StoreError, WrongState
 
 log = structlog.get_logger("api")
 REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{8,64}$")
@@ -48,6 +48,8 @@ def of_store(error: StoreError) -> Problem | None:
             return Problem("idempotency_in_flight", headers={"Retry-After": "1"})
         case NotFinished() | WrongState():
             return Problem("wrong_state", f"{error}.")
+        case QuotaExceeded():
+            return Problem("quota_exceeded", f"{error}.", headers=error.headers)
         case CorruptBlob():
             return Problem("artifact_corrupt")
     return None
@@ -97,6 +99,7 @@ class Envelope:
                 headers["X-Request-ID"] = request_id
                 for name, value in SAFE.items():
                     headers.setdefault(name, value)
+                message["headers"] = [*message["headers"], *scope["state"].get("ratelimit", ())]
             await send(message)
 
         try:

@@ -95,7 +95,8 @@ KINDS = {
             "Erase it with POST /jobs/erase and look at what moved with POST /inspect; measured graphs lie beside a model's weights as concept_graph.json.",
         ),
         Kind(422, "idempotency_mismatch", "This Idempotency-Key belongs to another request", "Use a new key for a new request."),
-        Kind(429, "too_many_requests", "Too many jobs are waiting", "Repeat after the Retry-After seconds, or cancel a job."),
+        Kind(429, "too_many_requests", "Too many requests", "Repeat after the Retry-After seconds, and ask less often."),
+        Kind(429, "quota_exceeded", "A quota of the tenant is used up", "Repeat after the Retry-After seconds; GET /queue has all quotas."),
         Kind(500, "internal_error", "The server failed", "Report the request_id to the operator."),
         Kind(
             500,
@@ -179,7 +180,7 @@ def answer(problem: Problem, *, instance: str | None, request_id: str | None) ->
     )
 
 
-EVERYWHERE = ("unauthorized", "forbidden", "not_acceptable", "internal_error", "unavailable")
+EVERYWHERE = ("unauthorized", "forbidden", "not_acceptable", "too_many_requests", "internal_error", "unavailable")
 
 
 def responses(*codes: str, public: bool = False) -> dict[int | str, dict[str, Any]]:
@@ -203,6 +204,10 @@ def responses(*codes: str, public: bool = False) -> dict[int | str, dict[str, An
 OPENAPI_HEADERS = {
     401: {"WWW-Authenticate": "Bearer, with the error of RFC 6750."},
     405: {"Allow": "The methods the resource takes."},
-    429: {"Retry-After": "Seconds to wait."},
+    429: {
+        "Retry-After": "Seconds to wait.",
+        "RateLimit-Policy": "The limit: `q` so many, in `w` seconds (draft-ietf-httpapi-ratelimit-headers).",
+        "RateLimit": "What is left of it: `r`, to change within `t` seconds.",
+    },
     503: {"Retry-After": "Seconds to wait."},
 }

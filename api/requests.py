@@ -60,6 +60,13 @@ class WebhookPatch(Request):
     enabled: bool | None = Field(default=None, description="true also takes up deliveries that were waiting when it was disabled.")
 
 
+class PauseRequest(Request):
+    """How to pause the queue."""
+
+    hand_over: bool = Field(default=False, description="Whether running jobs stop at their next checkpoint, to go on after the pause.")
+    reason: Line = Field(default="", description="For people; GET /queue shows it.")
+
+
 class KeyRequest(Request):
     """A new API key."""
 

@@ -179,10 +179,37 @@ class ApiKeyPage(BaseModel):
     next_cursor: str | None = Field(description="Pass as `cursor` for the next page; null on the last.")
 
 
+class Pause(Answer):
+    """A pause in force."""
+
+    paused_at: datetime
+    hand_over: bool = Field(description="Whether running jobs stop at their next checkpoint, to go on after the pause.")
+    reason: str
+
+
+class Quotas(Answer):
+    """What the tenant may have; null: no limit."""
+
+    max_active_jobs: int = Field(description="Jobs queued or running; beyond it, POST answers 429.")
+    max_running_jobs: int | None = Field(description="Jobs that run at once; beyond it, they wait.")
+    max_jobs_a_day: int | None = Field(description="Jobs made between two midnights UTC; beyond it, POST answers 429.")
+
+
+class Queue(Answer):
+    """The tenant's queue."""
+
+    state: Literal["running", "paused"]
+    pause: Pause | None = Field(description="The tenant's own pause.")
+    maintenance: Pause | None = Field(description="The operator's, of the whole service.")
+    jobs: dict[Literal["queued", "running", "cancelling"], int] = Field(description="Unfinished jobs by status.")
+    jobs_today: int = Field(description="Jobs made since midnight UTC.")
+    quotas: Quotas
+
+
 class AuditTarget(BaseModel):
     """What was acted on."""
 
-    type: Literal["job", "artifact", "recovery_key", "key", "webhook"]
+    type: Literal["job", "artifact", "recovery_key", "key", "webhook", "queue", "tenant"]
     id: uuid.UUID
 
 

@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 from api.bell import Bell
 from api.hub import Hub
 from api.integrity import Checked
+from api.limiter import Limiter
 from api.metrics import Metrics
-from store import artifacts, db, jobs
+from store import artifacts, db, jobs, pauses
 from store.blobs import Blobs
 from store.settings import Settings
 
@@ -24,6 +25,7 @@ class Services:
     hub: Hub
     bell: Bell
     metrics: Metrics
+    limiter: Limiter
     checked: Checked = field(default_factory=Checked)
 
     @cached_property
@@ -39,14 +41,15 @@ class Services:
         if not self.bell.ring(job_id):
             self.metrics.unheard.inc()
 
-    def count(self) -> tuple[dict[str, int], float, int]:
-        """Jobs by status, the age of the oldest queued one in seconds, and how many artifacts are damaged."""
+    def count(self) -> tuple[dict[str, int], float, int, tuple[bool, int]]:
+        """Jobs by status, the age of the oldest queued one in seconds, how many artifacts are damaged, and what is paused."""
         with self.transaction() as session:
-            return jobs.count_by_status(session), jobs.queue_age(session), artifacts.corrupt_count(session)
+            return jobs.count_by_status(session), jobs.queue_age(session), artifacts.corrupt_count(session), pauses.count(session)
 
 
 def build(settings: Settings) -> Services:
     dsn = db.psycopg_url(settings.database_url.get_secret_value())
-    services = Services(settings, Hub(dsn), Bell(settings.redis_url.get_secret_value()), Metrics())
+    metrics = Metrics()
+    services = Services(settings, Hub(dsn), Bell(settings.redis_url.get_secret_value()), metrics, Limiter(settings, metrics))
     services.metrics.watch(services.count)
     return services

@@ -2,7 +2,7 @@
 
 from client.api import Expunge
 from client.errors import ApiError, ConnectionFailed, ExpungeError, IntegrityError, JobFailed, NoRecoveryKey, WaitTimeout
-from client.types import Artifact, Event, FieldError, Impact, Job, JobError, KeyRead, Model, Page, Problem
+from client.types import Artifact, Event, FieldError, Impact, Job, JobError, KeyRead, Model, Page, Pause, Problem, Queue
 
 __all__ = [
     "ApiError",
@@ -21,6 +21,8 @@ __all__ = [
     "Model",
     "NoRecoveryKey",
     "Page",
+    "Pause",
     "Problem",
+    "Queue",
     "WaitTimeout",
 ]

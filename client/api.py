@@ -12,7 +12,7 @@ from client import download as downloads
 from client import sse
 from client.errors import ApiError, ConnectionFailed, NoRecoveryKey, WaitTimeout
 from client.transport import RETRIED, Transport, pause
-from client.types import Artifact, ArtifactLink, Event, Impact, Job, KeyRead, Model, Page
+from client.types import Artifact, ArtifactLink, Event, Impact, Job, KeyRead, Model, Page, Queue
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 ConceptLike = str | Mapping[str, Any]
@@ -208,6 +208,18 @@ class Expunge:
 
     def artifact(self, artifact_id: str) -> Artifact:
         return Artifact.model_validate(self._json("GET", f"/artifacts/{artifact_id}"))
+
+    def queue(self) -> Queue:
+        """Whether the tenant's queue is paused, what waits and runs, and the quotas."""
+        return Queue.model_validate(self._json("GET", "/queue"))
+
+    def pause_queue(self, *, hand_over: bool = False, reason: str = "") -> Queue:
+        """Let nothing of the tenant's start until `resume_queue`; `hand_over` stops running jobs at their next checkpoint. Takes the scope admin."""
+        return Queue.model_validate(self._json("POST", "/queue/pause", json={"hand_over": hand_over, "reason": reason}))
+
+    def resume_queue(self) -> Queue:
+        """End the tenant's pause; takes the scope admin."""
+        return Queue.model_validate(self._json("POST", "/queue/resume"))
 
     # Following
 

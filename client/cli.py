@@ -388,6 +388,27 @@ def download(
 
 
 @app.command()
+def queue(
+    action: Annotated[str, typer.Argument(help="show, pause or resume; the last two take the scope admin.")] = "show",
+    hand_over: Annotated[
+        bool, typer.Option("--hand-over", help="pause: stop running jobs at their next checkpoint, to go on afterwards.")
+    ] = False,
+    reason: Annotated[str, typer.Option(help="pause: for people.")] = "",
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Show, pause or resume the tenant's queue; while it is paused jobs are accepted and none starts."""
+    if action not in ("show", "pause", "resume"):
+        raise typer.BadParameter("say show, pause or resume", param_hint="ACTION")
+    with service(url) as client:
+        if action == "pause":
+            found = client.pause_queue(hand_over=hand_over, reason=reason)
+        else:
+            found = client.resume_queue() if action == "resume" else client.queue()
+    emit(found) if as_json else views.show_queue(out, found)
+
+
+@app.command()
 def models(url: Url = None, as_json: Json = False) -> None:
     """List the models that jobs may name."""
     with service(url) as client:

@@ -37,7 +37,10 @@ def pause(attempt: int, response: httpx.Response | None) -> float:
 
 
 def again(response: httpx.Response) -> bool:
-    """Whether the same request may succeed later."""
+    """Whether the same request may succeed soon: a quota of jobs a day does not."""
+    wanted = response.headers.get("retry-after", "")
+    if wanted.isdecimal() and int(wanted) > LONGEST_PAUSE:
+        return False
     return response.status_code in RETRIED or (response.status_code == 409 and problem_of(response).code == "idempotency_in_flight")
 
 

@@ -125,6 +125,25 @@ class Impact(Answer):
     notes: list[str] = []
 
 
+class Pause(Answer):
+    """A pause of the queue in force."""
+
+    paused_at: datetime
+    hand_over: bool
+    reason: str = ""
+
+
+class Queue(Answer):
+    """The tenant's queue: its own pause, the operator's (`maintenance`), unfinished jobs by status, quotas (None: no limit)."""
+
+    state: Literal["running", "paused"]
+    pause: Pause | None = None
+    maintenance: Pause | None = None
+    jobs: dict[str, int]
+    jobs_today: int
+    quotas: dict[str, int | None]
+
+
 class Page(Answer, Generic[T]):
     """One page of a list; `next_cursor` is None on the last."""
 

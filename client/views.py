@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from client.types import Event, Impact, Job, KeyRead, Model
+from client.types import Event, Impact, Job, KeyRead, Model, Queue
 
 COLOURS = {
     "succeeded": "green",
@@ -51,6 +51,20 @@ def models_table(models: Iterable[Model]) -> Table:
         known: Mapping[str, Any] = model.vocabulary or {}
         table.add_row(model.id, escape(model.title), model.kind, str(known.get("concepts", "")), escape(", ".join(known.get("styles", []))))
     return table
+
+
+def show_queue(console: Console, queue: Queue) -> None:
+    """State, pauses, what waits and runs, quotas."""
+    console.print(queue.state, style="yellow" if queue.state == "paused" else "green")
+    for whose, pause in (("yours", queue.pause), ("the operator's", queue.maintenance)):
+        if pause is not None:
+            handing = ", running jobs are handed over" if pause.hand_over else ""
+            reason = f": {pause.reason}" if pause.reason else ""
+            console.print(f"paused ({whose}) since {pause.paused_at:%Y-%m-%d %H:%M:%S} UTC{handing}{reason}", markup=False, highlight=False)
+    counts = ", ".join(f"{n} {name}" for name, n in queue.jobs.items())
+    console.print(f"jobs: {counts}; {queue.jobs_today} made today", highlight=False)
+    quotas = ", ".join(f"{name} {'unlimited' if n is None else n}" for name, n in queue.quotas.items())
+    console.print(f"quotas: {quotas}", highlight=False)
 
 
 def reads_table(reads: Iterable[KeyRead]) -> Table:

@@ -9,15 +9,29 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
+from sqlalchemy import Boolean, ColumnElement, delete, func, literal_column, select, text, update
 from sqlalchemy.orm import Session
 
 from store.errors import CancelRequested, LostLease
 from store.jobs import change
 from store.models import Artifact, Checkpoint, Job
+from store.pauses import handing_over
 
 HELD = ("running", "cancelling")
 NO_LEASE = {"lease_owner": None, "lease_expires_at": None}
+WORTH_IT = "attempt < max_attempts and (run_deadline_at is null or run_deadline_at > now())"
+IN_TIME = "(started_at is not null or queue_deadline_at is null or queue_deadline_at > now())"
+DUE = f"status = 'queued' and available_at <= now() and {IN_TIME} and {WORTH_IT}"
+DEAD = f"status = 'running' and lease_expires_at < now() and {WORTH_IT}"  # its worker has let the lease run out
+READY: ColumnElement[bool] = literal_column(f"({DUE} or {DEAD})", Boolean)
+# Back in the queue: no lease, to be announced anew, and the run's clock stands still, as waiting is not running.
+WAITING = {
+    "status": "queued",
+    "dispatched_at": None,
+    "run_left": func.coalesce(Job.run_deadline_at - func.now(), Job.run_left),
+    "run_deadline_at": None,
+    **NO_LEASE,
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +40,7 @@ class Beat:
 
     cancel_requested: bool
     past_deadline: bool
+    hand_over: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,12 +61,9 @@ def held(job_id: uuid.UUID, fence: int, statuses: Sequence[str] = HELD) -> tuple
 
 
 def claim(session: Session, job_id: uuid.UUID, *, owner: str, lease: timedelta) -> Job | None:
-    """Take a job that is due (or whose worker is dead) for one attempt; None when there is nothing to do (a duplicate message)."""
+    """Take this job, if it is due or its worker is dead, for one attempt; None otherwise. Which job to take, store/fairness.py says."""
     now = func.now()
-    started = Job.started_at.is_not(None)
-    due = and_(Job.status == "queued", Job.available_at <= now, or_(started, Job.queue_deadline_at.is_(None), Job.queue_deadline_at > now))
-    dead = and_(Job.status == "running", Job.lease_expires_at < now)
-    in_time = or_(Job.run_deadline_at.is_(None), Job.run_deadline_at > now)
+    left = func.coalesce(Job.run_left, Job.run_timeout_s * timedelta(seconds=1))
     values = {
         "status": "running",
         "attempt": Job.attempt + 1,
@@ -59,16 +71,19 @@ def claim(session: Session, job_id: uuid.UUID, *, owner: str, lease: timedelta) 
         "lease_owner": owner,
         "lease_expires_at": now + lease,
         "started_at": func.coalesce(Job.started_at, now),
-        "run_deadline_at": func.coalesce(Job.run_deadline_at, now + Job.run_timeout_s * timedelta(seconds=1)),
+        "run_deadline_at": func.coalesce(Job.run_deadline_at, now + left),
     }
-    return change(session, (Job.id == job_id, Job.attempt < Job.max_attempts, in_time, or_(due, dead)), values, "started")
+    job = change(session, (Job.id == job_id, READY), values, "started")
+    if job is not None:
+        session.execute(text("update tenants set last_started_at = now() where id = :id"), {"id": job.tenant_id})
+    return job
 
 
 def heartbeat(session: Session, job_id: uuid.UUID, fence: int, lease: timedelta) -> Beat:
     """Extend the lease; says whether to stop. An expired lease that nobody took yet is still ours. LostLease."""
     statement = update(Job).where(*held(job_id, fence)).values(lease_expires_at=func.now() + lease)
     past = func.coalesce(Job.run_deadline_at < func.now(), False)
-    row = session.execute(statement.returning(Job.status == "cancelling", past)).one_or_none()
+    row = session.execute(statement.returning(Job.status == "cancelling", past, handing_over(Job.tenant_id))).one_or_none()
     if row is None:
         raise LostLease(f"job {job_id}: fence {fence} holds it no more")
     return Beat(*row)
@@ -146,8 +161,7 @@ def cancelled(session: Session, job_id: uuid.UUID, fence: int) -> Job:
 
 def release(session: Session, job_id: uuid.UUID, fence: int, *, reason: str, charged: bool = False) -> Job:
     """Hand the job over, as at a shutdown: queued again, and the attempt is not charged unless asked for. LostLease."""
-    attempt = Job.attempt if charged else Job.attempt - 1
-    values = {"status": "queued", "attempt": attempt, "available_at": func.now(), "dispatched_at": None, **NO_LEASE}
+    values = {"attempt": Job.attempt if charged else Job.attempt - 1, "available_at": func.now(), **WAITING}
     job = change(session, held(job_id, fence, ("running",)), values, "requeued", {"reason": reason})
     return job or or_lost(finish(session, held(job_id, fence, ("cancelling",)), "cancelled"), job_id, fence)
 

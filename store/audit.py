@@ -29,6 +29,9 @@ Action = Literal[
     "webhook.disabled",
     "webhook.pinged",
     "webhook.redelivered",
+    "queue.paused",
+    "queue.resumed",
+    "tenant.changed",
 ]
 
 

@@ -65,3 +65,20 @@ class WrongState(StoreError):
     """The row's state does not allow this; the message says what would."""
 
     code = "wrong_state"
+
+
+class QuotaExceeded(StoreError):
+    """A quota of the tenant is used up: its name and size, what would help, after how many seconds; `window` in seconds where it is one of time."""
+
+    code = "quota_exceeded"
+
+    def __init__(self, quota: str, limit: int, remedy: str, *, wait: int, window: int | None = None) -> None:
+        super().__init__(f"{quota} is {limit}, and so many {remedy}")
+        self.quota, self.limit, self.wait, self.window = quota, limit, wait, window
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the 429; the RateLimit fields are those of the IETF's draft."""
+        window = "" if self.window is None else f";w={self.window}"
+        policy, left = f'"{self.quota}";q={self.limit}{window}', f'"{self.quota}";r=0;t={self.wait}'
+        return {"Retry-After": str(self.wait), "RateLimit-Policy": policy, "RateLimit": left}

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select, true, tuple_, update
+from sqlalchemy import ColumnElement, func, literal, select, true, tuple_, union_all, update
 from sqlalchemy.orm import Session
 
 from store import deliveries, events, idempotency
 from store.errors import NotFinished, NotFound
 from store.models import ACTIVE, STATUSES, TERMINAL, Job
+
+# Partial indices serve a prepared statement only where the status is written out in it.
+LITERAL = {status: literal(status, literal_execute=True) for status in ACTIVE}
 
 
 @dataclass(frozen=True)
@@ -184,10 +187,18 @@ def queue_age(session: Session) -> float:
     return max(0.0, float(age or 0))
 
 
-def active_count(session: Session, tenant_id: uuid.UUID) -> int:
-    """A tenant's unfinished jobs, for quotas."""
-    query = select(func.count()).select_from(Job).where(Job.tenant_id == tenant_id, Job.status.in_(ACTIVE))
-    return session.scalar(query) or 0
+def active_by_status(session: Session, tenant_id: uuid.UUID) -> dict[str, int]:
+    """A tenant's unfinished jobs."""
+    query = select(Job.status, func.count()).where(Job.tenant_id == tenant_id, Job.status.in_(LITERAL.values())).group_by(Job.status)
+    found = {status: count for status, count in session.execute(query)}
+    return {status: found.get(status, 0) for status in ACTIVE}
+
+
+def active_count(session: Session, tenant_id: uuid.UUID, *, at_most: int | None = None) -> int:
+    """A tenant's unfinished jobs, for quotas; counted no further than `at_most`."""
+    queued = select(Job.id).where(Job.tenant_id == tenant_id, Job.status == LITERAL["queued"]).limit(at_most)
+    held = select(Job.id).where(Job.tenant_id == tenant_id, Job.status.in_([LITERAL["running"], LITERAL["cancelling"]])).limit(at_most)
+    return session.scalar(select(func.count()).select_from(union_all(queued, held).subquery())) or 0
 
 
 def active_among(session: Session, ids: Collection[uuid.UUID]) -> set[uuid.UUID]:

@@ -1,7 +1,7 @@
 """The tables. Times are UTC and the database's own; ids are random UUIDs."""
 
 import uuid
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import BigInteger, CheckConstraint, DateTime, ForeignKey, Index, MetaData, String, Text, UniqueConstraint, func, text
@@ -42,6 +42,31 @@ class Tenant(Base):
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
     name: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    max_active_jobs: Mapped[int | None] = mapped_column(doc="Unfinished jobs; null, here and below: as the service's settings say.")
+    max_running_jobs: Mapped[int | None] = mapped_column(doc="Jobs that run at once.")
+    max_jobs_a_day: Mapped[int | None] = mapped_column(doc="Jobs made between two midnights, UTC.")
+    last_started_at: Mapped[datetime | None] = mapped_column(doc="When a job of theirs was last claimed: whose turn it is.")
+
+
+class Usage(Base):
+    """How many jobs a tenant has made today. Its row is locked while a job is accepted, so that two requests cannot both be the last."""
+
+    __tablename__ = "usage"
+    tenant_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    day: Mapped[date] = mapped_column(doc="UTC.")
+    jobs: Mapped[int]
+
+
+class Pause(Base):
+    """A queue that is paused: a tenant's own, or (no tenant) everybody's. Resuming deletes the row."""
+
+    __tablename__ = "pauses"
+    __table_args__ = (UniqueConstraint("tenant_id", postgresql_nulls_not_distinct=True),)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
+    tenant_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("tenants.id"))
+    hand_over: Mapped[bool] = mapped_column(doc="Whether running jobs are to stop at their next checkpoint, to go on later.")
+    reason: Mapped[str] = mapped_column(server_default="", doc="For people.")
+    paused_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class ApiKey(Base):
@@ -70,6 +95,19 @@ class Job(Base):
         Index("ix_jobs_page", "tenant_id", text("created_at desc"), text("id desc")),
         Index("ix_jobs_labels", "labels", postgresql_using="gin"),
         Index("ix_jobs_active", "status", "available_at", postgresql_where=text("status in ('queued','running','cancelling')")),
+        Index("ix_jobs_queued", "tenant_id", "available_at", "id", postgresql_where=text("status = 'queued'")),
+        Index("ix_jobs_unannounced", "tenant_id", "dispatched_at", "available_at", postgresql_where=text("status = 'queued'")),
+        Index("ix_jobs_held", "tenant_id", "lease_expires_at", postgresql_where=text("status in ('running','cancelling')")),
+        Index(
+            "ix_jobs_queue_deadline",
+            "queue_deadline_at",
+            postgresql_where=text("status = 'queued' and started_at is null and queue_deadline_at is not null"),
+        ),
+        Index(
+            "ix_jobs_run_deadline",
+            "run_deadline_at",
+            postgresql_where=text("status in ('queued','running','cancelling') and run_deadline_at is not null"),
+        ),
     )
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
     tenant_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("tenants.id"))
@@ -90,7 +128,8 @@ class Job(Base):
     cancel_requested_at: Mapped[datetime | None]
     queue_deadline_at: Mapped[datetime | None]
     run_timeout_s: Mapped[int | None]
-    run_deadline_at: Mapped[datetime | None]
+    run_deadline_at: Mapped[datetime | None] = mapped_column(doc="Null while the job waits: waiting is not running.")
+    run_left: Mapped[timedelta | None] = mapped_column(doc="What was left of run_timeout_s when the job was handed over.")
 
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     verdict: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))

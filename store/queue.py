@@ -9,16 +9,36 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select, text, update
 from sqlalchemy.orm import Session
 
-from store.attempts import NO_LEASE, finish
-from store.jobs import change
+from store import fairness
+from store.attempts import WAITING, finish
+from store.jobs import LITERAL, change
 from store.models import TERMINAL, Checkpoint, Job
 
 TASK, QUEUE = "expunge.run", "expunge"  # the bell: this Celery task on this queue, with a job id and nothing else
 BATCH = 100
 MAX_BACKOFF = 300.0  # seconds
+QUEUED, RUNNING = LITERAL["queued"], LITERAL["running"]
 HUNG = timedelta(seconds=60)  # past its deadline with a live lease: the worker had its chance to stop
 
 DEADLINE = {"code": "deadline_exceeded", "message": "the job ran past its run_timeout_s", "retryable": True}
+# The first job of each tenant, then the second of each, and so on. Two index ranges a tenant, however many jobs it has: ordered as ix_jobs_unannounced is
+# (dispatched_at too where it is null), no other index will do, whatever PostgreSQL knows of the rows.
+WANTED = "from jobs where tenant_id = tenants.id and status = 'queued' and available_at <= now()"
+SEEN = "(attempt > 0 or started_at is not null or available_at <= now() - cast(:grace as interval))"
+CANDIDATES = text(f"""
+select each.id
+from unnest(cast(:tenants as uuid[])) with ordinality as tenants (id, place)
+cross join lateral (
+    select id, row_number() over (order by available_at, id) as turn
+    from (
+        (select id, available_at {WANTED} and dispatched_at is null and {SEEN} order by dispatched_at, available_at limit :limit)
+        union all
+        (select id, available_at {WANTED} and dispatched_at <= now() - cast(:again as interval) order by dispatched_at, available_at limit :limit)
+    ) as wanted
+) as each
+order by turn, place
+limit :limit
+""")
 LOST = {"code": "worker_lost", "message": "every worker that took this job was lost", "retryable": True}
 
 
@@ -31,46 +51,51 @@ class Reaped:
     facts: dict[uuid.UUID, dict[str, Any]] = field(default_factory=dict)  # what a log line says of each
     expiries: int = 0  # leases that ran out
 
+    @property
+    def full(self) -> bool:
+        """Whether more may be left than one round takes."""
+        return len(self.requeued) + len(self.ended) >= BATCH
+
     def note(self, job: Job, now: datetime) -> None:
         self.facts[job.id] = job.facts()
         self.expiries += job.lease_expires_at is not None and job.lease_expires_at < now
 
 
-def to_announce(session: Session, *, grace: timedelta, again: timedelta, limit: int = BATCH) -> Sequence[uuid.UUID]:
+def to_announce(
+    session: Session, *, grace: timedelta, again: timedelta, limit: int = BATCH, max_running: int | None = None
+) -> Sequence[uuid.UUID]:
     """Due jobs that nobody claimed: `grace` after they came, then every `again`; marks them announced.
 
-    `grace` leaves a fresh job to the bell that the api rings itself.
+    `grace` leaves a fresh job to the bell that the api rings itself. Tenants take turns, those whose queue is paused or that run all they may are passed over.
     """
-    now = func.now()
-    fresh = and_(Job.dispatched_at.is_(None), or_(Job.attempt > 0, Job.started_at.is_not(None), Job.available_at <= now - grace))
-    due = (Job.status == "queued", Job.available_at <= now, or_(fresh, Job.dispatched_at <= now - again))
-    chosen = select(Job.id).where(*due).order_by(Job.available_at).limit(limit).with_for_update(skip_locked=True)
-    ids = session.scalars(chosen).all()
-    session.execute(update(Job).where(Job.id.in_(ids)).values(dispatched_at=now), execution_options={"synchronize_session": False})
-    return ids
+    tenants = list(fairness.ranked(session, max_running, limit))
+    given = {"tenants": tenants, "grace": grace, "again": again, "limit": limit}
+    order = list(session.scalars(CANDIDATES, given))
+    free = set(session.scalars(select(Job.id).where(Job.id.in_(order), Job.status == QUEUED).with_for_update(skip_locked=True)))
+    session.execute(update(Job).where(Job.id.in_(free)).values(dispatched_at=func.now()), execution_options={"synchronize_session": False})
+    return [job_id for job_id in order if job_id in free]
 
 
 def reap(session: Session, *, backoff: float) -> Reaped:
     """End what is past its deadline, requeue or end what lost its worker. `backoff`: seconds before the second attempt."""
     now, done = func.now(), Reaped()
     moment = session.execute(select(now)).scalar_one()
-    dead = and_(Job.status == "running", Job.lease_expires_at < now)
-    overdue = Job.run_deadline_at < now
-    never_started = and_(Job.status == "queued", Job.started_at.is_(None), Job.queue_deadline_at < now)
-    hung = and_(Job.status.in_(("running", "cancelling")), Job.run_deadline_at < now - HUNG)
+    lost = and_(Job.status == RUNNING, Job.lease_expires_at < now)
+    overdue = and_(Job.status.in_(LITERAL.values()), Job.run_deadline_at < now)
+    never_started = and_(Job.status == QUEUED, Job.started_at.is_(None), Job.queue_deadline_at < now)
     for job in locked(session, never_started):
         ended(session, done, job, moment, "expired")
     for job in locked(session, and_(Job.status == "cancelling", Job.lease_expires_at < now)):
         ended(session, done, job, moment, "cancelled")
-    for job in locked(session, or_(and_(Job.status == "queued", overdue), and_(dead, overdue), hung)):
+    for job in locked(session, and_(overdue, or_(Job.status == QUEUED, lost, Job.run_deadline_at < now - HUNG))):
         ended(session, done, job, moment, "failed", DEADLINE)
-    for job in locked(session, dead):
+    for job in locked(session, lost):
         if job.attempt >= job.max_attempts:
             ended(session, done, job, moment, "failed", LOST)
         else:
             wait = timedelta(seconds=min(MAX_BACKOFF, backoff * 2 ** (job.attempt - 1)))
-            values = {"status": "queued", "available_at": now + wait, "dispatched_at": None, **NO_LEASE}
             done.note(job, moment)
+            values = {"available_at": now + wait, **WAITING}
             change(session, (Job.id == job.id,), values, "requeued", {"reason": "worker_lost", "backoff_s": wait.total_seconds()})
             done.requeued.append(job.id)
     return done

@@ -87,8 +87,29 @@ class Settings(BaseSettings):
         alias="EXPUNGE_METRICS_PUBLIC",
         description="Serve /metrics without a key; else this machine and the scope admin only.",
     )
-    max_active_jobs: int = Field(default=1000, ge=1, description="Unfinished jobs a tenant may have before POST answers 429.")
+    max_active_jobs: int = Field(
+        default=1000,
+        ge=1,
+        description="Unfinished jobs a tenant may have before POST answers 429. `python -m store.tenants` sets another number for one tenant.",
+    )
+    max_running_jobs: int | None = Field(
+        default=None,
+        ge=1,
+        description="Jobs of one tenant that run at once; omitted: as many as there are workers. Read by workers and loops.",
+    )
+    max_jobs_a_day: int | None = Field(
+        default=None, ge=1, description="Jobs a tenant may make between two midnights, UTC; omitted: any number."
+    )
     max_upload_bytes: int = Field(default=512 * 2**20, ge=1, description="Largest delta that may be uploaded.")
+
+    rate_limits: bool = Field(default=True, alias="EXPUNGE_RATE_LIMITS", description="Off switch for the three limits below.")
+    reads_per_minute: int = Field(
+        default=600, ge=1, description="GET and HEAD requests of one API key; as many at once after a quiet minute."
+    )
+    writes_per_minute: int = Field(default=120, ge=1, description="All other requests of one API key.")
+    strangers_per_minute: int = Field(
+        default=60, ge=1, description="Requests without a valid API key from one address; probes, and requests with one, are not counted."
+    )
 
     webhook_allowed_hosts: Annotated[tuple[str, ...], *Commas] = Field(
         default=(),

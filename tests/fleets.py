@@ -113,8 +113,9 @@ class Fleet:
         return job_id
 
     def job(self, job_id: uuid.UUID) -> Job:
+        """Whosever it is."""
         with db.transaction(self.url) as session:
-            return jobs.get(session, self.tenant_id, job_id)
+            return session.get_one(Job, job_id)
 
     def cancel(self, job_id: uuid.UUID) -> Job:
         with db.transaction(self.url) as session:

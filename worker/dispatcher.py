@@ -1,4 +1,4 @@
-"""Rings the bell for every queued job that nobody claimed: a lost message, an emptied Redis, a job whose worker died."""
+"""Rings the bell for queued jobs that nobody claimed: a lost message, an emptied Redis, a job whose worker died, a pause or a quota that ended."""
 
 from datetime import timedelta
 
@@ -6,9 +6,10 @@ import redis
 import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from store import db
-from store.queue import QUEUE, TASK, to_announce
+from store.queue import BATCH, QUEUE, TASK, to_announce
 from store.settings import Settings
 from worker import metrics
 
@@ -17,19 +18,38 @@ FULL = 500  # messages that wait already: more would only be duplicates
 
 
 def turn(settings: Settings) -> None:
-    """Announce what is due; the message holds the job id and nothing else."""
-    again = timedelta(seconds=settings.redispatch_after_seconds)
+    """Announce what is due."""
+    metrics.redispatches.inc(announce(settings, BATCH, FULL))
+
+
+def ring_on(settings: Settings) -> None:
+    """A worker that has ended an attempt wakes whoever is next, where no message waits for that: a bell rung while a tenant's quota was full woke nobody."""
+    try:
+        announce(settings, 1, 1)
+    except DBAPIError as error:
+        log.warning("database_away", error=type(error).__name__)
+
+
+def announce(settings: Settings, limit: int, full: int) -> int:
+    """Ring for at most `limit` jobs unless `full` messages wait, and say for how many; a message holds a job id and nothing else.
+
+    Where none waits, no worker is about to look: then what was announced before is announced again at once.
+    """
     broker = settings.redis_url.get_secret_value()
     try:
         with redis.Redis.from_url(broker, socket_connect_timeout=1, socket_timeout=1) as client:
-            if int(client.llen(QUEUE)) >= FULL:
-                return
+            waiting = int(client.llen(QUEUE))
+        if waiting >= full:
+            return 0
+        grace, again = timedelta(seconds=settings.dispatch_seconds), timedelta(seconds=settings.redispatch_after_seconds if waiting else 0)
         with db.transaction(settings.database_url.get_secret_value()) as session:
-            ids = to_announce(session, grace=timedelta(seconds=settings.dispatch_seconds), again=again)
+            ids = to_announce(session, grace=grace, again=again, limit=limit, max_running=settings.max_running_jobs)
             ring(broker, [str(job_id) for job_id in ids])
+        return len(ids)
     except (redis.RedisError, OperationalError) as error:  # rolled back: announced again at the next turn
         metrics.unheard.inc()
         log.warning("broker_away", error=type(error).__name__)
+        return 0
 
 
 def ring(broker: str, ids: list[str]) -> None:
@@ -43,5 +63,4 @@ def ring(broker: str, ids: list[str]) -> None:
         with sender.connection_for_write() as connection:
             for job_id in ids:
                 sender.send_task(TASK, args=[job_id], queue=QUEUE, retry=False, ignore_result=True, connection=connection)
-    metrics.redispatches.inc(len(ids))
     log.info("announced", jobs=len(ids), job_ids=ids)

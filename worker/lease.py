@@ -40,6 +40,14 @@ class DeadlineExceeded(Stop):
 class HandOver(Stop):
     """The worker shuts down; the job goes on elsewhere."""
 
+    event = "worker_shutdown"
+
+
+class Paused(HandOver):
+    """The queue is paused and running jobs are asked for; the job goes on afterwards."""
+
+    event = "queue_paused"
+
 
 class Lease:
     """Holds a claimed job: core's callback on one side, heartbeats on the other.
@@ -98,13 +106,14 @@ class Lease:
         self.seen = time.monotonic()
 
     def raise_reason(self, *, at_checkpoint: bool) -> None:
-        if self.reason is None and shutdown.requested():
+        if shutdown.requested():
             self.stop(HandOver("the worker shuts down"))
         if self.reason is None:
             return
-        # A run that keeps checkpoints is given half the shutdown's time to reach the next one.
+        # A run that keeps checkpoints is let go on to the next one: for half the shutdown's time, or in a pause, which is in no hurry, for as long as it takes.
         waits = isinstance(self.reason, HandOver) and self.checkpointing and not at_checkpoint
-        if not waits or time.monotonic() - self.asked > self.settings.soft_shutdown_seconds / 2:
+        late = time.monotonic() - self.asked > self.settings.soft_shutdown_seconds / 2
+        if not waits or (late and not isinstance(self.reason, Paused)):
             raise self.reason
 
     def flush(self) -> None:
@@ -135,7 +144,7 @@ class Lease:
     def beat(self) -> None:
         """One heartbeat; ends the process when the run no longer listens."""
         now = time.monotonic()
-        if self.reason is not None and now - self.asked > self.settings.cancel_seconds:
+        if strength(self.reason) > strength(Paused()) and now - self.asked > self.settings.cancel_seconds:
             self.end_process(type(self.reason).__name__, lambda session: settle(session, self.job, self.reason))
         if now - self.seen > self.settings.stall_seconds:
             text = f"no progress for {self.settings.stall_seconds:.0f} s: the run is ended and goes on from its last checkpoint"
@@ -146,12 +155,14 @@ class Lease:
             self.stop(Cancelled("cancelled by the client"))
         elif heard.past_deadline:
             self.stop(DeadlineExceeded(str(DEADLINE["message"])))
+        elif heard.hand_over:
+            self.stop(Paused("the queue is paused"))
         elif now - self.written >= self.settings.progress_seconds:
             self.flush()
 
     def stop(self, reason: Exception) -> None:
-        """Remember why the run is to end; a later, stronger reason replaces a hand-over."""
-        if self.reason is None or (isinstance(self.reason, HandOver) and not isinstance(reason, HandOver)):
+        """Remember why the run is to end; a later, stronger reason replaces the first."""
+        if strength(reason) > strength(self.reason):
             self.reason, self.asked = reason, time.monotonic()
             log.info("run_to_stop", reason=type(reason).__name__)
 
@@ -165,6 +176,11 @@ class Lease:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def strength(reason: Exception | None) -> int:
+    """A pause gives way to a shutdown, and both to whatever ends the job or takes it away."""
+    return 0 if reason is None else 1 if isinstance(reason, Paused) else 2 if isinstance(reason, HandOver) else 3
+
+
 def settle(session: Session, job: Job, reason: Exception | None) -> None:
     """What a stopped run leaves behind in its row; nothing when the job is another's by now."""
     if isinstance(reason, Cancelled):
@@ -172,4 +188,4 @@ def settle(session: Session, job: Job, reason: Exception | None) -> None:
     elif isinstance(reason, DeadlineExceeded):
         attempts.fail(session, job.id, job.fence, code="deadline_exceeded", message=str(reason), retryable=True)
     elif isinstance(reason, HandOver):
-        attempts.release(session, job.id, job.fence, reason="worker_shutdown")
+        attempts.release(session, job.id, job.fence, reason=reason.event)

@@ -3,7 +3,7 @@
 import structlog
 
 from store import db
-from store.queue import reap
+from store.queue import Reaped, reap
 from store.settings import Settings
 from worker import metrics
 
@@ -11,6 +11,12 @@ log = structlog.get_logger("worker")
 
 
 def turn(settings: Settings) -> None:
+    """Rounds until nothing is left: what is past its deadline must not stand in the way of those who choose from the queue."""
+    while once(settings).full:
+        pass
+
+
+def once(settings: Settings) -> Reaped:
     with db.transaction(settings.database_url.get_secret_value()) as session:
         done = reap(session, backoff=settings.backoff_seconds)
     metrics.expiries.inc(done.expiries)
@@ -18,3 +24,4 @@ def turn(settings: Settings) -> None:
         log.warning("job_requeued", **done.facts[job_id])
     for job_id, status in done.ended:
         log.warning("job_reaped", **done.facts[job_id], status=status)
+    return done

@@ -18,16 +18,16 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, Program
 from sqlalchemy.orm import Session
 
 from core.errors import CoreError
-from store import attempts, db, logs, tracing
+from store import attempts, db, fairness, logs, tracing
 from store.blobs import Blobs
 from store.errors import BlobExists, CancelRequested, CorruptBlob, LostLease
 from store.models import Job
 from store.queue import TASK
 from store.settings import Settings
-from worker import metrics, smaller
+from worker import dispatcher, metrics, smaller
 from worker.app import app, settings
 from worker.checkpoints import JobCheckpoints
-from worker.lease import Cancelled, DeadlineExceeded, HandOver, Lease, Stop, settle
+from worker.lease import Cancelled, DeadlineExceeded, HandOver, Lease, Paused, Stop, settle
 from worker.publish import publish
 from worker.runner import runner_for
 
@@ -37,23 +37,25 @@ if TYPE_CHECKING:
 log = structlog.get_logger("worker")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 MISSING = ("42703", "42P01")  # PostgreSQL's undefined_column and undefined_table
-OUTCOMES = {Cancelled: "cancelled", DeadlineExceeded: "failed", HandOver: "handed_over"}
+OUTCOMES = {Cancelled: "cancelled", DeadlineExceeded: "failed", HandOver: "handed_over", Paused: "handed_over"}
 
 
 @app.task(name=TASK)  # type: ignore[untyped-decorator]
 def run(job_id: str) -> None:
-    """One bell: take the job if it is due."""
-    attempt(settings, uuid.UUID(job_id))
+    """One bell: take whatever is fairest; the id that the message holds is only what somebody rang for."""
+    if attempt(settings, uuid.UUID(job_id)) is not None:
+        dispatcher.ring_on(settings)
 
 
-def attempt(settings: Settings, job_id: uuid.UUID) -> Job | None:
-    """One attempt at a job, to whatever end; None when there was nothing to do."""
+def attempt(settings: Settings, bell: uuid.UUID) -> Job | None:
+    """One attempt at the fairest job that is due, to whatever end; None when nothing may start."""
     url = settings.database_url.get_secret_value()
     with db.transaction(url) as session:
         owner = f"{socket.gethostname()}:{os.getpid()}"
-        job = attempts.claim(session, job_id, owner=owner, lease=timedelta(seconds=settings.lease_seconds))
+        length = timedelta(seconds=settings.lease_seconds)
+        job = fairness.claim_next(session, owner=owner, lease=length, max_running=settings.max_running_jobs)
     if job is None:
-        log.info("nothing_to_do", job_id=str(job_id))
+        log.info("nothing_to_do", job_id=str(bell))
         return None
     structlog.contextvars.bind_contextvars(**job.facts())
     logs.hide(job.spec)

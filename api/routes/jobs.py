@@ -15,11 +15,11 @@ from api.auth import Caller
 from api.deps import JSON, DryRunQuery, JobsReader, JobsWriter, ServicesDep, Ticket, TicketDep, WaitDep, accepts
 from api.invalid import choice
 from api.once import Done, once
-from api.problems import Problem, invalid, responses
+from api.problems import invalid, responses
 from api.schemas import TERMINAL, DryRun, Job, JobKind, JobPage, JobStatus
 from api.services import Services
 from core.specs import CombineSpec, EraseSpec, EvaluateSpec, HideSpec
-from store import artifacts, audit, jobs, logs, tracing
+from store import artifacts, audit, jobs, logs, quotas, tracing
 
 log = structlog.get_logger("api")
 router = APIRouter(tags=["jobs"], dependencies=[accepts(JSON)])
@@ -43,7 +43,7 @@ CREATED: dict[int | str, dict[str, Any]] = {
         "unsupported_media_type",
         "invalid_request",
         "idempotency_mismatch",
-        "too_many_requests",
+        "quota_exceeded",
     ),
 }
 
@@ -59,15 +59,6 @@ def accepted(row: Any, session: Session, caller: Caller) -> Done:
     return Done(presenters.job(session, caller.tenant_id, row), headers={"Location": f"/jobs/{row.id}", "Retry-After": "2"}, job=row)
 
 
-def roomy(services: Services, session: Session, caller: Caller) -> None:
-    """Refuse a job when the tenant has too many unfinished ones."""
-    limit = services.settings.max_active_jobs
-    if jobs.active_count(session, caller.tenant_id) >= limit:
-        raise Problem(
-            "too_many_requests", f"{limit} jobs of yours are waiting or running, which is the most.", headers={"Retry-After": "30"}
-        )
-
-
 def request_id() -> str | None:
     """The id that joins a job to the request that made it."""
     return structlog.contextvars.get_contextvars().get("request_id")
@@ -77,8 +68,8 @@ def submit(services: Services, caller: Caller, ticket: Ticket, kind: JobKind, sp
     """Store the job, its first event and the key's answer in one transaction; then ring the bell."""
 
     def work(session: Session) -> Done:
-        roomy(services, session, caller)
         resolved = presenters.resolve(session, caller.tenant_id, spec)
+        quotas.spend(session, caller.tenant_id, services.settings)
         made = jobs.create_job(
             session,
             caller.tenant_id,
@@ -242,13 +233,13 @@ def cancel_job(job_id: uuid.UUID, services: ServicesDep, caller: JobsWriter, tic
     "/jobs/{job_id:uuid}/retry",
     status_code=202,
     responses=CREATED
-    | responses("bad_header", "not_found", "wrong_state", "idempotency_in_flight", "idempotency_mismatch", "too_many_requests"),
+    | responses("bad_header", "not_found", "wrong_state", "idempotency_in_flight", "idempotency_mismatch", "quota_exceeded"),
 )
 def retry_job(job_id: uuid.UUID, services: ServicesDep, caller: JobsWriter, ticket: TicketDep) -> Job:
     """Run a failed, cancelled or expired job again: a new job, linked by `retried_from`."""
 
     def work(session: Session) -> Done:
-        roomy(services, session, caller)
+        quotas.spend(session, caller.tenant_id, services.settings)
         row = jobs.retry(session, caller.tenant_id, job_id, request_id=request_id(), trace=tracing.current()).job
         audit.record(session, caller.tenant_id, caller, "job.retried", row.id, kind=row.kind, retried_from=str(job_id))
         return accepted(row, session, caller)

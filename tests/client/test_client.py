@@ -14,6 +14,7 @@ from safetensors.numpy import save
 
 from client import ApiError, Artifact, ConnectionFailed, Event, Expunge, IntegrityError, Job, NoRecoveryKey, WaitTimeout, download, sse
 from client.transport import pause
+from store import db, quotas
 
 BYTES = random.Random(2).randbytes(2_000_000)
 
@@ -205,6 +206,29 @@ def test_429_is_tried_again_after_the_pause_asked_for(postgres_url: str, redis_u
         assert client.erase("church", method="uce").status == "queued"
         assert len(pauses) == 1
         assert pauses[0] > 15  # the service asked for 30 s
+
+
+def test_a_quota_that_ends_with_the_day_is_not_waited_for(postgres_url: str, redis_url: str, tmp_path: Path):
+    settings = make_settings(postgres_url, redis_url, tmp_path, max_jobs_a_day=1)
+    with serve(settings) as (url, _):
+        tenant = Tenant(url, settings)
+        tenant.erase()
+        client, pauses = Expunge(url, tenant.key()), []
+        client.transport.sleep = pauses.append
+        with db.transaction(tenant.database) as session:
+            left = quotas.until_midnight(session)
+        if left < 60:
+            pytest.skip("the quota ends while the test runs")
+        with pytest.raises(ApiError, match="max_jobs_a_day is 1"):
+            client.erase("church", method="uce")
+        assert pauses == []
+
+
+def test_the_queue_is_paused_and_resumed(expunge: Expunge):
+    paused = expunge.pause_queue(reason="new models")
+    assert (paused.state, paused.pause.reason, expunge.queue()) == ("paused", "new models", paused)
+    assert expunge.erase("church", method="uce").status == "queued"
+    assert expunge.resume_queue().state == "running"
 
 
 def test_pauses_double_and_are_bounded():

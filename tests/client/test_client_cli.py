@@ -26,6 +26,17 @@ def test_erase_posts_a_job_and_shows_it(tenant: Tenant):
     assert [c["name"] for c in job["spec"]["concepts"]] == ["church", "saw"]
 
 
+def test_the_queue_is_paused_shown_and_resumed(tenant: Tenant):
+    tenant.erase()
+    paused = run(tenant, "queue", "pause", "--hand-over", "--reason", "new models")
+    assert paused.exit_code == 0, paused.output
+    assert "UTC, running jobs are handed over: new models" in paused.stdout
+    assert "1 queued, 0 running, 0 cancelling; 1 made today" in run(tenant, "queue").stdout
+    assert json.loads(run(tenant, "queue", "show", "--json").stdout)["state"] == "paused"
+    assert run(tenant, "queue", "resume").stdout.startswith("running")
+    assert run(tenant, "queue", "stop").exit_code == 2
+
+
 def test_one_concept_is_edited_debiased_or_learned_from_images(tenant: Tenant, tmp_path: Path):
     def concept(*arguments: str) -> dict:
         done = run(tenant, "erase", *arguments, "--no-wait", "--json")

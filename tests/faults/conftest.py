@@ -19,7 +19,10 @@ def fleet(settings: Settings, tmp_path: Path, tenant, monkeypatch: pytest.Monkey
     """Workers and loops on the session's servers; what became of its jobs goes into the ledger."""
     made = Fleet(settings, tmp_path, tenant.id)
     yield made
-    ledger.close(made)
+    try:
+        ledger.close(made)
+    finally:
+        made.end()  # whatever lives on would take the next test's jobs
 
 
 @pytest.fixture

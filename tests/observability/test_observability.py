@@ -183,8 +183,8 @@ class TestMetrics:
 def exported() -> set[str]:
     """Every name under which api, worker or loops export a sample."""
 
-    def count() -> tuple[dict[str, int], float, int]:
-        return {"queued": 1}, 0.0, 0
+    def count() -> tuple[dict[str, int], float, int, tuple[bool, int]]:
+        return {"queued": 1}, 0.0, 0, (False, 0)
 
     api = Metrics()
     api.watch(count)

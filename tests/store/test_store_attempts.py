@@ -197,6 +197,24 @@ def test_run_deadline_counts_from_the_first_start_and_ends_the_job(session, make
     assert jobs.get(session, job.tenant_id, job.id).error["code"] == "deadline_exceeded"
 
 
+def test_time_in_the_queue_is_no_time_of_the_run(session, make, take, expire):
+    job = make(run_timeout_s=60)
+    first = take(job.id)
+    session.execute(text("update jobs set run_deadline_at = now() + interval '20 s'"))
+    attempts.release(session, job.id, first.fence, reason="queue_paused")
+    session.commit()
+    waiting = jobs.get(session, job.tenant_id, job.id)
+    assert waiting.run_deadline_at is None
+    assert reap(session).ended == []
+    second = take(job.id)
+    assert second.run_deadline_at - second.lease_expires_at == waiting.run_left - LEASE
+    assert 0 < waiting.run_left.total_seconds() <= 20
+    expire(job.id)
+    assert reap(session).requeued == [job.id]
+    third = take(job.id)
+    assert third.run_deadline_at - third.lease_expires_at <= waiting.run_left - LEASE, "what it has run is spent"
+
+
 def test_a_hung_run_loses_its_job_some_time_after_the_deadline(session, make, take):
     job = make(run_timeout_s=60)
     fence = take(job.id).fence

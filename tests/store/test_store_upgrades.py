@@ -177,6 +177,17 @@ def test_our_worker_runs_a_job_that_the_previous_revision_s_api_made(database, o
         assert jobs.get(session, TENANT, JOB).status == "succeeded"
 
 
+def test_a_job_that_we_handed_over_is_run_to_its_end_by_the_previous_revision_s_worker(database, old):
+    with db.transaction(database) as session:
+        made = jobs.create_job(session, TENANT, "erase", {}, run_timeout_s=3600).job
+        fence = attempts.claim(session, made.id, owner="new", lease=LEASE).fence
+        attempts.release(session, made.id, fence, reason="queue_paused")
+    ((*row,),) = old(CLAIM, id=made.id)
+    assert len(row) == len(JOB_COLUMNS.split(", "))
+    assert old(BEAT, id=made.id, fence=2) == [(False, False)], "it counts its run_timeout_s anew, as it knows of no time left"
+    assert len(old(SUCCEED, id=made.id, fence=2)) == 1
+
+
 def test_a_job_is_handed_from_an_old_worker_to_a_new_one_and_the_old_one_can_write_no_more(database, old):
     old(CREATE)
     old(EVENT, seq=1, type="queued")
