@@ -1,5 +1,6 @@
 """Default-deny: every path needs an API key unless it is listed here, whatever serves it."""
 
+import time
 import uuid
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -85,9 +86,14 @@ class Authenticate:
             raise denied("No API key was sent: add 'Authorization: Bearer <key>'.")
         if scheme.lower() != "bearer" or not token.strip():
             raise denied("The Authorization header must be 'Bearer <key>'.", ', error="invalid_request"')
-        found = await run_in_threadpool(lookup, self.services, token.strip())
+        token, known = token.strip(), self.services.known
+        found = known.get(token)
         if found is None:
-            raise denied("The API key is unknown, expired or revoked.", ', error="invalid_token"')
+            asked = time.monotonic()
+            found = await run_in_threadpool(lookup, self.services, token)
+            if found is None:
+                raise denied("The API key is unknown, expired or revoked.", ', error="invalid_token"')
+            known.note(token, found, asked)
         return found
 
 
@@ -101,7 +107,7 @@ def require(caller: Caller, scope: str) -> None:
 def need(scope: str | None) -> Any:
     """A route's dependency: the caller, who has this scope; with None, the route asks for it itself."""
 
-    def check(request: Request, _: Annotated[Any, Depends(bearer)] = None) -> Caller:
+    async def check(request: Request, _: Annotated[Any, Depends(bearer)] = None) -> Caller:
         caller: Caller = request.state.caller
         if scope is not None:
             require(caller, scope)

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from store.models import Event, Job
@@ -14,8 +14,8 @@ CHANNEL = "expunge_events"
 
 def append(session: Session, job: Job, type_: str, data: dict[str, Any]) -> None:
     """Write the event of a job's newest version and wake the listeners at commit; only store/jobs.py calls this."""
-    session.add(Event(job_id=job.id, seq=job.version, type=type_, data=data))
-    session.execute(select(func.pg_notify(CHANNEL, str(job.id))))
+    values = {"job_id": job.id, "seq": job.version, "type": type_, "data": data}
+    session.execute(insert(Event).values(values).returning(func.pg_notify(CHANNEL, str(job.id))))
 
 
 def page(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID, *, after: int = 0, limit: int = 100) -> Sequence[Event]:
