@@ -16,8 +16,8 @@ from api.auth import Authenticate
 from api.bodies import Bodies
 from api.middleware import Envelope, as_problem
 from api.problems import BY_STATUS, Problem, answer
-from api.sendfile import ZeroCopy
 from api.routes import artifacts, audit, concepts, events, jobs, keys, models, system, uploads, webhooks
+from api.sendfile import ZeroCopy
 from store import logs, tracing
 from store.errors import StoreError
 from store.settings import Settings

@@ -26,7 +26,7 @@ class FileResponse(Response):
         super().__init__(None, status, headers, media_type)
         self.file, self.start, self.stop = file, start, stop
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         with self.file:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             if EXTENSION in (scope.get("extensions") or {}):

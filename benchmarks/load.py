@@ -19,14 +19,13 @@ from typing import Any
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 import ledger
-import psutil
 from sqlalchemy import func, select, text
 
 from benchmarks.under_load import bare, depth
 from benchmarks.under_load.figures import Bar, latencies, side_by_side
 from benchmarks.under_load.service import Loaded, answers, loaded, until
 from embedded.servers import free_port
-from store import artifacts, db, jobs
+from store import artifacts, db
 from store.models import ACTIVE, Artifact, Job
 
 RESULTS = Path(__file__).parent / "results" / "load.json"
@@ -47,7 +46,7 @@ def seen(process: "subprocess.Popen[str]") -> Any:
     out, _ = process.communicate()
     if process.returncode != 0:
         raise RuntimeError(f"a client ended with code {process.returncode}")
-    return json.loads(out)
+    return json.loads(out.splitlines()[-1])
 
 
 class Load:
@@ -87,7 +86,16 @@ class Load:
         service, (job_id,) = self.service, self.post(1)
         port = free_port()
         plain = f"http://127.0.0.1:{port}"
-        uvicorn = ("uvicorn", "benchmarks.under_load.bare:create_app", "--factory", "--host", "127.0.0.1", "--port", str(port), "--no-access-log")
+        uvicorn = (
+            "uvicorn",
+            "benchmarks.under_load.bare:create_app",
+            "--factory",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--no-access-log",
+        )
         service.start("bare-api", sys.executable, "-m", *uvicorn, ready=lambda: answers(plain))
         rates: dict[str, list[float]] = {"api": [], "bare-api": []}
         costs: dict[str, list[float]] = {"api": [], "bare-api": []}
@@ -96,7 +104,9 @@ class Load:
                 process = service.process(name)
                 before = sum(process.cpu_times()[:2])
                 found = seen(
-                    service.client("hammer", "--url", f"{url}/jobs/{job_id}", "--connections", str(CONNECTIONS), "--seconds", "1" if n < 0 else "3")
+                    service.client(
+                        "hammer", "--url", f"{url}/jobs/{job_id}", "--connections", str(CONNECTIONS), "--seconds", "1" if n < 0 else "3"
+                    )
                 )
                 if n >= 0:
                     rates[name].append(found["requests"] / found["seconds"])
@@ -121,7 +131,9 @@ class Load:
                 for name, values in took.items():
                     found[name].append(statistics.median(values))
         service.stop("bare-worker")
-        self.bars.append(side_by_side("accepted to claimed, to a bare Celery round trip", found["accepted_to_claimed"], found["round_trip"], most=1.5))
+        self.bars.append(
+            side_by_side("accepted to claimed, to a bare Celery round trip", found["accepted_to_claimed"], found["round_trip"], most=1.5)
+        )
         self.report["starting"] = {
             "jobs": times * self.rounds,
             "median_ms": {name: round(1000 * statistics.median(values), 2) for name, values in found.items()},
@@ -153,7 +165,9 @@ class Load:
         folder.mkdir()
         config = bare.nginx_config(folder, service.folder / "artifacts", port)
         urls = {"api": f"{service.url}/artifacts/{row.id}/content", "nginx": f"http://127.0.0.1:{port}/{row.key}"}
-        service.start("nginx", program, "-c", str(config), "-p", str(folder), "-e", f"{folder}/nginx.log", ready=lambda: answers(urls["nginx"]))
+        service.start(
+            "nginx", program, "-c", str(config), "-p", str(folder), "-e", f"{folder}/nginx.log", ready=lambda: answers(urls["nginx"])
+        )
         first = seen(service.client("download", "--url", urls["api"]))
         rates: dict[str, list[float]] = {"api": [], "nginx": []}
         for n in range(-1, self.rounds):
@@ -205,9 +219,8 @@ class Load:
         memory = {"before": api.memory_info().rss}
         begun = time.monotonic()
         process = service.client("watch", "--url", service.url, "--clients", str(clients), "--jobs", *map(str, ids))
-        opened = time.monotonic() - begun
-        time.sleep(0)
-        self.wait_open(clients)
+        if not process.stdout or process.stdout.readline() != "open\n":
+            raise RuntimeError("not every stream could be opened")
         opened = time.monotonic() - begun
         memory["open"] = api.memory_info().rss
         service.hold.unlink()
@@ -230,17 +243,6 @@ class Load:
             "api_rss_mib": {k: v >> 20 for k, v in memory.items()},
         }
 
-    def wait_open(self, clients: int) -> None:
-        """Until the API has so many connections of clients."""
-        api = self.service.process("api")
-        port = int(self.service.url.rsplit(":", 1)[1])
-
-        def connections() -> int:
-            return sum(c.laddr.port == port and c.status == psutil.CONN_ESTABLISHED for c in api.net_connections("tcp"))
-
-        until(lambda: connections() >= clients)
-        time.sleep(5)
-
     def queueing(self) -> None:
         """Acts on queues of 100, 1,000 and 10,000 jobs."""
         self.service.stop("worker-1", "loops")
@@ -248,7 +250,9 @@ class Load:
         low, _, high = depth.DEPTHS
         for act, by_depth in found.items():
             if act != "accepting":
-                self.bars.append(side_by_side(f"{act.replace('_', ' ')}, {high:,} queued jobs to {low}", by_depth[high], by_depth[low], most=2))
+                self.bars.append(
+                    side_by_side(f"{act.replace('_', ' ')}, {high:,} queued jobs to {low}", by_depth[high], by_depth[low], most=2)
+                )
         self.report["queueing"] = {
             act: {str(n): round(1000 * statistics.median(values), 3) for n, values in by_depth.items()} for act, by_depth in found.items()
         }

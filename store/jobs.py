@@ -100,7 +100,10 @@ LOOK = select(
     select(
         func.coalesce(
             func.json_agg(
-                aggregate_order_by(func.json_build_object(*(x for n in FILES for x in (literal(n, literal_execute=True), getattr(Artifact, n)))), Artifact.name)
+                aggregate_order_by(
+                    func.json_build_object(*(x for n in FILES for x in (literal(n, literal_execute=True), getattr(Artifact, n)))),
+                    Artifact.name,
+                )
             ),
             text("'[]'::json"),
         )

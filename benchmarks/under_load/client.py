@@ -117,22 +117,21 @@ async def events(http: aiohttp.ClientSession, url: str, job_id: str) -> AsyncIte
 
 
 async def watch(url: str, jobs: list[str], clients: int) -> Seen:
-    """So many streams at once, spread over the jobs, each to its end. Writes `open` to standard error once all are."""
+    """So many streams at once, spread over the jobs, each to its end. Writes a line `open` once all are."""
     left = clients
     async with session(0) as http:
 
         async def one(job_id: str) -> list[int]:
             nonlocal left
-            seqs: list[int] = []
-            kind = ""
-            async for seq, kind in events(http, url, job_id):
-                if not seqs:
+            came: list[tuple[int, str]] = []
+            async for event in events(http, url, job_id):
+                if not came:
                     left -= 1
                     if not left:
-                        sys.stderr.write("open\n")
-                        sys.stderr.flush()
-                seqs.append(seq)
-            return seqs if kind in TERMINAL else []
+                        sys.stdout.write("open\n")
+                        sys.stdout.flush()
+                came.append(event)
+            return [seq for seq, _ in came] if came and came[-1][1] in TERMINAL else []
 
         found = await asyncio.gather(*(one(jobs[i % len(jobs)]) for i in range(clients)))
     whole: dict[str, list[int]] = defaultdict(list)

@@ -41,7 +41,9 @@ class Bar:
         return {k: v for k, v in asdict(self).items() if v not in (None, "")} | {"verdict": self.verdict}
 
 
-def side_by_side(name: str, ours: Sequence[float], theirs: Sequence[float], *, least: float | None = None, most: float | None = None) -> Bar:
+def side_by_side(
+    name: str, ours: Sequence[float], theirs: Sequence[float], *, least: float | None = None, most: float | None = None
+) -> Bar:
     """The median of the rounds' ratios, ours to theirs, and the least and greatest of them: each round measured both, one after the other."""
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     return Bar(name, statistics.median(ratios), min(ratios), max(ratios), least, most)

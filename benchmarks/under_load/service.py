@@ -90,5 +90,3 @@ def until(condition: Callable[[], object], seconds: float = 120) -> None:
         if time.monotonic() > end:
             raise TimeoutError("it did not come about")
         time.sleep(0.05)
-
-
