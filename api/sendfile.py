@@ -7,7 +7,7 @@ import asyncio
 import os
 from asyncio.trsock import TransportSocket
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 
 import h11
 from starlette.concurrency import run_in_threadpool
@@ -50,18 +50,19 @@ class ZeroCopy:
         if scope["type"] != "http" or not able(cycle):
             await self.app(scope, receive, send)
             return
+        own = cycle
         scope["extensions"] = {**(scope.get("extensions") or {}), EXTENSION: {}}
 
         async def hand_on(message: Message) -> None:
             if message["type"] == EXTENSION:
-                await copy(cycle, message)
+                await copy(own, message)
             else:
                 await send(message)
 
         await self.app(scope, receive, hand_on)
 
 
-def able(cycle: Any) -> bool:
+def able(cycle: Any) -> TypeGuard[RequestResponseCycle]:
     """Whether this is a request over a plain socket that asyncio's loop knows to send files through."""
     if not isinstance(cycle, RequestResponseCycle) or cycle.scope["scheme"] != "http":
         return False

@@ -30,7 +30,7 @@ from store.models import ACTIVE, Artifact, Job
 
 RESULTS = Path(__file__).parent / "results" / "load.json"
 CONNECTIONS = 16
-LARGE = 32 * 1024  # KiB
+LARGE = 128 * 1024  # KiB
 FEW = 100  # jobs that the event streams are spread over
 WORKER = ("celery", "-A", "benchmarks.under_load.bare:celery", "worker", "-c", "1", "--without-gossip", "--without-mingle", "-l", "WARNING")
 Report = dict[str, Any]
@@ -172,7 +172,7 @@ class Load:
         rates: dict[str, list[float]] = {"api": [], "nginx": []}
         for n in range(-1, self.rounds):
             for side in order(n, *urls):
-                found = seen(service.client("download", "--url", urls[side], "--times", "8"))
+                found = seen(service.client("download", "--url", urls[side], "--times", "3"))
                 if n >= 0:
                     rates[side].append(found["bytes"] / found["seconds"] / 1e6)
         service.stop("nginx")
@@ -249,7 +249,7 @@ class Load:
         found = depth.measure(self.service.settings.database_url.get_secret_value(), self.rounds, 15)
         low, _, high = depth.DEPTHS
         for act, by_depth in found.items():
-            if act != "accepting":
+            if act in depth.BARRED:
                 self.bars.append(
                     side_by_side(f"{act.replace('_', ' ')}, {high:,} queued jobs to {low}", by_depth[high], by_depth[low], most=2)
                 )
@@ -273,6 +273,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=30, help="of mixed traffic")
     parser.add_argument("--clients", type=int, default=1000, help="event streams at once")
     parser.add_argument("--only", nargs="*", help="parts: reading starting downloading mixing streaming queueing")
+    parser.add_argument("--dry", action="store_true", help="leave the results file as it is")
     args = parser.parse_args()
     begun = time.monotonic()
     with loaded() as service:
@@ -290,14 +291,23 @@ def main() -> int:
                 had = len(load.bars)
                 part()
                 say(f"-- {name} ({time.monotonic() - begun:.0f} s): {json.dumps(load.report.get(name))}")
-                for bar in load.bars[had:]:
+                new = load.bars[had:]
+                for bar in new:
                     print(bar.told(), flush=True)
+                if not args.dry:
+                    keep(
+                        name,
+                        {"rounds": args.rounds, "cores": os.cpu_count(), **load.report.get(name, {}), "bars": [bar.row() for bar in new]},
+                    )
     missed = [bar for bar in load.bars if bar.missed]
-    whole = {"cores": os.cpu_count(), "rounds": args.rounds, "bars": [bar.row() for bar in load.bars], **load.report}
-    if not args.only:
-        RESULTS.write_text(json.dumps(whole, indent=1) + "\n")
     print(f"{len(missed)} of {len(load.bars)} bars missed" if missed else f"all {len(load.bars)} bars held", flush=True)
     return 1 if missed else 0
+
+
+def keep(part: str, found: Report) -> None:
+    """A part's figures in the results, in place of those of the run before."""
+    known: Report = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    RESULTS.write_text(json.dumps(known | {part: found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

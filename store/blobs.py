@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import quote, unquote, urlsplit
@@ -88,7 +89,7 @@ class Blobs:
         for at in range(start, stop, CHUNK):
             yield bytes(obstore.get_range(self.store, key, start=at, end=min(at + CHUNK, stop)))
 
-    def open(self, key: str) -> BinaryIO | None:
+    def open(self, key: str) -> BufferedReader | None:
         """The stored file itself, where it lies in a directory. NotFound."""
         try:
             return None if self.folder is None else (self.folder / key).open("rb")

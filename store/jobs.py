@@ -96,7 +96,7 @@ def get(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID) -> Job:
 
 FILES = ("id", "kind", "name", "media_type", "size", "sha256")
 LOOK = select(
-    *(column for column in Job.__table__.c if column.name != "trace"),
+    *Job.__table__.c,
     select(
         func.coalesce(
             func.json_agg(
@@ -114,12 +114,12 @@ LOOK = select(
 ).where(Job.id == bindparam("job_id"), Job.tenant_id == bindparam("tenant_id"))
 
 
-def look(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID) -> Mapping[str, Any]:
+def look(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID) -> dict[str, Any]:
     """One job's columns and, as `artifacts`, its files' facts by name, in one statement; NotFound (another tenant's too)."""
     row = session.execute(LOOK, {"job_id": job_id, "tenant_id": tenant_id}).mappings().one_or_none()
     if row is None:
         raise NotFound(f"no job {job_id}")
-    return row
+    return dict(row)
 
 
 def list_jobs(

@@ -68,7 +68,8 @@ class Queue:
         jobs.create_job(session, self.tenant, "erase", {"model": "emoji"}, request_id=uuid.uuid4().hex)
 
 
-ACTS = ("listing", "listing_queued", "claiming", "dispatching", "reaping", "accepting")
+BARRED = ("listing", "listing_queued", "claiming", "dispatching")
+ACTS = (*BARRED, "reaping", "accepting")
 
 
 def seconds(queue_: Queue, act: Callable[[Session, int], None], times: int) -> float:

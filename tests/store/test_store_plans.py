@@ -1,4 +1,4 @@
-"""What is asked for every request, claim and turn finds its rows by an index, however long the queue is."""
+"""What is asked for every request, claim and turn of the dispatcher finds its rows by an index, however long the queue is."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from store.models import Job, Tenant
 ROWS = 5000
 FILL = """
 insert into jobs (id, tenant_id, kind, spec, status, finished_at, labels, created_at, available_at)
-select gen_random_uuid(), :tenant, 'erase', '{}', :status, case when :status = 'succeeded' then now() end, jsonb_build_object('n', n::text),
+select gen_random_uuid(), :tenant, 'erase', '{}', cast(:status as text), case when cast(:status as text) = 'succeeded' then now() end, jsonb_build_object('n', n::text),
        now() - n * interval '1 second', now() - n * interval '1 second' from generate_series(1, :n) n
 """
 
@@ -61,7 +61,6 @@ ACTS: dict[str, Callable[[Session, Tenant], object]] = {
     "list by label": lambda session, tenant: jobs.list_jobs(session, tenant.id, labels={"n": "7"}, limit=51),
     "claim": lambda session, tenant: attempts.claim(session, one(session, tenant).id, owner="test", lease=timedelta(minutes=1)),
     "dispatch": lambda session, _: queue.to_announce(session, grace=timedelta(seconds=0), again=timedelta(seconds=30)),
-    "reap": lambda session, _: queue.reap(session, backoff=1),
 }
 
 
