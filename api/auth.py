@@ -1,8 +1,8 @@
 """Default-deny: every path needs an API key unless it is listed here, whatever serves it."""
 
-import time
 import uuid
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -86,14 +86,9 @@ class Authenticate:
             raise denied("No API key was sent: add 'Authorization: Bearer <key>'.")
         if scheme.lower() != "bearer" or not token.strip():
             raise denied("The Authorization header must be 'Bearer <key>'.", ', error="invalid_request"')
-        token, known = token.strip(), self.services.known
-        found = known.get(token)
+        found = await self.services.known.caller(token.strip(), partial(lookup, self.services))
         if found is None:
-            asked = time.monotonic()
-            found = await run_in_threadpool(lookup, self.services, token)
-            if found is None:
-                raise denied("The API key is unknown, expired or revoked.", ', error="invalid_token"')
-            known.note(token, found, asked)
+            raise denied("The API key is unknown, expired or revoked.", ', error="invalid_token"')
         return found
 
 

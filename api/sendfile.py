@@ -81,7 +81,7 @@ class Length:
 
 async def copy(cycle: RequestResponseCycle, message: Message) -> None:
     """Send the file; a client that went away ends it, as with any other body."""
-    if cycle.disconnected:
+    if cycle.disconnected or not message["count"]:
         return
     counted: Any = Length(message["count"])
     cycle.conn.send_with_data_passthrough(h11.Data(data=counted))
