@@ -12,9 +12,10 @@ from starlette.responses import StreamingResponse
 
 from api import links, pagination, ranges
 from api.auth import Caller, require
-from api.deps import JSON, Admin, Anyone, ArtifactsReader, ServicesDep, accepts
+from api.deps import JSON, Admin, Anyone, ArtifactsReader, ServicesDep, acceptable, accepts
 from api.problems import Problem, responses
 from api.schemas import ApiKeyName, Artifact, ArtifactLink, ArtifactList, ArtifactRead, ArtifactReadPage, LinkSpec
+from api.sendfile import FileResponse
 from api.services import Services
 from store import artifacts, audit, jobs
 from store.blobs import attachment
@@ -109,8 +110,7 @@ def download_artifact(request: Request, artifact_id: uuid.UUID, services: Servic
         headers["Cache-Control"] = "no-store"
     if ranges.unchanged(request.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    accept = accepts(row.media_type, "application/octet-stream").dependency
-    accept(request)
+    acceptable(request, row.media_type, "application/octet-stream")
     span, partial = ranges.span(request.headers, row.size, headers["ETag"])
     if partial:
         headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{row.size}"
@@ -120,6 +120,9 @@ def download_artifact(request: Request, artifact_id: uuid.UUID, services: Servic
         return Response(status_code=status, headers=headers, media_type=row.media_type)
     check(services, row)
     note_read(services, caller, row, span)
+    file = services.blobs.open(row.key)
+    if file is not None:
+        return FileResponse(file, span.start, span.stop, status, headers, row.media_type)
     return StreamingResponse(services.blobs.read(row.key, span.start, span.stop), status, headers, media_type=row.media_type)
 
 

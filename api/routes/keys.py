@@ -84,11 +84,15 @@ def rotate_key(
         secret = services.settings.secret.get_secret_value()
         return with_text(*keys.rotate(session, secret, caller.tenant_id, key_id, overlap=timedelta(seconds=body.overlap_s), by=caller))
 
-    return once(services, caller, ticket, NewApiKey, work).response()
+    done = once(services, caller, ticket, NewApiKey, work)
+    services.known.forget()
+    return done.response()
 
 
 @router.delete("/keys/{key_id:uuid}", responses=responses("not_found"))
 def revoke_key(key_id: uuid.UUID, services: ServicesDep, caller: Admin) -> ApiKey:
     """Revoke an API key, from the next request on. Twice is the same as once; the last key with `admin` is replaced at the server's command line."""
     with services.transaction() as session:
-        return ApiKey.model_validate(keys.revoke(session, caller.tenant_id, key_id, by=caller))
+        answer = ApiKey.model_validate(keys.revoke(session, caller.tenant_id, key_id, by=caller))
+    services.known.forget()
+    return answer
