@@ -2,8 +2,9 @@
 
 from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
+from core.specs import Spec
 from store.keys import Scope
 from store.webhooks import Event as WebhookEvent
 
@@ -36,13 +37,7 @@ Events = Annotated[
 ]
 
 
-class Request(BaseModel):
-    """A body whose every field is known."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class WebhookRequest(Request):
+class WebhookRequest(Spec):
     """A new webhook."""
 
     url: Url
@@ -51,7 +46,7 @@ class WebhookRequest(Request):
     enabled: bool = Field(default=True, description="A disabled webhook hears of nothing that happens meanwhile.")
 
 
-class WebhookPatch(Request):
+class WebhookPatch(Spec):
     """What is to change of a webhook; what is omitted, or null, stays."""
 
     url: Url | None = None
@@ -60,7 +55,7 @@ class WebhookPatch(Request):
     enabled: bool | None = Field(default=None, description="true also takes up deliveries that were waiting when it was disabled.")
 
 
-class KeyRequest(Request):
+class KeyRequest(Spec):
     """A new API key."""
 
     name: Annotated[
@@ -74,7 +69,7 @@ class KeyRequest(Request):
     expires_in_s: int | None = Field(default=None, ge=60, le=3650 * DAY, description="Seconds until it expires; omitted: never.")
 
 
-class KeyRotation(Request):
+class KeyRotation(Spec):
     """How long the old key lives on."""
 
     overlap_s: int = Field(default=0, ge=0, le=30 * DAY, description="Seconds for which the old key still works; 0 revokes it at once.")
