@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 
@@ -88,8 +89,8 @@ class DirectoryCheckpoints:
             try:
                 digests = json.loads((folder / "manifest.json").read_text())
                 intact = all(hashlib.sha256((folder / name).read_bytes()).hexdigest() == d for name, d in digests.items())
-            except (OSError, ValueError):
+                if intact:
+                    return load_file(folder / "state.safetensors"), json.loads((folder / "meta.json").read_text())
+            except (OSError, ValueError, AttributeError, SafetensorError, RecursionError):
                 continue
-            if intact:
-                return load_file(folder / "state.safetensors"), json.loads((folder / "meta.json").read_text())
         return None

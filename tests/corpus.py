@@ -185,6 +185,8 @@ def erasures(spec: Any, methods: list[str], **more: Any) -> list[dict[str, Any]]
 GOOD: dict[str, list[dict[str, Any]]] = {
     "EraseSpec": [
         *shown(examples.ERASE), *erasures(EraseSpec, list(METHODS)), resolved(EraseSpec, {"concepts": [SPREAD]}), resolved(EraseSpec, {"concepts": [SHOWN]}),
+        *({"concepts": ["church"], "method": {"name": name, "guide": "castle"}} for name in ("uce", "rece", "time")),
+        {"concepts": ["church"], "method": {"name": "esd", "lora": {"target_modules": ["to_k"]}}},
     ],
     "HideSpec": [*shown(examples.HIDE), *erasures(HideSpec, ["naive", "esd", "all_but_one", "ap", "age"], recovery={"length": 3})],
     "EvaluateSpec": [*shown(examples.EVALUATE), resolved(EvaluateSpec, {"artifact_id": ID, "concepts": ["church"]})],
