@@ -154,7 +154,8 @@ def broken_delta(draw: Any, layers: Layers, trace: str) -> bytes:
             key = draw(st.sampled_from(list(ENTRY)))
             return packed({**header, name: {**entry, key: draw(ENTRY[key].filter(lambda value: value != entry[key]))}}, data)
         case 6:
-            return packed({**header, name: {k: v for k, v in entry.items() if k != draw(st.sampled_from(list(ENTRY)))}}, data)
+            gone = draw(st.sampled_from(list(ENTRY)))
+            return packed({**header, name: {k: v for k, v in entry.items() if k != gone}}, data)
         case 7:
             return packed({(draw(NAMES) if k == name else k): v for k, v in header.items()}, data)
         case 8:

@@ -1,0 +1,26 @@
+"""schemathesis with all its checks over the whole document, stateful links included, against a running service."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from live_service import Tenant
+
+CONFIG = Path(__file__).with_name("schemathesis.toml")
+
+
+@pytest.mark.slow
+def test_the_service_keeps_what_its_document_promises(tenant: Tenant, tmp_path: Path):
+    for _ in range(2):
+        tenant.finish(tenant.erase()["id"], {"a.txt": b"a"}, tmp_path)
+    client = tenant.http()
+    command = [
+        sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "--config-file", str(CONFIG), "run",
+        str(CONFIG.parents[2] / "openapi.json"), "--url", tenant.url, "--header", f"Authorization: {client.headers['authorization']}", "--no-color", "--checks", "all",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500)
+    (Path("/tmp/st") / "out.txt").write_text(done.stdout + done.stderr)
+    assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-3000:]
+    assert httpx.get(f"{tenant.url}/readyz").status_code == 200
