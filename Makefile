@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo faults soak test test-fast lint type openapi model model-card bench-methods bench-editing compose hooks clean
+.PHONY: help demo faults soak audit test test-fast lint type openapi model model-card bench-methods bench-editing compose hooks clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ faults: $(READY) ## Kill, freeze and cut everything that may fail; prints the le
 
 soak: $(READY) ## Real jobs for MINUTES=20 while a random fault strikes every few seconds; prints the ledger
 	$(BIN)/python tests/soak.py --minutes $(or $(MINUTES),20)
+
+audit: $(READY) ## Ask the advisory services about what is installed
+	$(BIN)/python .ci/audit.py
 
 compose: ## Check docker-compose.yml
 	docker compose --env-file .env.example config --quiet

@@ -86,7 +86,9 @@ def adapters(tensors: Header) -> dict[str, dict[str, Shape]]:
         match = KEY.fullmatch(name)
         if not match:
             raise refuse(
-                "delta_does_not_fit", name[:200] or "body", "is not named unet.<layer>.lora_A.weight or lora_B.weight (or text_encoder.<layer>.…)"
+                "delta_does_not_fit",
+                name[:200] or "body",
+                "is not named unet.<layer>.lora_A.weight or lora_B.weight (or text_encoder.<layer>.…)",
             )
         if entry["dtype"] not in FLOATS:
             raise refuse("delta_does_not_fit", name, f"has dtype {entry['dtype']}, not one of {', '.join(FLOATS)}")
@@ -124,7 +126,9 @@ def check_mask(path: Path, tensors: Header, start: int, folder: Path | None, mod
     for name, entry in tensors.items():
         match = MASKED.fullmatch(name)
         if not match:
-            raise refuse("delta_does_not_fit", name[:200] or "body", "is not named unet.<layer>.pruned, as the others of this sparse mask are")
+            raise refuse(
+                "delta_does_not_fit", name[:200] or "body", "is not named unet.<layer>.pruned, as the others of this sparse mask are"
+            )
         if entry["dtype"] != "U8" or len(entry["shape"]) != 1:
             raise refuse("delta_does_not_fit", name, f"is {entry['dtype']} {entry['shape']}, not a row of U8")
         if shapes is None:

@@ -41,7 +41,7 @@ class WebhookRequest(Spec):
     """A new webhook."""
 
     url: Url
-    events: Events = ["job.succeeded", "job.failed", "job.cancelled", "job.expired"]
+    events: Events = Field(default=["job.succeeded", "job.failed", "job.cancelled", "job.expired"])
     description: Line = Field(default="", description="For people.")
     enabled: bool = Field(default=True, description="A disabled webhook hears of nothing that happens meanwhile.")
 

@@ -111,7 +111,9 @@ def junk_cursor() -> SearchStrategy[str]:
         return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
 
     values = st.one_of(
-        st.sampled_from([[], {}, 1, None, "x", [1, 2], ["2020-01-01", str(uuid.UUID(int=0))], ["2020-01-01T00:00:00+00:00", "x"], [[], []]]),
+        st.sampled_from(
+            [[], {}, 1, None, "x", [1, 2], ["2020-01-01", str(uuid.UUID(int=0))], ["2020-01-01T00:00:00+00:00", "x"], [[], []]]
+        ),
         st.lists(st.text(max_size=9), max_size=3),
     )
     return st.one_of(WORD, values.map(encoded), st.just("A" * 301), st.just("%00"), st.just("é"), st.text(min_size=1, max_size=20))
@@ -179,7 +181,10 @@ def shown(bodies: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def erasures(spec: Any, methods: list[str], **more: Any) -> list[dict[str, Any]]:
-    return [resolved(spec, {"concepts": [WHOLE, "saw"], "preserve": ["mosque"], "method": name, "labels": {"a": "b"}, **more}) for name in methods]
+    return [
+        resolved(spec, {"concepts": [WHOLE, "saw"], "preserve": ["mosque"], "method": name, "labels": {"a": "b"}, **more})
+        for name in methods
+    ]
 
 
 GOOD: dict[str, list[dict[str, Any]]] = {
@@ -243,7 +248,18 @@ def ways_wrong(at: tuple[str | int, ...], value: Any) -> list[Any]:
         case float():
             return [*odd, "0.5", False, "zz", 1e308, -1e308, MARK, 10**40]
         case str():
-            return [5, True, {"zz": 1}, 0.5, "\0", "\u202eevil", "a\x1bb", "x" * 3000, ["x"] * 4200, *([] if at[-1] == "concept_space" else [[1]])]
+            return [
+                5,
+                True,
+                {"zz": 1},
+                0.5,
+                "\0",
+                "\u202eevil",
+                "a\x1bb",
+                "x" * 3000,
+                ["x"] * 4200,
+                *([] if at[-1] == "concept_space" else [[1]]),
+            ]
         case list():
             return [5, True, {"zz": 1}, "\0", ["x"] * 4200, [None], [{"zz": 1}]]
         case dict():
@@ -305,6 +321,7 @@ MEDIA = st.one_of(
 
 # All of it, for one operation
 
+
 def near(named: str, at_fault: str) -> bool:
     """The same place, or one that holds it or lies in it; a path that leads elsewhere is no method of that either."""
     if at_fault == "path":
@@ -333,15 +350,32 @@ def attacks(operation: Operation, ids: dict[str, str]) -> dict[str, SearchStrate
         ))  # fmt: skip
     if not operation.open:
         refused: Headers = (("X-Forwarded-For", b"203.0.113.9"),)  # /metrics is open to this machine itself
-        with_("token", TOKEN.map(lambda token: Bad(verb, operation.at(ids), "header.Authorization", (("Authorization", token), *refused, *headers), body)))
+        with_(
+            "token",
+            TOKEN.map(
+                lambda token: Bad(verb, operation.at(ids), "header.Authorization", (("Authorization", token), *refused, *headers), body)
+            ),
+        )
     if not operation.open and operation.path not in ("/metrics", "/artifacts"):
         with_("accept", ACCEPT.map(lambda accept: Bad(verb, operation.at(ids), "header.Accept", (("Accept", accept), *headers), body)))
     for name in operation.parameters("query"):
-        with_(f"query {name}", QUERIES[name].map(lambda text, name=name: Bad(verb, operation.at(ids, urlencode({name: text}, errors="surrogatepass")), f"query.{name}", headers, body)))
+        with_(
+            f"query {name}",
+            QUERIES[name].map(
+                lambda text, name=name: Bad(
+                    verb, operation.at(ids, urlencode({name: text}, errors="surrogatepass")), f"query.{name}", headers, body
+                )
+            ),
+        )
     for name in operation.parameters("header"):
         with_(f"header {name}", HEADERS[name].map(lambda given: Bad(verb, operation.at(ids), given[1], (*given[0], *headers), body)))
     if operation.unsafe and operation.path != "/artifacts":
-        with_("media type", st.builds(lambda media, raw: Bad(verb, operation.at(ids), "header.Content-Type", (("Content-Type", media),), raw), MEDIA, BROKEN))
+        with_(
+            "media type",
+            st.builds(
+                lambda media, raw: Bad(verb, operation.at(ids), "header.Content-Type", (("Content-Type", media),), raw), MEDIA, BROKEN
+            ),
+        )
         with_("syntax", BROKEN.map(lambda raw: Bad(verb, operation.at(ids), "body", JSON, raw)))
         with_("size", st.integers(64 * 1024 + 1, 80_000).map(lambda n: Bad(verb, operation.at(ids), "body", JSON, b" " * n)))
     if operation.schema:

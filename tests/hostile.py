@@ -129,7 +129,12 @@ SAYING: list[Any] = [
 
 def config(layers: Layers, rank: int = 2) -> dict[str, Any]:
     """What the LoRA above truthfully says of itself."""
-    return {"unet.r": rank, "unet.lora_alpha": rank, "unet.target_modules": sorted({layer.removeprefix("unet.") for layer in layers}), "unet.peft_type": "LORA"}
+    return {
+        "unet.r": rank,
+        "unet.lora_alpha": rank,
+        "unet.target_modules": sorted({layer.removeprefix("unet.") for layer in layers}),
+        "unet.peft_type": "LORA",
+    }
 
 
 @st.composite
@@ -159,10 +164,16 @@ def broken_delta(draw: Any, layers: Layers, trace: str) -> bytes:
         case 7:
             return packed({(draw(NAMES) if k == name else k): v for k, v in header.items()}, data)
         case 8:
-            return packed({"__metadata__": draw(st.sampled_from([5, [], "x", {"a": 1}, {"a": None}, {"a": {}}, {"a": ["x"]}])), **header}, data)
+            return packed(
+                {"__metadata__": draw(st.sampled_from([5, [], "x", {"a": 1}, {"a": None}, {"a": {}}, {"a": ["x"]}])), **header}, data
+            )
         case 9:
             said = draw(st.sampled_from(SAYING))
-            text = said if isinstance(said, str) else json.dumps({**config(layers, header[name]["shape"][0] if "lora_A" in name else header[name]["shape"][1]), **said})
+            text = (
+                said
+                if isinstance(said, str)
+                else json.dumps({**config(layers, header[name]["shape"][0] if "lora_A" in name else header[name]["shape"][1]), **said})
+            )
             return packed({"__metadata__": {"lora_adapter_metadata": text}, **header}, data)
         case 10:
             at = draw(st.integers(0, len(data) // WIDTH[dtype] - 1)) * WIDTH[dtype]
@@ -204,6 +215,7 @@ def broken_mask(draw: Any, layers: Layers) -> bytes:
 
 
 # Pictures
+
 
 def picture(kind: str, size: tuple[int, int] = (48, 40), **more: Any) -> bytes:
     pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)

@@ -35,7 +35,12 @@ DIGESTS = {"base_sha256": "0" * 64, "delta_sha256": "1" * 64}
 
 def steady(examples: int) -> Callable[..., Any]:
     return hypothesis_settings(
-        max_examples=examples, derandomize=True, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
     )
 
 
@@ -52,7 +57,14 @@ def refused(call: Callable[[], Any], *fields: str) -> None:
     assert found.value.message
 
 
-@pytest.mark.parametrize("ours", [packed(*lora(LAYERS)), packed(*mask(LAYERS)), packed({"__metadata__": {"lora_adapter_metadata": json.dumps(config(LAYERS))}} | lora(LAYERS)[0], lora(LAYERS)[1])])
+@pytest.mark.parametrize(
+    "ours",
+    [
+        packed(*lora(LAYERS)),
+        packed(*mask(LAYERS)),
+        packed({"__metadata__": {"lora_adapter_metadata": json.dumps(config(LAYERS))}} | lora(LAYERS)[0], lora(LAYERS)[1]),
+    ],
+)
 def test_what_the_corpus_spoils_is_a_delta_before(tiny_sd: Path, tmp_path: Path, ours: bytes):
     assert {name: layer_shapes(str(tiny_sd))[name] for name in LAYERS} == LAYERS
     (tmp_path / "delta").write_bytes(ours)
@@ -135,9 +147,15 @@ def test_no_hostile_box_opens(trace: Path):
     foul = st.one_of(
         foreign(str(trace)),
         st.integers(0, len(box) - 1).map(lambda n: box[:n]),
-        st.tuples(st.integers(0, len(box) - 1), st.integers(1, 255)).map(lambda at: box[: at[0]] + bytes([box[at[0]] ^ at[1]]) + box[at[0] + 1 :]),
+        st.tuples(st.integers(0, len(box) - 1), st.integers(1, 255)).map(
+            lambda at: box[: at[0]] + bytes([box[at[0]] ^ at[1]]) + box[at[0] + 1 :]
+        ),
     )
-    keys = st.one_of(st.just(base64.b64encode(bytes(other)).decode()), st.sampled_from(["", "x", "AAAA", "é", "\0", base64.b64encode(bytes(33)).decode()]), st.text(max_size=60))
+    keys = st.one_of(
+        st.just(base64.b64encode(bytes(other)).decode()),
+        st.sampled_from(["", "x", "AAAA", "é", "\0", base64.b64encode(bytes(33)).decode()]),
+        st.text(max_size=60),
+    )
 
     @steady(150)
     @given(foul)
@@ -148,7 +166,7 @@ def test_no_hostile_box_opens(trace: Path):
     @steady(60)
     @given(keys)
     def steal(key: str) -> None:
-        with pytest.raises(ValueError, match="private key|does not open"):
+        with pytest.raises(ValueError, match=r"private key|does not open"):
             unseal(box, key)
 
     attack()
@@ -159,7 +177,9 @@ def test_no_hostile_picture_becomes_pixels(tmp_path: Path, trace: Path):
     good = picture("PNG")
 
     @steady(150)
-    @given(st.one_of(foreign(str(trace)).filter(lambda raw: raw[:4] != good[:4]), st.integers(0, len(good) * 3 // 4).map(lambda n: good[:n])))
+    @given(
+        st.one_of(foreign(str(trace)).filter(lambda raw: raw[:4] != good[:4]), st.integers(0, len(good) * 3 // 4).map(lambda n: good[:n]))
+    )
     def attack(content: bytes) -> None:
         (tmp_path / "image.png").write_bytes(content)
         refused(lambda: read_image(tmp_path / "image.png", "RGB"), "concepts.images")

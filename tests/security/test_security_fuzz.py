@@ -1,15 +1,15 @@
 """Every operation under a corpus of bad requests: each is refused by a problem that names what is wrong, and none becomes a job."""
 
 import json
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import httpx
 import pytest
 from corpus import Bad, Operation, attacks, near, walk
-from hypothesis import HealthCheck, Phase, given, settings as hypothesis_settings, strategies as st
-from live_service import SECRET, Tenant, serve
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as hypothesis_settings
+from live_service import SECRET, Tenant
 
 from api.app import create_app
 from store.settings import Settings
@@ -17,7 +17,14 @@ from store.settings import Settings
 OPERATIONS = walk(create_app(Settings(secret=SECRET)))
 LEAST = 2000  # bad requests in all
 PATIENCE = 30  # seconds after which a request counts as hung
-steady = hypothesis_settings(phases=[Phase.generate], report_multiple_bugs=False, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+steady = hypothesis_settings(
+    phases=[Phase.generate],
+    report_multiple_bugs=False,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 
 
 @dataclass

@@ -13,7 +13,9 @@ from live_service import Tenant, make_settings, serve
 
 DELTAS, PICTURES = 500, 250
 REFUSED = {"not_safetensors", "delta_does_not_fit", "delta_not_finite", "not_an_image", "image_unusable"}
-steady = hypothesis_settings(derandomize=True, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+steady = hypothesis_settings(
+    derandomize=True, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+)
 
 
 @pytest.fixture(scope="module")
