@@ -13,7 +13,7 @@ KEY = "lora_adapter_metadata"
 TENSOR = re.compile(r"(unet|text_encoder)\.(.+)\.lora_A\.weight")
 NAME = re.compile(r"[A-Za-z0-9_.]{1,200}")
 DEFAULT_RANK = 8  # peft's, where the config names none
-UNUSED = (None, False, [], {}, "none")
+UNUSED: tuple[Any, ...] = (None, False, [], {}, "none")
 HARMLESS: dict[str, type | tuple[type, ...]] = {
     "base_model_name_or_path": str,
     "inference_mode": bool,

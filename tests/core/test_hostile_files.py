@@ -44,6 +44,9 @@ def steady(examples: int) -> Callable[..., Any]:
     )
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file that a pickle makes when somebody reads it."""

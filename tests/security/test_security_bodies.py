@@ -25,6 +25,9 @@ def fields(model: type[BaseModel], body: object) -> list[str]:
     return []
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.mark.parametrize("name", GOOD)
 def test_nothing_stands_where_it_may_not_and_each_fault_is_named(name: str):
     passed, tried = set(), 0

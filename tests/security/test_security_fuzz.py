@@ -46,6 +46,9 @@ class Target:
         return self.client.send(httpx.Request(bad.verb, url, headers=[(b"Host", base.netloc), *headers], content=bad.body))
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def target(service: str, settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     tenant = Tenant(service, settings)

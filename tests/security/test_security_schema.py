@@ -20,7 +20,6 @@ def test_the_service_keeps_what_its_document_promises(tenant: Tenant, tmp_path: 
         sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "--config-file", str(CONFIG), "run",
         str(CONFIG.parents[2] / "openapi.json"), "--url", tenant.url, "--header", f"Authorization: {client.headers['authorization']}", "--no-color", "--checks", "all",
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500)
-    (Path("/tmp/st") / "out.txt").write_text(done.stdout + done.stderr)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=500)
     assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-3000:]
     assert httpx.get(f"{tenant.url}/readyz").status_code == 200

@@ -16,6 +16,7 @@ REFUSED = {"not_safetensors", "delta_does_not_fit", "delta_not_finite", "not_an_
 steady = hypothesis_settings(
     derandomize=True, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
 )
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
