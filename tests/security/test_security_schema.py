@@ -22,4 +22,5 @@ def test_the_service_keeps_what_its_document_promises(tenant: Tenant, tmp_path: 
     ]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=500)
     assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-3000:]
+    assert "Stateful (in 0.00s)" not in done.stdout, "there was no time left for the links"
     assert httpx.get(f"{tenant.url}/readyz").status_code == 200
