@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo faults soak test test-fast lint type openapi model model-card bench-methods bench-editing compose hooks clean
+.PHONY: help demo faults soak load test test-fast lint type openapi model model-card bench-methods bench-editing compose hooks clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -52,11 +52,14 @@ bench-methods: $(READY) ## Every method on the bundled model, side by side
 bench-editing: $(READY) ## Edit, debias, visual and mask edit on the bundled model
 	$(BIN)/python -m benchmarks.editing
 
-faults: $(READY) ## Kill, freeze and cut everything that may fail; prints the ledger
+faults: $(READY) ## Kill, freeze and cut everything that may fail; prints the ledger, writes build/faults.json
 	$(BIN)/python -m pytest tests/faults
 
-soak: $(READY) ## Real jobs for MINUTES=20 while a random fault strikes every few seconds; prints the ledger
+soak: $(READY) ## Real jobs for MINUTES=20 while a random fault strikes every few seconds; prints the ledger, writes build/soak.json and soak.png
 	$(BIN)/python tests/soak.py --minutes $(or $(MINUTES),20)
+
+load: $(READY) ## The whole service under load beside bare FastAPI, Celery and nginx; says which bars are held
+	$(BIN)/python -m benchmarks.load
 
 compose: ## Check docker-compose.yml
 	docker compose --env-file .env.example config --quiet

@@ -17,6 +17,7 @@ from api.bodies import Bodies
 from api.middleware import Envelope, as_problem
 from api.problems import BY_STATUS, Problem, answer
 from api.routes import artifacts, audit, concepts, events, jobs, keys, models, queue, system, uploads, webhooks
+from api.sendfile import ZeroCopy
 from store import logs, tracing
 from store.errors import StoreError
 from store.settings import Settings
@@ -88,6 +89,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
         FastAPIInstrumentor.instrument_app(app, excluded_urls="healthz,readyz,metrics")
+    inner = app.build_middleware_stack
+    app.build_middleware_stack = lambda: ZeroCopy(inner())  # type: ignore[method-assign]
     custom: Any = partial(openapi.document, app)
     app.openapi = custom  # type: ignore[method-assign]
     return app

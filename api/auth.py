@@ -2,6 +2,7 @@
 
 import uuid
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -93,7 +94,7 @@ class Authenticate:
             raise denied("No API key was sent: add 'Authorization: Bearer <key>'.")
         if scheme.lower() != "bearer" or not token.strip():
             raise denied("The Authorization header must be 'Bearer <key>'.", ', error="invalid_request"')
-        found = await run_in_threadpool(lookup, self.services, token.strip())
+        found = await self.services.known.caller(token.strip(), partial(lookup, self.services))
         if found is None:
             raise denied("The API key is unknown, expired or revoked.", ', error="invalid_token"')
         return found
@@ -109,7 +110,7 @@ def require(caller: Caller, scope: str) -> None:
 def need(scope: str | None) -> Any:
     """A route's dependency: the caller, who has this scope; with None, the route asks for it itself."""
 
-    def check(request: Request, _: Annotated[Any, Depends(bearer)] = None) -> Caller:
+    async def check(request: Request, _: Annotated[Any, Depends(bearer)] = None) -> Caller:
         caller: Caller = request.state.caller
         if scope is not None:
             require(caller, scope)

@@ -18,7 +18,7 @@ KEY = re.compile(r"^[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?$")
 PREFER_WAIT = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:$|[,;])", re.IGNORECASE)
 
 
-def services_of(request: Request) -> Services:
+async def services_of(request: Request) -> Services:
     found: Services = request.app.state.services
     return found
 
@@ -47,7 +47,7 @@ PreferHeader = Header(
 )
 
 
-def ticket(request: Request, key: Annotated[str | None, KeyHeader] = None) -> Ticket:
+async def ticket(request: Request, key: Annotated[str | None, KeyHeader] = None) -> Ticket:
     """The key, and a hash that white space and the order of fields do not change."""
     if key is not None and not KEY.match(key):
         raise Problem("bad_header", "Idempotency-Key: give 1 to 255 printable ASCII characters, for example a UUID.")
@@ -56,7 +56,7 @@ def ticket(request: Request, key: Annotated[str | None, KeyHeader] = None) -> Ti
     return Ticket(key, hashed(request, content))
 
 
-def prefer_wait(prefer: Annotated[str | None, PreferHeader] = None) -> int:
+async def prefer_wait(prefer: Annotated[str | None, PreferHeader] = None) -> int:
     """Seconds that the client would wait for the job's end; 0 without the preference."""
     found = PREFER_WAIT.search(prefer or "")
     return min(MAX_WAIT, int(found[1])) if found else 0
@@ -65,18 +65,23 @@ def prefer_wait(prefer: Annotated[str | None, PreferHeader] = None) -> int:
 def accepts(*media_types: str) -> Any:
     """A route's dependency: which of its media types the client prefers; 406 when none is acceptable."""
 
-    def choose(request: Request) -> str:
-        header = ",".join(request.headers.getlist("accept")) or "*/*"
-        best, found = 0.0, ""
-        for media_type in media_types:
-            q = quality(header, media_type)
-            if q > best:
-                best, found = q, media_type
-        if not found:
-            raise Problem("not_acceptable", f"This resource comes as {' or '.join(media_types)}: accept one of them.")
-        return found
+    async def choose(request: Request) -> str:
+        return acceptable(request, *media_types)
 
     return Depends(choose)
+
+
+def acceptable(request: Request, *media_types: str) -> str:
+    """Which of the media types the client prefers; 406 when none is acceptable."""
+    header = ",".join(request.headers.getlist("accept")) or "*/*"
+    best, found = 0.0, ""
+    for media_type in media_types:
+        q = quality(header, media_type)
+        if q > best:
+            best, found = q, media_type
+    if not found:
+        raise Problem("not_acceptable", f"This resource comes as {' or '.join(media_types)}: accept one of them.")
+    return found
 
 
 def quality(header: str, media_type: str) -> float:

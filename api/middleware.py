@@ -9,7 +9,7 @@ import structlog
 from obstore.exceptions import BaseError as BlobError
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.metrics import Metrics
@@ -25,6 +25,7 @@ SAFE = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "Cache-Control": "private, no-store",
 }
+RAW = [(name.lower().encode(), value.encode()) for name, value in SAFE.items()]
 
 
 def unavailable(error: Exception) -> Problem | None:
@@ -95,11 +96,10 @@ class Envelope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = request_id
-                for name, value in SAFE.items():
-                    headers.setdefault(name, value)
-                message["headers"] = [*message["headers"], *scope["state"].get("ratelimit", ())]
+                given = [pair for pair in message["headers"] if pair[0] != b"x-request-id"]
+                names = {name for name, _ in given}
+                safe = (pair for pair in RAW if pair[0] not in names)
+                message["headers"] = [*given, (b"x-request-id", request_id.encode()), *safe, *scope["state"].get("ratelimit", ())]
             await send(message)
 
         try:

@@ -33,8 +33,8 @@ def job(session: Session, tenant_id: uuid.UUID, row: JobRow) -> Job:
 
 
 def look(services: Services, caller: Caller, job_id: uuid.UUID) -> Job:
-    with services.transaction() as session:
-        return job(session, caller.tenant_id, jobs.get(session, caller.tenant_id, job_id))
+    with services.reading() as session:
+        return Job.model_validate(jobs.look(session, caller.tenant_id, job_id))
 
 
 async def ended(services: Services, caller: Caller, job_id: uuid.UUID, deadline: float) -> Job:

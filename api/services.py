@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from api.bell import Bell
 from api.hub import Hub
 from api.integrity import Checked
+from api.known import Known
 from api.limiter import Limiter
 from api.metrics import Metrics
 from store import artifacts, db, jobs, pauses
@@ -27,6 +28,7 @@ class Services:
     metrics: Metrics
     limiter: Limiter
     checked: Checked = field(default_factory=Checked)
+    known: Known = field(default_factory=Known)
 
     @cached_property
     def blobs(self) -> Blobs:
@@ -35,6 +37,10 @@ class Services:
     def transaction(self) -> AbstractContextManager[Session]:
         """A session that commits at its end."""
         return db.transaction(self.settings.database_url.get_secret_value())
+
+    def reading(self) -> AbstractContextManager[Session]:
+        """A session for one SELECT."""
+        return db.reading(self.settings.database_url.get_secret_value())
 
     def ring(self, job_id: uuid.UUID) -> None:
         """Wake a worker; to be called after the commit."""

@@ -23,7 +23,7 @@ from core.evaluation.judges import Judges, judges_for
 from core.evaluation.pictures import draw, plan, preserved_concepts
 from core.impact import FILE, FORMAT, Graph
 from core.models import StableDiffusion, load_model
-from core.models.stable_diffusion import BUNDLED
+from core.models.folders import BUNDLED
 from core.specs import METHODS, Concept, EraseSpec, EvaluationSpec, UceSpec
 
 HERE = Path(__file__).parent

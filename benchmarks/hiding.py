@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.methods import CACHE, HERE, SOURCE
+from core.evaluation.evaluate import evaluate
 from core.evaluation.intervals import wilson
 from core.evaluation.judges import judges_for
-from core.evaluation.report import evaluate
 from core.hiding import hide
 from core.models import load_model
-from core.models.stable_diffusion import BUNDLED
+from core.models.folders import BUNDLED
 from core.specs import EvaluationSpec, HideSpec
 
 CONCEPTS = ("church", "dog", "trumpet", "delivery truck")

@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from benchmarks.two_networks import TwoNetworks, age
 from core.erasure import erase
 from core.models import StableDiffusion
-from core.models.stable_diffusion import BUNDLED
+from core.models.folders import BUNDLED
 from core.specs import AgeSpec, EraseSpec
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"

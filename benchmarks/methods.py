@@ -17,11 +17,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from core.erasure import erase
+from core.evaluation.evaluate import evaluate
 from core.evaluation.intervals import wilson
 from core.evaluation.judges import judges_for
-from core.evaluation.report import evaluate
 from core.models import load_model
-from core.models.stable_diffusion import BUNDLED
+from core.models.folders import BUNDLED
 from core.models.vocabulary import load_vocabulary
 from core.specs import METHODS, EraseSpec, EvaluationSpec
 

@@ -15,8 +15,8 @@ from typing import Any
 from benchmarks.methods import CACHE, JUDGING, SOURCE
 from benchmarks.two_networks import Cost, TwoNetworks, age, esd
 from core.erasure import Delta, erase
+from core.evaluation.evaluate import evaluate
 from core.evaluation.judges import judges_for
-from core.evaluation.report import evaluate
 from core.models import StableDiffusion, load_model
 from core.specs import AgeSpec, Concept, EraseSpec, EsdSpec
 
@@ -75,8 +75,13 @@ def main() -> None:
             print(f"  {name} without {concept}: {results[name][concept]}", file=sys.stderr, flush=True)
         print(row(f"{name}, trajectory buffer", [a for a, _ in pairs]))
         print(row(f"{name}, authors' schedule", [b for _, b in pairs]))
-        fewer, faster, less = (sum(b[k] for _, b in pairs) / sum(a[k] for a, _ in pairs) for k in ("evaluations", "seconds", "processor_seconds"))
-        print(f"{name}: {fewer:.1f} times fewer evaluations, {faster:.1f} times less wall time, {less:.1f} times less processor time", flush=True)
+        fewer, faster, less = (
+            sum(b[k] for _, b in pairs) / sum(a[k] for a, _ in pairs) for k in ("evaluations", "seconds", "processor_seconds")
+        )
+        print(
+            f"{name}: {fewer:.1f} times fewer evaluations, {faster:.1f} times less wall time, {less:.1f} times less processor time",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

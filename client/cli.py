@@ -14,26 +14,31 @@ from rich.console import Console
 from client import views
 from client.api import Expunge, erase_spec, listed
 from client.errors import ExpungeError
+from client.options import (
+    DryRun,
+    Folder,
+    Fused,
+    IdempotencyKey,
+    Ids,
+    Json,
+    Labels,
+    Model,
+    Preserve,
+    Settings,
+    Spec,
+    Url,
+    Wait,
+    described,
+    fields,
+    method_of,
+    pairs,
+    request_of,
+)
 from client.plugins import Group
 from client.types import Job
 
 app = typer.Typer(cls=Group, no_args_is_help=True, add_completion=False, help="Take concepts out of text-to-image models, with proof.")
 out, err = Console(soft_wrap=True), Console(stderr=True)
-
-Url = Annotated[str | None, typer.Option("--url", envvar="EXPUNGE_URL", help="Address of the service.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]
-Model = Annotated[str, typer.Option("--model", help="A registered model; 'expunge models' lists them.")]
-Labels = Annotated[list[str] | None, typer.Option("--label", help="key=value; may be repeated.")]
-Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end.")]
-Folder = Annotated[
-    Path | None, typer.Option("--download", help="Put the artifacts into this folder once the job has succeeded (implies --wait).")
-]
-Spec = Annotated[
-    Path | None, typer.Option("--spec", exists=True, dir_okay=False, help="A JSON file with the whole request, instead of the options.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the request and print it with every default; store nothing.")]
-IdempotencyKey = Annotated[str | None, typer.Option("--idempotency-key", help="Repeat with the same key, and the job is made once.")]
-Ids = Annotated[list[str], typer.Argument(metavar="JOB...", help="Job ids.")]
 
 
 @contextmanager
@@ -57,42 +62,9 @@ def emit(value: Any) -> None:
     sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
 
 
-def pairs(options: list[str] | None, name: str) -> dict[str, str]:
-    for option in options or []:
-        if "=" not in option:
-            raise typer.BadParameter(f"'{option}' is not key=value", param_hint=name)
-    return dict(option.split("=", 1) for option in options or [])
-
-
-def value_of(text: str) -> Any:
-    """JSON where it is JSON, else the text itself: --set steps=10, --set variant=paper."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def described(names: list[str], **more: Any) -> list[Any]:
-    """Concepts as the request has them: names, or the one name with what becomes of it and what it is learned from."""
-    given = {key: value for key, value in more.items() if value}
-    if given and len(names) > 1:
-        raise typer.BadParameter(
-            f"with --{next(iter(given)).rstrip('s')}, name one concept; for several, give --spec", param_hint="CONCEPTS"
-        )
-    return [{"name": names[0], **given}] if given else list(names)
-
-
 def sent(client: Expunge, files: list[Path], key: str | None) -> list[str]:
     """Ids of the uploaded images; with a key, a repeat uploads none twice."""
     return [client.upload_image(file, idempotency_key=key and f"{key}-{i}").id for i, file in enumerate(files)]
-
-
-def request_of(spec: Path) -> Any:
-    """A whole request from a file."""
-    try:
-        return json.loads(spec.read_text())
-    except ValueError as error:
-        raise typer.BadParameter(f"{spec} is not JSON: {error}", param_hint="--spec") from error
 
 
 def follow(client: Expunge, job: Job, quiet: bool) -> Job:
@@ -130,10 +102,8 @@ def erase(
     concepts: Annotated[list[str] | None, typer.Argument(help="What to erase, for example: church 'delivery truck'.")] = None,
     model: Model = "emoji",
     method: Annotated[str, typer.Option(help="A method's name, such as uce, mace, esd or age; the API's /docs has them all.")] = "age",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A parameter of the method, for example steps=60; may be repeated.")
-    ] = None,
-    preserve: Annotated[list[str] | None, typer.Option(help="A concept to keep; may be repeated.")] = None,
+    settings: Settings = None,
+    preserve: Preserve = None,
     on: Annotated[str | None, typer.Option("--on", help="A finished erase job to start from: this erasure is stacked on its.")] = None,
     target: Annotated[str | None, typer.Option(help="Edit: what the one concept named becomes.")] = None,
     attribute: Annotated[list[str] | None, typer.Option(help="Debias: what to spread the one concept named over; repeat it.")] = None,
@@ -145,7 +115,7 @@ def erase(
         list[Path] | None, typer.Option(exists=True, dir_okay=False, help="Mask edit: white where the image is kept; one for each image.")
     ] = None,
     seed: Annotated[int, typer.Option()] = 0,
-    fused: Annotated[bool, typer.Option("--fused", help="Deliver a fused checkpoint too.")] = False,
+    fused: Fused = False,
     label: Labels = None,
     spec: Spec = None,
     dry_run: DryRun = False,
@@ -159,12 +129,11 @@ def erase(
     if spec:
         request = request_of(spec)
     elif concepts:
-        chosen: Any = {"name": method, **{k: value_of(v) for k, v in pairs(settings, "--set").items()}} if settings else method
         below = {"base_job_id": on} if on else {}
         request = erase_spec(
             described(concepts, target=target, attributes=attribute, images=image, masks=mask),
             model=model,
-            method=chosen,
+            method=method_of(method, settings),
             preserve=preserve or (),
             seed=seed,
             fused=fused,
@@ -187,7 +156,7 @@ def erase(
 def combine(
     ids: Ids,
     model: Model = "emoji",
-    fused: Annotated[bool, typer.Option("--fused", help="Deliver a fused checkpoint too.")] = False,
+    fused: Fused = False,
     label: Labels = None,
     wait: Wait = True,
     download: Folder = None,
@@ -205,15 +174,13 @@ def hide(
     concepts: Annotated[list[str] | None, typer.Argument(help="What to hide, for example: church 'delivery truck'.")] = None,
     model: Model = "emoji",
     method: Annotated[str, typer.Option(help="The erasing term: naive, esd, all_but_one, ap or age.")] = "age",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A parameter of the method, for example steps=60; may be repeated.")
-    ] = None,
+    settings: Settings = None,
     recovery: Annotated[
         list[str] | None, typer.Option("--recovery", help="A parameter of the recovery, for example length=16; may be repeated.")
     ] = None,
-    preserve: Annotated[list[str] | None, typer.Option(help="A concept to keep; may be repeated.")] = None,
+    preserve: Preserve = None,
     seed: Annotated[int, typer.Option()] = 0,
-    fused: Annotated[bool, typer.Option("--fused", help="Deliver a fused checkpoint too.")] = False,
+    fused: Fused = False,
     seal_to: Annotated[
         str | None, typer.Option("--seal-to", help="Your public key from 'expunge key-pair': only its owner can open the recovery key.")
     ] = None,
@@ -230,11 +197,16 @@ def hide(
     if spec:
         request = request_of(spec)
     elif concepts:
-        chosen: Any = {"name": method, **{k: value_of(v) for k, v in pairs(settings, "--set").items()}} if settings else method
         request = erase_spec(
-            concepts, model=model, method=chosen, preserve=preserve or (), seed=seed, fused=fused, labels=pairs(label, "--label")
+            concepts,
+            model=model,
+            method=method_of(method, settings),
+            preserve=preserve or (),
+            seed=seed,
+            fused=fused,
+            labels=pairs(label, "--label"),
         )
-        request |= {"recovery": {k: value_of(v) for k, v in pairs(recovery, "--recovery").items()}} if recovery else {}
+        request |= {"recovery": fields(recovery, "--recovery")} if recovery else {}
         request |= {"seal_to": seal_to} if seal_to else {}
     else:
         raise typer.BadParameter("name at least one concept, or give --spec", param_hint="CONCEPTS")
@@ -299,16 +271,15 @@ def evaluate(
 def impact(
     concepts: Annotated[list[str], typer.Argument(help="What would be erased, for example: church 'delivery truck'.")],
     method: Annotated[str, typer.Option(help="A method's name.")] = "age",
-    settings: Annotated[list[str] | None, typer.Option("--set", help="A parameter of the method; may be repeated.")] = None,
+    settings: Settings = None,
     top: Annotated[int, typer.Option(min=1, max=100, help="How many concepts to rank.")] = 10,
     model: Model = "emoji",
     url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Predict what an erasure would hurt, the best targets and the cost; nothing is run."""
-    chosen: Any = {"name": method, **{k: value_of(v) for k, v in pairs(settings, "--set").items()}} if settings else method
     with service(url) as client:
-        found = client.impact(concepts, model=model, method=chosen, top=top)
+        found = client.impact(concepts, model=model, method=method_of(method, settings), top=top)
     if as_json:
         emit(found)
         return
@@ -337,7 +308,6 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Rank the concepts that moved most between two models."""
-    more = {k: value_of(v) for k, v in pairs(settings, "--set").items()}
     with service(url) as client:
         if delta:
             artifact = client.upload(delta, model=model).id
@@ -349,7 +319,7 @@ def inspect(
             concept_space=space,
             model=model,
             labels=pairs(label, "--label"),
-            **more,
+            **fields(settings, "--set"),
         )
         finish(client, [found], wait=wait, folder=download, as_json=as_json, one=True)
 

@@ -16,10 +16,11 @@ from core.delivery.inspection import write_inspection
 from core.erasure import Delta, erase
 from core.erasure.delta import peak_memory
 from core.errors import CoreError
+from core.evaluation.evaluate import evaluate
 from core.evaluation.foreseen import foreseen
 from core.evaluation.judges import judges_for
 from core.evaluation.pictures import draw, plan, prune
-from core.evaluation.report import Evaluation, Metric, Report, evaluate
+from core.evaluation.report import Evaluation, Metric, Report
 from core.hiding import RecoveryKey, hide
 from core.inspection import Side, inspect
 from core.models import StableDiffusion, learned, load_model

@@ -14,4 +14,6 @@ with engine.connect() as connection:
     context.configure(connection=connection, target_metadata=Base.metadata, compare_type=True, compare_server_default=True)
     with context.begin_transaction():
         connection.execute(text("select pg_advisory_xact_lock(hashtextextended('expunge:migrate', 0))"))
+        if connection.execute(text("select to_regclass('jobs') is not null")).scalar_one():
+            connection.execute(text("lock table jobs"))  # first, as whoever works meanwhile does: two orders would be a deadlock
         context.run_migrations()

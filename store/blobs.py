@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import quote, unquote, urlsplit
@@ -88,6 +89,13 @@ class Blobs:
         for at in range(start, stop, CHUNK):
             yield bytes(obstore.get_range(self.store, key, start=at, end=min(at + CHUNK, stop)))
 
+    def open(self, key: str) -> BufferedReader | None:
+        """The stored file itself, where it lies in a directory. NotFound."""
+        try:
+            return None if self.folder is None else (self.folder / key).open("rb")
+        except FileNotFoundError as error:
+            raise NotFound(f"no object '{key}'") from error
+
     def read_all(self, key: str, sha256: str) -> bytes:
         """A whole small object, checked. CorruptBlob, NotFound."""
         content = b"".join(self.read(key))
@@ -97,6 +105,10 @@ class Blobs:
 
     def hash(self, key: str) -> tuple[int, str]:
         """(size, sha256) of what is stored now."""
+        file = self.open(key)
+        if file is not None:
+            with file:
+                return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
         sha, size = hashlib.sha256(), 0
         for chunk in self.read(key):
             sha.update(chunk)

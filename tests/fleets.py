@@ -44,10 +44,12 @@ class Fleet:
         self.settings, self.folder, self.tenant_id = settings, folder, tenant_id
         self.url = settings.database_url.get_secret_value()
         self.processes: list[psutil.Popen] = []
+        self.urls: list[str] = []  # of the APIs
         self.trace, self.go = folder / "trace", folder / "go"
         self.accepted: list[uuid.UUID] = []
         self.faults: list[str] = []
         self.kills = 0  # attempts that the faults may have cost
+        self.closed = False  # whether its ledger was read
 
     def environment(self, **changes: str) -> dict[str, str]:
         shown = {
@@ -84,6 +86,7 @@ class Fleet:
         url = f"http://127.0.0.1:{port}"
         argv = ("uvicorn", "api.app:create_app", "--factory", "--host", "127.0.0.1", "--port", str(port), "--no-access-log")
         process = self.start(*argv, **changes)
+        self.urls.append(url)
         until(lambda: not process.is_running() or alive(url))
         assert process.is_running(), (self.folder / f"process-{len(self.processes) - 1}.log").read_text()[-2000:]
         return process, url
@@ -95,6 +98,10 @@ class Fleet:
 
     def loops(self) -> psutil.Popen:
         return self.start("worker.loops")
+
+    def runs(self, program: str) -> bool:
+        """Whether a process of it lives: "celery" or "worker.loops"."""
+        return any(process.poll() is None and program in process.cmdline() for process in self.processes)
 
     def post(self, **spec: object) -> uuid.UUID:
         """A job for tests/steps.py; its bell is the dispatcher's to ring."""

@@ -24,21 +24,32 @@ import psutil
 from fleets import alive, until
 from sqlalchemy import select
 from stage import Stage
+from watch import CHILD, Watch, draw, grown, most
 
 from store import db
 from store.models import Artifact, Job
 
-REPORT = Path(__file__).parents[1] / "build" / "soak.json"
+REPORT, PICTURE = ledger.REPORTS / "soak.json", ledger.REPORTS / "soak.png"
 LORA = "pytorch_lora_weights.safetensors"
 TINY = {"name": "esd", "batch_size": 1, "trajectories": 1, "sampling_steps": 2, "lora": {"rank": 2}}
 WORDS = ("church", "dog", "trumpet", "saw")
 SPECS = [{"concepts": [w], "method": {**TINY, "steps": 40, "checkpoint_every": 8}, "evaluation": {"enabled": False}} for w in WORDS]
-PATIENT: dict[str, Any] = {"lease_seconds": 6, "heartbeat_seconds": 1, "max_attempts": 50, "soft_shutdown_seconds": 10, "cancel_seconds": 5}
+PATIENT: dict[str, Any] = {
+    "lease_seconds": 6,
+    "heartbeat_seconds": 1,
+    "max_attempts": 50,
+    "soft_shutdown_seconds": 10,
+    "cancel_seconds": 5,
+    "redispatch_after_seconds": 10,
+}
 WAITING = 6  # jobs that wait, at most: more would only be a longer queue
 
 
 class Soak:
-    """The stage, its processes by role, and the faults that strike them."""
+    """The stage, its processes by role, and the faults that strike them.
+
+    The first API, the first loops and the first worker's parent live through it all, so that their memory can be watched.
+    """
 
     def __init__(self, stage: Stage, seed: int) -> None:
         self.stage, self.random, self.over = stage, random.Random(seed), threading.Event()
@@ -46,7 +57,11 @@ class Soak:
         self.loops = [stage.loops(), stage.loops()]
         self.workers = [self.worker() for _ in range(2)]
         self.kills, self.refused = 0, 0
-        self.memory: dict[str, list[int]] = {"api": []}
+        self.watch = Watch(stage.direct, self.watched, lambda: len(stage.accepted))
+
+    def watched(self) -> dict[str, list[psutil.Process]]:
+        children = [child for worker in self.workers if worker.is_running() for child in worker.children()]
+        return {"API": [self.apis[0][0]], "loops": [self.loops[0]], "worker": [self.workers[0]], CHILD: children}
 
     def worker(self) -> psutil.Popen:
         return self.stage.worker(EXPUNGE_RUNNER="")
@@ -60,11 +75,10 @@ class Soak:
         ]  # fmt: skip
 
     def worker_killed(self) -> None:
-        i = self.random.randrange(len(self.workers))
-        for process in [self.workers[i], *self.workers[i].children(recursive=True)]:
+        for process in [self.workers[1], *self.workers[1].children(recursive=True)]:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        self.workers[i] = self.worker()
+        self.workers[1] = self.worker()
 
     def child_killed(self) -> None:
         for child in self.random.choice(self.workers).children():
@@ -80,9 +94,8 @@ class Soak:
             time.sleep(8 if number == signal.SIGSTOP else 0)
 
     def worker_stopped(self) -> None:
-        i = self.random.randrange(len(self.workers))
-        self.workers[i].terminate()
-        self.workers[i] = self.worker()
+        self.workers[1].terminate()
+        self.workers[1] = self.worker()
 
     def redis_killed(self) -> None:
         self.stage.kill("redis")
@@ -111,14 +124,12 @@ class Soak:
         self.stage.proxies[name].mend()
 
     def api_killed(self) -> None:
-        """The second one: the first lives through the whole soak, and its memory is watched."""
         self.apis[1][0].kill()
         self.apis[1] = self.stage.api()
 
     def loops_killed(self) -> None:
-        i = self.random.randrange(2)
-        self.loops[i].kill()
-        self.loops[i] = self.stage.loops()
+        self.loops[1].kill()
+        self.loops[1] = self.stage.loops()
 
     # The stream
 
@@ -126,6 +137,7 @@ class Soak:
         while not self.over.wait(self.random.uniform(0.5, 1.5) * every):
             fault = self.random.choice(self.faults())
             self.stage.faults.append(fault.__name__)
+            self.watch.faults.append((self.watch.now(), fault.__name__))
             self.kills += fault.__name__ in (
                 "worker_killed",
                 "child_killed",
@@ -158,7 +170,6 @@ class Soak:
                     assert answer.status_code in (409, 503), answer.text
                 self.refused += 1
                 time.sleep(0.3)
-            self.memory["api"].append(psutil.Process(self.apis[0][0].pid).memory_info().rss >> 20)
 
 
 def say(line: str) -> None:
@@ -195,18 +206,22 @@ def main() -> int:
         soak = Soak(stage, args.seed)
         for spec in SPECS:
             assert stage.post(soak.apis[0][1], **spec).status_code == 202
-        until(lambda: stage.unfinished() == 0, 300)
+        until(lambda: stage.unfinished() == 0, 900)
         undisturbed = deltas(stage)
         say(f"undisturbed: {len(undisturbed)} specs")
         threads = [threading.Thread(target=soak.pour), threading.Thread(target=soak.strike, args=(args.every,))]
-        for thread in threads:
+        quiet = threading.Event()
+        watching = threading.Thread(target=soak.watch.run, args=(quiet,), daemon=True)
+        for thread in (*threads, watching):
             thread.start()
         soak.over.wait(60 * args.minutes)
         soak.over.set()
         for thread in threads:
             thread.join()
         until(lambda: all(alive(url) for _, url in soak.apis))
-        until(lambda: stage.unfinished() == 0, 600)
+        until(lambda: stage.unfinished() == 0, 900)
+        quiet.set()
+        watching.join()
         book = stage.ledger(soak.kills)
         ended, failed = deltas(stage), errors(stage)
     finally:
@@ -215,15 +230,28 @@ def main() -> int:
     say(ledger.told(book))
     say(f"refused and repeated         {soak.refused}")
     say(f"deltas unlike the undisturbed {len(strays)}")
-    rss = soak.memory["api"]
-    say(f"API memory, MiB              {rss[len(rss) // 4]} at a quarter, {rss[-1]} at the end")
+    slopes = soak.watch.slopes()
+    for role, value in slopes.items():
+        last = [sample["rss"] for sample in soak.watch.samples if sample["role"] == role][-1]
+        growth = f"{value:+.2f} MiB a hundred jobs (at most {most(role):.0f})" if value is not None else "too few jobs to say how it grows"
+        say(f"memory of {role:18} {last:.0f} MiB, {growth}")
     book.write(REPORT)
-    whole = json.loads(REPORT.read_text()) | {"strays": strays, "api_rss_mib": rss[:: max(1, len(rss) // 50)], "minutes": args.minutes}
-    REPORT.write_text(json.dumps(whole, indent=1) + "\n")
+    more = {
+        "strays": strays,
+        "memory_slopes": slopes,
+        "memory": soak.watch.samples,
+        "strikes": soak.watch.faults,
+        "jobs": soak.watch.counts,
+    }
+    REPORT.write_text(json.dumps(json.loads(REPORT.read_text()) | more | {"minutes": args.minutes}) + "\n")
+    draw(soak.watch, PICTURE)
     for job_id, status, error in failed:
         say(f"{job_id} {status}: {error}")
-    say(f"wrong: {book.wrong or 'nothing'}; not succeeded: {len(failed)}; logs in {folder}")
-    return 1 if book.wrong or strays or failed else 0
+    leaks = grown(slopes)
+    say(
+        f"wrong: {book.wrong or 'nothing'}; not succeeded: {len(failed)}; memory grows: {leaks or 'nowhere'}; logs in {folder}; picture: {PICTURE}"
+    )
+    return 1 if book.wrong or strays or failed or leaks else 0
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import ledger
 import psutil
-from fleets import Fleet, until
+from fleets import Fleet, alive, until
 from proxy import Proxy
 from sqlalchemy.engine import make_url
 
@@ -84,11 +84,13 @@ class Stage(Fleet):
         return answer
 
     def ledger(self, kills: int = 0) -> ledger.Ledger:
-        """Once every job has ended and the broker is quiet."""
+        """Once every job has ended and the broker is quiet. What is stored is swept, and downloaded from whichever API answers."""
         until(lambda: self.unfinished() == 0, 180)
-        until(lambda: ledger.waiting(self.settings) == 0)
-        until(lambda: kills or ledger.read(self.settings, self.accepted, faults=0, kills=0, names=[]).messages_left == 0)
-        made = ledger.read(self.settings, self.accepted, faults=len(self.faults), kills=kills, names=self.faults)
+        until(lambda: ledger.quiet(self.settings), 180)
+        with httpx.Client(base_url=next(filter(alive, self.urls)), headers=self.bearer, timeout=60) as client:
+            made = ledger.read(
+                self.settings, self.accepted, faults=len(self.faults), kills=kills, names=self.faults, sweep=True, api=client
+            )
         ledger.BOOK.append(made)
         return made
 

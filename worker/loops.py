@@ -1,4 +1,4 @@
-"""`python -m worker.loops`: dispatcher, reaper, sweeper, verifier and webhooks beside each other. Run it as often as you like: one of each leads."""
+"""`python -m worker.loops`: dispatcher, bells, reaper, sweeper, verifier and webhooks beside each other. Run it as often as you like: one of each leads."""
 
 import signal
 import sys
@@ -6,7 +6,7 @@ import threading
 
 from store import logs, tracing
 from store.settings import Settings
-from worker import dispatcher, metrics, reaper, sweeper, verifier
+from worker import bells, dispatcher, metrics, reaper, sweeper, verifier
 from worker.leader import lead
 from worker.webhooks import Deliverer
 
@@ -22,6 +22,7 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     loops = [
         ("dispatcher", settings.dispatch_seconds, dispatcher.turn),
+        ("bells", settings.redispatch_after_seconds, bells.turn),
         ("reaper", settings.reaper_seconds, reaper.turn),
         ("sweeper", HOUR, sweeper.turn),
         ("webhooks", settings.webhook_seconds, Deliverer().turn),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 from obstore.exceptions import BaseError as BlobError
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from core.errors import CoreError
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("worker")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+MISSING = ("42703", "42P01")  # PostgreSQL's undefined_column and undefined_table
 OUTCOMES = {Cancelled: "cancelled", DeadlineExceeded: "failed", HandOver: "handed_over", Paused: "handed_over"}
 
 
@@ -115,15 +116,21 @@ def work(settings: Settings, job: Job, lease: Lease, folder: Path) -> str:
         log.info("job_stopped", reason=type(reason).__name__)
         patiently(lease, lambda session: settle(session, job, reason))
         return OUTCOMES.get(type(reason), "lost")
-    except (OperationalError, InterfaceError) as error:  # a blink of the database: the job goes on from its last checkpoint
-        log.warning("database_away", error=type(error).__name__)
-        patiently(lease, lambda session: hand_over(session, job))
-        return "lost"
     except Exception as error:
+        if away(error):  # the job goes on from its last checkpoint
+            log.warning("database_away", error=type(error).__name__)
+            patiently(lease, lambda session: hand_over(session, job))
+            return "lost"
         code, message, retryable = explain(error)
         log.exception("job_failed", code=code)
         patiently(lease, lambda session: end(session, job, code, message, retryable))
         return "failed"
+
+
+def away(error: Exception) -> bool:
+    """Whether the database is out of reach for a while, or has another release's schema while an upgrade or a downgrade goes on."""
+    missing = isinstance(error, ProgrammingError) and getattr(error.orig, "sqlstate", None) in MISSING
+    return missing or isinstance(error, OperationalError | InterfaceError)
 
 
 def hand_over(session: Session, job: Job) -> None:

@@ -12,9 +12,10 @@ from starlette.responses import StreamingResponse
 
 from api import links, pagination, ranges
 from api.auth import Caller, require
-from api.deps import JSON, Admin, Anyone, ArtifactsReader, ServicesDep, accepts
+from api.deps import JSON, Admin, Anyone, ArtifactsReader, ServicesDep, acceptable, accepts
 from api.problems import Problem, responses
 from api.schemas import ApiKeyName, Artifact, ArtifactLink, ArtifactList, ArtifactRead, ArtifactReadPage, LinkSpec
+from api.sendfile import FileResponse
 from api.services import Services
 from store import artifacts, audit, jobs
 from store.blobs import attachment
@@ -109,8 +110,7 @@ def download_artifact(request: Request, artifact_id: uuid.UUID, services: Servic
         headers["Cache-Control"] = "no-store"
     if ranges.unchanged(request.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    accept = accepts(row.media_type, "application/octet-stream").dependency
-    accept(request)
+    acceptable(request, row.media_type, "application/octet-stream")
     span, partial = ranges.span(request.headers, row.size, headers["ETag"])
     if partial:
         headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{row.size}"
@@ -120,6 +120,9 @@ def download_artifact(request: Request, artifact_id: uuid.UUID, services: Servic
         return Response(status_code=status, headers=headers, media_type=row.media_type)
     check(services, row)
     note_read(services, caller, row, span)
+    file = services.blobs.open(row.key)
+    if file is not None:
+        return FileResponse(file, span.start, span.stop, status, headers, row.media_type)
     return StreamingResponse(services.blobs.read(row.key, span.start, span.stop), status, headers, media_type=row.media_type)
 
 
@@ -193,12 +196,13 @@ def list_reads(
     services: ServicesDep,
     caller: Admin,
     limit: Annotated[int, Query(ge=1, le=pagination.MAX_PAGE, description="Reads on a page.")] = 50,
-    cursor: Annotated[str | None, Query(max_length=300, description="`next_cursor` of the page before.")] = None,
+    cursor: pagination.Cursor = None,
 ) -> ArtifactReadPage:
     """List who read a recovery key, newest first; takes the scope `admin`."""
-    after = pagination.decode(cursor) if cursor else None
+    after = pagination.decode(cursor)
     with services.transaction() as session:
         rows = artifacts.reads(session, recovery_key(session, caller, artifact_id), after=after, limit=limit + 1)
+        page, next_cursor = pagination.cut(rows, limit, lambda pair: pair[0])
         items = [
             ArtifactRead(
                 id=row.id,
@@ -209,9 +213,9 @@ def list_reads(
                 start=row.start,
                 stop=row.stop,
             )
-            for row, name in rows[:limit]
+            for row, name in page
         ]
-    return ArtifactReadPage(items=items, next_cursor=pagination.encode(items[-1].read_at, items[-1].id) if len(rows) > limit else None)
+    return ArtifactReadPage(items=items, next_cursor=next_cursor)
 
 
 @router.delete("/artifacts/{artifact_id:uuid}", responses=responses("not_found", "wrong_state"), dependencies=[accepts(JSON)])

@@ -38,14 +38,15 @@ def list_audit(
     action: Annotated[AuditAction | None, Query(description="Only acts of this sort.")] = None,
     target: Annotated[uuid.UUID | None, Query(description="Only acts on the job, artifact, key or webhook of this id.")] = None,
     limit: Annotated[int, Query(ge=1, le=pagination.MAX_PAGE, description="Acts on a page.")] = 50,
-    cursor: Annotated[str | None, Query(max_length=300, description="`next_cursor` of the page before.")] = None,
+    cursor: pagination.Cursor = None,
 ) -> AuditPage:
     """List who did what to what, newest first; takes the scope `admin`.
 
     Rows are written in the transaction of the act, or before the first byte of a download leaves, and the database refuses to change them.
     """
-    after = pagination.decode(cursor) if cursor else None
+    after = pagination.decode(cursor)
     with services.transaction() as session:
         rows = audit.page(session, caller.tenant_id, action=action, target_id=target, after=after, limit=limit + 1)
-        items = [view(row, name) for row, name in rows[:limit]]
-    return AuditPage(items=items, next_cursor=pagination.encode(items[-1].at, items[-1].id) if len(rows) > limit else None)
+        page, next_cursor = pagination.cut(rows, limit, lambda pair: pair[0])
+        items = [view(row, name) for row, name in page]
+    return AuditPage(items=items, next_cursor=next_cursor)

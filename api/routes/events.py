@@ -15,7 +15,7 @@ from api.deps import JSON, JobsReader, ServicesDep, accepts
 from api.problems import Problem, responses
 from api.schemas import TERMINAL, Event, EventPage
 from api.services import Services
-from store import events, jobs
+from store import events
 
 STREAM = "text/event-stream"
 HEARTBEAT = 15  # seconds
@@ -32,14 +32,12 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 
 
 def page(services: Services, caller: Caller, job_id: uuid.UUID, after: int, limit: int) -> EventPage:
-    """Events after `after`. The status is read first: a terminal job's events are all there."""
-    with services.transaction() as session:
-        job = jobs.get(session, caller.tenant_id, job_id)
-        ended, last = job.status in TERMINAL, job.version
-        rows = events.page(session, caller.tenant_id, job_id, after=after, limit=limit)
-        items = [Event.model_validate(row) for row in rows]
+    """Events after `after`, and whether they are the last: a terminal job's events are all there."""
+    with services.reading() as session:
+        rows = events.look(session, caller.tenant_id, job_id, after=after, limit=limit)
+    items = [Event.model_validate(row) for row in rows if row.seq is not None]
     reached = items[-1].seq if items else after
-    return EventPage(items=items, next_after=reached, finished=ended and reached >= last)
+    return EventPage(items=items, next_after=reached, finished=rows[0].status in TERMINAL and reached >= rows[0].version)
 
 
 async def stream(services: Services, caller: Caller, job_id: uuid.UUID, first: EventPage) -> AsyncIterator[ServerSentEvent]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Body, Query
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -54,9 +54,9 @@ def known_model(services: Services, model: str) -> None:
         raise invalid("model", f"there is no model '{model}' here", choice(model, names, "models"))
 
 
-def accepted(row: Any, session: Session, caller: Caller) -> Done:
+def accepted(row: Any) -> Done:
     """202 with the job, its address and when to look."""
-    return Done(presenters.job(session, caller.tenant_id, row), headers={"Location": f"/jobs/{row.id}", "Retry-After": "2"}, job=row)
+    return Done(presenters.view(row, ()), headers={"Location": f"/jobs/{row.id}", "Retry-After": "2"}, job=row)
 
 
 def request_id() -> str | None:
@@ -83,7 +83,7 @@ def submit(services: Services, caller: Caller, ticket: Ticket, kind: JobKind, sp
             trace=tracing.current(),
         )
         audit.record(session, caller.tenant_id, caller, "job.created", made.job.id, kind=kind)
-        return accepted(made.job, session, caller)
+        return accepted(made.job)
 
     done = once(services, caller, ticket, Job, work)
     if done.job is not None:
@@ -194,25 +194,24 @@ def list_jobs(
         list[str], Query(max_length=16, description="Only jobs with this label, as `key:value`; may be repeated, all must hold.")
     ] = [],  # noqa: B006
     limit: Annotated[int, Query(ge=1, le=pagination.MAX_PAGE, description="Jobs on a page.")] = 50,
-    cursor: Annotated[str | None, Query(max_length=300, description="`next_cursor` of the page before.")] = None,
+    cursor: pagination.Cursor = None,
 ) -> JobPage:
     """List jobs, newest first."""
-    after = pagination.decode(cursor) if cursor else None
+    after = pagination.decode(cursor)
     with services.transaction() as session:
         rows = jobs.list_jobs(
             session, caller.tenant_id, kind=kind, status=status, labels=label_filters(label), after=after, limit=limit + 1
         )
-        page, more = rows[:limit], len(rows) > limit
+        page, next_cursor = pagination.cut(rows, limit, lambda row: row)
         found = artifacts.of_jobs(session, caller.tenant_id, [row.id for row in page])
         items = [presenters.view(row, found[row.id]) for row in page]
-    return JobPage(items=items, next_cursor=pagination.encode(items[-1].created_at, items[-1].id) if more else None)
+    return JobPage(items=items, next_cursor=next_cursor)
 
 
-@router.get("/jobs/{job_id:uuid}", responses=responses("not_found"))
-def get_job(job_id: uuid.UUID, services: ServicesDep, caller: JobsReader) -> Job:
+@router.get("/jobs/{job_id:uuid}", response_model=Job, responses=responses("not_found"))
+def get_job(job_id: uuid.UUID, services: ServicesDep, caller: JobsReader) -> Response:
     """Look at one job."""
-    with services.transaction() as session:
-        return presenters.job(session, caller.tenant_id, jobs.get(session, caller.tenant_id, job_id))
+    return Response(presenters.look(services, caller, job_id).model_dump_json(), media_type=JSON)
 
 
 @router.post("/jobs/{job_id:uuid}/cancel", responses=responses("bad_header", "not_found", "idempotency_in_flight", "idempotency_mismatch"))
@@ -242,7 +241,7 @@ def retry_job(job_id: uuid.UUID, services: ServicesDep, caller: JobsWriter, tick
         quotas.spend(session, caller.tenant_id, services.settings)
         row = jobs.retry(session, caller.tenant_id, job_id, request_id=request_id(), trace=tracing.current()).job
         audit.record(session, caller.tenant_id, caller, "job.retried", row.id, kind=row.kind, retried_from=str(job_id))
-        return accepted(row, session, caller)
+        return accepted(row)
 
     done = once(services, caller, ticket, Job, work)
     if done.job is not None:

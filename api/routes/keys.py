@@ -47,14 +47,15 @@ def list_keys(
     services: ServicesDep,
     caller: Admin,
     limit: Annotated[int, Query(ge=1, le=pagination.MAX_PAGE, description="Keys on a page.")] = 50,
-    cursor: Annotated[str | None, Query(max_length=300, description="`next_cursor` of the page before.")] = None,
+    cursor: pagination.Cursor = None,
 ) -> ApiKeyPage:
     """List the tenant's API keys, newest first, without their texts."""
-    after = pagination.decode(cursor) if cursor else None
+    after = pagination.decode(cursor)
     with services.transaction() as session:
         rows = keys.list_keys(session, caller.tenant_id, after=after, limit=limit + 1)
-        items = [ApiKey.model_validate(row) for row in rows[:limit]]
-    return ApiKeyPage(items=items, next_cursor=pagination.encode(items[-1].created_at, items[-1].id) if len(rows) > limit else None)
+        page, next_cursor = pagination.cut(rows, limit, lambda row: row)
+        items = [ApiKey.model_validate(row) for row in page]
+    return ApiKeyPage(items=items, next_cursor=next_cursor)
 
 
 @router.get("/keys/{key_id:uuid}", responses=responses("not_found"))
@@ -83,11 +84,15 @@ def rotate_key(
         secret = services.settings.secret.get_secret_value()
         return with_text(*keys.rotate(session, secret, caller.tenant_id, key_id, overlap=timedelta(seconds=body.overlap_s), by=caller))
 
-    return once(services, caller, ticket, NewApiKey, work).response()
+    done = once(services, caller, ticket, NewApiKey, work)
+    services.known.forget()
+    return done.response()
 
 
 @router.delete("/keys/{key_id:uuid}", responses=responses("not_found"))
 def revoke_key(key_id: uuid.UUID, services: ServicesDep, caller: Admin) -> ApiKey:
     """Revoke an API key, from the next request on. Twice is the same as once; the last key with `admin` is replaced at the server's command line."""
     with services.transaction() as session:
-        return ApiKey.model_validate(keys.revoke(session, caller.tenant_id, key_id, by=caller))
+        answer = ApiKey.model_validate(keys.revoke(session, caller.tenant_id, key_id, by=caller))
+    services.known.forget()
+    return answer

@@ -132,14 +132,15 @@ def list_deliveries(
     services: ServicesDep,
     caller: WebhooksWriter,
     limit: Annotated[int, Query(ge=1, le=pagination.MAX_PAGE, description="Deliveries on a page.")] = 50,
-    cursor: Annotated[str | None, Query(max_length=300, description="`next_cursor` of the page before.")] = None,
+    cursor: pagination.Cursor = None,
 ) -> DeliveryPage:
     """List what was sent and what came of it, newest first; kept for 30 days (WEBHOOK_LOG_SECONDS) after the last attempt."""
-    after = pagination.decode(cursor) if cursor else None
+    after = pagination.decode(cursor)
     with services.transaction() as session:
         rows = deliveries.page(session, webhooks.get(session, caller.tenant_id, webhook_id), after=after, limit=limit + 1)
-        items = [view(row) for row in rows[:limit]]
-    return DeliveryPage(items=items, next_cursor=pagination.encode(items[-1].created_at, items[-1].id) if len(rows) > limit else None)
+        page, next_cursor = pagination.cut(rows, limit, lambda row: row)
+        items = [view(row) for row in page]
+    return DeliveryPage(items=items, next_cursor=next_cursor)
 
 
 @router.post(

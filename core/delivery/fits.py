@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from core.errors import CoreError
 from core.models import masks
-from core.models.stable_diffusion import resolve
+from core.models.folders import resolve
 
 NAME = re.compile(r"(unet|text_encoder)\.(.+)\.lora_([AB])\.weight")
 MASKED = re.compile(r"(unet\..+)\.pruned")

@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from core import impact
 from core.errors import CoreError
 from core.models import masks
+from core.models.folders import digest_of, resolve
 from core.models.learned import Word, WordTable
 from core.models.lora import folded
 from core.models.masks import Masks, Relaxation
@@ -29,29 +29,9 @@ from core.models.vocabulary import load_vocabulary
 from core.progress import Callback, Clock, ignore
 from core.specs import Concept
 
-BUNDLED = Path(__file__).parents[1] / "bundled"
 ADAPTER = "default"
 Component = Literal["unet", "text_encoder"]
 PREFIX: dict[Component, str] = {"unet": "unet.", "text_encoder": "text_encoder.text_model."}  # as diffusers' LoRA files name the layers
-
-
-def resolve(source: str | Path) -> Path | None:
-    """The folder behind `bundled:NAME` or a local path; None when `source` must be a hub id."""
-    text = str(source)
-    if text.startswith("bundled:"):
-        return BUNDLED / text.removeprefix("bundled:")
-    path = Path(text)
-    return path if path.is_dir() else None
-
-
-def digest_of(folder: Path) -> str:
-    """sha256 over relative names and contents of everything that decides what the model draws: weights, configs, tokenizer; not what was measured of it."""
-    total = hashlib.sha256()
-    for file in sorted(f for f in folder.rglob("*") if f.suffix in (".safetensors", ".json", ".txt") and f.name != impact.FILE):
-        total.update(str(file.relative_to(folder)).encode() + b"\0")
-        with file.open("rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
-    return total.hexdigest()
 
 
 def load_model(source: str | Path, device: str | None = None) -> "StableDiffusion":

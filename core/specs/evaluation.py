@@ -56,4 +56,4 @@ class EvaluationSpec(Spec):
     guidance_scale: float = Field(default=7.5, ge=1, le=30, description="Classifier-free guidance.")
     seed: int = Field(default=0, ge=0, lt=2**31, description="First seed; base and sanitized model draw with the same seeds.")
     nudity: bool = Field(default=False, description="Run NudeNet on the pictures and store its raw detections (NER-τ).")
-    thresholds: Thresholds = Thresholds()
+    thresholds: Thresholds = Field(default=Thresholds(), description="What the verdict asks of the figures.")

@@ -64,4 +64,4 @@ class LatentsSpec(TrainSpec):
 class FineTuneSpec(LatentsSpec):
     """What every method that trains a LoRA on the U-Net shares."""
 
-    lora: LoraSpec = LoraSpec()
+    lora: LoraSpec = Field(default=LoraSpec(), description="The adapter's rank, scale and layers.")

@@ -97,7 +97,7 @@ class HideThresholds(Thresholds):
 class HideEvaluationSpec(EvaluationSpec):
     """How a hide job is judged: as an erasure, and RSR-k with the key."""
 
-    thresholds: HideThresholds = HideThresholds()
+    thresholds: HideThresholds = Field(default=HideThresholds(), description="What the verdict asks of the figures.")
 
 
 class HideSpec(EraseSpec):
@@ -109,13 +109,15 @@ class HideSpec(EraseSpec):
         "The paper's own L1 is naive's, with a target.",
     )
     base_job_id: None = Field(default=None, description="Not for hiding, which starts from the base model.")
-    recovery: RecoverySpec = RecoverySpec()
+    recovery: RecoverySpec = Field(default=RecoverySpec(), description="The key: its length, its ball, how it is learned.")
     seal_to: PublicKey | None = Field(
         default=None,
         description="Your X25519 public key in base64: the recovery key is then delivered as a libsodium sealed box that only its owner can open. "
         "'expunge key-pair' makes a pair.",
     )
-    evaluation: HideEvaluationSpec = HideEvaluationSpec()
+    evaluation: HideEvaluationSpec = Field(
+        default=HideEvaluationSpec(), description="How the result is judged, without the key and with it."
+    )
 
     @model_validator(mode="after")
     def nothing_spread(self) -> Self:

@@ -66,7 +66,7 @@ class EraseSpec(JobSpec):
     fused: bool = Field(
         default=False, description="Deliver a fused checkpoint too: a LoRA delta can be unloaded, a fused checkpoint cannot."
     )
-    evaluation: EvaluationSpec = EvaluationSpec()
+    evaluation: EvaluationSpec = Field(default=EvaluationSpec(), description="How the result is judged.")
 
     @model_validator(mode="after")
     def consistent(self) -> Self:
@@ -103,7 +103,7 @@ class EvaluateSpec(JobSpec):
     concepts: list[ConceptLike] = Field(
         default=[], max_length=MAX_CONCEPTS, description="The erased concepts; omitted with job_id: that job's."
     )
-    evaluation: EvaluationSpec = EvaluationSpec()
+    evaluation: EvaluationSpec = Field(default=EvaluationSpec(), description="How the result is judged.")
 
     @model_validator(mode="after")
     def one_source(self) -> Self:
@@ -124,7 +124,7 @@ class CombineSpec(JobSpec):
         "bring its concepts back.",
     )
     fused: bool = Field(default=False, description="Deliver a fused checkpoint too.")
-    evaluation: EvaluationSpec = EvaluationSpec()
+    evaluation: EvaluationSpec = Field(default=EvaluationSpec(), description="How the result is judged.")
 
     @field_validator("jobs")
     @classmethod

@@ -34,7 +34,7 @@ class TextEncoderSpec(TrainSpec):
         le=1e4,
         description="Weight of holding the text states of the job's `preserve` concepts (ours; Eq. 2 has no such term).",
     )
-    lora: TextLoraSpec = TextLoraSpec()
+    lora: TextLoraSpec = Field(default=TextLoraSpec(), description="The adapter's rank, scale and layers, in the text encoder.")
 
 
 class AdvUnlearnSpec(LatentsSpec):
@@ -67,4 +67,4 @@ class AdvUnlearnSpec(LatentsSpec):
         description="Concepts of the model's vocabulary that are retained beside the job's `preserve`: the nearest and strangers, half and half. "
         "Authors: the object classes of COCO.",
     )
-    lora: TextLoraSpec = TextLoraSpec()
+    lora: TextLoraSpec = Field(default=TextLoraSpec(), description="The adapter's rank, scale and layers, in the text encoder.")

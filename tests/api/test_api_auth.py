@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+import time
 import uuid
 from datetime import timedelta
 
@@ -63,12 +64,13 @@ def test_a_wrong_key_is_refused(anonymous: httpx.Client, header: str):
     problem(anonymous.get("/jobs", headers={"Authorization": header}), 401, "unauthorized")
 
 
-def test_a_revoked_key_is_refused_at_once(tenant: Tenant):
+def test_a_revoked_key_is_refused_within_a_second(tenant: Tenant):
     client = tenant.http()
     assert client.get("/jobs").status_code == 200
     with db.transaction(tenant.database) as session:
         for key in keys.list_keys(session, tenant.id):
             keys.revoke(session, tenant.id, key.id)
+    time.sleep(1)
     problem(client.get("/jobs"), 401, "unauthorized")
 
 

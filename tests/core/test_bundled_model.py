@@ -8,7 +8,7 @@ from diffusers import StableDiffusionPipeline
 
 from core.evaluation.judges import load_classifier
 from core.models import load_model
-from core.models.stable_diffusion import BUNDLED
+from core.models.folders import BUNDLED
 
 
 def test_every_shipped_file_has_its_recorded_digest():

@@ -2,12 +2,12 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from killed import Killed, killed_when
 from safetensors.torch import load_file, save_file
 
 from core.delivery.verify import verify
@@ -36,10 +36,6 @@ SPEC = EraseSpec.model_validate(
 LORA = "pytorch_lora_weights.safetensors"
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.fixture(scope="module")
 def done(tiny_judged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished job's bundle; its cache lies beside it."""
@@ -50,14 +46,6 @@ def done(tiny_judged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def evaluate_spec(**evaluation: object) -> EvaluateSpec:
     return EvaluateSpec.model_validate({"artifact_id": "0" * 36, "concepts": ["church"], "evaluation": EVALUATION | evaluation})
-
-
-def stop_when(condition: Callable[[Progress], bool]) -> Callable[[Progress], None]:
-    def callback(progress: Progress) -> None:
-        if condition(progress):
-            raise Killed
-
-    return callback
 
 
 def test_phases_come_in_order_and_steps_never_fall(tiny_judged: Path, tmp_path: Path):
@@ -74,7 +62,7 @@ def test_phases_come_in_order_and_steps_never_fall(tiny_judged: Path, tmp_path: 
 def test_a_job_killed_while_it_is_judged_ends_in_the_same_bytes_and_draws_nothing_twice(tiny_judged: Path, tmp_path: Path, done: Path):
     kwargs = {"source": str(tiny_judged), "cache": tmp_path / "cache", "checkpoints": DirectoryCheckpoints(tmp_path / "checkpoints")}
     with pytest.raises(Killed):
-        run_erase(SPEC, tmp_path / "first", callback=stop_when(lambda p: p.get("message") == "success rates"), **kwargs)
+        run_erase(SPEC, tmp_path / "first", callback=killed_when(lambda p: p.get("message") == "success rates"), **kwargs)
     drawn = {f: f.stat().st_ino for f in (tmp_path / "cache").rglob("*.png")}  # a redrawn picture would be another file
     assert len(drawn) == 2 * 8
     seen: list[Progress] = []

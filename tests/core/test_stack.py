@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from killed import Killed, killed_at
 from safetensors.torch import load_file
 
 from core.concepts import candidates
@@ -101,19 +102,14 @@ def test_an_erasure_that_fell_below_its_old_interval_has_weakened():
 
 
 def test_a_stack_resumes_to_the_same_bytes_and_another_base_does_not_resume(tiny_judged, tmp_path, bundles):
-    class Killed(Exception):
-        pass
-
-    def kill(progress):
-        if progress["phase"] == "erase" and progress["step"] == 3:
-            raise Killed
-
     request = spec("dog", ESD, evaluation={"enabled": False})
     given = {"source": str(tiny_judged), "cache": tmp_path / "cache"}
     run_erase(request, tmp_path / "whole", base=bundles / "church" / LORA, **given)
     checkpoints = DirectoryCheckpoints(tmp_path / "checkpoints")
     with pytest.raises(Killed):
-        run_erase(request, tmp_path / "first", base=bundles / "church" / LORA, checkpoints=checkpoints, callback=kill, **given)
+        run_erase(
+            request, tmp_path / "first", base=bundles / "church" / LORA, checkpoints=checkpoints, callback=killed_at("erase", 3), **given
+        )
     shutil.copytree(tmp_path / "checkpoints", tmp_path / "copies")
     run_erase(request, tmp_path / "second", base=bundles / "church" / LORA, checkpoints=checkpoints, **given)
     assert (tmp_path / "second" / LORA).read_bytes() == (tmp_path / "whole" / LORA).read_bytes()

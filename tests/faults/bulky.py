@@ -13,14 +13,14 @@ from core.errors import CoreError
 
 
 def run(job, folder, *, settings, callback, checkpoints) -> Outcome:
-    import torch
-
     spec = job.spec
     saved = checkpoints.load_files()
     for step in range(int(saved["step"]) if saved else 0, spec["steps"]):
         if spec.get("nan") == step:
             raise CoreError("loss_not_finite", f"the loss became nan at step {step + 1} of {spec['steps']}", field="method.learning_rate")
         if "fits" in spec and spec["method"]["batch_size"] > spec["fits"]:
+            import torch  # only here: while it loads no heartbeat is sent
+
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         callback({"phase": "erase", "step": step + 1, "total": spec["steps"], "loss": 0.5})
         if (step + 1) % spec["every"] == 0:

@@ -1,5 +1,6 @@
 """Faults between the client and the job: brokers and databases that die, APIs that are killed between two lines, races of clients."""
 
+import json
 import signal
 import threading
 import time
@@ -72,6 +73,76 @@ def test_f9_a_database_restart_costs_nothing_but_a_retry(stage: Stage):
     assert stage.job(running).status == "succeeded"
 
 
+@pytest.mark.parametrize("lost", ["commit", "its answer"])
+def test_f9_a_post_in_flight_when_the_database_dies_is_a_503_and_its_repetition_one_job(stage: Stage, lost: str):
+    """F9: PostgreSQL dies before the job's COMMIT reaches it, or when it is done but nobody knows."""
+    wire = behind(stage.direct)
+    _, url = stage.api(DATABASE_URL=through(stage.direct, wire))
+    inserted, committed = threading.Event(), threading.Event()
+
+    def ask(data: bytes) -> bool:
+        if b"INSERT INTO jobs" in data:
+            inserted.set()
+        if inserted.is_set() and b"COMMIT" in data and not committed.is_set():
+            committed.set()
+            return lost != "commit" or die()
+        return True
+
+    def die() -> bool:
+        stage.faults.append("postgres killed under a POST")
+        stage.kill("postgres")
+        return False
+
+    wire.on_request, wire.on_reply = ask, lambda _: not committed.is_set() or die()
+    key = uuid.uuid4().hex
+    answer = stage.post(url, key, timeout=30)
+    assert committed.is_set()
+    assert (answer.status_code, answer.json()["code"], int(answer.headers["retry-after"]) > 0) == (503, "unavailable", True)
+    wire.on_request = wire.on_reply = lambda _: True
+    stage.open("postgres")
+    with db.transaction(stage.direct) as session:
+        known = [job.id for job in jobs.list_jobs(session, stage.tenant_id, limit=10)]
+    assert len(known) == (lost == "its answer")
+    until(lambda: stage.post(url, key).status_code == 202)
+    assert len(stage.accepted) == 1
+    assert not known or known == stage.accepted
+    stage.loops(), stage.worker()
+    clean(stage)
+    wire.close()
+
+
+def test_f9_a_database_restart_under_load_refuses_for_a_while_and_loses_nothing(stage: Stage):
+    """F9: two APIs, four clients that post without a pause and repeat what is refused, each with a key of its own."""
+    urls = [stage.api()[1], stage.api()[1]]
+    stage.loops(), stage.worker()
+    over, refused, keys = threading.Event(), list[httpx.Response](), list[str]()
+
+    def client(n: int) -> None:
+        while not over.is_set():
+            keys.append(key := uuid.uuid4().hex)
+            while (answer := stage.post(urls[n % 2], key, timeout=60)).status_code != 202:
+                refused.append(answer)
+                time.sleep(0.1)
+            time.sleep(0.2)
+
+    with ThreadPoolExecutor(4) as pool:
+        clients = [pool.submit(client, n) for n in range(4)]
+        until(lambda: len(stage.accepted) >= 8)
+        stage.faults.append("postgres restarted under load")
+        stage.kill("postgres")
+        until(lambda: len(refused) >= 4)
+        stage.open("postgres")
+        before = len(stage.accepted)
+        until(lambda: len(stage.accepted) >= before + 8)
+        over.set()
+        for each in clients:
+            each.result()
+    assert {(answer.status_code, answer.json()["code"]) for answer in refused} == {(503, "unavailable")}
+    assert all(int(answer.headers["retry-after"]) > 0 for answer in refused)
+    assert len(stage.accepted) == len(set(keys))
+    clean(stage, kills=1)
+
+
 def test_f9_a_running_job_outlives_cut_wires_to_the_database(stage: Stage):
     """F9: the database out of reach while a run checkpoints at every step; what it cannot write ends the attempt, never the job."""
     _, url = stage.api()
@@ -86,6 +157,26 @@ def test_f9_a_running_job_outlives_cut_wires_to_the_database(stage: Stage):
     clean(stage, kills=3)
     assert stage.job(job_id).status == "succeeded"
     assert "database_away" in [e.data.get("reason") for e in stage.events(job_id)]
+
+
+def test_f4_a_deploy_replaces_every_process_under_a_running_job_and_charges_nothing(stage: Stage):
+    """F4: SIGTERM for API, loops and worker once their successors are up; the job is handed over with its checkpoint, no request is refused."""
+    old, url = stage.api()
+    processes = [old, stage.loops(), stage.worker(SOFT_SHUTDOWN_SECONDS="40")]
+    running = uuid.UUID(stage.post(url, labels={"hold": "8"}).json()["id"])
+    stage.until_step(running, 8)
+    _, url = stage.api()
+    stage.loops(), stage.worker()
+    stage.faults.append("deploy")
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    assert stage.post(url).status_code == 202
+    stage.go.touch()
+    for process in processes:
+        process.wait(60)
+    assert stage.until_status(running, "succeeded", "failed").attempt == 1
+    assert "requeued" in [event.type for event in stage.events(running)]
+    clean(stage)
 
 
 def test_f10_an_api_killed_before_its_answer_leaves_one_job(stage: Stage):
@@ -245,14 +336,16 @@ def test_f29_one_of_two_leaders_acts_and_the_other_takes_over(stage: Stage):
         stage.until_status(job_id, "succeeded")
     logs = [stage.folder / f"process-{stage.processes.index(p)}.log" for p in (first, second)]
 
-    def leads(i: int) -> bool:
-        return "loop_leads" in logs[i].read_text()
+    def leads(i: int) -> set[str]:
+        lines = [json.loads(line) for line in logs[i].read_text().splitlines() if "loop_leads" in line]
+        return {line["loop"] for line in lines}
 
-    assert leads(0) != leads(1), "one of them leads every loop"
-    leader = 0 if leads(0) else 1
+    until(lambda: leads(0) | leads(1) >= {"dispatcher", "reaper"})
+    assert leads(0) & leads(1) == set(), "each loop is led by one of them"
+    leader = 0 if "dispatcher" in leads(0) else 1
     stage.faults.append("leader killed")
     (first, second)[leader].kill()
-    until(lambda: leads(1 - leader))
+    until(lambda: leads(1 - leader) >= {"dispatcher", "reaper"})
     stage.until_status(uuid.UUID(stage.post(url).json()["id"]), "succeeded")
     clean(stage)
 

@@ -14,15 +14,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import httpx
+import ledger
 import obstore
 import psutil
 import psycopg
 import pytest
+from fleets import Fleet, until
 from live_service import SECRET, Tenant, problem, serve
 from sqlalchemy import text
-
-sys.path += [str(Path(__file__).parent), str(Path(__file__).parent.parent / "worker")]
-from fleets import Fleet, fleet, until
 from stall import stalling
 
 from store import artifacts, attempts, db, jobs
@@ -31,7 +30,6 @@ from store.models import Artifact
 from store.settings import Settings
 from worker import sweeper, verifier
 
-__all__ = ["fleet"]
 MIB = 1 << 20
 BYTES = random.Random(5).randbytes(3_000_001)
 
@@ -59,12 +57,14 @@ def notes(fleet: Fleet, job_id: uuid.UUID) -> dict[str, str]:
 
 def retry(fleet: Fleet, job_id: uuid.UUID) -> uuid.UUID:
     with db.transaction(fleet.url) as session:
-        return jobs.retry(session, fleet.tenant_id, job_id).job.id
+        made = jobs.retry(session, fleet.tenant_id, job_id).job.id
+    fleet.accepted.append(made)
+    return made
 
 
 @contextmanager
-def full_disk(fleet: Fleet, worker: Callable[[], psutil.Popen]) -> Iterator[None]:
-    """The artifact store on a file system of one mebibyte, which is made larger at the end; a worker beside it."""
+def full_disk(fleet: Fleet, worker: Callable[[], psutil.Popen]) -> Iterator[Callable[[], object]]:
+    """The artifact store on a file system of one mebibyte, a worker beside it; gives what makes room."""
     folder = fleet.folder / "small"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", str(folder)], capture_output=True)
@@ -73,33 +73,37 @@ def full_disk(fleet: Fleet, worker: Callable[[], psutil.Popen]) -> Iterator[None
     try:
         fleet.settings = fleet.settings.model_copy(update={"artifacts_url": folder.as_uri()})
         worker()
-        yield
-        subprocess.run(["mount", "-o", "remount,size=64m", str(folder)], check=True)
+        yield lambda: subprocess.run(["mount", "-o", "remount,size=64m", str(folder)], check=True)
     finally:
-        fleet.end()
-        subprocess.run(["umount", "-l", str(folder)], check=True)
+        try:
+            ledger.close(fleet)
+        finally:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @contextmanager
-def file_size_limit(fleet: Fleet, worker: Callable[[], psutil.Popen]) -> Iterator[None]:
-    """A worker whose files may have one mebibyte, and more at the end."""
+def file_size_limit(fleet: Fleet, worker: Callable[[], psutil.Popen]) -> Iterator[Callable[[], object]]:
+    """A worker whose files may have one mebibyte; gives what allows it more."""
     processes = children(worker())
-    for process in processes:
-        process.rlimit(psutil.RLIMIT_FSIZE, (MIB, resource.RLIM_INFINITY))
-    yield
-    for process in processes:
-        process.rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+    def limit(size: int) -> None:
+        for process in processes:
+            process.rlimit(psutil.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    limit(MIB)
+    yield lambda: limit(resource.RLIM_INFINITY)
 
 
 @pytest.mark.parametrize("limited", [full_disk, file_size_limit])
 @pytest.mark.parametrize("at", ["checkpoint", "publish"])
-def test_a_full_disk_fails_the_job_so_that_a_retry_helps_and_leaves_no_partial_file(fleet, worker, limited, at):
-    """F19."""
+def test_f19_a_full_disk_fails_the_job_so_that_a_retry_helps_and_leaves_no_partial_file(fleet, worker, limited, at):
+    """F19: at a checkpoint, and at the publication."""
     output = fleet.folder / "output"
     output.write_bytes(BYTES)
     spec = {"checkpoint_bytes": 3 * MIB, "every": 2} if at == "checkpoint" else {"file": str(output), "every": 1000}
     fleet.loops()
-    with limited(fleet, worker):
+    with limited(fleet, worker) as make_room:
+        fleet.fault(f"disk full at {at}")
         job_id = fleet.post(steps=4, **spec)
         error = fleet.until_status(job_id, "failed").error
         assert (error["code"], error["retryable"]) == ("storage_error", True)
@@ -107,7 +111,7 @@ def test_a_full_disk_fails_the_job_so_that_a_retry_helps_and_leaves_no_partial_f
         left = [path for path in stored.rglob("*") if path.is_file()]
         assert [path for path in left if path.stat().st_size > 1] == [], "the checkpoint's small file may wait for the sweep"
         assert listed(fleet, job_id) == []
-    if limited is file_size_limit:  # the disk has room again
+        make_room()
         again = retry(fleet, job_id)
         fleet.until_status(again, "succeeded", "failed")
         assert fleet.job(again).status == "succeeded", fleet.job(again).error
@@ -146,7 +150,7 @@ def published_once(fleet: Fleet, blobs: Blobs, job_id: uuid.UUID) -> None:
         assert [path for path in blobs.folder.rglob("*") if path.is_file()] == [blobs.folder / row.key]
 
 
-def test_what_is_uploaded_but_not_committed_is_not_listed_and_a_takeover_publishes_it_once(fleet, worker, stored):
+def test_f20_what_is_uploaded_but_not_committed_is_not_listed_and_a_takeover_publishes_it_once(fleet, worker, stored):
     """F20, killed between upload and commit."""
     output = fleet.folder / "output"
     output.write_bytes(BYTES)
@@ -166,7 +170,7 @@ def test_what_is_uploaded_but_not_committed_is_not_listed_and_a_takeover_publish
     assert fleet.job(job_id).attempt == 2
 
 
-def test_an_upload_killed_half_way_leaves_nothing_that_can_be_seen(fleet, worker, bucket, monkeypatch):
+def test_f20_an_upload_killed_half_way_leaves_nothing_that_can_be_seen(fleet, worker, bucket, monkeypatch):
     """F20, killed during the upload: S3 has the first mebibyte when the worker dies."""
     output = fleet.folder / "output"
     output.write_bytes(BYTES)
@@ -184,7 +188,7 @@ def test_an_upload_killed_half_way_leaves_nothing_that_can_be_seen(fleet, worker
     published_once(fleet, blobs, job_id)
 
 
-def test_a_directory_upload_killed_half_way_leaves_nothing_that_can_be_seen(fleet, worker):
+def test_f20_a_directory_upload_killed_half_way_leaves_nothing_that_can_be_seen(fleet, worker):
     """F20, killed during the upload to a directory: its half-written file is under no key, and is swept."""
     blobs = Blobs(fleet.settings.artifacts_url)
     code = (
@@ -220,27 +224,29 @@ def settings_of(request: pytest.FixtureRequest, settings: Settings) -> Settings:
     return settings.model_copy(update={"secret": type(settings.secret)(SECRET), "artifacts_url": url})
 
 
-def test_a_flipped_bit_is_never_served_and_the_verifier_finds_it(settings_of, tmp_path):
+def test_f21_a_flipped_bit_is_never_served_and_the_verifier_finds_it(settings_of, tmp_path):
     """F21."""
     with serve(settings_of) as (url, app):
         tenant = Tenant(url, app.state.services.settings)
-        (made,) = tenant.finish(tenant.erase()["id"], {"a.bin": BYTES}, tmp_path)
-        client, path = tenant.http(), f"/artifacts/{made.id}/content"
-        assert client.get(path).content == BYTES
-        flipped = bytearray(BYTES)
+        found, asked = tenant.finish(tenant.erase()["id"], {"a.bin": BYTES, "b.bin": BYTES}, tmp_path)
+        client, flipped = tenant.http(), bytearray(BYTES)
         flipped[1_234_567] ^= 1
-        obstore.put(Blobs(settings_of.artifacts_url).store, made.key, bytes(flipped))
+        for made in (found, asked):
+            assert client.get(f"/artifacts/{made.id}/content").content == BYTES
+            obstore.put(Blobs(settings_of.artifacts_url).store, made.key, bytes(flipped))
+        problem(client.get(f"/artifacts/{asked.id}/content"), 500, "artifact_corrupt")  # nobody had looked at it
         with db.transaction(tenant.database) as session:
             session.execute(text("update artifacts set verified_at = now() - interval '8 days'"))
         verifier.turn(settings_of)
-        assert client.get(f"/artifacts/{made.id}").json()["corrupt_at"] is not None
-        for headers in ({}, {"Range": "bytes=0-9"}, {"Range": "bytes=2000000-", "If-Range": f'"{made.sha256}"'}):
-            problem(client.get(path, headers=headers), 500, "artifact_corrupt")
-        problem(client.post(f"/artifacts/{made.id}/link"), 500, "artifact_corrupt")
-        assert "expunge_corrupt_artifacts 1.0" in client.get("/metrics").text
+        for made in (found, asked):
+            assert client.get(f"/artifacts/{made.id}").json()["corrupt_at"] is not None
+            for headers in ({}, {"Range": "bytes=0-9"}, {"Range": "bytes=2000000-", "If-Range": f'"{made.sha256}"'}):
+                problem(client.get(f"/artifacts/{made.id}/content", headers=headers), 500, "artifact_corrupt")
+            problem(client.post(f"/artifacts/{made.id}/link"), 500, "artifact_corrupt")
+        assert "expunge_corrupt_artifacts 2.0" in client.get("/metrics").text
 
 
-def test_a_run_that_does_not_fit_is_begun_once_with_half_the_batch_and_gradient_checkpointing(fleet, worker):
+def test_f23_a_run_that_does_not_fit_is_begun_once_with_half_the_batch_and_gradient_checkpointing(fleet, worker):
     """F23, out of memory: the second try fits."""
     fleet.loops(), worker()
     job_id = fleet.post(steps=3, fits=2, method={"name": "esd", "batch_size": 4, "gradient_checkpointing": None})
@@ -255,7 +261,7 @@ def test_a_run_that_does_not_fit_is_begun_once_with_half_the_batch_and_gradient_
     assert done.spec["method"]["batch_size"] == 4, "the row keeps what was asked for"
 
 
-def test_a_run_that_does_not_fit_twice_fails_clearly_and_the_worker_goes_on(fleet, worker):
+def test_f23_a_run_that_does_not_fit_twice_fails_clearly_and_the_worker_goes_on(fleet, worker):
     """F23, out of memory: not retried blindly."""
     fleet.loops(), worker()
     job_id = fleet.post(steps=3, fits=1, method={"name": "esd", "batch_size": 8, "gradient_checkpointing": False})
@@ -266,7 +272,7 @@ def test_a_run_that_does_not_fit_twice_fails_clearly_and_the_worker_goes_on(flee
     fleet.until_status(fleet.post(steps=3), "succeeded")
 
 
-def test_a_run_that_has_nothing_to_save_fails_at_once(fleet, worker):
+def test_f23_a_run_that_has_nothing_to_save_fails_at_once(fleet, worker):
     """F23, out of memory: batch 1 with gradient checkpointing already."""
     fleet.loops(), worker()
     job_id = fleet.post(steps=3, fits=0, method={"name": "esd", "batch_size": 1, "gradient_checkpointing": True})
@@ -274,7 +280,7 @@ def test_a_run_that_has_nothing_to_save_fails_at_once(fleet, worker):
     assert "out_of_memory" not in notes(fleet, job_id)
 
 
-def test_a_loss_that_is_no_number_fails_with_its_step_and_the_last_good_checkpoint_stays(fleet, worker):
+def test_f23_a_loss_that_is_no_number_fails_with_its_step_and_the_last_good_checkpoint_stays(fleet, worker):
     """F23, NaN."""
     fleet.loops(), worker()
     job_id = fleet.post(steps=12, every=3, nan=7)
@@ -288,7 +294,7 @@ def test_a_loss_that_is_no_number_fails_with_its_step_and_the_last_good_checkpoi
     assert {name: blobs.read_all(file["key"], file["sha256"]) for name, file in newest.files.items()}["step"] == b"6"
 
 
-def test_a_download_dropped_at_37_percent_is_resumed_to_the_same_bytes(service, tmp_path):
+def test_f25_a_download_dropped_at_37_percent_is_resumed_to_the_same_bytes(service, tmp_path):
     """F25."""
     (made,) = service.finish(service.erase()["id"], {"a.bin": BYTES}, tmp_path)
     client, path, had = service.http(), f"/artifacts/{made.id}/content", bytearray()
@@ -309,7 +315,7 @@ def test_a_download_dropped_at_37_percent_is_resumed_to_the_same_bytes(service, 
     assert beyond.headers["content-range"] == f"bytes */{len(BYTES)}"
 
 
-def test_a_link_s_download_is_resumed_too(service, tmp_path):
+def test_f25_a_link_s_download_is_resumed_too(service, tmp_path):
     """F25, without an API key."""
     (made,) = service.finish(service.erase()["id"], {"a.bin": BYTES}, tmp_path)
     url = service.http().post(f"/artifacts/{made.id}/link").json()["url"]

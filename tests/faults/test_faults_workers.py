@@ -1,6 +1,10 @@
 """Real workers, killed, frozen, cancelled and robbed of their broker."""
 
 import signal
+import threading
+import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,8 +13,10 @@ import pytest
 import redis
 from fleets import until
 
+from store import attempts, db
 from store.queue import QUEUE
 from worker.dispatcher import ring
+from worker.task import attempt
 
 FAKETIME = next(iter(map(str, Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
 
@@ -86,6 +92,24 @@ def test_f5_a_frozen_worker_that_wakes_up_can_write_nothing(fleet, finished):
     assert [attempt for attempt, step in fleet.steps() if step > 5] == [2] * 6
 
 
+def test_f15_each_of_fifty_jobs_is_claimed_once_by_eight_workers_at_a_barrier(fleet, finished):
+    """F15: eight threads that try to run every job, in the same order."""
+    ids, barrier = [fleet.post(steps=1) for _ in range(50)], threading.Barrier(8)
+    settings = fleet.settings.model_copy(update={"runner": "steps:run"})
+    fleet.fault("fifty jobs raced for")
+
+    def worker() -> list[uuid.UUID]:
+        barrier.wait()
+        return [job.id for job_id in ids if (job := attempt(settings, job_id)) is not None]
+
+    with ThreadPoolExecutor(8) as pool:
+        won = Counter(job_id for mine in [pool.submit(worker) for _ in range(8)] for job_id in mine.result())
+    assert won == dict.fromkeys(ids, 1)
+    for job_id in ids:
+        finished(job_id, 1)
+    assert fleet.steps() == [(1, 0)] * 50
+
+
 def test_f14_twenty_messages_for_one_job_make_one_run(fleet, finished):
     """F14: duplicate messages."""
     job_id = fleet.post()
@@ -151,6 +175,7 @@ def test_f4_sigterm_waits_for_the_next_checkpoint(fleet, finished):
     fleet.worker()
     finished(job_id, 12)
     assert sorted(step for _, step in fleet.steps()) == list(range(12)), "no step was run twice"
+    assert fleet.job(job_id).attempt == 1
 
 
 def test_f1_a_pool_child_ends_with_its_worker_and_the_job_is_taken_over(fleet, finished):
@@ -204,32 +229,44 @@ def test_f18_a_hung_run_is_noticed_and_goes_on_elsewhere(fleet, finished):
     assert fleet.job(job_id).attempt == 2
 
 
-def test_f17_a_run_past_its_deadline_fails(fleet):
-    """F17: the run's deadline passes."""
+@pytest.mark.parametrize("hang", [False, True])
+def test_f17_a_run_past_its_deadline_fails_and_its_worker_is_free(fleet, hang):
+    """F17: the run's deadline passes, and the run listens or does not."""
     fleet.loops(), fleet.worker()
-    job_id = fleet.post(hold=4, run_timeout_s=2)
-    error = fleet.until_status(job_id, "failed").error
+    fleet.fault("deadline passed")
+    error = fleet.until_status(fleet.post(hold=4, run_timeout_s=2, hang=hang), "failed").error
     assert (error["code"], error["retryable"], error["attempt"]) == ("deadline_exceeded", True, 1)
+    fleet.until_status(fleet.post(), "succeeded")
 
 
-def test_f22_a_damaged_checkpoint_gives_way_to_the_one_before(fleet, finished):
-    """F22: the last checkpoint is truncated."""
-    from store import attempts, db
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
 
+
+def flip(path: Path) -> None:
+    first, *rest = path.read_bytes()
+    path.write_bytes(bytes([first ^ 1, *rest]))
+
+
+@pytest.mark.parametrize(("damage", "count", "start"), [(truncate, 1, 3), (flip, 1, 3), (flip, 2, 0)])
+def test_f22_a_damaged_checkpoint_gives_way_to_the_one_before_and_the_last_of_them_to_a_new_start(fleet, finished, damage, count, start):
+    """F22: the newest checkpoints are truncated, or have a flipped bit."""
     fleet.loops()
     first = fleet.worker()
     job_id = fleet.post(hold=8)
     fleet.until_step(job_id, 8)
     fleet.signal(first, signal.SIGKILL)
     with db.transaction(fleet.url) as session:
-        newest = attempts.checkpoints(session, job_id)[0]
-    stored = Path(fleet.settings.artifacts_url.removeprefix("file://")) / newest.files["state"]["key"]
-    stored.write_bytes(stored.read_bytes()[:-1])
+        rows = attempts.checkpoints(session, job_id)
+    assert [row.step for row in rows] == [6, 3]
+    for row in rows[:count]:
+        fleet.fault("checkpoint damaged")
+        damage(Path(fleet.settings.artifacts_url.removeprefix("file://")) / row.files["state"]["key"])
     fleet.go.touch()
     fleet.worker()
     finished(job_id, 12)
-    assert (2, 3) in fleet.steps()
-    assert "checkpoint_corrupt" in [e.data.get("code") for e in fleet.events(job_id)]
+    assert [step for attempt, step in fleet.steps() if attempt == 2] == list(range(start, 12))
+    assert [e.data.get("code") for e in fleet.events(job_id)].count("checkpoint_corrupt") == count
 
 
 @pytest.mark.parametrize(("spec", "code"), [({"raises": 2}, "loss_not_finite"), ({"breaks": 2}, "internal_error")])

@@ -1,22 +1,13 @@
 """The audit trail, and who cannot change it."""
 
 import uuid
-from dataclasses import dataclass
 
 import pytest
+from hooks import SECRET, Actor
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
 from store import audit, keys
-
-SECRET = "0123456789abcdef" * 4
-
-
-@dataclass(frozen=True)
-class Actor:
-    key_id: uuid.UUID
-    address: str | None = "192.0.2.7"
-    request_id: str = "request-1"
 
 
 @pytest.fixture

@@ -1,14 +1,17 @@
 """F27: migrations with data in every table, and the previous revision's workers on this revision's schema."""
 
 import json
+import threading
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import psycopg
 import pytest
 from alembic.script import ScriptDirectory
+from fleets import until
 from psycopg.types.json import Jsonb
 from sqlalchemy.engine import make_url
 
@@ -196,3 +199,52 @@ def test_a_job_is_handed_from_an_old_worker_to_a_new_one_and_the_old_one_can_wri
     assert old(BEAT, fence=1) == []
     assert old(PROGRESS, fence=1) == []
     assert old(SUCCEED, fence=1) == []
+
+
+def old_life(connection: psycopg.Connection, job_id: uuid.UUID) -> None:
+    """A job from POST to publication as the release before does it, in its transactions."""
+    shared = {"id": job_id, "tenant": TENANT, "data": Jsonb({"step": 1}), "fence": 1, "artifact": uuid.uuid4(), "sha256": "0" * 64}
+    artifact = ARTIFACTS.replace("'a/b'", f"'{job_id}'")
+    for seq, (type_, statements) in enumerate(
+        [("queued", [CREATE]), ("started", [CLAIM, BEAT]), ("progress", [PROGRESS, CHECKPOINT]), ("succeeded", [SUCCEED, artifact])],
+        start=1,
+    ):
+        with connection.transaction():
+            for statement in statements:
+                assert connection.execute(statement, shared).rowcount == 1
+            connection.execute(EVENT, {**shared, "seq": seq, "type": type_})
+
+
+def test_the_previous_revision_works_on_while_the_schema_goes_up_and_down(database):
+    """Two of its processes take jobs from POST to publication all the while, and no statement of theirs fails."""
+    migrate.upgrade(database, BEFORE)
+    over, done = threading.Event(), list[uuid.UUID]()
+
+    def work() -> None:
+        with psycopg.connect(database, autocommit=True) as connection:
+            while not over.is_set():
+                old_life(connection, job_id := uuid.uuid4())
+                done.append(job_id)
+
+    def until_more() -> None:
+        seen = len(done)
+        until(lambda: len(done) >= seen + 20 or any(worker.done() for worker in workers))
+
+    with psycopg.connect(database) as connection:
+        connection.execute(*DATA[0])
+    with ThreadPoolExecutor(2) as pool:
+        workers = [pool.submit(work) for _ in range(2)]
+        try:
+            for _ in range(3):
+                until_more()
+                migrate.upgrade(database)
+                until_more()
+                migrate.downgrade(database, BEFORE)
+            until_more()
+        finally:
+            over.set()
+        for worker in workers:
+            worker.result()
+    with psycopg.connect(database) as connection:
+        assert connection.execute("select count(*) from jobs where status = 'succeeded'").fetchone() == (len(done),)
+        assert connection.execute("select count(distinct job_id) from artifacts").fetchone() == (len(done),)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from kombu import Connection
 from sqlalchemy import text
 
 from core.errors import CoreError
@@ -18,7 +19,7 @@ from store.blobs import Blobs
 from store.errors import LostLease
 from store.models import Job
 from store.queue import QUEUE
-from worker import dispatcher, reaper, sweeper
+from worker import bells, dispatcher, reaper, sweeper
 from worker.checkpoints import JobCheckpoints
 from worker.leader import lead
 from worker.lease import Cancelled, DeadlineExceeded, Lease
@@ -183,6 +184,35 @@ def test_a_job_announced_while_redis_was_away_is_announced_again(settings, url, 
     dispatcher.turn(away)
     with db.transaction(url) as session:
         assert session.scalar(text("select dispatched_at from jobs")) is None
+
+
+def test_bells_of_jobs_that_are_over_are_dropped_though_their_worker_never_acknowledges_them(settings, url, job, tenant):
+    """A dead worker's messages: Redis alone would keep them for the visibility timeout."""
+    broker = settings.redis_url.get_secret_value()
+    with db.transaction(url) as session:
+        ended = jobs.create_job(session, tenant.id, "erase", {}).job
+        jobs.cancel(session, tenant.id, ended.id)
+    dispatcher.ring(broker, [str(job.id), str(ended.id), str(ended.id), str(uuid.uuid4())])
+    with Connection(broker) as connection, redis.Redis.from_url(broker) as client:
+        queue = connection.SimpleQueue(QUEUE)
+        for _ in range(4):
+            queue.get(timeout=5)
+        client.hset("unacked", "another's", b"[{}]")
+        assert client.hlen("unacked") == 5
+        bells.turn(settings)
+        (left,) = (bells.rings_for(message) for tag, message in client.hgetall("unacked").items() if tag != b"another's")
+        assert left == job.id
+        assert client.zcard("unacked_index") == 1
+        with db.transaction(url) as session:
+            attempts.fail(session, job.id, job.fence, code="c", message="m", retryable=False)
+        bells.turn(settings)
+        assert client.hkeys("unacked") == [b"another's"]
+
+
+def test_without_redis_no_bell_is_dropped_and_the_loop_goes_on(settings):
+    from pydantic import SecretStr
+
+    bells.turn(settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")}))
 
 
 def test_the_reaper_takes_the_dead_workers_job(settings, url, job):

@@ -11,7 +11,7 @@ from scipy import stats
 
 from core.concepts.graph import fit, spearman, statistics
 from core.impact import FILE, Graph, band, features, graph_of
-from core.models.stable_diffusion import BUNDLED, digest_of
+from core.models.folders import BUNDLED, digest_of
 from core.specs import AgeSpec, Concept, UceSpec
 
 RNG = np.random.default_rng(0)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from killed import Killed, killed_when
 from PIL import Image
 from pydantic import ValidationError
 
@@ -22,10 +23,6 @@ from core.specs import Concept, EraseSpec, EvaluateSpec, InversionSpec
 
 SMALL = InversionSpec(steps=6, batch_size=2, checkpoint_every=2, vectors=2)
 IDS = [f"00000000-0000-0000-0000-00000000000{i}" for i in range(6)]
-
-
-class Killed(Exception):
-    pass
 
 
 def pictures(count: int = 3, size: int = 64) -> list[np.ndarray]:
@@ -111,10 +108,7 @@ def test_learning_lowers_the_loss_on_what_it_learns(tiny_sd):
 
 @pytest.mark.parametrize("kill_at", [3, 4])
 def test_a_killed_inversion_resumes_to_the_same_vectors(kill_at, tiny_sd, tmp_path):
-    def kill(progress):
-        if progress["step"] == kill_at:
-            raise Killed
-
+    kill = killed_when(lambda progress: progress["step"] == kill_at)
     arguments = ("<pet>", "dog", pictures(), SMALL, 5)
     whole = invert(load_model(tiny_sd), *arguments, lambda _: None)
     checkpoints = DirectoryCheckpoints(tmp_path)
@@ -221,11 +215,7 @@ def test_the_deltas_evaluation_with_the_word_repeats_its_jobs_numbers(tiny_judge
 def test_a_mask_edit_killed_in_either_stage_ends_in_the_same_bytes(phase, tiny_judged, tmp_path):
     spec, files = request(masks=IDS[3:]), uploads(tmp_path)
     spec = spec.model_copy(update={"evaluation": spec.evaluation.model_copy(update={"enabled": False})})
-
-    def kill(progress):
-        if progress["phase"] == phase and progress.get("target") != "<my-dog>" and progress["step"] == 3:
-            raise Killed
-
+    kill = killed_when(lambda progress: progress["phase"] == phase and progress.get("target") != "<my-dog>" and progress["step"] == 3)
     shared = {"source": str(tiny_judged), "cache": tmp_path / "cache", "images": files}
     run_erase(spec, tmp_path / "whole", **shared)
     checkpoints = DirectoryCheckpoints(tmp_path / "checkpoints")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from killed import Killed, killed_when
 
 from core.concepts import attribute_phrases
 from core.erasure import erase
@@ -18,10 +19,6 @@ from core.specs import AgeSpec, Concept, DebiasSpec, EraseSpec, LoraSpec, UceSpe
 SMALL = {"steps": 6, "trajectories": 2, "sampling_steps": 4, "batch_size": 3, "checkpoint_every": 2, "lora": LoraSpec(rank=2)}
 COUNT = DebiasSpec(rounds=3, images=4, sampling_steps=2, step_size=1.0, tolerance=0.0)
 DOG = Concept(name="dog", attributes=["wolf", "cat"], shares=[0.25, 0.75])
-
-
-class Killed(Exception):
-    pass
 
 
 def test_a_blend_is_the_papers_sum_and_changes_nothing_it_was_given():
@@ -97,10 +94,7 @@ def test_a_killed_debiasing_resumes_to_the_same_bytes(name, tiny_judged, tmp_pat
     spec = EraseSpec(concepts=[DOG, Concept(name="teapot")], preserve=["violin"], method=METHODS[name])
     kill_at = 3 if name == "uce" else 9
 
-    def kill(progress):
-        if progress["phase"] == "erase" and "loss" in progress and progress["step"] == kill_at:
-            raise Killed
-
+    kill = killed_when(lambda progress: progress["phase"] == "erase" and "loss" in progress and progress["step"] == kill_at)
     undisturbed = erase(load_model(tiny_judged), spec)
     with pytest.raises(Killed):
         erase(load_model(tiny_judged), spec, checkpoints=DirectoryCheckpoints(tmp_path), callback=kill)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from killed import Killed, killed_at
 
 from core.concepts import candidates
 from core.erasure import erase
@@ -65,21 +66,12 @@ METHODS = {
 }
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_a_killed_run_resumes_to_the_same_bytes(name, tiny_sd, tmp_path):
     spec = EraseSpec(concepts=["church"], preserve=["teapot"], method=METHODS[name])
-
-    def kill(progress):
-        if progress["phase"] == "erase" and progress["step"] == 5:
-            raise Killed
-
     undisturbed = erase(load_model(tiny_sd), spec).serialise()
     with pytest.raises(Killed):
-        erase(load_model(tiny_sd), spec, checkpoints=DirectoryCheckpoints(tmp_path), callback=kill)
+        erase(load_model(tiny_sd), spec, checkpoints=DirectoryCheckpoints(tmp_path), callback=killed_at("erase", 5))
     resumed = erase(load_model(tiny_sd), spec, checkpoints=DirectoryCheckpoints(tmp_path))
     assert resumed.info["resumed_at"] == 4
     assert resumed.serialise() == undisturbed

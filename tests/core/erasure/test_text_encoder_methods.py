@@ -13,7 +13,7 @@ from core.erasure.batch import Latents
 from core.erasure.layers import add_trained
 from core.erasure.loop import Run
 from core.models import StableDiffusion, load_model
-from core.models.stable_diffusion import BUNDLED
+from core.models.folders import BUNDLED
 from core.progress import ignore
 from core.specs import AdvUnlearnSpec, EraseSpec, TextEncoderSpec, TextLoraSpec
 

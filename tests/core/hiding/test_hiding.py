@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from killed import Killed, killed_at
 from nacl.public import PrivateKey
 from pydantic import ValidationError
 from safetensors.torch import load_file
@@ -40,10 +41,6 @@ METHODS = {
     "age refreshed": AgeSpec(candidates=3, refresh_every=3, **SMALL),
 }
 ALPHAS = torch.linspace(0.95, 0.05, 10)
-
-
-class Killed(Exception):
-    pass
 
 
 class Linear:
@@ -133,14 +130,9 @@ def test_the_centre_of_the_ball_is_the_concept_s_own_text_states(tiny_sd):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_killed_run_resumes_to_the_same_delta_and_the_same_key(name, tiny_sd, tmp_path):
     spec = HideSpec(concepts=["church", "dog"], preserve=["teapot"], method=METHODS[name], recovery=RecoverySpec(length=3, steps=2))
-
-    def kill(progress):
-        if progress["phase"] == "erase" and progress["step"] == 5:
-            raise Killed
-
     delta, keys = hide(load_model(tiny_sd), spec)
     with pytest.raises(Killed):
-        hide(load_model(tiny_sd), spec, checkpoints=DirectoryCheckpoints(tmp_path), callback=kill)
+        hide(load_model(tiny_sd), spec, checkpoints=DirectoryCheckpoints(tmp_path), callback=killed_at("erase", 5))
     again, same_keys = hide(load_model(tiny_sd), spec, checkpoints=DirectoryCheckpoints(tmp_path))
     assert again.info["resumed_at"] == 4
     assert again.serialise() == delta.serialise()

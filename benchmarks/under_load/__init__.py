@@ -1,0 +1,1 @@
+"""The pieces of `make load`: the service, its clients, what it is measured against, and the bars."""
