@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo faults soak load test test-fast lint type openapi model model-card bench-methods bench-editing compose hooks clean
+.PHONY: help demo faults soak load audit test test-fast lint type openapi model model-card bench-methods bench-editing compose hooks clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ soak: $(READY) ## Real jobs for MINUTES=20 while a random fault strikes every fe
 
 load: $(READY) ## The whole service under load beside bare FastAPI, Celery and nginx; says which bars are held
 	$(BIN)/python -m benchmarks.load
+
+audit: $(READY) ## Ask the advisory services about what is installed
+	$(BIN)/python .ci/audit.py
 
 compose: ## Check docker-compose.yml
 	docker compose --env-file .env.example config --quiet

@@ -11,9 +11,10 @@ from safetensors import SafetensorError, safe_open
 
 import core
 from api.problems import KINDS, FieldError, Problem
+from core import adapter_config
 
-KEY = re.compile(r"^(unet|text_encoder)\.([A-Za-z0-9_.]+)\.lora_([AB])\.weight$")
-MASKED = re.compile(r"^(unet\.[A-Za-z0-9_.]+)\.pruned$")
+KEY = re.compile(r"(unet|text_encoder)\.([A-Za-z0-9_.]+)\.lora_([AB])\.weight")
+MASKED = re.compile(r"(unet\.[A-Za-z0-9_.]+)\.pruned")
 FLOATS: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 CHUNK = 1 << 22  # values looked at in one go
 MAX_HEADER = 16 << 20  # bytes; a delta names some thousand tensors
@@ -41,12 +42,18 @@ def header(path: Path) -> tuple[Header, int]:
             found = json.loads(text)
     except (SafetensorError, ValueError, RecursionError) as error:
         raise refuse("not_safetensors", "body", f"the safetensors container is broken ({str(error)[:200]})") from error
-    metadata = found.pop("__metadata__", {})
-    try:
-        json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    except ValueError as error:
-        raise refuse("delta_does_not_fit", "body", "its lora_adapter_metadata is not JSON") from error
+    check_config(found.pop("__metadata__", {}), found)
     return found, 8 + size
+
+
+def check_config(metadata: dict[str, str], tensors: Header) -> None:
+    """Refuse what the file says of its adapter, where it says something, unless it is a plain LoRA's and of these tensors."""
+    if adapter_config.KEY in metadata:
+        try:
+            adapter_config.check(metadata[adapter_config.KEY], {name: entry["shape"] for name, entry in tensors.items()})
+        except ValueError as error:
+            field, _, message = str(error).partition(": ")
+            raise refuse("delta_does_not_fit", field, message) from error
 
 
 def directory(source: str) -> Path | None:
@@ -76,10 +83,12 @@ def adapters(tensors: Header) -> dict[str, dict[str, Shape]]:
     """Layer -> {"A": (r, in, …), "B": (out, r, …)}; refuses names, dtypes and halves that no LoRA has."""
     found: dict[str, dict[str, Shape]] = {}
     for name, entry in tensors.items():
-        match = KEY.match(name)
+        match = KEY.fullmatch(name)
         if not match:
             raise refuse(
-                "delta_does_not_fit", name[:200], "is not named unet.<layer>.lora_A.weight or lora_B.weight (or text_encoder.<layer>.…)"
+                "delta_does_not_fit",
+                name[:200] or "body",
+                "is not named unet.<layer>.lora_A.weight or lora_B.weight (or text_encoder.<layer>.…)",
             )
         if entry["dtype"] not in FLOATS:
             raise refuse("delta_does_not_fit", name, f"has dtype {entry['dtype']}, not one of {', '.join(FLOATS)}")
@@ -110,13 +119,16 @@ def check_fit(found: dict[str, dict[str, Shape]], folder: Path, model: str) -> N
         raise Problem("delta_does_not_fit", detail, errors=faults[:MAX_FAULTS])
 
 
-def check_mask(tensors: Header, folder: Path | None, model: str) -> None:
+def check_mask(path: Path, tensors: Header, start: int, folder: Path | None, model: str) -> None:
     """Refuse a sparse mask whose names, type or sizes are not those of the model's layers: a bit for each weight, eight to a byte."""
+    data = np.memmap(path, dtype=np.uint8, mode="r")
     shapes = layers(folder) if folder is not None else None
     for name, entry in tensors.items():
-        match = MASKED.match(name)
+        match = MASKED.fullmatch(name)
         if not match:
-            raise refuse("delta_does_not_fit", name[:200], "is not named unet.<layer>.pruned, as the others of this sparse mask are")
+            raise refuse(
+                "delta_does_not_fit", name[:200] or "body", "is not named unet.<layer>.pruned, as the others of this sparse mask are"
+            )
         if entry["dtype"] != "U8" or len(entry["shape"]) != 1:
             raise refuse("delta_does_not_fit", name, f"is {entry['dtype']} {entry['shape']}, not a row of U8")
         if shapes is None:
@@ -128,6 +140,8 @@ def check_mask(tensors: Header, folder: Path | None, model: str) -> None:
             raise refuse(
                 "delta_does_not_fit", match[1], f"{entry['shape'][0]} bytes are no mask of model '{model}', whose weight is {weight}"
             )
+        if int(data[start + entry["data_offsets"][1] - 1]) & (1 << (-math.prod(weight) % 8)) - 1:
+            raise refuse("delta_does_not_fit", name, "has bits behind its last weight")
 
 
 def check_finite(path: Path, tensors: Header, start: int) -> None:
@@ -146,8 +160,8 @@ def check_finite(path: Path, tensors: Header, start: int) -> None:
 def check(path: Path, source: str, model: str) -> None:
     """Refuse an upload that is not a usable delta of the model."""
     tensors, start = header(path)
-    if any(MASKED.match(name) for name in tensors):
-        check_mask(tensors, directory(source), model)
+    if any(MASKED.fullmatch(name) for name in tensors):
+        check_mask(path, tensors, start, directory(source), model)
         return
     found = adapters(tensors)
     folder = directory(source)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Header, Query, Request
 
 from api.auth import Caller, need
-from api.problems import Problem
+from api.problems import Problem, bad_header
 from api.services import Services
 
 MAX_WAIT = 30  # seconds
@@ -50,7 +50,7 @@ PreferHeader = Header(
 async def ticket(request: Request, key: Annotated[str | None, KeyHeader] = None) -> Ticket:
     """The key, and a hash that white space and the order of fields do not change."""
     if key is not None and not KEY.match(key):
-        raise Problem("bad_header", "Idempotency-Key: give 1 to 255 printable ASCII characters, for example a UUID.")
+        raise bad_header("Idempotency-Key", "give 1 to 255 printable ASCII characters, for example a UUID")
     body = getattr(request.state, "body", b"")
     content = json.dumps(json.loads(body), sort_keys=True).encode() if body else b""
     return Ticket(key, hashed(request, content))

@@ -108,13 +108,32 @@ KINDS = {
     )
 }
 BY_STATUS = {kind.status: kind for kind in reversed(KINDS.values())}
+ABOUT = {
+    "malformed_request": "body",
+    "unauthorized": "header.Authorization",
+    "forbidden": "header.Authorization",
+    "link_expired": "query.sig",
+    "not_found": "path",
+    "method_not_allowed": "method",
+    "not_acceptable": "header.Accept",
+    "idempotency_in_flight": "header.Idempotency-Key",
+    "payload_too_large": "body",
+    "unsupported_media_type": "header.Content-Type",
+    "range_not_satisfiable": "header.Range",
+    "not_an_image": "body",
+    "image_unusable": "body",
+    "no_concept_graph": "model",
+    "idempotency_mismatch": "header.Idempotency-Key",
+}
+"""The part of the request that a sort of problem is always about."""
 
 
 class FieldError(BaseModel):
     """What is wrong with one field of the request."""
 
     field: str = Field(
-        description="Where, as written in the request: 'concepts[0]', 'method.steps', 'query.limit'.", examples=["concepts[0]"]
+        description="Where, as written in the request: 'concepts[0]', 'method.steps', 'query.limit', 'header.Accept', 'path', 'method', 'body'.",
+        examples=["concepts[0]"],
     )
     message: str = Field(description="What is wrong.")
     remedy: str | None = Field(default=None, description="What would be right, where that is known.")
@@ -130,7 +149,7 @@ class ProblemBody(BaseModel):
     detail: str = Field(description="What happened this time, and the remedy.")
     instance: str | None = Field(default=None, description="The path that was asked for.")
     request_id: str | None = Field(default=None, description="Also in the X-Request-ID header and in the server's log.")
-    errors: list[FieldError] | None = Field(default=None, description="Of 422: each field that is wrong.")
+    errors: list[FieldError] | None = Field(default=None, description="Each part of the request that is at fault.")
 
 
 class Problem(Exception):
@@ -141,9 +160,15 @@ class Problem(Exception):
     ) -> None:
         self.kind = KINDS[code]
         self.detail = detail or self.kind.remedy
-        self.errors = errors
+        self.errors = errors or ([FieldError(field=ABOUT[code], message=self.kind.title)] if code in ABOUT else None)
         self.headers = headers or {}
         super().__init__(f"{code}: {self.detail}")
+
+
+def bad_header(name: str, remedy: str) -> Problem:
+    """A 400 about one header."""
+    error = FieldError(field=f"header.{name}", message="cannot be used", remedy=remedy)
+    return Problem("bad_header", f"{name}: {remedy}.", errors=[error])
 
 
 def invalid(field: str, message: str, remedy: str | None = None) -> Problem:

@@ -2,8 +2,9 @@
 
 from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
+from core.specs import Spec
 from store.keys import Scope
 from store.webhooks import Event as WebhookEvent
 
@@ -36,22 +37,16 @@ Events = Annotated[
 ]
 
 
-class Request(BaseModel):
-    """A body whose every field is known."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class WebhookRequest(Request):
+class WebhookRequest(Spec):
     """A new webhook."""
 
     url: Url
-    events: Events = ["job.succeeded", "job.failed", "job.cancelled", "job.expired"]
+    events: Events = Field(default=["job.succeeded", "job.failed", "job.cancelled", "job.expired"])
     description: Line = Field(default="", description="For people.")
     enabled: bool = Field(default=True, description="A disabled webhook hears of nothing that happens meanwhile.")
 
 
-class WebhookPatch(Request):
+class WebhookPatch(Spec):
     """What is to change of a webhook; what is omitted, or null, stays."""
 
     url: Url | None = None
@@ -60,14 +55,14 @@ class WebhookPatch(Request):
     enabled: bool | None = Field(default=None, description="true also takes up deliveries that were waiting when it was disabled.")
 
 
-class PauseRequest(Request):
+class PauseRequest(Spec):
     """How to pause the queue."""
 
     hand_over: bool = Field(default=False, description="Whether running jobs stop at their next checkpoint, to go on after the pause.")
     reason: Line = Field(default="", description="For people; GET /queue shows it.")
 
 
-class KeyRequest(Request):
+class KeyRequest(Spec):
     """A new API key."""
 
     name: Annotated[
@@ -81,7 +76,7 @@ class KeyRequest(Request):
     expires_in_s: int | None = Field(default=None, ge=60, le=3650 * DAY, description="Seconds until it expires; omitted: never.")
 
 
-class KeyRotation(Request):
+class KeyRotation(Spec):
     """How long the old key lives on."""
 
     overlap_s: int = Field(default=0, ge=0, le=30 * DAY, description="Seconds for which the old key still works; 0 revokes it at once.")

@@ -60,6 +60,9 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+FILES = ("state.safetensors", "meta.json")
+
+
 class DirectoryCheckpoints:
     """Checkpoints in a folder: written aside, synced, sealed with a sha256 manifest, renamed; the last two are kept."""
 
@@ -73,7 +76,7 @@ class DirectoryCheckpoints:
         tmp.mkdir()
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, tmp / "state.safetensors")
         (tmp / "meta.json").write_text(json.dumps(meta))
-        digests = {name: hashlib.sha256((tmp / name).read_bytes()).hexdigest() for name in ("state.safetensors", "meta.json")}
+        digests = {name: hashlib.sha256((tmp / name).read_bytes()).hexdigest() for name in FILES}
         (tmp / "manifest.json").write_text(json.dumps(digests))
         for file in (*tmp.iterdir(), tmp):
             fsync(file)
@@ -87,9 +90,9 @@ class DirectoryCheckpoints:
         for folder in sorted(self.folder.glob("step-*"), reverse=True):
             try:
                 digests = json.loads((folder / "manifest.json").read_text())
-                intact = all(hashlib.sha256((folder / name).read_bytes()).hexdigest() == d for name, d in digests.items())
-            except (OSError, ValueError):
+                intact = digests == {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
+                if intact:
+                    return load_file(folder / "state.safetensors"), json.loads((folder / "meta.json").read_text())
+            except (OSError, ValueError, RecursionError):
                 continue
-            if intact:
-                return load_file(folder / "state.safetensors"), json.loads((folder / "meta.json").read_text())
         return None

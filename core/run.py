@@ -73,6 +73,7 @@ def run_erase(
     callback({"phase": "load", "step": 0, "total": 1})
     model = load_model(source)
     model.cache = cache
+    warn_of_cut(model, spec.concepts, spec.preserve, callback)
     part = stack.read(base) if base is not None else None
     asked = spec
     spec, lessons, checkpoints = learn(model, spec, images, callback, checkpoints)
@@ -111,6 +112,21 @@ def run_erase(
     )
     callback({"phase": "deliver", "step": 1, "total": 1})
     return outcome(out, evaluation, files)
+
+
+def warn_of_cut(model: StableDiffusion, concepts: Sequence[Concept], others: Sequence[str], callback: Callback) -> None:
+    """Report each text that the text encoder reads only the beginning of."""
+    texts = [text for c in concepts for text in (c.name, *c.synonyms, *c.attributes, *([c.target] if c.target else []))]
+    for text in model.cut(list(dict.fromkeys([*texts, *others]))):
+        longest = model.pipe.tokenizer.model_max_length
+        callback(
+            {
+                "phase": "load",
+                "step": 1,
+                "total": 1,
+                "message": f"'{text}' has more than the {longest} tokens that the text encoder reads: its end is not seen",
+            }
+        )
 
 
 def erase_onto(
@@ -184,6 +200,7 @@ def run_hide(
     out = empty_folder(out)
     callback({"phase": "load", "step": 0, "total": 1})
     model = load_model(source)
+    warn_of_cut(model, spec.concepts, spec.preserve, callback)
     delta, prompts = hide(model, spec, callback=callback, checkpoints=checkpoints)
     data = lora.to_bytes(delta, model, spec)
     (out / lora.FILE).write_bytes(data)
@@ -225,6 +242,7 @@ def run_evaluate(
     callback({"phase": "load", "step": 0, "total": 1})
     model = load_model(source)
     model.cache = cache
+    warn_of_cut(model, concepts, spec.evaluation.preserved_concepts or [], callback)
     concepts = named(concepts)
     for file in words:
         name, word = learned.read(file)

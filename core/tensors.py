@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -15,3 +17,9 @@ def serialise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> byt
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the data must start on a multiple of 8
     return len(text).to_bytes(8, "little") + text + raw[end:]
+
+
+def not_finite(file: Path) -> str | None:
+    """The first tensor of a .safetensors file that holds NaN or infinity, or None; read one at a time. SafetensorError."""
+    with safe_open(file, "pt") as opened:
+        return next((name for name in opened.keys() if not bool(opened.get_tensor(name).isfinite().all())), None)

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.auth import Caller
 from api.deps import JSON, JobsReader, ServicesDep, accepts
-from api.problems import Problem, responses
+from api.problems import bad_header, responses
 from api.schemas import TERMINAL, Event, EventPage
 from api.services import Services
 from store import events
@@ -62,7 +62,7 @@ def last_event_id(request: Request) -> int | None:
     if given in (None, ""):
         return None
     if not given.isdecimal() or len(given) > 18:
-        raise Problem("bad_header", "Last-Event-ID: give the seq of the last event you saw, a whole number.")
+        raise bad_header("Last-Event-ID", "give the seq of the last event you saw, a whole number")
     return int(given)
 
 

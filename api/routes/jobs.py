@@ -48,10 +48,10 @@ CREATED: dict[int | str, dict[str, Any]] = {
 }
 
 
-def known_model(services: Services, model: str) -> None:
+def known_model(services: Services, model: str, field: str = "model") -> None:
     names = list(services.settings.models)
     if model not in names:
-        raise invalid("model", f"there is no model '{model}' here", choice(model, names, "models"))
+        raise invalid(field, f"there is no model '{model}' here", choice(model, names, "models"))
 
 
 def accepted(row: Any) -> Done:

@@ -122,7 +122,7 @@ async def upload_artifact(
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     picture = media_type in images.MEDIA_TYPES
     if not picture:
-        known_model(services, model)
+        known_model(services, model, "query.model")
     name = name or ("image.png" if picture else deltas.FILE)
     check_name(name)
     if media_type not in ALL_TYPES:

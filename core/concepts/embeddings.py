@@ -3,9 +3,11 @@
 import hashlib
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -60,7 +62,7 @@ def stored(model: StableDiffusion, words: list[str], callback: Callback) -> Tens
         return encode(model, words, callback)
     key = hashlib.sha256("\n".join([model.digest, str(model.dtype), str(model.device).split(":")[0], *words]).encode()).hexdigest()
     file: Path = model.cache / "concepts" / f"{key}.safetensors"
-    if file.exists():
+    with suppress(FileNotFoundError, SafetensorError, KeyError):  # not there, or not whole: made anew
         found: Tensor = load_file(file, device=str(model.device))["eos"]
         return found
     states = encode(model, words, callback)

@@ -30,9 +30,12 @@ def word_of(name: str, taken: Sequence[str]) -> str:
 
 
 def read_image(path: Path, mode: str) -> Picture:
-    """An uploaded PNG as pixels: mode RGB (H, W, 3) or L (H, W)."""
-    with Image.open(path, formats=("PNG",)) as image:
-        return np.asarray(image.convert(mode))
+    """An uploaded PNG as pixels: mode RGB (H, W, 3) or L (H, W). CoreError where it is none."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            return np.asarray(image.convert(mode))
+    except Exception as e:  # a parser of hostile bytes may raise anything
+        raise CoreError("bad_image", f"'{path.name}' is no whole PNG ({type(e).__name__}): upload it again", field="concepts.images") from e
 
 
 def shown(judges: Judges, images: Sequence[Picture]) -> str | None:

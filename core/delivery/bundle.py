@@ -11,11 +11,13 @@ from core.delivery import card, fused, lora, manifest, page, stack, words
 from core.delivery.grid import data_uri, draw_grid
 from core.erasure import Delta
 from core.erasure.age import resolved
+from core.errors import CoreError
 from core.evaluation.report import Evaluation
 from core.hiding.key import RecoveryKey
 from core.models import StableDiffusion
 from core.specs import AgeSpec, CombineSpec, Concept, EraseSpec, EvaluateSpec, HideSpec, PruneSpec
 from core.specs.pruning import NOT_READ
+from core.tensors import not_finite
 
 MEDIA_TYPES = {
     ".safetensors": "application/vnd.safetensors", ".zip": "application/zip", ".json": "application/json", ".html": "text/html; charset=utf-8",
@@ -238,5 +240,11 @@ def report_facts(evaluation: Evaluation | None) -> dict[str, Any]:
 
 
 def seal(out: Path, facts: dict[str, Any], key: Path | None) -> list[Path]:
+    """Sign what the folder holds, once its weights were opened again and found finite; the bundle's files."""
+    for file in sorted(out.rglob("*.safetensors")):
+        if (name := not_finite(file)) is not None:
+            raise CoreError(
+                "weights_not_finite", f"{file.name}: tensor '{name}' holds NaN or infinity: lower the method's rates", field="method"
+            )
     sealed = manifest.seal(out, facts, key)
     return sorted(f for f in out.rglob("*") if f.is_file() and f not in sealed) + sealed

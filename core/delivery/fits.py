@@ -1,6 +1,5 @@
 """Does a delta fit a model? Asked of every delta that comes from outside, before it is loaded."""
 
-import json
 import math
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from core import adapter_config
 from core.errors import CoreError
 from core.models import masks
 from core.models.folders import resolve
@@ -40,12 +40,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             metadata = f.metadata() or {}
     except (SafetensorError, OSError) as e:
         raise refuse("not_safetensors", f"the delta is not a safetensors file ({e}): {SAVE}") from e
-    try:
-        json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    except ValueError as e:
-        raise refuse("bad_delta", f"the delta's lora_adapter_metadata is not JSON ({e}): {SAVE}") from e
     if not tensors:
         raise refuse("bad_delta", "the delta holds no tensors")
+    if adapter_config.KEY in metadata:
+        try:
+            adapter_config.check(metadata[adapter_config.KEY], {name: tensor.shape for name, tensor in tensors.items()})
+        except ValueError as e:
+            raise refuse("bad_delta", f"the delta's {e}: {SAVE}") from e
     return tensors
 
 

@@ -11,7 +11,9 @@ from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from core.errors import CoreError
 from core.models import StableDiffusion, masks
+from core.tensors import not_finite
 
 FILE, ROOT = "fused.zip", "fused"
 
@@ -42,6 +44,11 @@ def fuse(model: StableDiffusion, source: str, delta: Path, out: Path) -> Path:
         pipe.to(dtype=stored_dtype(model.folder)).save_pretrained(folder, safe_serialization=True)
         if model.folder and (model.folder / "vocabulary.json").exists():
             shutil.copy(model.folder / "vocabulary.json", folder)
+        for weights in sorted(folder.rglob("*.safetensors")):
+            if (name := not_finite(weights)) is not None:  # what was finite apart may overflow together
+                raise CoreError(
+                    "weights_not_finite", f"{FILE}: tensor '{name}' holds NaN or infinity: ask for no fused checkpoint", field="fused"
+                )
         for config in folder.rglob("*.json"):
             forget_path(config)
         return pack(Path(tmp), out / FILE)

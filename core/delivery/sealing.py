@@ -18,10 +18,14 @@ def seal(data: bytes, public_key: str) -> bytes:
 
 
 def unseal(box: bytes, private_key: str) -> bytes:
-    """What is in the box; ValueError when it was closed to another key, or changed."""
+    """What is in the box; ValueError when it was closed to another key, or changed, or when there is no box or no key."""
     try:
-        return bytes(SealedBox(PrivateKey(base64.b64decode(private_key, validate=True))).decrypt(box))
-    except CryptoError as error:
+        key = PrivateKey(base64.b64decode(private_key, validate=True))
+    except (ValueError, TypeError) as error:
+        raise ValueError("there is no private key: give the file that 'expunge key-pair' wrote") from error
+    try:
+        return bytes(SealedBox(key).decrypt(box))
+    except (CryptoError, ValueError, TypeError) as error:
         raise ValueError("the box does not open: it was sealed to another public key, is none, or was changed") from error
 
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from core import adapter_config
 from core.delivery import words
 from core.erasure.delta import Delta
 from core.errors import CoreError
@@ -60,18 +61,25 @@ def unique(concepts: Sequence[Concept]) -> list[Concept]:
 
 def read(path: Path) -> Part:
     """A delta of ours. CoreError where it is no LoRA of the U-Net, or does not say what it erases."""
-    with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-        metadata = file.metadata() or {}
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as e:
+        raise CoreError("cannot_stack", f"the delta is not a safetensors file ({e})", field="base_job_id") from e
     if "concept_erasure.concepts" not in metadata or not all(name.startswith("unet.") and ".lora_" in name for name in tensors):
         raise CoreError("cannot_stack", "only LoRA deltas of the U-Net that an erase job made can be stacked", field="base_job_id")
-    layers = [Layer.model_validate(layer) for layer in json.loads(metadata.get(STACK, "[]"))]
-    own = Layer(
-        concepts=json.loads(metadata["concept_erasure.concepts"]),
-        method=json.loads(metadata["concept_erasure.method"])["name"],
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-    )
-    return Part(tensors, json.loads(metadata["lora_adapter_metadata"]), layers or [own])
+    try:
+        layers = [Layer.model_validate(layer) for layer in json.loads(metadata.get(STACK, "[]"))]
+        own = Layer(
+            concepts=json.loads(metadata["concept_erasure.concepts"]),
+            method=json.loads(metadata["concept_erasure.method"])["name"],
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        )
+        return Part(tensors, adapter_config.parsed(metadata[adapter_config.KEY]), layers or [own])
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
+        message = f"the delta's metadata cannot be read ({type(e).__name__}: {str(e)[:200]})"
+        raise CoreError("cannot_stack", message, field="base_job_id") from e
 
 
 def described(layers: Sequence[Layer]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from cryptography.exceptions import UnsupportedAlgorithm
 from pydantic import BaseModel
 from safetensors import SafetensorError, deserialize
 
@@ -42,7 +43,7 @@ def verify(bundle: Path, public_key: bytes | None = None) -> Result:
         if manifest["format"] != FORMAT:
             problems.append(f"{MANIFEST} has format '{manifest['format']}', this command knows '{FORMAT}'")
         problems += check_files(bundle, files)
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as e:
         problems.append(f"{MANIFEST} cannot be read ({type(e).__name__}: {e})")
     return Result(ok=not problems, bundle=str(bundle), signature=state, key_id=key, files=len(files), problems=problems, notes=notes)
 
@@ -55,7 +56,7 @@ def check_signature(bundle: Path, payload: bytes, pinned: bytes | None) -> tuple
     try:
         signature = json.loads(file.read_bytes())
         own = signing.load_public(signature["public_key"])
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, RecursionError, UnsupportedAlgorithm) as e:
         return "invalid", None, [f"{SIGNATURE} cannot be read ({type(e).__name__}: {e})"], []
     identity = signing.key_id(own)
     if not signing.is_signed_by(own, signature, payload):

@@ -200,7 +200,7 @@ def read(file: Path) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
             pixels = np.asarray(image.convert("RGB"))
         os.utime(file)  # used now: see prune
         return pixels
-    except OSError:
+    except Exception:  # a broken file may make the parser raise anything
         return None
 
 

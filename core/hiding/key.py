@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from core.tensors import serialise
 FORMAT = "expunge-recovery-key/1"
 FILE, SEALED = "recovery_key.safetensors", "recovery_key.safetensors.sealed"
 PREFIX = "prompt."
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,22 @@ class RecoveryKey:
 
 
 def load_key(path: Path) -> RecoveryKey:
-    """Read a key that is not sealed; `expunge unseal` opens one that is."""
+    """Read a key that is not sealed; `expunge unseal` opens one that is. CoreError."""
     try:
         with safe_open(path, "pt") as f:
-            prompts = {name.removeprefix(PREFIX): f.get_tensor(name) for name in f.keys()}
+            prompts = {name: f.get_tensor(name) for name in f.keys()}
             head = f.metadata() or {}
     except (SafetensorError, OSError) as e:
         raise CoreError("bad_key", f"'{path}' is no recovery key ({e}): 'expunge unseal' opens a sealed one", field="key") from e
     if head.get("format") != FORMAT:
         raise CoreError("bad_key", f"'{path}' has format {head.get('format')}, not {FORMAT}: give a hide job's {FILE}", field="key")
-    return RecoveryKey(prompts, head["base_sha256"], head["delta_sha256"])
+    for name in ("base_sha256", "delta_sha256"):
+        if not SHA256.fullmatch(head.get(name, "")):
+            raise CoreError("bad_key", f"'{path}' says no {name}: give a hide job's {FILE}", field="key")
+    for name, p in prompts.items():
+        if not name.startswith(PREFIX) or p.dim() != 2 or 0 in p.shape or not p.is_floating_point() or not bool(p.isfinite().all()):
+            message = f"'{path}' holds '{name[:200]}', {p.dtype} {tuple(p.shape)}, which is no learned prompt: give a hide job's {FILE}"
+            raise CoreError("bad_key", message, field="key")
+    if not prompts:
+        raise CoreError("bad_key", f"'{path}' holds no prompts: give a hide job's {FILE}", field="key")
+    return RecoveryKey({name.removeprefix(PREFIX): p for name, p in prompts.items()}, head["base_sha256"], head["delta_sha256"])

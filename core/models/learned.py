@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from core.errors import CoreError
 from core.tensors import serialise
 
 
@@ -49,6 +50,16 @@ def write(path: Path, name: str, word: Word) -> Path:
 
 
 def read(path: Path) -> tuple[str, Word]:
-    with safe_open(path, "pt") as file:
-        (name,) = file.keys()
-        return name, Word(file.get_tensor(name), (file.metadata() or {}).get("expunge.shows") or None)
+    """A word and its name; CoreError where the file holds no learned word."""
+    try:
+        with safe_open(path, "pt") as file:
+            found = {name: file.get_tensor(name) for name in file.keys()}
+            shows = (file.metadata() or {}).get("expunge.shows") or None
+    except (SafetensorError, OSError) as e:
+        raise CoreError("bad_word", f"'{path.name}' is no safetensors file ({e})", field="words") from e
+    if len(found) != 1:
+        raise CoreError("bad_word", f"'{path.name}' holds {len(found)} tensors, not one word's", field="words")
+    ((name, vectors),) = found.items()
+    if vectors.dim() != 2 or 0 in vectors.shape or not vectors.is_floating_point() or not bool(vectors.isfinite().all()):
+        raise CoreError("bad_word", f"'{path.name}' holds {vectors.dtype} {tuple(vectors.shape)}, not a word's embeddings", field="words")
+    return name, Word(vectors, shows)

@@ -109,6 +109,12 @@ class StableDiffusion:
                 states |= dict(zip(batch, self.text_states(batch), strict=True))
         return torch.stack([states[p] for p in prompts])
 
+    def cut(self, prompts: Sequence[str]) -> list[str]:
+        """Those of the prompts that have more tokens than the text encoder reads (77 in CLIP, begin and end among them)."""
+        longest = self.pipe.tokenizer.model_max_length
+        lengths = [len(ids) for ids in self.pipe.tokenizer(self.spelled(prompts), truncation=False, verbose=False).input_ids]
+        return [prompt for prompt, length in zip(prompts, lengths, strict=True) if length > longest]
+
     def text_states(self, prompts: Sequence[str], prefix: Tensor | None = None) -> Tensor:
         """Text states of prompts, (B, L, D), with their graph. A prefix of k token embeddings, (k, D), comes before each prompt's own tokens."""
         ids = self.pipe.tokenizer(

@@ -44,6 +44,11 @@ def folded(name: str) -> str:
 Text = Annotated[str, AfterValidator(clean_text), Field(json_schema_extra={"minLength": 1, "maxLength": MAX_TEXT})]
 
 
+def clean_or_empty(value: str) -> str:
+    return clean_text(value) if value else value
+
+
+TextOrEmpty = Annotated[str, AfterValidator(clean_or_empty), Field(json_schema_extra={"maxLength": MAX_TEXT})]
 ArtifactId = Annotated[str, Field(pattern=r"^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$")]
 
 

@@ -1,17 +1,17 @@
 """Closed-form methods: TIME, UCE, RECE."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
-from core.specs.base import MAX_TEXT, Spec, Text
+from core.specs.base import Spec, Text, TextOrEmpty
 from core.specs.debias import DebiasSpec
 
 
 class UnifiedEditSpec(Spec):
     """What UCE and RECE share."""
 
-    guide: Annotated[str, Field(max_length=MAX_TEXT)] | None = Field(
+    guide: TextOrEmpty | None = Field(
         default=None,
         description="Target when a concept names none. Omitted: the empty prompt (authors), and for a style the nearest other style of the vocabulary "
         "(authors: 'art'); '' takes a style off and leaves the object.",
@@ -52,7 +52,7 @@ class TimeSpec(Spec):
     """TIME (Orgad et al., ICCV 2023): closed form on to_v, token by token; exact LoRA. The alignment for erasing is a reconstruction."""
 
     name: Literal["time"] = "time"
-    guide: Annotated[str, Field(max_length=MAX_TEXT)] | None = Field(
+    guide: TextOrEmpty | None = Field(
         default=None,
         description="Target when a concept names none. Omitted or '': the prompt without it; omitted, a style becomes the nearest other style.",
     )

@@ -7,6 +7,7 @@ from pydantic import Field
 from core.specs.base import Spec
 
 Layers = Literal["xattn", "xattn_strict", "noxattn", "selfattn", "full"]
+LayerNames = Annotated[list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,200}$")]], Field(max_length=1024)]
 
 
 class LoraSpec(Spec):
@@ -14,7 +15,7 @@ class LoraSpec(Spec):
 
     rank: int = Field(default=16, ge=1, le=256, description="Rank r of every adapter.")
     alpha: float | None = Field(default=None, gt=0, le=1024, description="Scale is alpha / rank; omitted: alpha = rank (scale 1).")
-    target_modules: Layers | list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,200}$")]] = Field(
+    target_modules: Layers | LayerNames = Field(
         default="xattn",
         description="Which linear layers get an adapter: xattn = to_q, to_k, to_v, to_out of cross-attention (ESD-x); xattn_strict = to_k, to_v; "
         "noxattn = every other linear layer (ESD-u); selfattn; full = all linear layers; or a list of module name suffixes.",

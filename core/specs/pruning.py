@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from core.specs.adversarial import AgeSpec, ApSpec
 from core.specs.base import as_method
-from core.specs.fine_tuned import Layers, TrainSpec
+from core.specs.fine_tuned import LayerNames, Layers, TrainSpec
 from core.specs.output_based import AllButOneSpec, AntSpec, CaSpec, EraseAnythingSpec, EsdSpec, NaiveSpec, ScoreSpec
 
 OutputBased = NaiveSpec | EsdSpec | CaSpec | AllButOneSpec | AntSpec | ApSpec | AgeSpec | ScoreSpec | EraseAnythingSpec
@@ -28,7 +28,7 @@ class PruneSpec(TrainSpec):
         "itself (steps, learning_rate, checkpoint_every) or has no use for (lora) must be left out here.",
     )
     learning_rate: float = Field(default=0.1, gt=0, le=10, description="Peak rate of Adam on the mask's logits (ours; not published).")
-    target_modules: Layers | list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,200}$")]] = Field(
+    target_modules: Layers | LayerNames = Field(
         default="xattn",
         description="Whose weights may be pruned, as in `lora.target_modules` of the other methods; biases never are (ours).",
     )

@@ -1,11 +1,11 @@
 """Methods that train the text encoder: Eq. 2, AdvUnlearn. Their deltas are LoRAs on the text encoder, which anyone may swap for the stock one."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from core.specs.base import Spec
-from core.specs.fine_tuned import LatentsSpec, TrainSpec
+from core.specs.fine_tuned import LatentsSpec, LayerNames, TrainSpec
 
 
 class TextLoraSpec(Spec):
@@ -13,7 +13,7 @@ class TextLoraSpec(Spec):
 
     rank: int = Field(default=16, ge=1, le=256, description="Rank r of every adapter.")
     alpha: float | None = Field(default=None, gt=0, le=1024, description="Scale is alpha / rank; omitted: alpha = rank (scale 1).")
-    target_modules: Literal["attention", "mlp", "full"] | list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,200}$")]] = Field(
+    target_modules: Literal["attention", "mlp", "full"] | LayerNames = Field(
         default="full",
         description="Which linear layers of the text encoder get an adapter: attention = q, k, v and out projections; mlp; full = both (AdvUnlearn's "
         "text_encoder_full, but for embeddings and norms); or a list of module name suffixes.",

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hostile import TOY, toy_model
 from live_service import Tenant, errors, make_settings, problem, serve
-from safetensors.numpy import save, save_file
+from safetensors.numpy import save
 
 from store import artifacts, db
 
@@ -129,18 +130,11 @@ def test_one_flipped_bit_on_disk_is_never_served(tenant: Tenant, made: str, head
 
 # Uploads
 
-SHAPES = {"unet.down.attn2.to_q": (8, 6), "unet.down.attn2.to_k": (8, 4)}
-
 
 @pytest.fixture(scope="module")
 def toy(postgres_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory):
     """A service that knows a model of two layers, and a tenant of it."""
-    folder = tmp_path_factory.mktemp("toy")
-    (folder / "unet").mkdir()
-    weights = {f"{name.removeprefix('unet.')}.weight": np.zeros(shape, np.float16) for name, shape in SHAPES.items()}
-    save_file(weights, folder / "unet" / "diffusion_pytorch_model.safetensors")
-    (folder / "text_encoder").mkdir()
-    save_file({"text_model.encoder.mlp.fc1.weight": np.zeros((8, 6), np.float16)}, folder / "text_encoder" / "model.safetensors")
+    folder = toy_model(tmp_path_factory.mktemp("toy"))
     models = {"toy": str(folder), "away": "somebody/some-model"}
     settings = make_settings(postgres_url, redis_url, tmp_path_factory.mktemp("artifacts"), models=models, max_upload_bytes=100_000)
     with serve(settings) as (url, _):
@@ -150,7 +144,7 @@ def toy(postgres_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFact
 def delta(rank: int = 2, dtype: type = np.float32, **change: np.ndarray) -> dict[str, np.ndarray]:
     """A LoRA that fits the toy; `change` replaces tensors, None removes them."""
     tensors = {}
-    for name, (out, inside) in SHAPES.items():
+    for name, (out, inside) in TOY.items():
         tensors[f"{name}.lora_A.weight"] = np.ones((rank, inside), dtype)
         tensors[f"{name}.lora_B.weight"] = np.ones((out, rank), dtype)
     tensors |= change
@@ -272,7 +266,7 @@ def test_a_model_that_only_workers_hold_is_checked_for_form(toy: Tenant):
 
 
 def test_uploads_name_a_known_model_a_plain_name_and_a_media_type(toy: Tenant):
-    assert "toy" in errors(upload(toy, save(delta()), model="tyo"))["model"]
+    assert "toy" in errors(upload(toy, save(delta()), model="tyo"))["query.model"]
     problem(upload(toy, save(delta()), **{"Content-Type": "application/json"}), 415, "unsupported_media_type")
     for name in ("../x", "a/b", ".hidden", "a\x00b", " "):
         answer = toy.http().post(

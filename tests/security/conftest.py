@@ -1,0 +1,3 @@
+from live_service import anonymous, other, service, settings, tenant
+
+__all__ = ["anonymous", "other", "service", "settings", "tenant"]

@@ -1,0 +1,26 @@
+"""schemathesis with all its checks over the whole document, stateful links included, against a running service."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from live_service import Tenant
+
+CONFIG = Path(__file__).with_name("schemathesis.toml")
+
+
+@pytest.mark.slow
+def test_the_service_keeps_what_its_document_promises(tenant: Tenant, tmp_path: Path):
+    for _ in range(2):
+        tenant.finish(tenant.erase()["id"], {"a.txt": b"a"}, tmp_path)
+    client = tenant.http()
+    command = [
+        sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "--config-file", str(CONFIG), "run",
+        str(CONFIG.parents[2] / "openapi.json"), "--url", tenant.url, "--header", f"Authorization: {client.headers['authorization']}", "--no-color", "--checks", "all",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=500)
+    assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-3000:]
+    assert "Stateful (in 0.00s)" not in done.stdout, "there was no time left for the links"
+    assert httpx.get(f"{tenant.url}/readyz").status_code == 200
