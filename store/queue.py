@@ -21,6 +21,8 @@ QUEUED, RUNNING = LITERAL["queued"], LITERAL["running"]
 HUNG = timedelta(seconds=60)  # past its deadline with a live lease: the worker had its chance to stop
 
 DEADLINE = {"code": "deadline_exceeded", "message": "the job ran past its run_timeout_s", "retryable": True}
+LOST = {"code": "worker_lost", "message": "every worker that took this job was lost", "retryable": True}
+
 # The first job of each tenant, then the second of each, and so on. Two index ranges a tenant, however many jobs it has: ordered as ix_jobs_unannounced is
 # (dispatched_at too where it is null), no other index will do, whatever PostgreSQL knows of the rows.
 WANTED = "from jobs where tenant_id = tenants.id and status = 'queued' and available_at <= now()"
@@ -39,7 +41,6 @@ cross join lateral (
 order by turn, place
 limit :limit
 """)
-LOST = {"code": "worker_lost", "message": "every worker that took this job was lost", "retryable": True}
 
 
 @dataclass
