@@ -11,10 +11,12 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
-from store import artifacts, attempts, db, jobs, keys, migrate, queue
+from store import artifacts, db, fairness, jobs, keys, migrate, queue, quotas
+from store.settings import Settings
 
 DEPTHS = (100, 1_000, 10_000)
 PAGE = 50
+ROOMY = Settings(max_active_jobs=1_000_000)
 FILL = """
 insert into jobs (id, tenant_id, kind, spec, labels, created_at, available_at)
 select gen_random_uuid(), :tenant, 'erase', '{"model": "emoji", "concepts": [{"name": "church"}], "method": {"name": "esd"}}', '{"team": "safety"}',
@@ -35,7 +37,6 @@ class Queue:
         with db.transaction(self.url) as session:
             self.tenant = keys.ensure_tenant(session, "default").id
             session.execute(text(FILL), {"tenant": self.tenant, "n": depth})
-            self.ids = [job.id for job in jobs.list_jobs(session, self.tenant, limit=100)]
         with psycopg.connect(db.psycopg_url(self.url), autocommit=True) as connection:
             connection.execute("vacuum analyze")
 
@@ -48,9 +49,9 @@ class Queue:
         """A page of GET /jobs?status=queued."""
         jobs.list_jobs(session, self.tenant, status="queued", limit=PAGE + 1)
 
-    def claiming(self, session: Session, n: int) -> None:
-        """A worker's claim of one of them."""
-        if attempts.claim(session, self.ids[n % len(self.ids)], owner="load", lease=timedelta(minutes=1)) is None:
+    def claiming(self, session: Session, _: int) -> None:
+        """A worker's claim of the fairest."""
+        if fairness.claim_next(session, owner="load", lease=timedelta(minutes=1)) is None:
             raise RuntimeError("a queued job could not be claimed")
 
     def dispatching(self, session: Session, _: int) -> None:
@@ -64,7 +65,7 @@ class Queue:
 
     def accepting(self, session: Session, _: int) -> None:
         """The quota's look and a new job."""
-        jobs.active_count(session, self.tenant)
+        quotas.spend(session, self.tenant, ROOMY)
         jobs.create_job(session, self.tenant, "erase", {"model": "emoji"}, request_id=uuid.uuid4().hex)
 
 
