@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo faults soak load audit test test-fast lint type openapi model model-card bench-methods bench-editing compose hooks clean
+.PHONY: help demo faults soak load audit test test-core test-service test-fast lint type openapi model model-card bench-methods bench-editing compose hooks clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -21,8 +21,14 @@ $(READY): pyproject.toml
 demo: $(READY) ## Start everything on this machine, erase "church" from the bundled model, show the proof
 	$(BIN)/python examples/demo.py
 
-test: $(READY) ## All tests
-	$(BIN)/python -m pytest
+test: $(READY) ## All tests: core and service side by side, one core each
+	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs 2 test-core test-service
+
+test-core: $(READY) ## The tests of core
+	$(BIN)/python -m pytest tests/core
+
+test-service: $(READY) ## The tests of all other rooms
+	$(BIN)/python -m pytest --ignore tests/core
 
 test-fast: $(READY) ## All tests but the slow ones
 	$(BIN)/python -m pytest -m 'not slow'

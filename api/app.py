@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from api import hub, invalid, openapi, services
 from api.auth import Authenticate
@@ -31,6 +32,7 @@ TAGS = [
     {"name": "keys", "description": "API keys, and the audit trail of what was done with them."},
     {"name": "system", "description": "Health, metrics, documentation."},
 ]
+ROUTES = (jobs, queue, concepts, events, uploads, artifacts, models, webhooks, keys, audit, system)
 
 
 def release() -> str:
@@ -40,6 +42,12 @@ def release() -> str:
         return "0.1.0"
 
 
+def methods_of(request: Request) -> set[str]:
+    """What the resource takes: each of its methods is a route of its own, and the router names those of the first."""
+    served = [route for module in ROUTES for route in module.router.routes]
+    return {method for route in served if route.matches(request.scope)[0] is not Match.NONE for method in getattr(route, "methods", ())}
+
+
 async def on_error(request: Request, error: Exception) -> Response:
     """Problems, validation errors and the router's own 404 and 405, all as problems."""
     if isinstance(error, RequestValidationError):
@@ -47,8 +55,11 @@ async def on_error(request: Request, error: Exception) -> Response:
         problem = invalid.problem(error, field and field.field_info.annotation)
     elif isinstance(error, HTTPException):
         kind = BY_STATUS.get(error.status_code, BY_STATUS[500])
-        detail = f"{request.method} is not a method of {request.url.path}." if kind.status == 405 else None
-        problem = Problem(kind.code, detail, headers=dict(error.headers or {}))
+        detail, headers = None, dict(error.headers or {})
+        if kind.status == 405:
+            detail = f"{request.method} is not a method of {request.url.path}."
+            headers["Allow"] = ", ".join(sorted(methods_of(request)))
+        problem = Problem(kind.code, detail, headers=headers)
     else:
         problem = as_problem(error)
     return answer(problem, instance=request.url.path, request_id=request.state.request_id)
@@ -78,7 +89,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.services = shared
-    for routes in (jobs, queue, concepts, events, uploads, artifacts, models, webhooks, keys, audit, system):
+    for routes in ROUTES:
         app.include_router(routes.router)
     for error in (Problem, StoreError, RequestValidationError, HTTPException):
         app.add_exception_handler(error, on_error)

@@ -203,6 +203,7 @@ GOOD: dict[str, list[dict[str, Any]]] = {
     "KeyRequest": [{"name": "x", "scopes": ["jobs:read"], "expires_in_s": 60}],
     "KeyRotation": [{"overlap_s": 0}],
     "LinkSpec": [{"lifetime_s": 60}],
+    "PauseRequest": [{"hand_over": True, "reason": "x"}],
 }  # fmt: skip
 """Good bodies of every schema; each bad one has one of their places spoiled."""
 

@@ -57,7 +57,10 @@ def test_a_silent_broker_does_not_fail_the_request(postgres_url: str, tmp_path):
     with serve(settings) as (url, _):
         tenant = Tenant(url, settings)
         assert tenant.erase()["status"] == "queued"
-        assert tenant.http().get("/readyz").json() == {"status": "degraded", "checks": {"database": "ok", "redis": "down", "queue": "running"}}
+        assert tenant.http().get("/readyz").json() == {
+            "status": "degraded",
+            "checks": {"database": "ok", "redis": "down", "queue": "running"},
+        }
         assert "expunge_bell_failures_total 1.0" in tenant.http().get("/metrics").text
 
 

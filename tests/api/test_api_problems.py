@@ -1,3 +1,5 @@
+import uuid
+
 import httpx
 import pytest
 from live_service import Tenant, errors, make_settings, problem, serve
@@ -221,3 +223,17 @@ def test_logs_hold_neither_keys_nor_concepts(settings, capfd):
     assert token not in text
     assert "secret" not in text
     assert "hush" not in text
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/keys", "GET, POST"),
+        (f"/keys/{uuid.UUID(int=1)}", "DELETE, GET"),
+        (f"/webhooks/{uuid.UUID(int=1)}", "DELETE, GET, PATCH"),
+        ("/jobs/erase", "POST"),
+    ],
+)
+def test_a_405_lists_every_method_of_the_resource(tenant: Tenant, path: str, methods: str):
+    answer = tenant.http().request("OPTIONS", path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, methods)
