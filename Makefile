@@ -21,14 +21,13 @@ $(READY): pyproject.toml
 demo: $(READY) ## Start everything on this machine, erase "church" from the bundled model, show the proof
 	$(BIN)/python examples/demo.py
 
-test: $(READY) ## All tests: core and service side by side, one core each
-	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --jobs 2 test-core test-service
+test: test-core test-service ## All tests
 
 test-core: $(READY) ## The tests of core
-	$(BIN)/python -m pytest tests/core
+	$(BIN)/python -m pytest --durations 10 tests/core
 
 test-service: $(READY) ## The tests of all other rooms
-	$(BIN)/python -m pytest --ignore tests/core
+	$(BIN)/python -m pytest --durations 10 --ignore tests/core
 
 test-fast: $(READY) ## All tests but the slow ones
 	$(BIN)/python -m pytest -m 'not slow'
