@@ -3,7 +3,6 @@
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,29 +23,12 @@ from core.evaluation.report import Evaluation, Metric, Report
 from core.hiding import RecoveryKey, hide
 from core.inspection import Side, inspect
 from core.models import StableDiffusion, learned, load_model
+from core.outcome import Outcome, Output
 from core.progress import Callback, Checkpoints, ignore
 from core.specs import CombineSpec, Concept, EraseSpec, EvaluateSpec, EvaluationSpec, HideSpec, InspectSpec, same
 
 NO_DELTA = "none"
 SHOWN = 8  # concepts of an inspection whose pictures are drawn
-
-
-@dataclass
-class Output:
-    """A file of the bundle, by its name in the bundle; or a recovery key, which is no part of it."""
-
-    name: str
-    media_type: str
-    path: Path
-    kind: str = "file"
-
-
-@dataclass
-class Outcome:
-    """What a job ends with; `verdict` is null when nothing was to be judged."""
-
-    verdict: dict[str, Any] | None
-    outputs: list[Output] = field(default_factory=list)
 
 
 def run_erase(

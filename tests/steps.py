@@ -8,25 +8,11 @@ POST /jobs/erase says the same with its method's `steps` and `checkpoint_every` 
 import hashlib
 import os
 import select
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from core.errors import CoreError
-
-
-@dataclass
-class Output:
-    name: str
-    media_type: str
-    path: Path
-    kind: str = "file"
-
-
-@dataclass
-class Outcome:
-    verdict: dict[str, Any] | None
-    outputs: list[Output]
+from core.outcome import Outcome, Output
 
 
 def digest(steps: int) -> bytes:

@@ -14,7 +14,7 @@ from worker import metrics
 from worker.lease import Lease
 
 if TYPE_CHECKING:
-    from core.run import Outcome
+    from core.outcome import Outcome
 
 log = structlog.get_logger("worker")
 

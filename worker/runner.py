@@ -15,7 +15,7 @@ from store.models import Artifact, Job
 from store.settings import Settings
 
 if TYPE_CHECKING:
-    from core.run import Outcome
+    from core.outcome import Outcome
     from worker.checkpoints import JobCheckpoints
 
 DELTA, OWN, MASK = "pytorch_lora_weights.safetensors", "delta_only.safetensors", "sparse_mask.safetensors"

@@ -32,7 +32,7 @@ from worker.publish import publish
 from worker.runner import runner_for
 
 if TYPE_CHECKING:
-    from core.run import Outcome
+    from core.outcome import Outcome
 
 log = structlog.get_logger("worker")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)

@@ -6,25 +6,12 @@ The label `kib` says how large the artifact is (1). Where LOAD_FOLDER has a file
 import os
 import random
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.outcome import Outcome, Output
+
 NAME = "tiny.bin"
-
-
-@dataclass
-class Output:
-    name: str
-    media_type: str
-    path: Path
-    kind: str = "file"
-
-
-@dataclass
-class Outcome:
-    verdict: dict[str, Any] | None
-    outputs: list[Output]
 
 
 def run(job: Any, folder: Path, *, callback: Any, **_: Any) -> Outcome:
