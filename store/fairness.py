@@ -43,8 +43,12 @@ order by running, last_started_at nulls first, since, tenants.id
 limit :limit
 """
 LOCKED, SKIPPED = text(f"{RANKED} for no key update of tenants"), text(f"{RANKED} for no key update of tenants skip locked")
+# A held row is passed over for the tenant's next one; where there is none, it is waited for, or the dispatcher, which holds it for a moment to note that it
+# was announced, would cost the tenant its turn.
 CHOSEN = text(f"""
-select coalesce(({ABANDONED.format("id")} for update skip locked), ({OLDEST.format("id")} for update skip locked))
+select coalesce(
+    ({ABANDONED.format("id")} for update skip locked), ({OLDEST.format("id")} for update skip locked), ({OLDEST.format("id")} for update)
+)
 from tenants where id = :tenant and ({RUNNING}) < {MAY_RUN} and {UNPAUSED}
 """)
 

@@ -1,4 +1,4 @@
-"""Real parts for every test: one PostgreSQL and one Redis for the session, migrated, and emptied between tests."""
+"""Real parts for every test: one PostgreSQL and one Redis for each process that runs tests, migrated, and emptied between tests; and the ledger of them all."""
 
 import os
 import shutil
@@ -8,9 +8,12 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import httpx
+import ledger
 import psycopg
 import pytest
 import redis as redis_py
@@ -162,6 +165,26 @@ def api_key(database_url: str, tenant: Tenant) -> str:
 @pytest.fixture
 def unknown_id() -> uuid.UUID:
     return uuid.uuid4()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process that runs a part of the tests hands its ledgers to the one that reports."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["ledgers"] = [asdict(each) for each in ledger.BOOK]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    ledger.BOOK.extend(ledger.Ledger(**each) for each in getattr(node, "workeroutput", {}).get("ledgers", []))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The ledger of this session, printed and written to faults.json."""
+    if ledger.BOOK:
+        whole = ledger.total(ledger.BOOK)
+        whole.write(ledger.REPORTS / "faults.json")
+        terminalreporter.section("ledger")
+        terminalreporter.write_line(ledger.told(whole))
 
 
 def kill(pid: int, sig: signal.Signals = signal.SIGKILL) -> None:

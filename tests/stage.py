@@ -84,10 +84,11 @@ class Stage(Fleet):
         return answer
 
     def ledger(self, kills: int = 0) -> ledger.Ledger:
-        """Once every job has ended and the broker is quiet. What is stored is swept, and downloaded from whichever API answers."""
+        """Once every job has ended and the broker is quiet. What is stored is swept, and downloaded from an API that answers."""
         until(lambda: self.unfinished() == 0, 180)
         until(lambda: ledger.quiet(self.settings), 180)
-        with httpx.Client(base_url=next(filter(alive, self.urls)), headers=self.bearer, timeout=60) as client:
+        url = next(filter(alive, self.urls), None) or self.api()[1]
+        with httpx.Client(base_url=url, headers=self.bearer, timeout=60) as client:
             made = ledger.read(
                 self.settings, self.accepted, faults=len(self.faults), kills=kills, names=self.faults, sweep=True, api=client
             )

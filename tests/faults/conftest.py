@@ -1,4 +1,4 @@
-"""Fixtures of the fault tests, and the ledger over all of them."""
+"""Fixtures of the fault tests."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,6 @@ from stage import Stage
 from store.settings import Settings
 
 __all__ = ["finished"]
-REPORT = ledger.REPORTS / "faults.json"
 
 
 @pytest.fixture
@@ -31,12 +30,3 @@ def stage(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
     made = Stage(tmp_path, append_only=getattr(request, "param", "file") == "file")
     yield made
     made.end()
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The ledger of this session, printed and written to faults.json."""
-    if ledger.BOOK:
-        whole = ledger.total(ledger.BOOK)
-        whole.write(REPORT)
-        terminalreporter.section("ledger")
-        terminalreporter.write_line(ledger.told(whole))

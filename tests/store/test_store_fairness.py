@@ -9,6 +9,7 @@ from datetime import timedelta
 from threading import Barrier
 
 import pytest
+from fleets import until
 from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
@@ -170,6 +171,20 @@ def test_a_tenant_whose_row_is_held_is_passed_over_and_waited_for_when_it_is_the
         waiting = pool.submit(claim)
         choosing.commit()
         assert waiting.result().id == third.id
+
+
+def test_a_tenants_only_job_is_waited_for_while_the_dispatcher_announces_it(database_url, session, tenant, other_tenant, claim, post):
+    """F30: its turn is not given to the tenant with many."""
+    single, waiting = post(tenant), "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    flood(session, other_tenant.id, 3)
+    session.execute(text("update tenants set last_started_at = now() where id = :id"), {"id": other_tenant.id})
+    session.commit()
+    with db.transaction(database_url) as announcing, ThreadPoolExecutor(1) as pool:
+        assert single.id in queue.to_announce(announcing, grace=NOW, again=AGAIN)
+        claimed = pool.submit(claim)
+        until(lambda: claimed.done() or session.scalar(text(waiting)))
+        announcing.commit()
+        assert claimed.result().id == single.id
 
 
 def test_announcements_take_turns_too(database_url, session, tenant, other_tenant, post):
