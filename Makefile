@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Passive waiting keeps torch's threads from spinning when cores are few and shared.
 export OMP_WAIT_POLICY ?= passive
+# Processes that run tests side by side, each with one thread of torch and servers of its own.
+JOBS ?= logical
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal --durations 10
 
 .DEFAULT_GOAL := help
 .PHONY: help demo faults soak load audit test test-core test-service test-fast lint type openapi model model-card bench-methods bench-editing compose hooks clean
@@ -21,16 +24,17 @@ $(READY): pyproject.toml
 demo: $(READY) ## Start everything on this machine, erase "church" from the bundled model, show the proof
 	$(BIN)/python examples/demo.py
 
-test: test-core test-service ## All tests
+test: $(READY) ## All tests, on all cores (JOBS=1: one after the other)
+	$(PYTEST)
 
 test-core: $(READY) ## The tests of core
-	$(BIN)/python -m pytest --durations 10 tests/core
+	$(PYTEST) tests/core
 
 test-service: $(READY) ## The tests of all other rooms
-	$(BIN)/python -m pytest --durations 10 --ignore tests/core
+	$(PYTEST) --ignore tests/core
 
 test-fast: $(READY) ## All tests but the slow ones
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 lint: $(READY) ## ruff and the import contract
 	$(BIN)/ruff check .

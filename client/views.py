@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from client.types import Event, Impact, Job, KeyRead, Model, Queue
 
@@ -39,9 +39,13 @@ def method(job: Job) -> str:
 
 
 def jobs_table(jobs: Iterable[Job]) -> Table:
-    table = Table("id", "kind", "method", "concepts", "status", "created", box=None, header_style="bold")
+    """Ids are never cut, and the rest folds: 80 columns suffice."""
+    table = Table(
+        Column("id", no_wrap=True), *(Column(name, overflow="fold") for name in ("job", "status", "created")), box=None, header_style="bold"
+    )
     for job in jobs:
-        table.add_row(job.id, job.kind, method(job), subject(job), status(job), f"{job.created_at:%Y-%m-%d %H:%M}")
+        what = f"{job.kind} {subject(job)}" + (f" by {method(job)}" if method(job) else "")
+        table.add_row(job.id, what, status(job), f"{job.created_at:%Y-%m-%d %H:%M}")
     return table
 
 

@@ -167,6 +167,11 @@ def unknown_id() -> uuid.UUID:
     return uuid.uuid4()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow ones first, so that no core waits for the last of them."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A process that runs a part of the tests hands its ledgers to the one that reports."""
     if hasattr(session.config, "workeroutput"):

@@ -10,7 +10,13 @@ from live_service import Tenant
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from client import cli
 from client.cli import app
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli.out, "width", 200)
 
 
 def run(tenant: Tenant, *arguments: str) -> Result:
@@ -218,3 +224,11 @@ def test_impact_prints_what_would_be_hurt_and_the_targets(tenant: Tenant):
     assert found["targets"][0]["targets"][0]["target"] in shown.stdout
     wrong = run(tenant, "impact", "chruch")
     assert (wrong.exit_code, "church" in wrong.output) == (2, True)
+
+
+def test_a_narrow_table_cuts_no_id_and_no_concept(tenant: Tenant, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cli.out, "width", 80)
+    job = tenant.erase(concepts=["an unusually long name of a concept"])
+    shown = run(tenant, "jobs").stdout
+    assert job["id"] in shown
+    assert "…" not in shown
