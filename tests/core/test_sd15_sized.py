@@ -12,7 +12,7 @@ from core.specs import AgeSpec, EraseSpec, LoraSpec
 
 @pytest.mark.slow
 def test_age_trains_and_exports_a_lora_on_a_network_of_sd15_size(tiny_sd, tmp_path):
-    model = sd15_sized(CLIPTokenizer.from_pretrained(tiny_sd / "tokenizer"), pixels=256)
+    model = sd15_sized(CLIPTokenizer.from_pretrained(tiny_sd / "tokenizer"), pixels=64)
     assert sum(p.numel() for p in model.unet.parameters()) == 859_520_964  # stable-diffusion-v1-5's
     method = AgeSpec(steps=2, batch_size=1, trajectories=1, sampling_steps=2, candidates=2, guidance_scale=1.0, lora=LoraSpec(rank=4))
     delta = erase(model, EraseSpec(concepts=["church"], method=method))
