@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 export OMP_WAIT_POLICY ?= passive
 # Processes that run tests side by side, each with one thread of torch and servers of its own.
 JOBS ?= logical
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal --durations 10
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal --durations 10
 
 .DEFAULT_GOAL := help
 .PHONY: help demo faults soak load audit test test-core test-service test-fast lint type openapi model model-card bench-methods bench-editing compose hooks clean
