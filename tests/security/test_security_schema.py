@@ -11,16 +11,24 @@ from live_service import Tenant
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 
 
+# The links are followed for as long as they are allowed to be; the other phases end by themselves.
+PHASES = {"each operation": ["--phases", "examples,coverage,fuzzing"], "links": ["--phases", "stateful", "--max-time", "45"]}
+
+
 @pytest.mark.slow
-def test_the_service_keeps_what_its_document_promises(tenant: Tenant, tmp_path: Path):
+@pytest.mark.parametrize("phases", PHASES.values(), ids=PHASES)
+def test_the_service_keeps_what_its_document_promises(phases: list[str], tenant: Tenant, tmp_path: Path):
     for _ in range(2):
         tenant.finish(tenant.erase()["id"], {"a.txt": b"a"}, tmp_path)
     client = tenant.http()
     command = [
         sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "--config-file", str(CONFIG), "run",
         str(CONFIG.parents[2] / "openapi.json"), "--url", tenant.url, "--header", f"Authorization: {client.headers['authorization']}", "--no-color", "--checks", "all",
+        *phases,
     ]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=500)
     assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-3000:]
-    assert "Stateful (in 0.00s)" not in done.stdout, "there was no time left for the links"
+    for phase in phases[1].split(","):
+        assert f"✅  {phase.capitalize()} (in " in done.stdout
+        assert f"{phase.capitalize()} (in 0.00s)" not in done.stdout, "there was no time for it"
     assert httpx.get(f"{tenant.url}/readyz").status_code == 200
