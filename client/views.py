@@ -40,9 +40,8 @@ def method(job: Job) -> str:
 
 def jobs_table(jobs: Iterable[Job]) -> Table:
     """Ids are never cut, and the rest folds: 80 columns suffice."""
-    table = Table(
-        Column("id", no_wrap=True), *(Column(name, overflow="fold") for name in ("job", "status", "created")), box=None, header_style="bold"
-    )
+    id_, rest = Column("id", no_wrap=True), (Column(name, overflow="fold") for name in ("status", "created"))
+    table = Table(id_, Column("job", overflow="fold", min_width=18), *rest, box=None, header_style="bold")
     for job in jobs:
         what = f"{job.kind} {subject(job)}" + (f" by {method(job)}" if method(job) else "")
         table.add_row(job.id, what, status(job), f"{job.created_at:%Y-%m-%d %H:%M}")
