@@ -35,7 +35,7 @@ TINY = {"name": "esd", "batch_size": 1, "trajectories": 1, "sampling_steps": 2, 
 WORDS = ("church", "dog", "trumpet", "saw")
 SPECS = [{"concepts": [w], "method": {**TINY, "steps": 40, "checkpoint_every": 8}, "evaluation": {"enabled": False}} for w in WORDS]
 PATIENT: dict[str, Any] = {
-    "lease_seconds": 6,
+    "lease_seconds": 12,  # with all cores taken, loading torch has held a heartbeat up for six
     "heartbeat_seconds": 1,
     "max_attempts": 50,
     "soft_shutdown_seconds": 10,
@@ -91,7 +91,7 @@ class Soak:
             for process in family:
                 with suppress(psutil.NoSuchProcess):
                     process.send_signal(number)
-            time.sleep(8 if number == signal.SIGSTOP else 0)
+            time.sleep(PATIENT["lease_seconds"] + 2 if number == signal.SIGSTOP else 0)
 
     def worker_stopped(self) -> None:
         self.workers[1].terminate()
