@@ -42,8 +42,6 @@ PATIENT: dict[str, Any] = {
     "cancel_seconds": 5,
     "redispatch_after_seconds": 10,
 }
-# Attempts that a fault may cost: of the one job that a worker runs, or of both workers' where the database is gone for all.
-COSTS = {"worker_killed": 1, "child_killed": 1, "worker_frozen": 1, "worker_stopped": 1, "postgres_restarted": 2, "postgres_cut": 2}
 WAITING = 6  # jobs that wait, at most: more would only be a longer queue
 
 
@@ -140,7 +138,14 @@ class Soak:
             fault = self.random.choice(self.faults())
             self.stage.faults.append(fault.__name__)
             self.watch.faults.append((self.watch.now(), fault.__name__))
-            self.kills += COSTS.get(fault.__name__, 0)
+            self.kills += fault.__name__ in (
+                "worker_killed",
+                "child_killed",
+                "worker_frozen",
+                "worker_stopped",
+                "postgres_restarted",
+                "postgres_cut",
+            )
             fault()
             say(f"{time.strftime('%H:%M:%S')} {fault.__name__:20} accepted {len(self.stage.accepted)}, unfinished {self.waiting()}")
 

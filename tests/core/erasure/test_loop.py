@@ -66,10 +66,7 @@ METHODS = {
 }
 
 
-VARIANTS = ["esd", *(name for name in METHODS if " " in name)]  # the methods with their defaults: tests/core/test_killed_runs.py
-
-
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_killed_run_resumes_to_the_same_bytes(name, tiny_sd, tmp_path):
     spec = EraseSpec(concepts=["church"], preserve=["teapot"], method=METHODS[name])
     undisturbed = erase(load_model(tiny_sd), spec).serialise()

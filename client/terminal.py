@@ -1,0 +1,75 @@
+"""What every command shares: a client whose errors end the command, and how its jobs are followed, fetched and printed."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+
+from client import views
+from client.api import Expunge
+from client.errors import ExpungeError
+from client.types import Job
+
+out, err = Console(soft_wrap=True), Console(stderr=True)
+
+
+@contextmanager
+def service(url: str | None) -> Iterator[Expunge]:
+    """A client; its errors end the command with one message and exit code 2."""
+    try:
+        with Expunge(url) as client:
+            yield client
+    except ExpungeError as error:
+        err.print(str(error), style="red", markup=False, highlight=False)
+        raise typer.Exit(2) from error
+
+
+def plain_of(item: Any) -> Any:
+    return item.model_dump(mode="json") if isinstance(item, BaseModel) else item
+
+
+def emit(value: Any) -> None:
+    """One JSON document on standard output."""
+    plain = [plain_of(item) for item in value] if isinstance(value, list) else plain_of(value)
+    sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
+
+
+def sent(client: Expunge, files: list[Path], key: str | None) -> list[str]:
+    """Ids of the uploaded images; with a key, a repeat uploads none twice."""
+    return [client.upload_image(file, idempotency_key=key and f"{key}-{i}").id for i, file in enumerate(files)]
+
+
+def follow(client: Expunge, job: Job, quiet: bool) -> Job:
+    """The finished job; a live bar on standard error."""
+    if quiet or not err.is_terminal:
+        return client.wait(job)
+    with views.Live(err, job) as live:
+        return client.wait(job, live)
+
+
+def finish(client: Expunge, jobs: list[Job], *, wait: bool, folder: Path | None, as_json: bool, one: bool) -> None:
+    """Follow, download, print; exit code 0 only when every job followed succeeded and no verdict failed."""
+    if wait or folder:
+        if not as_json:
+            for job in jobs:
+                err.print(f"job {job.id}", highlight=False)
+        jobs = [follow(client, job, as_json) for job in jobs]
+    if folder:
+        for job in jobs:
+            if job.status == "succeeded":
+                client.download(job, folder if len(jobs) == 1 else folder / job.id)
+    if as_json:
+        emit(jobs[0] if one else jobs)
+    else:
+        for job in jobs:
+            views.show(out, job)
+            if job.kind == "inspect" and job.ok:
+                out.print(views.ranking_table(client.report(job)))
+    if (wait or folder) and not all(job.ok for job in jobs):
+        raise typer.Exit(1)
