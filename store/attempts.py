@@ -100,7 +100,9 @@ def note(session: Session, job_id: uuid.UUID, fence: int, code: str, message: st
 
 
 def checkpoint(session: Session, job_id: uuid.UUID, fence: int, *, step: int, files: dict[str, Any], keep: int) -> list[str]:
-    """A checkpoint's row, its bytes being stored; gives the keys of the bytes that are no longer needed. LostLease."""
+    """A checkpoint's row, its bytes being stored; gives the keys of the bytes that are no longer needed. LostLease. Idempotent."""
+    if session.scalar(select(Checkpoint.id).where(Checkpoint.job_id == job_id, Checkpoint.fence == fence, Checkpoint.step == step)):
+        return []
     size = sum(file["size"] for file in files.values())
     job = or_lost(change(session, held(job_id, fence), {}, "checkpoint", {"step": step, "size": size}), job_id, fence)
     session.add(Checkpoint(job_id=job_id, attempt=job.attempt, fence=fence, step=step, files=files))
@@ -129,13 +131,19 @@ def publish(
     verdict: dict[str, Any] | None,
     progress: dict[str, Any] | None,
 ) -> list[str]:
-    """Artifact rows and `succeeded` in one transaction: this is the commit of a job. Gives checkpoint keys to delete. LostLease, CancelRequested."""
+    """Artifact rows and `succeeded` in one transaction: this is the commit of a job. Gives checkpoint keys to delete. LostLease, CancelRequested.
+
+    Idempotent: the same artifacts may be published again, as after a commit whose answer was lost.
+    """
     shown = {"artifacts": [{"id": str(a.id), "name": a.name, "sha256": a.sha256} for a in artifacts], "verdict": verdict}
     values = {"status": "succeeded", "finished_at": func.now(), "verdict": verdict, "progress": progress, "error": None, **NO_LEASE}
     job = change(session, held(job_id, fence, ("running",)), values, "succeeded", shown)
     if job is None:
         if session.scalar(select(Job.id).where(*held(job_id, fence, ("cancelling",)))):
             raise CancelRequested(f"job {job_id} is being cancelled")
+        known = set(session.scalars(select(Artifact.id).where(Artifact.job_id == job_id)))
+        if known and known == {artifact.id for artifact in artifacts}:
+            return []
         raise LostLease(f"job {job_id}: fence {fence} holds it no more")
     session.add_all(Artifact(tenant_id=job.tenant_id, job_id=job_id, **vars(a)) for a in artifacts)
     session.flush()

@@ -2,11 +2,12 @@
 
 import json
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from store import attempts, db
+from store import attempts
 from store.blobs import Blobs, output_key
 from store.errors import CorruptBlob, NotFound
 from worker import metrics
@@ -44,16 +45,14 @@ class JobCheckpoints:
             key = output_key(job.tenant_id, job.id, job.attempt, job.fence)
             size, sha256 = self.blobs.put(key, content)
             rows[name] = {"key": key, "sha256": sha256, "size": size}
-        with db.transaction(self.lease.url) as session:
-            stale = attempts.checkpoint(session, job.id, job.fence, step=step, files=rows, keep=self.keep)
+        stale = self.lease.write(partial(attempts.checkpoint, job_id=job.id, fence=job.fence, step=step, files=rows, keep=self.keep))
         metrics.checkpoint_seconds.observe(time.monotonic() - begun)
         self.blobs.delete(stale)
         self.lease.saved()
 
     def load_files(self) -> dict[str, bytes] | None:
         """The newest intact checkpoint; an event tells of each that is not."""
-        with db.transaction(self.lease.url) as session:
-            rows = attempts.checkpoints(session, self.lease.job.id)
+        rows = self.lease.write(lambda session: attempts.checkpoints(session, self.lease.job.id))
         for row in rows:
             try:
                 files = {name: self.blobs.read_all(file["key"], file["sha256"]) for name, file in row.files.items()}
@@ -67,5 +66,4 @@ class JobCheckpoints:
     def note(self, code: str, message: str) -> None:
         job = self.lease.job
         log.info(code, message=message)
-        with db.transaction(self.lease.url) as session:
-            attempts.note(session, job.id, job.fence, code, message)
+        self.lease.write(lambda session: attempts.note(session, job.id, job.fence, code, message))

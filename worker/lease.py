@@ -8,10 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import structlog
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from store import attempts, db
@@ -23,6 +23,9 @@ from worker import shutdown
 from worker.pace import Pace
 
 log = structlog.get_logger("worker")
+MISSING = ("42703", "42P01")  # PostgreSQL's undefined_column and undefined_table
+RETRY_SECONDS = 0.5
+T = TypeVar("T")
 
 
 class Stop(Exception):
@@ -130,6 +133,23 @@ class Lease:
                 self.pending = report
                 log.warning("progress_unwritten", error=type(error).__name__)
 
+    def write(self, act: Callable[[Session], T]) -> T:
+        """`act` in one transaction; again while the database is away, as long as the lease may still be ours. LostLease.
+
+        A commit whose answer was lost is repeated, so `act` must find what it has done already.
+        """
+        until = time.monotonic() + self.settings.lease_seconds
+        while True:
+            self.seen_now()
+            try:
+                with db.transaction(self.url) as session:
+                    return act(session)
+            except DBAPIError as error:
+                if not away(error) or time.monotonic() > until:
+                    raise
+                log.warning("database_away", error=type(error).__name__)
+                time.sleep(RETRY_SECONDS)
+
     # The watch's side
 
     def watch(self) -> None:
@@ -174,6 +194,12 @@ class Lease:
                 last(session)
         finally:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def away(error: Exception) -> bool:
+    """Whether the database is out of reach for a while, or has another release's schema while an upgrade or a downgrade goes on."""
+    missing = isinstance(error, ProgrammingError) and getattr(error.orig, "sqlstate", None) in MISSING
+    return missing or isinstance(error, OperationalError | InterfaceError)
 
 
 def strength(reason: Exception | None) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from store import attempts, db
+from store import attempts
 from store.attempts import NewArtifact
 from store.blobs import Blobs, output_key
 from worker import metrics
@@ -28,8 +28,9 @@ def publish(lease: Lease, blobs: Blobs, outcome: "Outcome", progress: dict[str, 
             size, sha256 = blobs.put(key, output.path, name=output.name)
             stored.append(NewArtifact(uuid.uuid4(), output.name, output.media_type, size, sha256, key, output.kind))
             lease.seen_now()
-        with db.transaction(lease.url) as session:
-            stale = attempts.publish(session, job.id, job.fence, stored, verdict=outcome.verdict, progress=progress)
+        stale = lease.write(
+            lambda session: attempts.publish(session, job.id, job.fence, stored, verdict=outcome.verdict, progress=progress)
+        )
     except SQLAlchemyError:
         raise  # the commit may have happened: the bytes stay until the sweep knows
     except Exception:

@@ -4,9 +4,7 @@ import errno
 import os
 import socket
 import tempfile
-import time
 import uuid
-from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -14,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 from obstore.exceptions import BaseError as BlobError
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from core.errors import CoreError
@@ -27,7 +24,7 @@ from store.settings import Settings
 from worker import dispatcher, metrics, smaller
 from worker.app import app, settings
 from worker.checkpoints import JobCheckpoints
-from worker.lease import Cancelled, DeadlineExceeded, HandOver, Lease, Paused, Stop, settle
+from worker.lease import Cancelled, DeadlineExceeded, HandOver, Lease, Paused, Stop, away, settle
 from worker.publish import publish
 from worker.runner import runner_for
 
@@ -36,7 +33,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("worker")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-MISSING = ("42703", "42P01")  # PostgreSQL's undefined_column and undefined_table
 OUTCOMES = {Cancelled: "cancelled", DeadlineExceeded: "failed", HandOver: "handed_over", Paused: "handed_over"}
 
 
@@ -114,23 +110,17 @@ def work(settings: Settings, job: Job, lease: Lease, folder: Path) -> str:
     except (Stop, CancelRequested) as error:
         reason = Cancelled() if isinstance(error, CancelRequested) else error
         log.info("job_stopped", reason=type(reason).__name__)
-        patiently(lease, lambda session: settle(session, job, reason))
+        lease.write(lambda session: settle(session, job, reason))
         return OUTCOMES.get(type(reason), "lost")
     except Exception as error:
         if away(error):  # the job goes on from its last checkpoint
-            log.warning("database_away", error=type(error).__name__)
-            patiently(lease, lambda session: hand_over(session, job))
+            log.warning("database_away_for_long", error=type(error).__name__)
+            lease.write(lambda session: hand_over(session, job))
             return "lost"
         code, message, retryable = explain(error)
         log.exception("job_failed", code=code)
-        patiently(lease, lambda session: end(session, job, code, message, retryable))
+        lease.write(lambda session: end(session, job, code, message, retryable))
         return "failed"
-
-
-def away(error: Exception) -> bool:
-    """Whether the database is out of reach for a while, or has another release's schema while an upgrade or a downgrade goes on."""
-    missing = isinstance(error, ProgrammingError) and getattr(error.orig, "sqlstate", None) in MISSING
-    return missing or isinstance(error, OperationalError | InterfaceError)
 
 
 def hand_over(session: Session, job: Job) -> None:
@@ -160,17 +150,3 @@ def explain(error: Exception) -> tuple[str, str, bool]:
             False,
         )
     return "internal_error", "the run ended with an unforeseen error, which the worker's log has under this job's id", False
-
-
-def patiently(lease: Lease, act: Callable[[Session], object]) -> None:
-    """Write the job's end, waiting for the database as long as the lease may still be ours. LostLease."""
-    until = time.monotonic() + lease.settings.lease_seconds
-    while True:
-        try:
-            with db.transaction(lease.url) as session:
-                act(session)
-            return
-        except DBAPIError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.5)

@@ -144,7 +144,7 @@ def test_f9_a_database_restart_under_load_refuses_for_a_while_and_loses_nothing(
 
 
 def test_f9_a_running_job_outlives_cut_wires_to_the_database(stage: Stage):
-    """F9: the database out of reach while a run checkpoints at every step; what it cannot write ends the attempt, never the job."""
+    """F9: the database out of reach while a run checkpoints at every step, for less than its lease: it waits, and not even an attempt is lost."""
     _, url = stage.api()
     stage.loops(), stage.worker()
     job_id = uuid.UUID(stage.post(url, method={"name": "esd", "steps": 60, "checkpoint_every": 1}, labels={"pause_ms": "20"}).json()["id"])
@@ -154,9 +154,58 @@ def test_f9_a_running_job_outlives_cut_wires_to_the_database(stage: Stage):
         stage.proxies["postgres"].cut()
         time.sleep(1)
         stage.proxies["postgres"].mend()
-    clean(stage, kills=3)
+    clean(stage)
+    job = stage.job(job_id)
+    assert (job.status, job.attempt) == ("succeeded", 1)
+
+
+def test_f9_a_running_job_waits_for_the_database_as_long_as_its_lease_and_is_then_handed_over(stage: Stage):
+    """F9: the database away for longer than a lease costs an attempt, and no more steps than since the last checkpoint."""
+    _, url = stage.api()
+    stage.loops()
+    worker = stage.worker()
+    job_id = uuid.UUID(stage.post(url, method={"name": "esd", "steps": 60, "checkpoint_every": 1}, labels={"pause_ms": "20"}).json()["id"])
+    stage.until_step(job_id, 5)
+    stage.faults.append("postgres cut")
+    stage.proxies["postgres"].cut()
+    log = stage.folder / f"process-{stage.processes.index(worker)}.log"
+    until(lambda: "database_away_for_long" in log.read_text())
+    stage.proxies["postgres"].mend()
+    clean(stage, kills=1)
     assert stage.job(job_id).status == "succeeded"
-    assert "database_away" in [e.data.get("reason") for e in stage.events(job_id)]
+
+
+@pytest.mark.parametrize("table", ["checkpoints", "artifacts"])
+def test_f9_a_commit_of_a_worker_s_whose_answer_is_lost_is_done_once(stage: Stage, table: str):
+    """F9: the wire breaks when a checkpoint, or the publication, is committed but the worker does not know."""
+    wire = behind(stage.direct)
+    _, url = stage.api()
+    stage.loops(), stage.worker(DATABASE_URL=through(stage.direct, wire))
+    inserted, lost = threading.Event(), threading.Event()
+
+    def ask(data: bytes) -> bool:
+        if f"INSERT INTO {table}".encode() in data:
+            inserted.set()
+        if inserted.is_set() and b"COMMIT" in data:
+            lost.set()
+        return True
+
+    def answer(_: bytes) -> bool:
+        if not lost.is_set():
+            return True
+        wire.on_request = wire.on_reply = lambda _: True
+        return False
+
+    wire.on_request, wire.on_reply = ask, answer
+    stage.faults.append(f"answer lost to a commit of {table}")
+    job_id = uuid.UUID(stage.post(url).json()["id"])
+    job = stage.until_status(job_id, "succeeded", "failed")
+    assert lost.is_set()
+    assert (job.status, job.attempt) == ("succeeded", 1)
+    steps = [event.data["step"] for event in stage.events(job_id) if event.type == "checkpoint"]
+    assert len(steps) == len(set(steps)) > 0
+    clean(stage)
+    wire.close()
 
 
 def test_f4_a_deploy_replaces_every_process_under_a_running_job_and_charges_nothing(stage: Stage):

@@ -108,6 +108,20 @@ def test_publication_is_one_step_and_ends_the_job(session, make, take):
         attempts.publish(session, job.id, fence, [artifact("b")], verdict=None, progress=None)
 
 
+def test_what_is_repeated_after_a_lost_answer_changes_nothing(session, make, take):
+    job = make()
+    fence = take(job.id).fence
+    for _ in range(2):
+        assert attempts.checkpoint(session, job.id, fence, step=5, files={"s": {"key": "ck", "sha256": "0", "size": 1}}, keep=1) == []
+    assert len(attempts.checkpoints(session, job.id)) == 1
+    bundle = [artifact("a"), artifact("b")]
+    published = [attempts.publish(session, job.id, fence, bundle, verdict=None, progress=None) for _ in range(2)]
+    assert published == [["ck"], []]
+    assert len(artifacts.of_job(session, job.tenant_id, job.id)) == 2
+    types = [event.type for event in events.page(session, job.tenant_id, job.id)]
+    assert (types.count("checkpoint"), types.count("succeeded")) == (1, 1)
+
+
 def test_a_job_that_is_being_cancelled_cannot_be_published(session, make, take):
     job = make()
     fence = take(job.id).fence
