@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from core.concepts import anchor
 from core.erasure.batch import Latents, cat, error, guided_away
 from core.erasure.loop import Run
 from core.erasure.retained import retained
@@ -57,7 +58,8 @@ class AdvUnlearn:
         self.run, model = run, run.model
         self.prompts = [run.prompts(words) for words in run.words]
         self.contexts = [run.contexts(words) for words in run.words]
-        self.anchors = [run.contexts([c.target or ""]) for c in run.concepts]
+        self.named = [anchor(model, c, run.concepts) for c in run.concepts]
+        self.anchors = [run.goal(c, name) if name else run.contexts([""]) for c, name in zip(run.concepts, self.named, strict=True)]
         self.kept = [run.prompts([name]) for name in retained(run, run.spec.retain_concepts, 2)]
         self.old = [model.encode(prompts) for prompts in self.kept]
         self.tokens: Tensor = model.pipe.text_encoder.get_input_embeddings().weight.detach().float()
@@ -98,9 +100,9 @@ class AdvUnlearn:
         x_r = run.trajectories.draw(f"keep/{k}", self.drawn_with(self.kept[k], self.old[k]), g, spec.retain_batch, self.each)
         row_r = torch.randint(len(self.kept[k]), (spec.retain_batch,), generator=g)
         new_kept = run.model.text_states([self.kept[k][j] for j in row_r.tolist()])
-        anchor = self.anchors[i][row % len(self.anchors[i])]
-        total = loss(run.model, x, x_r, run.model.text_states(prompts, prefix), old, anchor, new_kept, self.old[k][row_r], spec)
-        return total, run.concepts[i].target
+        aim = self.anchors[i][row % len(self.anchors[i])]
+        total = loss(run.model, x, x_r, run.model.text_states(prompts, prefix), old, aim, new_kept, self.old[k][row_r], spec)
+        return total, self.named[i] or None
 
     def state(self) -> dict[str, Tensor]:
         return {}

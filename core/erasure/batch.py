@@ -9,11 +9,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Latents:
-    """z: (B, 4, h, w); t: (B,); noise (B, 4, h, w) where clean latents were noised."""
+    """z: (B, 4, h, w); t: (B,); where clean latents were noised, noise (B, 4, h, w), and row (B,): which of the contexts each was drawn with."""
 
     z: Tensor
     t: Tensor
     noise: Tensor | None = None
+    row: Tensor | None = None
 
 
 def errors(a: Tensor, b: Tensor, alphas: Tensor, space: Literal["eps", "x0"]) -> Tensor:

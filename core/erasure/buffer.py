@@ -62,6 +62,11 @@ class Trajectories:
     def noise(self, generator: Generator, count: int) -> Tensor:
         return torch.randn(count, *self.model.latent_shape, generator=generator).to(self.model.device)
 
+    def rows(self, key: str, contexts: int, count: int) -> tuple[Tensor, Generator]:
+        """Which of its contexts each trajectory of a concept is drawn with, (count,); and what their noise comes from next."""
+        g = seeded(self.seed, self.round, *key.encode())
+        return torch.randint(contexts, (count,), generator=g), g
+
     def fill(self, key: str, contexts: Tensor, count: int, *, clean: bool = False) -> Tensor:
         """Whole trajectories of a concept, (count, steps, 4, h, w), or only where they end, the clean latents (count, 1, 4, h, w).
 
@@ -75,8 +80,8 @@ class Trajectories:
         """`fill` for several concepts in one batch; each one's noise and contexts depend on its key alone."""
         contexts, noises = list[Tensor](), list[Tensor]()
         for key, states in wanted.items():
-            g = seeded(self.seed, self.round, *key.encode())
-            contexts.append(states[torch.randint(len(states), (count,), generator=g)])
+            rows, g = self.rows(key, len(states), count)
+            contexts.append(states[rows])
             noises.append(self.noise(g, count))
         until = self.spec.sampling_steps - (0 if clean else 1)
         with nullcontext() if self.round else self.model.frozen():
@@ -112,11 +117,12 @@ class Trajectories:
     def noised(self, key: str, contexts: Tensor, generator: Generator, size: int, count: int) -> Latents:
         """Clean latents of a concept with fresh noise at any of the scheduler's timesteps, as in training: z (size, 4, h, w), t (size,)."""
         clean = self.fill(key, contexts, count, clean=True)[:, 0]
-        x = clean[torch.randint(len(clean), (size,), generator=generator)]
+        drawn = torch.randint(len(clean), (size,), generator=generator)
+        x, row = clean[drawn], self.rows(key, len(contexts), count)[0][drawn]
         t = torch.randint(len(self.model.alphas), (size,), generator=generator).to(self.model.device)
         a = self.model.alphas[t].view(-1, 1, 1, 1)
         noise = self.noise(generator, size)
-        return Latents(a.sqrt() * x + (1 - a).sqrt() * noise, t, noise)
+        return Latents(a.sqrt() * x + (1 - a).sqrt() * noise, t, noise, row)
 
     def advance(self, step: int) -> None:
         """Forget the trajectories when the spec's refresh interval is over."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from core.concepts import distances, nearest
+from core.concepts import anchor, distances, nearest
 from core.erasure.attention import at_size, positions, recorded, token_maps
 from core.erasure.batch import Latents, cat, error, guided_away
 from core.erasure.loop import Run
@@ -21,14 +21,16 @@ from core.models import StableDiffusion
 from core.specs import EraseAnythingSpec
 
 
-def lower_loss(model: StableDiffusion, x: Latents, concept: Tensor, empty: Tensor, tokens: Tensor, spec: EraseAnythingSpec) -> Tensor:
-    """ESD's loss plus the sum over layers of |attention to the concept's tokens|; concept, empty: (B, L, D); tokens: (B, L). Scalar out."""
+def lower_loss(model: StableDiffusion, x: Latents, concept: Tensor, aim: Tensor, tokens: Tensor, spec: EraseAnythingSpec) -> Tensor:
+    """ESD's loss plus the sum over layers of |attention to the concept's tokens|; concept, aim (the target or the empty prompt): (B, L, D);
+    tokens: (B, L). Scalar out.
+    """
     with model.frozen(), torch.no_grad():
-        eps_0, eps_c = model.predict(*cat(x, x), torch.cat([empty, concept])).chunk(2)
+        eps_a, eps_c = model.predict(*cat(x, x), torch.cat([aim, concept])).chunk(2)
     with recorded(model) as probabilities:
         new = model.predict(x.z, x.t, concept)
     attended = torch.stack([m.square().sum(1).clamp_min(1e-12).sqrt().mean() for m in token_maps(probabilities, tokens)]).sum()
-    return error(new, guided_away(eps_0, eps_c, spec.eta), model.alphas[x.t], spec.space) + spec.attention_weight * attended
+    return error(new, guided_away(eps_a, eps_c, spec.eta), model.alphas[x.t], spec.space) + spec.attention_weight * attended
 
 
 def reversed_info_nce(concept: Tensor, synonym: Tensor, strangers: Tensor, temperature: float) -> Tensor:
@@ -46,7 +48,8 @@ class EraseAnything:
         self.run, spec, model = run, run.spec, run.model
         self.contexts = [run.contexts(words) for words in run.words]
         self.tokens = [torch.cat([self.where(w) for w in words]) for words in run.words]
-        self.empty = run.contexts([""])
+        self.named = [anchor(model, c, run.concepts) for c in run.concepts]
+        self.aims = [run.goal(c, name) if name else run.contexts([""]) for c, name in zip(run.concepts, self.named, strict=True)]
         self.others: list[list[str]] = []
         for concept in run.concepts:
             space = nearest(model, concept, run.concepts)
@@ -69,7 +72,8 @@ class EraseAnything:
         row = torch.randint(len(self.contexts[i]), (spec.batch_size,), generator=g)
         if (step // len(run.concepts)) % 2 == 0:
             concept = self.contexts[i][row]
-            return lower_loss(run.model, x, concept, self.empty.expand_as(concept), self.tokens[i][row], spec), None
+            aim = self.aims[i][row % len(self.aims[i])]
+            return lower_loss(run.model, x, concept, aim, self.tokens[i][row], spec), self.named[i] or None
         key = list(self.kept)[int(torch.randint(len(self.kept), (1,), generator=g))]
         return self.upper_loss(i, x, row, key, g), key.removeprefix("keep/")
 

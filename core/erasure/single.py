@@ -74,7 +74,7 @@ class Single(Generic[S]):
         run, spec, targets = self.run, self.run.spec, self.targets[i]
         g = run.generator(step)
         x = self.latents(i, g)
-        row = torch.randint(len(self.contexts[i]), (spec.batch_size,), generator=g)
+        row = torch.randint(len(self.contexts[i]), (spec.batch_size,), generator=g) if x.row is None else x.row
         kept = self.kept[torch.randint(len(self.kept), (spec.batch_size,), generator=g)]
         target = None if targets is None else targets[row % len(targets)]
         texts = Texts(self.contexts[i][row], target, self.empty.expand_as(kept), kept)

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.concepts import anchor
 from core.erasure.loop import Run
-from core.models.vocabulary import article
-from core.specs import Concept, TextEncoderSpec
+from core.specs import TextEncoderSpec
 
 
 def loss(new: Tensor, aim: Tensor, updates: list[Tensor], spec: TextEncoderSpec, held: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -28,16 +28,11 @@ class TextEncoder:
     def __init__(self, run: Run[TextEncoderSpec]) -> None:
         self.run = run
         self.prompts = [run.prompts(words) for words in run.words]
-        self.aims = [self.aim(c, words) for c, words in zip(run.concepts, run.words, strict=True)]
+        self.named = [anchor(run.model, c, run.concepts) for c in run.concepts]
         self.kept = run.prompts(run.preserve)
         with run.model.frozen():
+            self.aims = [run.goal(c, name) for c, name in zip(run.concepts, self.named, strict=True)]
             self.old = run.model.encode(self.kept) if self.kept else torch.empty(0)
-
-    def aim(self, concept: Concept, words: list[str]) -> Tensor:
-        """The frozen states of each prompt with the target in the concept's place, (T, L, D); without a target, of the empty prompt."""
-        goals = [article(p.replace(w, concept.target)) if concept.target else "" for w in words for p in self.run.prompts([w])]
-        with self.run.model.frozen():
-            return self.run.model.encode(goals)
 
     def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
         run, spec, g = self.run, self.run.spec, self.run.generator(step)
@@ -47,7 +42,7 @@ class TextEncoder:
         if self.kept:
             keep = torch.randint(len(self.kept), (spec.batch_size,), generator=g)
             held = run.model.text_states([self.kept[k] for k in keep.tolist()]), self.old[keep]
-        return loss(new, self.aims[i][row], run.model.updates(), spec, held), run.concepts[i].target
+        return loss(new, self.aims[i][row % len(self.aims[i])], run.model.updates(), spec, held), self.named[i] or None
 
     def state(self) -> dict[str, Tensor]:
         return {}

@@ -6,7 +6,7 @@ import torch
 from by_hand import Linear, by_hand, inputs, texts, weighted
 
 from core.erasure import ant, ca
-from core.erasure.buffer import Trajectories, seeded
+from core.erasure.buffer import Trajectories, denoise, seeded
 from core.erasure.loop import Run
 from core.models import load_model
 from core.progress import ignore
@@ -50,6 +50,29 @@ def test_cas_latents_are_noised_pictures_of_the_anchor(tiny_sd):
     assert nearest.max() < 1e-6
     assert x.noise.std() == pytest.approx(1, abs=0.1)
     assert len(set(x.t.tolist())) > 4
+
+
+def test_cas_pictures_are_asked_for_by_the_prompts_they_were_drawn_with(tiny_sd):
+    """The concept's prompt is the picture's own with the anchor taken out: 'a dog in noto style' over a dog in twemoji style, never over a church."""
+    model = load_model(tiny_sd)
+    spec = CaSpec(**{**SMALL, "batch_size": 6, "prior_weight": 0}, pictures=4)
+    run = Run(model, EraseSpec(concepts=["in noto style"], method=spec), spec, ignore)
+    method = ca.Ca(run)
+    (key,), kept = method.keys, run.trajectories.kept
+    rows, g = run.trajectories.rows(key, len(method.targets[0]), 4)
+    noise = run.trajectories.noise(g, 4)
+    for k in range(4):
+        alone = denoise(model, noise[k : k + 1], method.targets[0][rows[k]][None], spec, spec.sampling_steps)[-1][0]
+        torch.testing.assert_close(kept[key][k, 0], alone, atol=1e-4, rtol=1e-4)
+    asked = []
+    method.loss = lambda _, x, texts, __: asked.append((x, texts)) or torch.zeros(())
+    method.step(0, 0)
+    ((x, texts),) = asked
+    a = model.alphas[x.t].view(-1, 1, 1, 1)
+    picture = (((x.z - (1 - a).sqrt() * x.noise) / a.sqrt())[:, None] - kept[key][None, :, 0]).square().flatten(2).mean(2).argmin(1)
+    assert len(set(rows.tolist())) > 1
+    assert torch.equal(texts.target, method.targets[0][rows[picture]])
+    assert torch.equal(texts.concept, method.contexts[0][rows[picture]])
 
 
 def test_clean_latents_are_where_the_pipelines_own_sampler_ends(tiny_sd):

@@ -246,8 +246,10 @@ def test_styles_and_several_concepts_are_fused_into_one_lora(concepts, model):
 @pytest.mark.parametrize("concepts", [["in noto style"], [Concept(name="church", synonyms=["mosque"]), "dog"]])
 def test_erase_anything_takes_styles_and_several_concepts_in_turn(concepts, model):
     delta = erase(model, EraseSpec(concepts=concepts, method=EraseAnythingSpec(**SMALL)))
-    held = [h["target"] is not None for h in delta.info["history"]]
-    assert held == [False] * len(concepts) + [True] * len(concepts)
+    told = [h["target"] for h in delta.info["history"]]
+    goals = ["twemoji"] if concepts == ["in noto style"] else [None, None]  # a style's is the nearest other style
+    assert told[: len(concepts)] == goals
+    assert None not in told[len(concepts) :]  # what was held
 
 
 def test_mace_leaves_the_base_model_and_its_digest_as_they_were(model):

@@ -132,7 +132,7 @@ def test_every_method_takes_a_style(name, tiny_sd):
     assert all(v.isfinite().all() for v in delta.tensors.values())
 
 
-@pytest.mark.parametrize("name", ["esd", "naive", "ca"])
+@pytest.mark.parametrize("name", ["esd", "naive", "ca", "text_encoder", "adv_unlearn"])
 def test_a_style_becomes_another_style_around_the_same_object(name, tiny_sd):
     seen: list[str | None] = []
     erase(load_model(tiny_sd), EraseSpec(concepts=["noto"], method=METHODS[name]), callback=lambda p: seen.append(p.get("target")))

@@ -12,6 +12,7 @@ from core.erasure import adv_unlearn, erase, text_encoder
 from core.erasure.batch import Latents
 from core.erasure.layers import add_trained
 from core.erasure.loop import Run
+from core.erasure.retained import retained
 from core.models import StableDiffusion, load_model
 from core.models.folders import BUNDLED
 from core.progress import ignore
@@ -54,6 +55,20 @@ def test_the_text_loss_is_equation_2():
     got = text_encoder.loss(new, aim, updates, TextEncoderSpec(ridge=0.1, preserve_weight=0.4), (kept, was)).item()
     n, a, k, w = (x.numpy() for x in (new, aim, kept, was))
     assert got == pytest.approx(np.mean((n - a) ** 2) + 0.1 * (6 * 0.25 + 4 * 4.0) + 0.4 * np.mean((k - w) ** 2), rel=1e-5)
+
+
+def test_a_style_keeps_its_objects_in_the_text_encoder(tiny_sd):
+    """Its prompts become those of the nearest other style around the same objects, and objects without a style are among what is retained."""
+    model = load_model(tiny_sd)
+    spec = TextEncoderSpec(steps=1, lora=TextLoraSpec(rank=2))
+    method = text_encoder.TextEncoder(Run(model, EraseSpec(concepts=["in noto style"], method=spec), spec, ignore))
+    assert [p.replace("noto", "twemoji") for p in method.prompts[0]] == model.vocabulary.prompts("twemoji")
+    torch.testing.assert_close(method.aims[0], model.encode(model.vocabulary.prompts("twemoji")))
+    both = EraseSpec(concepts=["in noto style", "church"], method=SMALL)
+    kept = retained(Run(model, both, SMALL, ignore), 8, 2)
+    assert "twemoji" in kept
+    assert len(set(kept) & set(model.vocabulary.concepts)) >= 2
+    assert not {"noto", "church"} & set(kept)
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.5])
