@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from api import vocabularies
 from api.auth import Caller
 from api.problems import invalid
 from api.schemas import TERMINAL, DryRun, Job, JobArtifact, JobKind
@@ -185,4 +186,5 @@ def of_model(spec: AnySpec, model: str, what: str) -> None:
 
 def dry_run(services: Services, caller: Caller, kind: JobKind, spec: AnySpec) -> dict[str, Any]:
     with services.transaction() as session:
-        return DryRun(kind=kind, spec=resolve(session, caller.tenant_id, spec)).model_dump(mode="json")
+        resolved = resolve(session, caller.tenant_id, spec)
+    return DryRun(kind=kind, spec=resolved, notes=vocabularies.notes(services, spec.model, spec)).model_dump(mode="json")

@@ -91,6 +91,10 @@ class Job(Answer):
     artifacts: list[JobArtifact] = []
     verdict: dict[str, Any] | None = Field(description="{passed, …}: the report against the thresholds asked for.")
     error: JobError | None
+    notes: list[str] = Field(
+        default=[],
+        description="What was noticed about the request, for people: names that the model's vocabulary lacks, and which come near. No errors.",
+    )
     labels: dict[str, str]
     version: int = Field(description="Grows with every change.")
     retried_from: uuid.UUID | None = Field(description="The job that this one repeats.")
@@ -325,6 +329,10 @@ class DryRun(BaseModel):
     dry_run: Literal[True] = True
     kind: JobKind
     spec: dict[str, Any] = Field(description="The request, with every default filled in.")
+    notes: list[str] = Field(
+        default=[],
+        description="What was noticed about the request, for people: names that the model's vocabulary lacks, and which come near. No errors.",
+    )
 
 
 class Health(BaseModel):

@@ -12,7 +12,7 @@ from client import download as downloads
 from client import sse
 from client.errors import ApiError, ConnectionFailed, NoRecoveryKey, WaitTimeout
 from client.transport import RETRIED, Transport, pause
-from client.types import Artifact, ArtifactLink, Event, Impact, Job, KeyRead, Model, Page, Queue
+from client.types import Artifact, ArtifactLink, Event, Impact, Job, KeyRead, Model, Page, Queue, Validated
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 ConceptLike = str | Mapping[str, Any]
@@ -55,10 +55,9 @@ class Expunge:
         headers = {"Prefer": f"wait={prefer_wait}"} if prefer_wait else None
         return Job.model_validate(self._json("POST", path_of(kind), json=dict(spec), headers=headers, idempotency_key=idempotency_key))
 
-    def validate(self, kind: str, spec: Mapping[str, Any]) -> dict[str, Any]:
-        """The spec with every default filled in; nothing is stored."""
-        found: dict[str, Any] = self._json("POST", path_of(kind), json=dict(spec), params={"dry_run": "true"})["spec"]
-        return found
+    def validate(self, kind: str, spec: Mapping[str, Any]) -> Validated:
+        """The spec with every default filled in, and what was noticed about it; nothing is stored."""
+        return Validated.model_validate(self._json("POST", path_of(kind), json=dict(spec), params={"dry_run": "true"}))
 
     def erase(
         self,

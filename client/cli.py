@@ -28,7 +28,7 @@ from client.options import (
     request_of,
 )
 from client.plugins import Group
-from client.terminal import emit, err, finish, out, sent, service
+from client.terminal import checked, emit, err, finish, out, sent, service
 
 app = typer.Typer(cls=Group, no_args_is_help=True, add_completion=False, help="Take concepts out of text-to-image models, with proof.")
 
@@ -83,7 +83,7 @@ def erase(
             for field, files in (("images", image), ("masks", mask)):
                 request["concepts"][0] |= {field: sent(client, files, key and f"{key}-{field}")} if files else {}
         if dry_run:
-            emit(client.validate("erase", request))
+            checked(client.validate("erase", request))
             return
         finish(client, [client.submit("erase", request, idempotency_key=key)], wait=wait, folder=download, as_json=as_json, one=True)
 
@@ -148,7 +148,7 @@ def hide(
         raise typer.BadParameter("name at least one concept, or give --spec", param_hint="CONCEPTS")
     with service(url) as client:
         if dry_run:
-            emit(client.validate("hide", request))
+            checked(client.validate("hide", request))
             return
         finish(client, [client.submit("hide", request, idempotency_key=key)], wait=wait, folder=download, as_json=as_json, one=True)
 

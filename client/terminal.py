@@ -14,7 +14,7 @@ from rich.console import Console
 from client import views
 from client.api import Expunge
 from client.errors import ExpungeError
-from client.types import Job
+from client.types import Job, Validated
 
 out, err = Console(soft_wrap=True), Console(stderr=True)
 
@@ -40,6 +40,12 @@ def emit(value: Any) -> None:
     sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
 
 
+def checked(found: Validated) -> None:
+    """A spec on standard output, what was noticed about it on standard error."""
+    views.show_notes(err, found.notes)
+    emit(found.spec)
+
+
 def sent(client: Expunge, files: list[Path], key: str | None) -> list[str]:
     """Ids of the uploaded images; with a key, a repeat uploads none twice."""
     return [client.upload_image(file, idempotency_key=key and f"{key}-{i}").id for i, file in enumerate(files)]
@@ -59,6 +65,7 @@ def finish(client: Expunge, jobs: list[Job], *, wait: bool, folder: Path | None,
         if not as_json:
             for job in jobs:
                 err.print(f"job {job.id}", highlight=False)
+                views.show_notes(err, job.notes)
         jobs = [follow(client, job, as_json) for job in jobs]
     if folder:
         for job in jobs:

@@ -58,6 +58,14 @@ class JobError(Answer):
     attempt: int | None = None
 
 
+class Validated(Answer):
+    """A request that would be accepted."""
+
+    kind: str
+    spec: dict[str, Any]
+    notes: list[str] = []
+
+
 class Job(Answer):
     """A piece of work, from its request to its artifacts."""
 
@@ -70,6 +78,7 @@ class Job(Answer):
     artifacts: list[Artifact] = []
     verdict: dict[str, Any] | None = None
     error: JobError | None = None
+    notes: list[str] = []
     labels: dict[str, str] = {}
     version: int = 0
     retried_from: str | None = None

@@ -118,10 +118,16 @@ def ranking_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
+def show_notes(console: Console, notes: Iterable[str]) -> None:
+    for note in notes:
+        console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
+
+
 def show(console: Console, job: Job) -> None:
     console.print(f"[bold]{job.id}[/]  {job.kind} {method(job)}  {status(job)}")
     if subject(job):
         console.print(f"concepts  {subject(job)}")
+    show_notes(console, job.notes)
     if job.error:
         console.print(f"[red]{escape(job.error.code)}[/]: {escape(job.error.message)}")
     if job.verdict and job.verdict.get("checks"):

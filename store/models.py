@@ -114,6 +114,7 @@ class Job(Base):
     kind: Mapped[str]
     status: Mapped[str] = mapped_column(server_default="queued")
     spec: Mapped[dict[str, Any]] = mapped_column(doc="The resolved spec, with every default.")
+    notes: Mapped[list[str]] = mapped_column(server_default=text("'{}'"), doc="What was noticed about the request, for people.")
     labels: Mapped[dict[str, str]] = mapped_column(server_default=text("'{}'"))
     version: Mapped[int] = mapped_column(server_default="1", doc="Grows by one on every change, each of which is an event.")
     retried_from: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("jobs.id"), index=True)

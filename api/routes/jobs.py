@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from api import examples, pagination, presenters
+from api import examples, pagination, presenters, vocabularies
 from api.auth import Caller
 from api.deps import JSON, DryRunQuery, JobsReader, JobsWriter, ServicesDep, Ticket, TicketDep, WaitDep, accepts
 from api.invalid import choice
@@ -75,6 +75,7 @@ def submit(services: Services, caller: Caller, ticket: Ticket, kind: JobKind, sp
             caller.tenant_id,
             kind,
             resolved,
+            notes=vocabularies.notes(services, spec.model, spec),
             labels=spec.labels,
             queue_timeout_s=spec.queue_timeout_s,
             run_timeout_s=spec.run_timeout_s,

@@ -1,12 +1,11 @@
 """The models that jobs may name."""
 
-import json
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from fastapi import APIRouter
 
+from api import vocabularies
 from api.deltas import directory
 from api.deps import JSON, JobsReader, ServicesDep, accepts
 from api.problems import responses
@@ -16,18 +15,11 @@ EXAMPLES = 24
 router = APIRouter(tags=["models"], dependencies=[accepts(JSON)])
 
 
-@lru_cache(maxsize=64)
-def read(path: Path, _: float) -> dict[str, Any]:
-    """A JSON file, read again only when its time has changed."""
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
-
-
 def vocabulary(folder: Path | None) -> Vocabulary | None:
-    path = folder / "vocabulary.json" if folder else None
-    if path is None or not path.exists():
+    file = vocabularies.of_folder(folder)
+    if file is None:
         return None
-    found = read(path, path.stat().st_mtime)
+    found = vocabularies.read(*file)
     concepts: list[str] = found.get("concepts", [])
     step = max(1, len(concepts) // EXAMPLES)
     return Vocabulary(concepts=len(concepts), styles=found.get("styles", []), examples=concepts[::step][:EXAMPLES])

@@ -28,7 +28,9 @@ def test_creating_an_erase_job_answers_202_with_its_address(tenant: Tenant):
 
 
 def test_a_job_shows_all_that_it_promises(tenant: Tenant):
-    expected = "id kind status spec attempt progress artifacts verdict error labels version retried_from created_at started_at finished_at"
+    expected = (
+        "id kind status spec attempt progress artifacts verdict error notes labels version retried_from created_at started_at finished_at"
+    )
     assert set(tenant.erase()) == set(expected.split())
 
 
@@ -40,6 +42,34 @@ def test_a_dry_run_resolves_the_spec_and_stores_nothing(tenant: Tenant):
     assert answer.json()["spec"]["method"]["steps"] == 7
     assert tenant.count() == 0
     errors(tenant.http().post("/jobs/erase?dry_run=true", json={"concepts": [""]}))
+
+
+def test_a_name_that_the_model_s_vocabulary_lacks_is_noted_with_the_nearest_and_stays_with_the_job(tenant: Tenant):
+    client = tenant.http()
+    spec = {"concepts": ["delivery truk", {"name": "church", "target": "castel"}], "preserve": ["dog", "catt"], "model": "emoji"}
+    job = client.post("/jobs/erase", json=spec).json()
+    fields = [note.split(":")[0] for note in job["notes"]]
+    assert fields == ["concepts[0]", "concepts[1].target", "preserve[1]"]
+    assert "did you mean 'delivery truck'?" in job["notes"][0]
+    assert client.get(f"/jobs/{job['id']}").json()["notes"] == job["notes"]
+    assert client.get("/jobs").json()["items"][0]["notes"] == job["notes"]
+    assert client.post("/jobs/erase?dry_run=true", json=spec).json()["notes"] == job["notes"]
+    client.post(f"/jobs/{job['id']}/cancel")
+    assert client.post(f"/jobs/{job['id']}/retry").json()["notes"] == job["notes"]
+
+
+@pytest.mark.parametrize(
+    "concepts",
+    [["church"], ["Delivery  Truck"], ["noto"], ["in the style of noto"], [{"name": "my lorry", "synonyms": ["delivery truck"]}]],
+)
+def test_a_name_that_the_vocabulary_has_in_any_form_is_not_noted(tenant: Tenant, concepts):
+    assert tenant.erase(concepts=concepts)["notes"] == []
+
+
+def test_the_notes_are_bounded(tenant: Tenant):
+    notes = tenant.erase(concepts=[f"nonsense {i}" for i in range(50)], method="uce")["notes"]
+    assert len(notes) == 21
+    assert notes[-1] == "and 30 more"
 
 
 def test_a_job_rings_the_bell_with_nothing_but_its_id(tenant: Tenant, redis_url: str):

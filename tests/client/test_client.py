@@ -122,7 +122,7 @@ def test_a_problem_tells_field_and_remedy(expunge: Expunge):
 
 
 def test_validate_resolves_without_storing(expunge: Expunge, tenant: Tenant):
-    assert expunge.validate("erase", {"concepts": ["church"]})["method"]["name"] == "age"
+    assert expunge.validate("erase", {"concepts": ["church"]}).spec["method"]["name"] == "age"
     assert tenant.count() == 0
 
 

@@ -32,6 +32,14 @@ def test_erase_posts_a_job_and_shows_it(tenant: Tenant):
     assert [c["name"] for c in job["spec"]["concepts"]] == ["church", "saw"]
 
 
+def test_what_was_noticed_about_a_request_is_told(tenant: Tenant):
+    dry = run(tenant, "erase", "delivery truk", "--dry-run")
+    assert "did you mean 'delivery truck'?" in dry.stderr
+    assert json.loads(dry.stdout)["concepts"][0]["name"] == "delivery truk"
+    done = run(tenant, "erase", "delivery truk", "--no-wait")
+    assert "note: concepts[0]: 'delivery truk' is not in the vocabulary of model 'emoji'" in done.stdout
+
+
 def test_the_queue_is_paused_shown_and_resumed(tenant: Tenant):
     tenant.erase()
     paused = run(tenant, "queue", "pause", "--hand-over", "--reason", "new models")
