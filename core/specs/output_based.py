@@ -46,8 +46,11 @@ class CaSpec(FineTuneSpec):
     """CA, Concept Ablation (Kumari et al., ICCV 2023): the concept's prediction becomes its anchor's, on pictures of the anchor."""
 
     name: Literal["ca"] = "ca"
+    steps: int = Field(
+        default=300, ge=1, le=20_000, description="Optimiser steps for each concept (authors: 100 to 200 at batch 4; a style takes more)."
+    )
     learning_rate: float = Field(
-        default=3e-4,
+        default=5e-4,
         gt=0,
         le=1,
         description="Peak rate of Adam on the adapters; the anchor moves with them. The authors take 2e-6 on whole matrices.",
@@ -56,7 +59,7 @@ class CaSpec(FineTuneSpec):
         default="buffer", description="Pictures of the anchor are drawn once and kept: there is no other choice."
     )
     pictures: int = Field(
-        default=16,
+        default=64,
         ge=1,
         le=5000,
         description="Pictures of the anchor that the base model draws first. The authors take 1000 of 200 prompts.",
