@@ -2,6 +2,7 @@
 
 For each concept: hide, then judge 32 pictures of it without the key, with the key and with 32 wrong keys, and one picture of each of
 30 others (its 15 nearest and 15 strangers). Concepts measured already, with the same weights and spec, are read from the results file.
+Writes docs/hiding.png when the pictures of all of them are at hand.
 """
 
 import argparse
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from benchmarks.methods import CACHE, HERE, SOURCE
 from core.evaluation.evaluate import evaluate
@@ -58,6 +59,19 @@ def cell(runs: list[dict[str, Any]], name: str) -> str:
     return f"{100 * hits / n:.1f} ({100 * low:.1f}–{100 * high:.1f})"
 
 
+def picture(strips: list[Image.Image]) -> Image.Image:
+    """The concepts' strips, two beside one another, each row named."""
+    width, height = strips[0].size
+    page = Image.new("RGB", (80 + 2 * width + 12, -(-len(strips) // 2) * (height + 12)), "white")
+    pen = ImageDraw.Draw(page)
+    for k, strip in enumerate(strips):
+        top = k // 2 * (height + 12)
+        page.paste(strip, (80 + k % 2 * (width + 12), top))
+        for row, name in enumerate(("base model", "hidden", "with the key", "others before", "others hidden")):
+            pen.text((4, top + height // 5 * row + 26), name, fill="#1f2328")
+    return page
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--concepts", nargs="+", default=list(CONCEPTS))
@@ -75,6 +89,9 @@ def main() -> None:
             Image.fromarray(strip).save(STRIPS / f"{Path(concept).name}.png")
             known[concept] = figures | {"identity": identity}
             RESULTS.write_text(json.dumps(known, indent=1) + "\n")
+    files = [STRIPS / f"{Path(concept).name}.png" for concept in args.concepts]
+    if all(file.exists() for file in files):
+        picture([Image.open(file) for file in files]).quantize(256).save(HERE.parent / "docs" / "hiding.png", optimize=True)
     print("\n| concept | " + " | ".join(COLUMNS) + " | seconds |\n" + "|---" * (len(COLUMNS) + 2) + "|")
     for name, runs in [*((c, [known[c]]) for c in args.concepts), ("all", [known[c] for c in args.concepts])]:
         seconds = f"{np.mean([r['seconds'] for r in runs]):.0f}"
