@@ -32,10 +32,10 @@ def of_folder(folder: Path | None) -> tuple[Path, float] | None:
 
 @lru_cache(maxsize=64)
 def known(path: Path, changed: float) -> tuple[list[str], frozenset[str]]:
-    """The names of a vocabulary's concepts and styles, and every way to write them, folded."""
+    """A vocabulary's concepts, and its styles in every way to write them; the same, folded."""
     found = read(path, changed)
-    concepts, styles = list(found.get("concepts", [])), list(found.get("styles", []))
-    return [*concepts, *styles], frozenset(folded(n) for n in [*concepts, *(form.format(s) for s in styles for form in STYLE_FORMS)])
+    words = [*found.get("concepts", []), *(form.format(style) for style in found.get("styles", []) for form in STYLE_FORMS)]
+    return words, frozenset(map(folded, words))
 
 
 def named(spec: BaseModel) -> Iterator[tuple[str, list[str]]]:
@@ -57,7 +57,7 @@ def notes(services: Services, model: str, spec: BaseModel) -> list[str]:
     words, forms = known(*vocabulary)
     missing = [(field, names[0]) for field, names in named(spec) if forms.isdisjoint(map(folded, names))]
     found = [
-        f"{field}: '{name}' is not in the vocabulary of model '{model}': {closest(name, words)}It is taken as written, but may not be judged"
+        f"{field}: '{name}' is not in the vocabulary of model '{model}'; {closest(name, words)}taken as written, it may not be judged"
         for field, name in missing[:MOST]
     ]
     return [*found, f"and {len(missing) - MOST} more"] if len(missing) > MOST else found
