@@ -31,6 +31,7 @@ CONCEPTS = ("church", "delivery truck", "trumpet", "saw", "fish", "dog", "radio"
 JUDGING = EvaluationSpec(erased_images=16, preserved_count=30, preserved_images=1)
 TOGETHER = EvaluationSpec(erased_images=16, preserved_count=40, preserved_images=2)
 SOURCE = "bundled:emoji"
+LABEL = 100  # px beside a picture's rows, for the methods' names
 
 
 def judging(spec: EraseSpec) -> EvaluationSpec:
@@ -154,13 +155,13 @@ def picture(strips: dict[str, np.ndarray], concepts: list[str], methods: list[st
         np.concatenate([np.concatenate([*strips[f"{n}/{c}"], np.full((64, 12, 3), 255, np.uint8)], 1) for c in concepts], 1) for n in names
     ]
     body = Image.fromarray(np.concatenate(rows))
-    page = Image.new("RGB", (body.width + 60, body.height + 20), "white")
-    page.paste(body, (60, 20))
+    page = Image.new("RGB", (body.width + LABEL, body.height + 20), "white")
+    page.paste(body, (LABEL, 20))
     pen = ImageDraw.Draw(page)
     for i, name in enumerate(names):
         pen.text((6, 20 + 64 * i + 26), name, fill="black")
     for i, concept in enumerate(concepts):
-        pen.text((62 + i * body.width // len(concepts), 4), f"without {concept}", fill="black")
+        pen.text((LABEL + 2 + i * body.width // len(concepts), 4), f"without {concept}", fill="black")
     return page
 
 
@@ -202,7 +203,7 @@ def main() -> None:
     shown = [c for c in args.concepts if all(f"{m}/{c}" in strips for m in args.methods)][:3]
     if shown:
         name = "styles.png" if of_styles else "methods.png" if args.together == 1 else "together.png"
-        picture(strips, shown, args.methods).save(HERE.parent / "docs" / name)
+        picture(strips, shown, args.methods).quantize(256).save(HERE.parent / "docs" / name, optimize=True)
 
 
 if __name__ == "__main__":
