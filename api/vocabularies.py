@@ -11,9 +11,8 @@ from pydantic import BaseModel
 from api.deltas import directory
 from api.invalid import closest
 from api.services import Services
-from core.specs import Concept, folded
+from core.specs import STYLE_FORMS, Concept, folded
 
-STYLE_FORMS = ("{}", "{} style", "in {} style", "in the style of {}")
 MOST = 20
 
 

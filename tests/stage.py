@@ -117,3 +117,10 @@ def killed(process: psutil.Process) -> None:
     """SIGKILL, and wait until it is gone."""
     process.kill()
     process.wait()
+
+
+def clean(stage: Stage, kills: int = 0) -> None:
+    """The stage's ledger at quiet has nothing wrong in it."""
+    book = stage.ledger(kills)
+    assert not book.wrong, book
+    assert book.jobs_lost == book.published_twice == book.bytes_wrong == 0

@@ -66,6 +66,7 @@ def request_id() -> str | None:
 
 def submit(services: Services, caller: Caller, ticket: Ticket, kind: JobKind, spec: presenters.AnySpec) -> Done:
     """Store the job, its first event and the key's answer in one transaction; then ring the bell."""
+    noticed = vocabularies.notes(services, spec.model, spec)
 
     def work(session: Session) -> Done:
         resolved = presenters.resolve(session, caller.tenant_id, spec)
@@ -75,7 +76,7 @@ def submit(services: Services, caller: Caller, ticket: Ticket, kind: JobKind, sp
             caller.tenant_id,
             kind,
             resolved,
-            notes=vocabularies.notes(services, spec.model, spec),
+            notes=noticed,
             labels=spec.labels,
             queue_timeout_s=spec.queue_timeout_s,
             run_timeout_s=spec.run_timeout_s,

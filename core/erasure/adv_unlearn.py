@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from core.concepts import anchor
 from core.erasure.batch import Latents, cat, error, guided_away
 from core.erasure.loop import Run
 from core.erasure.retained import retained
@@ -58,8 +57,7 @@ class AdvUnlearn:
         self.run, model = run, run.model
         self.prompts = [run.prompts(words) for words in run.words]
         self.contexts = [run.contexts(words) for words in run.words]
-        self.named = [anchor(model, c, run.concepts) for c in run.concepts]
-        self.anchors = [run.goal(c, name) if name else run.contexts([""]) for c, name in zip(run.concepts, self.named, strict=True)]
+        self.named, self.anchors = run.aims()
         self.kept = [run.prompts([name]) for name in retained(run, run.spec.retain_concepts, 2)]
         self.old = [model.encode(prompts) for prompts in self.kept]
         self.tokens: Tensor = model.pipe.text_encoder.get_input_embeddings().weight.detach().float()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from core.concepts import anchor, distances, nearest
+from core.concepts import distances, nearest
 from core.erasure.attention import at_size, positions, recorded, token_maps
 from core.erasure.batch import Latents, cat, error, guided_away
 from core.erasure.loop import Run
@@ -48,8 +48,7 @@ class EraseAnything:
         self.run, spec, model = run, run.spec, run.model
         self.contexts = [run.contexts(words) for words in run.words]
         self.tokens = [torch.cat([self.where(w) for w in words]) for words in run.words]
-        self.named = [anchor(model, c, run.concepts) for c in run.concepts]
-        self.aims = [run.goal(c, name) if name else run.contexts([""]) for c, name in zip(run.concepts, self.named, strict=True)]
+        self.named, self.aims = run.aims()
         self.others: list[list[str]] = []
         for concept in run.concepts:
             space = nearest(model, concept, run.concepts)

@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Generator, Tensor
 
-from core.concepts import forbidden
+from core.concepts import anchor, forbidden
 from core.erasure.buffer import Trajectories, part, seeded
 from core.erasure.delta import Delta
 from core.erasure.layers import add_trained
@@ -44,6 +44,11 @@ class Run(Generic[S]):
     def goal(self, concept: Concept, target: str) -> Tensor:
         """Text states of a concept's prompts with a target in its place, (T, L, D): the object stays where a style is replaced, or taken off by ""."""
         return self.model.encode(self.model.vocabulary.replaced(concept.name, target))
+
+    def aims(self) -> tuple[list[str], list[Tensor]]:
+        """What each concept becomes, "" being nothing; and the text states of that, one row for each of its prompts, or the empty prompt's one."""
+        names = [anchor(self.model, c, self.concepts) for c in self.concepts]
+        return names, [self.goal(c, name) if name else self.contexts([""]) for c, name in zip(self.concepts, names, strict=True)]
 
     def generator(self, step: int, purpose: int = 0) -> Generator:
         """Randomness that depends on the seed, the step and its purpose alone: a resumed run draws the same."""

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.concepts import anchor
 from core.erasure.loop import Run
 from core.specs import TextEncoderSpec
 
@@ -28,10 +27,9 @@ class TextEncoder:
     def __init__(self, run: Run[TextEncoderSpec]) -> None:
         self.run = run
         self.prompts = [run.prompts(words) for words in run.words]
-        self.named = [anchor(run.model, c, run.concepts) for c in run.concepts]
         self.kept = run.prompts(run.preserve)
         with run.model.frozen():
-            self.aims = [run.goal(c, name) for c, name in zip(run.concepts, self.named, strict=True)]
+            self.named, self.aims = run.aims()
             self.old = run.model.encode(self.kept) if self.kept else torch.empty(0)
 
     def step(self, i: int, step: int) -> tuple[Tensor, str | None]:

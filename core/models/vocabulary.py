@@ -5,10 +5,9 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from core.specs import folded, same
+from core.specs import STYLE_FORMS, folded, same
 
 TEMPLATES = ("{}", "a {}", "a photo of a {}", "a picture of a {}", "an image of a {}")
-STYLE_FORMS = ("{}", "{} style", "in {} style", "in the style of {}")
 STYLE_OBJECTS = 16
 UNLISTED = re.compile(r"in the style of (.+)|in (.+) style", re.IGNORECASE)
 COMMON = Path(__file__).parents[1] / "concepts" / "common.json"

@@ -4,7 +4,20 @@ Every field says its meaning, unit, default and source; this text is the OpenAPI
 """
 
 from core.specs.adversarial import AgeSpec, ApSpec
-from core.specs.base import MAX_TEXT, Concept, ConceptLike, ConceptSpace, Spec, Text, as_concept, as_method, clean_text, folded, same
+from core.specs.base import (
+    MAX_TEXT,
+    STYLE_FORMS,
+    Concept,
+    ConceptLike,
+    ConceptSpace,
+    Spec,
+    Text,
+    as_concept,
+    as_method,
+    clean_text,
+    folded,
+    same,
+)
 from core.specs.closed_form import ReceSpec, TimeSpec, UceSpec, UnifiedEditSpec
 from core.specs.debias import DebiasSpec
 from core.specs.evaluation import EvaluationSpec, Thresholds
@@ -33,6 +46,7 @@ __all__ = [
     "MAX_TEXT",
     "METHODS",
     "SPECS",
+    "STYLE_FORMS",
     "UNSTACKABLE",
     "AdvUnlearnSpec",
     "AgeSpec",

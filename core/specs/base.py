@@ -31,6 +31,10 @@ def clean_text(value: str) -> str:
     return text
 
 
+STYLE_FORMS = ("{}", "{} style", "in {} style", "in the style of {}")
+"""The ways to name a style that a model's vocabulary lists."""
+
+
 def same(a: str, b: str) -> bool:
     """Whether two concept names are one, whatever their case and spacing."""
     return folded(a) == folded(b)
