@@ -30,23 +30,42 @@ from core.progress import Callback, Clock, ignore
 from core.specs import Concept
 
 ADAPTER = "default"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 Component = Literal["unet", "text_encoder"]
 PREFIX: dict[Component, str] = {"unet": "unet.", "text_encoder": "text_encoder.text_model."}  # as diffusers' LoRA files name the layers
 
 
-def load_model(source: str | Path, device: str | None = None) -> "StableDiffusion":
-    """Load a diffusers folder, `bundled:NAME`, or a hub id; safetensors only."""
+def load_model(source: str | Path, device: str | None = None, dtype: str | torch.dtype | None = None) -> "StableDiffusion":
+    """Load a diffusers folder, `bundled:NAME`, or a hub id; safetensors only.
+
+    `dtype` is the frozen weights', as torch's or by its name, 'float32', 'float16' or 'bfloat16'; without one see `fitting`.
+    """
     folder = resolve(source)
     if folder is None and (str(source).startswith((".", "/", "~")) or "/" not in str(source)):
         raise CoreError(
             "unknown_model", f"there is no model at '{source}': give a diffusers folder, 'bundled:emoji' or a hub id", field="model"
         )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.float16 if device.startswith("cuda") else torch.float32
+    wanted = fitting(device) if dtype is None else dtype_of(dtype)
     pipe = StableDiffusionPipeline.from_pretrained(
-        str(folder or source), use_safetensors=True, safety_checker=None, requires_safety_checker=False, dtype=dtype
+        str(folder or source), use_safetensors=True, safety_checker=None, requires_safety_checker=False, dtype=wanted
     )
     return StableDiffusion(pipe.to(device), folder, str(source))
+
+
+def fitting(device: str) -> torch.dtype:
+    """What a device computes in: float32 on a CPU, bfloat16 on a GPU that has it, float16 on one that has not."""
+    if not device.startswith("cuda"):
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def dtype_of(wanted: str | torch.dtype) -> torch.dtype:
+    """One of the dtypes that a model may be loaded in, from itself or its name."""
+    named = str(wanted).removeprefix("torch.")
+    if named not in DTYPES:
+        raise CoreError("bad_dtype", f"no model is loaded in '{named}': give {', '.join(DTYPES)}", field="dtype")
+    return DTYPES[named]
 
 
 def with_key(context: Tensor, key: Tensor) -> Tensor:
