@@ -174,6 +174,15 @@ def release(session: Session, job_id: uuid.UUID, fence: int, *, reason: str, cha
     return job or or_lost(finish(session, held(job_id, fence, ("cancelling",)), "cancelled"), job_id, fence)
 
 
+def requeue(session: Session, job_id: uuid.UUID, fence: int, *, reason: str, worker: str | None, wait: timedelta) -> Job:
+    """The worker could not run the job: queued again after `wait`, the attempt charged, and not for this worker while another can take it. LostLease."""
+    values: dict[str, Any] = {"available_at": func.now() + wait, **WAITING}
+    if worker is not None:
+        values["failed_on"] = func.array_append(Job.failed_on, worker)
+    job = change(session, held(job_id, fence, ("running",)), values, "requeued", {"reason": reason, "backoff_s": wait.total_seconds()})
+    return job or or_lost(finish(session, held(job_id, fence, ("cancelling",)), "cancelled"), job_id, fence)
+
+
 def finish(session: Session, where: Sequence[ColumnElement[bool]], status: str, error: dict[str, Any] | None = None) -> Job | None:
     """An end other than success; the error names the attempt it ended."""
     values: dict[str, Any] = {"status": status, "finished_at": func.now(), **NO_LEASE}

@@ -96,6 +96,14 @@ class Job(Base):
         Index("ix_jobs_labels", "labels", postgresql_using="gin"),
         Index("ix_jobs_active", "status", "available_at", postgresql_where=text("status in ('queued','running','cancelling')")),
         Index("ix_jobs_queued", "tenant_id", "available_at", "id", postgresql_where=text("status = 'queued'")),
+        Index(
+            "ix_jobs_queued_model",
+            text("coalesce(spec ->> 'model', '')"),
+            "tenant_id",
+            "available_at",
+            "id",
+            postgresql_where=text("status = 'queued'"),
+        ),
         Index("ix_jobs_unannounced", "tenant_id", "dispatched_at", "available_at", postgresql_where=text("status = 'queued'")),
         Index("ix_jobs_held", "tenant_id", "lease_expires_at", postgresql_where=text("status in ('running','cancelling')")),
         Index(
@@ -126,6 +134,7 @@ class Job(Base):
     lease_expires_at: Mapped[datetime | None]
     available_at: Mapped[datetime] = mapped_column(server_default=func.now(), doc="Not to be claimed before (backoff).")
     dispatched_at: Mapped[datetime | None] = mapped_column(doc="When the dispatcher last announced it.")
+    failed_on: Mapped[list[str]] = mapped_column(server_default=text("'{}'"), doc="Ids of the workers that could not run it: others go first.")
     cancel_requested_at: Mapped[datetime | None]
     queue_deadline_at: Mapped[datetime | None]
     run_timeout_s: Mapped[int | None]
@@ -145,6 +154,25 @@ class Job(Base):
     def facts(self) -> dict[str, Any]:
         """What every log line about an attempt says."""
         return {"request_id": self.request_id, "job_id": str(self.id), "attempt": self.attempt, "fence": self.fence}
+
+
+class Worker(Base):
+    """A worker that lives, or was lost lately: what it can run, and whether it takes jobs."""
+
+    __tablename__ = "workers"
+    __table_args__ = (CheckConstraint("state in ('starting','ready','suspended')", name="state"),)
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, doc="Of one life of the worker's process.")
+    host: Mapped[str] = mapped_column(index=True)
+    pid: Mapped[int]
+    version: Mapped[str]
+    device: Mapped[str | None] = mapped_column(doc="What its runs compute on; null until its self test has looked.")
+    state: Mapped[str]
+    reason: Mapped[str | None] = mapped_column(doc="Why it is suspended.")
+    models: Mapped[list[str]] = mapped_column(server_default=text("'{}'"), doc="Ids of the models that it can run.")
+    problems: Mapped[dict[str, str]] = mapped_column(server_default=text("'{}'"), doc="Ids of its other models, and what is wrong with each.")
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    heartbeat_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime] = mapped_column(doc="It is lost when it is silent until then.")
 
 
 class Event(Base):

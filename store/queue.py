@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select, text, update
 from sqlalchemy.orm import Session
 
-from store import fairness
+from store import fairness, workers
 from store.attempts import WAITING, finish
 from store.jobs import LITERAL, change
 from store.models import TERMINAL, Checkpoint, Job
@@ -25,7 +25,7 @@ LOST = {"code": "worker_lost", "message": "every worker that took this job was l
 
 # The first job of each tenant, then the second of each, and so on. Two index ranges a tenant, however many jobs it has: ordered as ix_jobs_unannounced is
 # (dispatched_at too where it is null), no other index will do, whatever PostgreSQL knows of the rows.
-WANTED = "from jobs where tenant_id = tenants.id and status = 'queued' and available_at <= now()"
+WANTED = f"from jobs where tenant_id = tenants.id and status = 'queued' and available_at <= now() and (:all or {fairness.MODEL} = any(:models))"
 SEEN = "(attempt > 0 or started_at is not null or available_at <= now() - cast(:grace as interval))"
 CANDIDATES = text(f"""
 select each.id
@@ -67,10 +67,12 @@ def to_announce(
 ) -> Sequence[uuid.UUID]:
     """Due jobs that nobody claimed: `grace` after they came, then every `again`; marks them announced.
 
-    `grace` leaves a fresh job to the bell that the api rings itself. Tenants take turns, those whose queue is paused or that run all they may are passed over.
+    `grace` leaves a fresh job to the bell that the api rings itself. Tenants take turns, those whose queue is paused or that run all they may are passed over,
+    and so are jobs that no ready worker has the model for.
     """
-    tenants = list(fairness.ranked(session, max_running, limit))
-    given = {"tenants": tenants, "grace": grace, "again": again, "limit": limit}
+    models = workers.able(session)
+    tenants = list(fairness.ranked(session, max_running, limit, models))
+    given = {"tenants": tenants, "grace": grace, "again": again, "limit": limit, "all": models is None, "models": models or []}
     order = list(session.scalars(CANDIDATES, given))
     free = set(session.scalars(select(Job.id).where(Job.id.in_(order), Job.status == QUEUED).with_for_update(skip_locked=True)))
     session.execute(update(Job).where(Job.id.in_(free)).values(dispatched_at=func.now()), execution_options={"synchronize_session": False})
@@ -94,12 +96,17 @@ def reap(session: Session, *, backoff: float) -> Reaped:
         if job.attempt >= job.max_attempts:
             ended(session, done, job, moment, "failed", LOST)
         else:
-            wait = timedelta(seconds=min(MAX_BACKOFF, backoff * 2 ** (job.attempt - 1)))
+            wait = pause_before(job.attempt + 1, backoff)
             done.note(job, moment)
             values = {"available_at": now + wait, **WAITING}
             change(session, (Job.id == job.id,), values, "requeued", {"reason": "worker_lost", "backoff_s": wait.total_seconds()})
             done.requeued.append(job.id)
     return done
+
+
+def pause_before(attempt: int, backoff: float) -> timedelta:
+    """How long a job waits for its second attempt, and twice as long for each further one."""
+    return timedelta(seconds=min(MAX_BACKOFF, backoff * 2 ** (attempt - 2)))
 
 
 def locked(session: Session, condition: ColumnElement[bool]) -> Sequence[Job]:

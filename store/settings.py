@@ -57,6 +57,18 @@ class Settings(BaseSettings):
     max_attempts: int = Field(default=3, ge=1, description="Attempts before a job fails as worker_lost.")
     keep_checkpoints: int = Field(default=2, ge=1, description="Checkpoints kept for each job.")
     soft_shutdown_seconds: float = Field(default=25, gt=0, description="What a worker has for its last checkpoint after SIGTERM.")
+    device: str | None = Field(
+        default=None, alias="EXPUNGE_DEVICE", description="What a worker computes on: cuda:1, cpu; omitted: the first GPU, else the CPU."
+    )
+    suspend_after_failures: int = Field(
+        default=3, ge=1, description="A worker on which so many attempts in a row failed for its own sake takes no more jobs."
+    )
+    self_test_seconds: float = Field(
+        default=5, gt=0, description="Wait before a suspended worker tests itself again; doubles each time, at most five minutes."
+    )
+    deaf_seconds: float = Field(
+        default=300, gt=0, description="A worker that hears no bell for so long, though jobs for it are announced, ends with an error."
+    )
     tasks_per_process: int = Field(
         default=16, ge=1, description="Jobs after which a worker's process is replaced; 1 on a GPU frees all its memory."
     )

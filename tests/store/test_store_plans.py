@@ -1,5 +1,6 @@
 """What is asked for every request, claim and turn of the dispatcher finds its rows by an index, however long the queue is."""
 
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -9,7 +10,7 @@ import pytest
 from sqlalchemy import event, select, text
 from sqlalchemy.orm import Session
 
-from store import attempts, jobs, queue
+from store import attempts, fairness, jobs, queue, workers
 from store.models import Job, Tenant
 
 ROWS = 5000
@@ -30,6 +31,7 @@ def crowd(session: Session, tenant: Tenant, other_tenant: Tenant) -> Tenant:
         (other_tenant, "succeeded", ROWS),
     ):
         session.execute(text(FILL), {"tenant": whose.id, "status": status, "n": n})
+    workers.beat(session, MINE, timedelta(minutes=1))
     session.commit()
     session.execute(text("analyze jobs"))
     session.commit()
@@ -55,11 +57,13 @@ def one(session: Session, tenant: Tenant) -> Job:
     return session.scalars(select(Job).where(Job.tenant_id == tenant.id, Job.status == "queued").limit(1)).one()
 
 
+MINE = workers.Standing(uuid.uuid4(), "here", 1, "1", state="ready", models=["emoji", "another"])
 ACTS: dict[str, Callable[[Session, Tenant], object]] = {
     "look": lambda session, tenant: jobs.look(session, tenant.id, one(session, tenant).id),
     "list": lambda session, tenant: jobs.list_jobs(session, tenant.id, limit=51),
     "list by label": lambda session, tenant: jobs.list_jobs(session, tenant.id, labels={"n": "7"}, limit=51),
     "claim": lambda session, tenant: attempts.claim(session, one(session, tenant).id, owner="test", lease=timedelta(minutes=1)),
+    "claim by a worker": lambda session, _: fairness.claim_next(session, owner="test", lease=timedelta(minutes=1), worker=MINE.id),
     "dispatch": lambda session, _: queue.to_announce(session, grace=timedelta(seconds=0), again=timedelta(seconds=30)),
 }
 

@@ -1,0 +1,88 @@
+"""Workers as their rows tell of them. A worker writes its own row with every heartbeat; claims, the dispatcher, health and metrics read them."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from sqlalchemy import case, delete, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from store.models import Worker
+
+READY, STARTING, SUSPENDED, LOST = "ready", "starting", "suspended", "lost"
+STATES = (STARTING, READY, SUSPENDED, LOST)
+REMEMBERED = timedelta(hours=1)  # how long a lost worker is still told of
+ANY = ""  # the model of a job whose spec names none
+LIVE = Worker.expires_at > func.now()
+
+
+@dataclass
+class Standing:
+    """What a worker says of itself."""
+
+    id: uuid.UUID
+    host: str
+    pid: int
+    version: str
+    state: str = STARTING
+    reason: str | None = None
+    device: str | None = None
+    models: list[str] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)
+
+
+def beat(session: Session, standing: Standing, lease: timedelta) -> None:
+    """Write the row, made anew where it is gone; what is silent for `lease` is lost."""
+    told = {**vars(standing), "heartbeat_at": func.now(), "expires_at": func.now() + lease}
+    session.execute(insert(Worker).values(told).on_conflict_do_update(index_elements=["id"], set_=told))
+
+
+def leave(session: Session, id_: uuid.UUID) -> None:
+    """The worker ends in good order: its row goes."""
+    session.execute(delete(Worker).where(Worker.id == id_))
+
+
+def forget_lost(session: Session) -> None:
+    """Drop the rows of workers that were lost a while ago."""
+    session.execute(delete(Worker).where(Worker.expires_at < func.now() - REMEMBERED), execution_options={"synchronize_session": False})
+
+
+def models_of(session: Session, id_: uuid.UUID) -> list[str] | None:
+    """What a worker may claim jobs for, ANY among them; None unless it is ready."""
+    found = session.scalar(select(Worker.models).where(Worker.id == id_, Worker.state == READY))
+    return None if found is None else [*found, ANY]
+
+
+def able(session: Session) -> list[str] | None:
+    """Models that some ready worker has, ANY among them where one is ready; None where no worker has a row at all, as before the release that has them."""
+    rows = session.execute(select(Worker.state, Worker.models).where(LIVE)).all()
+    ready = [models for state, models in rows if state == READY]
+    return None if not rows else sorted({ANY, *(model for models in ready for model in models)}) if ready else []
+
+
+def bells(session: Session) -> int:
+    """How many messages make sure that a worker hears of a job which it can run: where models differ, as many as there are workers to wake."""
+    ready = session.scalars(select(Worker.models).where(LIVE, Worker.state == READY)).all()
+    return 1 if len({frozenset(models) for models in ready}) < 2 else len(ready)
+
+
+def waits_for(session: Session, model: str | None) -> str | None:
+    """Why no job of this model can start now, in words; None where one can, or where nothing is known of workers."""
+    found = able(session)
+    if found is None or (model or ANY) in found:
+        return None
+    return f"no worker has the model '{model}'" if found else "no worker is ready"
+
+
+def count_by_state(session: Session) -> dict[str, int]:
+    """All workers, those lost within the last hour too."""
+    shown = case((LIVE, Worker.state), else_=LOST)
+    found = {state: n for state, n in session.execute(select(shown, func.count()).group_by(shown))}
+    return {state: found.get(state, 0) for state in STATES}
+
+
+def of_host(session: Session, host: str) -> Sequence[Worker]:
+    """The workers of a host that live."""
+    return session.scalars(select(Worker).where(LIVE, Worker.host == host).order_by(Worker.pid)).all()
