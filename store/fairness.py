@@ -35,9 +35,7 @@ ABANDONED = f"select {{}} from jobs where tenant_id = tenants.id and {DEAD} orde
 MY_OLDEST = f"""select {{}} from unnest(cast(:models as text[])) as mine (model) cross join lateral (
     select available_at, id from jobs where tenant_id = tenants.id and {MODEL} = mine.model and {DUE} and {NOT_ELSEWHERE} order by available_at, id limit 1 {{}}
 ) as first order by available_at, id limit 1"""
-MY_ABANDONED = (
-    f"select {{}} from jobs where tenant_id = tenants.id and {DEAD} and {MODEL} = any(:models) and {NOT_ELSEWHERE} order by lease_expires_at limit 1 {{}}"
-)
+MY_ABANDONED = f"select {{}} from jobs where tenant_id = tenants.id and {DEAD} and {MODEL} = any(:models) and {NOT_ELSEWHERE} order by lease_expires_at limit 1 {{}}"
 
 # `waiting` looks into ix_jobs_queued once for each tenant that has queued jobs, however many it has.
 RANKED = """
@@ -78,7 +76,11 @@ class Statements:
     def of(cls, oldest: str, abandoned: str) -> Self:
         shared = {"running": RUNNING, "may_run": MAY_RUN, "unpaused": UNPAUSED}
         since = {"oldest": oldest.format("available_at", ""), "abandoned": abandoned.format("lease_expires_at", "")}
-        first = {"oldest": oldest.format("id", SKIP), "abandoned": abandoned.format("id", SKIP), "waited_for": oldest.format("id", "for update")}
+        first = {
+            "oldest": oldest.format("id", SKIP),
+            "abandoned": abandoned.format("id", SKIP),
+            "waited_for": oldest.format("id", "for update"),
+        }
         ranked, lock = RANKED.format(dead=DEAD, **since, **shared), "for no key update of tenants"
         return cls(*map(text, (ranked, f"{ranked} {lock}", f"{ranked} {lock} skip locked", CHOSEN.format(**first, **shared))))
 

@@ -134,7 +134,9 @@ class Job(Base):
     lease_expires_at: Mapped[datetime | None]
     available_at: Mapped[datetime] = mapped_column(server_default=func.now(), doc="Not to be claimed before (backoff).")
     dispatched_at: Mapped[datetime | None] = mapped_column(doc="When the dispatcher last announced it.")
-    failed_on: Mapped[list[str]] = mapped_column(server_default=text("'{}'"), doc="Ids of the workers that could not run it: others go first.")
+    failed_on: Mapped[list[str]] = mapped_column(
+        server_default=text("'{}'"), doc="Ids of the workers that could not run it: others go first."
+    )
     cancel_requested_at: Mapped[datetime | None]
     queue_deadline_at: Mapped[datetime | None]
     run_timeout_s: Mapped[int | None]
@@ -169,7 +171,9 @@ class Worker(Base):
     state: Mapped[str]
     reason: Mapped[str | None] = mapped_column(doc="Why it is suspended.")
     models: Mapped[list[str]] = mapped_column(server_default=text("'{}'"), doc="Ids of the models that it can run.")
-    problems: Mapped[dict[str, str]] = mapped_column(server_default=text("'{}'"), doc="Ids of its other models, and what is wrong with each.")
+    problems: Mapped[dict[str, str]] = mapped_column(
+        server_default=text("'{}'"), doc="Ids of its other models, and what is wrong with each."
+    )
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     heartbeat_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime] = mapped_column(doc="It is lost when it is silent until then.")

@@ -25,7 +25,9 @@ LOST = {"code": "worker_lost", "message": "every worker that took this job was l
 
 # The first job of each tenant, then the second of each, and so on. Two index ranges a tenant, however many jobs it has: ordered as ix_jobs_unannounced is
 # (dispatched_at too where it is null), no other index will do, whatever PostgreSQL knows of the rows.
-WANTED = f"from jobs where tenant_id = tenants.id and status = 'queued' and available_at <= now() and (:all or {fairness.MODEL} = any(:models))"
+WANTED = (
+    f"from jobs where tenant_id = tenants.id and status = 'queued' and available_at <= now() and (:all or {fairness.MODEL} = any(:models))"
+)
 SEEN = "(attempt > 0 or started_at is not null or available_at <= now() - cast(:grace as interval))"
 CANDIDATES = text(f"""
 select each.id
