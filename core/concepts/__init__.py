@@ -12,7 +12,7 @@ from core.models import StableDiffusion, Vocabulary
 from core.progress import Callback, ignore
 from core.specs import Concept
 
-__all__ = ["anchor", "attribute_phrases", "banned_words", "candidates", "distances", "forbidden", "nearest", "remaining"]
+__all__ = ["anchor", "attribute_phrases", "banned_words", "candidates", "distances", "forbidden", "nearest", "remaining", "unnamed"]
 
 
 def forbidden(concept: Concept) -> list[str]:
@@ -53,11 +53,16 @@ def remaining(vocabulary: Vocabulary, words: Sequence[str], gone: Sequence[str])
     return [w for w in words if vocabulary.key(w) not in banned]
 
 
+def unnamed(model: StableDiffusion, words: Sequence[str], erased: Sequence[Concept]) -> list[str]:
+    """Those of the words that name none of the concepts to be erased: no name or synonym, no inflection of one, not what learned words show."""
+    gone = banned_words(model, erased)
+    is_erased = variant_of(gone)
+    return [w for w in dict.fromkeys(remaining(model.vocabulary, words, gone)) if not is_erased(w)]
+
+
 def unerased(model: StableDiffusion, concept: Concept, erased: Sequence[Concept], space: str | Sequence[str] = "model") -> list[str]:
     """The words of the space that may stand for the concept."""
-    gone = banned_words(model, [concept, *erased, *model.erased])
-    is_erased = variant_of(gone)
-    return [w for w in dict.fromkeys(remaining(model.vocabulary, words_of(model, space, concept.name), gone)) if not is_erased(w)]
+    return unnamed(model, words_of(model, space, concept.name), [concept, *erased, *model.erased])
 
 
 def candidates(

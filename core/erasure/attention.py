@@ -39,15 +39,18 @@ def recorded(model: StableDiffusion) -> Iterator[list[Tensor]]:
         model.recompute(recomputes)
 
 
-def positions(model: StableDiffusion, prompt: str, word: str) -> Tensor:
-    """Which of the text's L positions hold the word's tokens where it is last named, (L,) of 0 and 1; none where the prompt does not name it."""
-    tokenizer, length = model.pipe.tokenizer, model.pipe.tokenizer.model_max_length
-    mask = torch.zeros(length, device=model.device)
-    before, found, _ = prompt.lower().rpartition(word.lower())
-    if found:
-        start = len(tokenizer(before).input_ids) - 1
-        mask[start : start + len(tokenizer(word).input_ids) - 2] = 1
+def positions(model: StableDiffusion, prompt: str, start: int, end: int) -> Tensor:
+    """Which of the text's L positions hold the tokens of the prompt's characters start .. end, (L,) of 0 and 1."""
+    mask = torch.zeros(model.pipe.tokenizer.model_max_length, device=model.device)
+    before, named = (len(ids) for ids in model.pipe.tokenizer(model.spelled([prompt[:start], prompt[start:end]])).input_ids)
+    mask[before - 1 : before - 1 + named - 2] = 1
     return mask
+
+
+def named_tokens(model: StableDiffusion, name: str) -> Tensor:
+    """`positions` of a concept's or a style's own words in each of its prompts, (T, L)."""
+    vocabulary = model.vocabulary
+    return torch.stack([positions(model, p, *place) for p, place in zip(vocabulary.prompts(name), vocabulary.places(name), strict=True)])
 
 
 def token_maps(probabilities: list[Tensor], tokens: Tensor) -> list[Tensor]:

@@ -2,7 +2,8 @@
 
 Two turns, one after the other. Lower: ESD's loss and the attention that the concept's tokens still get. Upper: the base model's
 predictions of other concepts are held, and a reversed InfoNCE on attention maps draws the concept's away from its synonym's and
-towards those of concepts that have nothing to do with it. Written for FLUX's flow and joint attention: here the noise prediction
+towards those of concepts that have nothing to do with it. The authors' code takes the synonym as the anchor and descends the log of what it gives its
+target, which has no lower bound; here the concept is the anchor and -log(1 - p) of the synonym is descended. Written for FLUX's flow and joint attention: here the noise prediction
 stands for the flow, cross-attention for the text's part of the joint one; synonym and strangers come from the concept space
 instead of a language model, and the held prediction is the base model's, not the adapted one's.
 """
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from core.concepts import distances, nearest
-from core.erasure.attention import at_size, positions, recorded, token_maps
+from core.erasure.attention import at_size, named_tokens, recorded, token_maps
 from core.erasure.batch import Latents, cat, error, guided_away
 from core.erasure.loop import Run
 from core.models import StableDiffusion
@@ -47,7 +48,7 @@ class EraseAnything:
     def __init__(self, run: Run[EraseAnythingSpec]) -> None:
         self.run, spec, model = run, run.spec, run.model
         self.contexts = [run.contexts(words) for words in run.words]
-        self.tokens = [torch.cat([self.where(w) for w in words]) for words in run.words]
+        self.tokens = [torch.cat([named_tokens(model, w) for w in words]) for words in run.words]
         self.named, self.aims = run.aims()
         self.others: list[list[str]] = []
         for concept in run.concepts:
@@ -59,11 +60,6 @@ class EraseAnything:
         if spec.latents == "buffer":
             run.trajectories.prefill({f"erase/{i}": c for i, c in enumerate(self.contexts)}, spec.trajectories, run.callback)
             run.trajectories.prefill(self.kept, max(1, spec.trajectories // 4), run.callback)
-
-    def where(self, word: str) -> Tensor:
-        """The word's tokens in each of its prompts, (T, L)."""
-        style = self.run.model.vocabulary.style(word)
-        return torch.stack([positions(self.run.model, p, style or word) for p in self.run.model.vocabulary.prompts(word)])
 
     def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
         run, spec, g = self.run, self.run.spec, self.run.generator(step)
@@ -88,7 +84,7 @@ class EraseAnything:
         features = [self.features(x, self.contexts[i][row], self.tokens[i][row])]
         with torch.no_grad():
             for name in self.others[i]:
-                states, tokens = run.contexts([name]), self.where(name)
+                states, tokens = run.contexts([name]), named_tokens(model, name)
                 features.append(self.features(x, states[row % len(states)], tokens[row % len(tokens)]))
         contrast = reversed_info_nce(features[0], features[1], torch.stack(features[2:]), spec.temperature)
         return spec.hold_weight * held + spec.contrast_weight * contrast

@@ -5,9 +5,9 @@
 2. One LoRA of low rank for each concept, on to_k and to_v, trained to draw attention away from the concept's tokens inside a mask
    of the object; no noise is predicted. The authors cut masks with Grounded-SAM; no segmenter is installed here, and the mask is
    where the base model's own cross-attention looks for those tokens: its maps averaged over layers and the cleaner half of the
-   timesteps, above their mean.
+   timesteps, above their mean. The norm is of the mean over heads; the authors take it over all heads.
 3. Closed-form fusion of the LoRAs: the new matrices give each concept's prompts the values that its LoRA gives, and everything
-   else the old ones. What is delivered is the exact difference, a LoRA of at most full rank.
+   else the old ones; it pulls towards the base matrices, where the authors' code appears to start from the refined ones. What is delivered is the exact difference, a LoRA of at most full rank.
 """
 
 import time
@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.concepts import candidates, forbidden
-from core.erasure.attention import at_size, positions, recorded, token_maps
+from core.concepts import candidates, forbidden, unnamed
+from core.erasure.attention import at_size, named_tokens, recorded, token_maps
 from core.erasure.batch import Latents
 from core.erasure.closed_form import wear
 from core.erasure.delta import Delta
@@ -28,7 +28,6 @@ from core.erasure.layers import target_modules
 from core.erasure.loop import Run, fine_tune
 from core.erasure.time import pairs
 from core.models import StableDiffusion
-from core.models.vocabulary import article
 from core.progress import Callback, Checkpoints
 from core.specs import EraseSpec, LoraSpec, MaceSpec
 
@@ -71,27 +70,23 @@ def holding(model: StableDiffusion, weights: Mapping[str, Tensor]) -> Iterator[N
 
 
 class Mapped:
-    """The texts of one job: each concept's prompts, what they are mapped to, and what is held."""
+    """The texts of one job: each concept's prompts, where they name it (T, L), what they are mapped to, and what is held."""
 
     def __init__(self, model: StableDiffusion, request: EraseSpec, spec: MaceSpec) -> None:
-        self.prompts, self.words, self.refined = list[list[str]](), list[list[str]](), list[tuple[Tensor, Tensor]]()
+        self.prompts, self.tokens, self.refined = list[list[str]](), list[Tensor](), list[tuple[Tensor, Tensor]]()
+        vocabulary = model.vocabulary
         for concept in request.concepts:
             target = concept.target or candidates(model, concept, request.concepts, 1)[0]
-            prompts, named = list[str](), list[str]()
+            prompts, tokens = list[str](), list[Tensor]()
             for word in forbidden(concept):
-                key = model.vocabulary.style(word) or word
-                goal = model.vocabulary.style(target) or target
-                for prompt in model.vocabulary.prompts(word):
-                    prompts.append(prompt)
-                    named.append(key)
-                    e, g = pairs(model, prompt, article(prompt.replace(key, goal)))
-                    around = positions(model, prompt, key) == 0
-                    self.refined.append((e[around].double(), g[around].double()))
+                prompts += vocabulary.prompts(word)
+                tokens.append(named_tokens(model, word))
+                for prompt, goal, named in zip(vocabulary.prompts(word), vocabulary.replaced(word, target), tokens[-1], strict=True):
+                    e, g = pairs(model, prompt, goal)
+                    self.refined.append((e[named == 0].double(), g[named == 0].double()))
             self.prompts.append(prompts)
-            self.words.append(named)
-        space = (
-            [w for w in model.vocabulary.concepts if all(w not in forbidden(c) for c in request.concepts)] if spec.hold_vocabulary else []
-        )
+            self.tokens.append(torch.cat(tokens))
+        space = unnamed(model, vocabulary.concepts, [*request.concepts, *model.erased]) if spec.hold_vocabulary else []
         held = [p for name in dict.fromkeys([*request.preserve, *space]) for p in model.vocabulary.prompts(name)]
         self.held = model.encode(held).flatten(0, 1).double() if held else model.encode([""])[0].double()
 
@@ -102,8 +97,7 @@ class Mace:
     def __init__(self, run: Run[MaceSpec], mapped: Mapped, base: Mapping[str, Tensor]) -> None:
         self.run, self.mapped = run, mapped
         self.contexts = [run.model.encode(p) for p in self.mapped.prompts]
-        self.tokens = [torch.stack([positions(run.model, p, w) for p, w in zip(ps, ws, strict=True)])
-                       for ps, ws in zip(self.mapped.prompts, self.mapped.words, strict=True)]  # fmt: skip
+        self.tokens = mapped.tokens
         with holding(run.model, base):
             run.trajectories.prefill({f"erase/{i}": c for i, c in enumerate(self.contexts)}, run.spec.trajectories, run.callback)
             self.masks = [self.mask(i) for i in range(len(self.contexts))]

@@ -20,7 +20,7 @@ def method_of(spec: OutputBased) -> Callable[[Run[Any]], Method]:
         case CaSpec():
             return ca.Ca
         case AntSpec():
-            return partial(Single, loss=ant.loss)
+            return ant.Ant
         case AllButOneSpec():
             return partial(Single, loss=all_but_one.loss)
         case ApSpec():

@@ -74,11 +74,17 @@ class Single(Generic[S]):
         run, spec, targets = self.run, self.run.spec, self.targets[i]
         g = run.generator(step)
         x = self.latents(i, g)
-        row = torch.randint(len(self.contexts[i]), (spec.batch_size,), generator=g) if x.row is None else x.row
+        row = torch.randint(len(self.contexts[i]), (spec.batch_size,), generator=g) if x.row is None else self.any_word(i, x.row, g)
         kept = self.kept[torch.randint(len(self.kept), (spec.batch_size,), generator=g)]
         target = None if targets is None else targets[row % len(targets)]
         texts = Texts(self.contexts[i][row], target, self.empty.expand_as(kept), kept)
         return self.loss(run.model, x, texts, spec), self.named[i]
+
+    def any_word(self, i: int, template: Tensor, g: Generator) -> Tensor:
+        """Rows of concept i's contexts in these templates (B,): its name's, or one of its synonyms' in the same template."""
+        words = len(self.run.words[i])
+        each = len(self.contexts[i]) // words
+        return template if words == 1 else template + each * torch.randint(words, template.shape, generator=g)
 
     def state(self) -> dict[str, Tensor]:
         return {}

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.concepts import anchor, banned_words, forbidden, remaining
+from core.concepts import anchor, forbidden, unnamed
 from core.erasure.closed_form import columns, factors, wear
 from core.erasure.delta import Delta
 from core.erasure.layers import target_modules
@@ -34,8 +34,7 @@ def prompts_of(model: StableDiffusion, request: EraseSpec, spec: UnifiedEditSpec
             targets += vocabulary.replaced(word, guide) if spec.expand_prompts else [guide]
     styles = any(vocabulary.style(c.name) is not None for c in request.concepts)
     hold = styles if spec.hold_vocabulary is None else spec.hold_vocabulary
-    gone = banned_words(model, [*request.concepts, *model.erased])
-    rest = remaining(vocabulary, [*vocabulary.concepts, *vocabulary.styles], gone) if hold else []
+    rest = unnamed(model, [*vocabulary.concepts, *vocabulary.styles], [*request.concepts, *model.erased]) if hold else []
     held = dict.fromkeys((*spec.preserve, *request.preserve, *attributes_of(request, vocabulary), *rest))
     return sources, targets, [p for name in held for p in expand(name)]
 

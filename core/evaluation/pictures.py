@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from core.concepts import banned_words, distances, forbidden, remaining
+from core.concepts import banned_words, distances, forbidden, remaining, unnamed
 from core.errors import CoreError
 from core.evaluation.judges import Images
 from core.models import StableDiffusion, Vocabulary
@@ -56,9 +56,9 @@ def preserved_concepts(model: StableDiffusion, erased: Sequence[Concept], preser
     if spec.preserved_concepts is None:
         styles = [c.name for c in erased if vocabulary.style(c.name) is not None]
         if styles:
-            pool = remaining(vocabulary, vocabulary.styles, gone)
+            pool = unnamed(model, vocabulary.styles, erased)
             chosen += neighbours_and_strangers(model, styles, pool, spec.preserved_count // 2)
-        pool = remaining(vocabulary, vocabulary.concepts, gone)
+        pool = unnamed(model, vocabulary.concepts, erased)
         left = spec.preserved_count - (len(chosen) - len(named))
         chosen += neighbours_and_strangers(model, [c.name for c in erased if c.name not in styles], pool, left)
     unique: dict[str, str] = {}

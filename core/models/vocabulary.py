@@ -22,6 +22,11 @@ def article(text: str) -> str:
     return " ".join(words)
 
 
+def span(before: str, words: str) -> tuple[int, int]:
+    """Where the words stand in article(before + words): their first character and the one behind their last."""
+    return len(article(before + words[:1])) - 1, len(article(before + words))
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """Concepts and styles by the words a prompt uses for them; `subcategory` maps a concept to its Unicode subcategory.
@@ -74,6 +79,16 @@ class Vocabulary:
             return [article(template.format(target)) if target else "" for template in self.templates]
         style = self.style(target) or target
         return [self.styled(o, style) for o in self.objects()]
+
+    def places(self, name: str) -> list[tuple[int, int]]:
+        """Where the concept's or the style's own words stand in each of `prompts(name)`, from one character to another.
+
+        A word of the template that reads like the concept ("a photo of a photo") is not it.
+        """
+        style = self.style(name)
+        if style is None:
+            return [span(template.partition("{}")[0], name) for template in self.templates]
+        return [span(f"a {o} {self.style_template.partition('{}')[0]}", style) for o in self.objects()]
 
     def targets(self, name: str) -> list[str]:
         """Names of the same sort as `name`, itself left out: styles for a style, concepts for a concept."""

@@ -17,8 +17,10 @@ class UnifiedEditSpec(Spec):
         "(authors: 'art'); '' takes a style off and leaves the object.",
     )
     tokens: Literal["all", "last"] = Field(
-        default="all",
-        description="Which token columns of a prompt are edited: all of them (authors' older code) or the last before EOS (their newer code).",
+        default="last",
+        description="Which token columns of a prompt are edited. last: the one before EOS, the concept's last token (authors' newer code, of the bare name; "
+        "here in each template). all: every position, padding too, which moves what all prompts share and costs neighbours (ours; the authors' older "
+        "code starts at the concept's last token and always holds the empty prompt).",
     )
     preserve: list[Text] = Field(default=[], max_length=2048, description="Concepts whose keys and values are held (the paper's P).")
     hold_vocabulary: bool | None = Field(

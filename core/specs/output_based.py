@@ -95,7 +95,9 @@ class AntSpec(FineTuneSpec):
     keep: float = Field(
         default=0.14, ge=0, lt=1, description="Share of the trajectory whose direction is kept (authors: 7 of 50 steps).", examples=[0.14]
     )
-    keep_weight: float = Field(default=1.0, ge=0, le=1e4, description="α1, the weight of the kept steps (authors: 1).")
+    keep_weight: float = Field(
+        default=1.0, ge=0, le=1e4, description="α1, the weight of the kept steps' mean beside the later steps' (authors: 1)."
+    )
     drift_weight: float = Field(default=0.5, ge=0, le=1e4, description="α2, the weight of the unconditional score's drift (authors: 0.5).")
 
 

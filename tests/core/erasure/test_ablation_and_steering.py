@@ -6,6 +6,7 @@ import torch
 from by_hand import Linear, by_hand, inputs, texts, weighted
 
 from core.erasure import ant, ca
+from core.erasure.batch import Latents
 from core.erasure.buffer import Trajectories, denoise, seeded
 from core.erasure.loop import Run
 from core.models import load_model
@@ -107,7 +108,7 @@ def test_ant_is_steered_by_timestep(variant, targeted):
     (x, concept), (_, target) = inputs(0), inputs(1)  # t = 1, 4, 8 of ten: 8 is the noisiest
     spec = AntSpec(variant=variant, keep=0.3, eta=1.5, eta_keep=2.0, keep_weight=0.6, drift_weight=0.7)
     given = texts(concept, target if targeted else None)
-    got = ant.loss(Linear(), x, given, spec).item()
+    got = ant.loss(Linear(), x, given, spec, 0.25).item()
     z, t, c, a, e = x.z.numpy(), x.t.numpy(), concept.numpy(), given.anchor.numpy(), given.empty.numpy()
     expected, drifts = 0.0, variant == "paper"
     for i in range(3):
@@ -117,7 +118,7 @@ def test_ant_is_steered_by_timestep(variant, targeted):
         aim = old_0 + 2.0 * (old_c - old_0) if stays else old_a - 1.5 * (old_c - old_a)
         steer = float(np.mean((by_hand(*row, c[i : i + 1], 2.5) - aim) ** 2))
         drift = float(np.mean((by_hand(*row, e[i : i + 1], 2.5) - old_0) ** 2))
-        expected += (0.6 if stays else 1.0) * (steer + 0.7 * drifts * drift) / 3
+        expected += (0.6 / 0.25 if stays else 1.0 / 0.75) * (steer + 0.7 * drifts * drift) / 3
     assert got == pytest.approx(expected, rel=1e-5)
 
 
@@ -127,12 +128,33 @@ def test_ant_keeps_the_noisy_end_and_the_authors_index_keeps_the_clean_end():
     assert ant.kept(t, 1000, AntSpec(variant="authors_code")).tolist() == [True, False, False]
 
 
+@pytest.mark.parametrize("variant", ["paper", "authors_code"])
+@pytest.mark.parametrize(("steps", "keep"), [(20, 0.14), (50, 0.14), (10, 0.35), (20, 0.0)])
+def test_ants_two_halves_weigh_what_their_weights_say_however_often_each_is_drawn(variant, steps, keep, tiny_sd):
+    """With an error of one everywhere the loss of all timesteps together is 1 + a1, as of one timestep of each half."""
+    spec = AntSpec(variant=variant, keep=keep, keep_weight=0.6, drift_weight=0, **SMALL | {"sampling_steps": steps})
+    run = Run(load_model(tiny_sd), EraseSpec(concepts=["church"], method=spec), spec, ignore)
+    method, t = ant.Ant(run), run.trajectories.timesteps
+
+    class One(Linear):
+        """Predictions of 1 with the adapter and 0 without."""
+
+        def predict(self, z, t, context):
+            return torch.full_like(z, float(self.on))
+
+    model = One()
+    model.alphas = run.model.alphas
+    text = torch.zeros(len(t), 2, 2)
+    found = method.loss(model, Latents(torch.zeros(len(t), 4, 2, 2), t), texts(text, text), spec).item()
+    assert found == pytest.approx(1.0 + (0.6 if ant.kept(t, 1000, spec).any() else 0.0), rel=1e-5)
+
+
 def drift_gradient(variant: str) -> float:
     """What the drift weight adds to the adapter's gradient."""
     found = []
     for weight in (0.0, 1.0):
         model, (x, concept) = Linear(), inputs(0)
-        ant.loss(model, x, texts(concept), AntSpec(variant=variant, drift_weight=weight)).backward()
+        ant.loss(model, x, texts(concept), AntSpec(variant=variant, drift_weight=weight), 0.3).backward()
         found.append(float(model.delta.grad))
     return found[1] - found[0]
 
@@ -146,6 +168,6 @@ def test_ants_drift_term_has_a_gradient_in_the_paper_and_none_in_the_authors_cod
 def test_ant_gives_gradient_to_the_adapter_and_none_to_what_it_steers_to(variant):
     model, (x, concept), (_, target) = Linear(), inputs(0), inputs(1)
     target.requires_grad_(True)
-    ant.loss(model, x, texts(concept, target), AntSpec(variant=variant)).backward()
+    ant.loss(model, x, texts(concept, target), AntSpec(variant=variant), 0.3).backward()
     assert model.delta.grad.abs() > 0
     assert target.grad is None

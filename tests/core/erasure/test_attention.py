@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from core.erasure import erase, mace
-from core.erasure.attention import at_size, positions, recorded, token_maps
+from core.erasure import erase, mace, uce
+from core.erasure.attention import at_size, named_tokens, positions, recorded, token_maps
 from core.erasure.batch import Latents
 from core.erasure.erase_anything import EraseAnything, lower_loss, reversed_info_nce
 from core.erasure.layers import lora_config
 from core.erasure.loop import Run
 from core.models import StableDiffusion, load_model
+from core.models.vocabulary import Vocabulary, article
 from core.progress import ignore
-from core.specs import Concept, EraseAnythingSpec, EraseSpec, LoraSpec, MaceSpec
+from core.specs import Concept, EraseAnythingSpec, EraseSpec, LoraSpec, MaceSpec, UceSpec
 
 SMALL = {"steps": 2, "trajectories": 2, "sampling_steps": 4, "batch_size": 2, "lora": LoraSpec(rank=2)}
 PROMPTS = ["a photo of a church", "church"]
@@ -64,19 +65,32 @@ def test_recording_changes_nothing_and_keeps_the_probabilities_of_every_cross_at
         np.testing.assert_allclose(found.numpy(), wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize(("prompt", "word", "spelt"), [
-    ("a photo of a church", "church", "church"), ("church", "church", "church"), ("a photo of a delivery truck", "delivery truck", "delivery truck"),
-    ("a Church in noto style", "church", "church"), ("a photo of a dog", "church", ""),
+WITHIN = Vocabulary(["police car", "ox", "delivery truck"], ["car", "noto"], ("{}", "a {}", "a photo of a {}", "a {} photo"))
+
+
+@pytest.mark.parametrize(("name", "spelt"), [
+    ("church", "church"), ("Church", "church"), ("delivery truck", "delivery truck"), ("photo", "photo"), ("a", "a"), ("of", "of"), ("apple", "apple"),
+    ("in car style", "car"), ("in the style of police car", "police car"), ("in noto style", "noto"), ("in the style of Ox", "ox"),
 ])  # fmt: skip
-def test_positions_are_those_of_the_words_tokens(prompt, word, spelt, model):
-    tokenizer, mask = model.pipe.tokenizer, positions(model, prompt, word)
-    ids = tokenizer(prompt, padding="max_length", max_length=len(mask)).input_ids
-    assert tokenizer.decode([i for i, m in zip(ids, mask.tolist(), strict=True) if m]).strip() == spelt
+def test_only_the_concepts_own_place_in_a_prompt_is_its_tokens(name, spelt, model):
+    model.vocabulary = WITHIN
+    tokenizer, masks = model.pipe.tokenizer, named_tokens(model, name)
+    for prompt, (start, end), mask in zip(WITHIN.prompts(name), WITHIN.places(name), masks, strict=True):
+        ids = tokenizer(prompt, padding="max_length", max_length=len(mask)).input_ids
+        assert tokenizer.decode([i for i, m in zip(ids, mask.tolist(), strict=True) if m]).strip() == spelt
+        template = prompt[:start] + "{}" + prompt[end:]
+        assert template in {
+            *WITHIN.templates,
+            *(article(f"a {o} in {{}} style") for o in WITHIN.concepts),
+            "an {}",
+            "a photo of an {}",
+            "an {} photo",
+        }
 
 
-def test_a_word_that_the_template_holds_too_is_found_where_it_is_the_concept(model):
-    tokens = positions(model, "a photo of a photo", "photo").nonzero().flatten().tolist()
-    assert tokens[-1] == len(model.pipe.tokenizer("a photo of a photo").input_ids) - 2
+def test_a_learned_word_has_all_its_tokens(model):
+    model.learn("<mine>", torch.zeros(3, 32))
+    assert named_tokens(model, "<mine>").sum(1).tolist() == [3] * len(model.vocabulary.templates)
 
 
 def test_maps_of_several_sizes_are_averaged_at_one():
@@ -109,7 +123,7 @@ def test_info_nce_is_the_formula_and_its_descent_leaves_the_synonym_for_the_stra
 def test_the_lower_turn_is_esds_loss_and_the_norm_of_the_attention_to_the_concept(model):
     model.add_adapter(lora_config(model.unet, LoraSpec(rank=2)))
     x, context, empty = latents(model), model.encode(PROMPTS), model.encode(["", ""])
-    tokens = torch.stack([positions(model, p, "church") for p in PROMPTS])
+    tokens = torch.stack([positions(model, p, p.index("church"), len(p)) for p in PROMPTS])
     total, esd = (lower_loss(model, x, context, empty, tokens, EraseAnythingSpec(attention_weight=w)).item() for w in (0.5, 0.0))
     norms = [np.sqrt((np.einsum("bpl,bl->bp", p, tokens.numpy()) ** 2).sum(1)).mean() for p in by_numpy(model, x, context)]
     assert total - esd == pytest.approx(0.5 * sum(norms), rel=1e-4)
@@ -121,7 +135,7 @@ def test_the_lower_turn_is_esds_loss_and_the_norm_of_the_attention_to_the_concep
 def test_descending_the_attention_term_takes_attention_from_the_concept(model):
     parameters = model.add_adapter(lora_config(model.unet, LoraSpec(rank=2)))
     x, context = latents(model), model.encode(PROMPTS)
-    tokens = torch.stack([positions(model, p, "church") for p in PROMPTS])
+    tokens = torch.stack([positions(model, p, p.index("church"), len(p)) for p in PROMPTS])
 
     def attended():
         with recorded(model) as probabilities:
@@ -186,7 +200,7 @@ def test_timesteps_are_weighed_as_the_authors_do():
 
 def test_maces_loss_is_the_norm_of_the_attention_inside_the_mask(model):
     x, context = latents(model), model.encode(PROMPTS)
-    tokens = torch.stack([positions(model, p, "church") for p in PROMPTS])
+    tokens = torch.stack([positions(model, p, p.index("church"), len(p)) for p in PROMPTS])
     mask = torch.zeros(2, *model.latent_shape[1:])
     mask[:, :8] = 1
     got, expected = mace.attention_loss(model, x, context, tokens, mask).item(), 0.0
@@ -252,6 +266,24 @@ def test_erase_anything_takes_styles_and_several_concepts_in_turn(concepts, mode
     assert None not in told[len(concepts) :]  # what was held
 
 
+@pytest.mark.parametrize("method", [MaceSpec(**SMALL), UceSpec(hold_vocabulary=True)])
+@pytest.mark.parametrize("name", ["Church", "churches", "CHURCH", "<mine>"])
+def test_what_is_held_never_names_what_is_erased(name, method, model):
+    if name == "<mine>":
+        model.learn(name, torch.zeros(1, 32), shows="church")
+    concept, request = Concept(name=name), EraseSpec(concepts=["dog"], method=method)
+    request.concepts = [concept]
+    asked, encode = list[str](), model.encode
+    model.encode = lambda prompts: asked.extend(prompts) or encode(prompts)
+    if isinstance(method, MaceSpec):
+        mace.Mapped(model, request, method)
+        held = asked[-len(model.vocabulary.prompts("dog")) * (len(model.vocabulary.concepts) - 1) :]
+    else:
+        held = uce.prompts_of(model, request, method)[2]
+    assert "a photo of a mosque" in held
+    assert not [p for p in held if "church" in p and "style" not in p]
+
+
 def test_mace_leaves_the_base_model_and_its_digest_as_they_were(model):
     weights, request = {n: w.clone() for n, w in model.unet.state_dict().items()}, EraseSpec(concepts=["church"], method=MaceSpec(**SMALL))
     bare, fresh = StableDiffusion(model.pipe), StableDiffusion(model.pipe)  # without a folder the digest is the tensors'
@@ -264,12 +296,10 @@ def test_mace_leaves_the_base_model_and_its_digest_as_they_were(model):
 
 def test_mace_moves_the_concepts_tokens_far_more_than_the_held_ones(model):
     delta = erase(model, EraseSpec(concepts=["church"], method=MaceSpec(**SMALL, fuse_preserve_scale=10, refine_preserve_scale=10))).tensors
-    words = [model.vocabulary.prompts(w) for w in ("church", "trumpet")]
     moved = []
-    for prompts in words:
-        states = torch.stack(
-            [s[positions(model, p, p.split()[-1]) > 0].mean(0) for p, s in zip(prompts, model.encode(prompts), strict=True)]
-        )
+    for word in ("church", "trumpet"):
+        states = model.encode(model.vocabulary.prompts(word))
+        states = torch.stack([s[named > 0].mean(0) for s, named in zip(states, named_tokens(model, word), strict=True)])
         layers = [n.removesuffix(".lora_A.weight") for n in delta if n.endswith("lora_A.weight")]
         moved.append(sum(float((states @ delta[f"{n}.lora_A.weight"].T @ delta[f"{n}.lora_B.weight"].T).norm()) for n in layers))
     assert moved[0] > 3 * moved[1] > 0

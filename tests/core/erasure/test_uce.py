@@ -38,11 +38,12 @@ def test_columns_that_do_not_move_need_no_factor():
     assert closed_form.factors(e, g, e[:0], 0.5)[1].shape[0] == 1
 
 
-def test_the_lora_on_the_model_is_the_closed_form(tiny_sd):
+@pytest.mark.parametrize("tokens", ["last", "all"])
+def test_the_lora_on_the_model_is_the_closed_form(tokens, tiny_sd):
     model = load_model(tiny_sd)
-    delta = erase(model, EraseSpec(concepts=["church"], method=UceSpec(preserve=["dog"])))
+    delta = erase(model, EraseSpec(concepts=["church"], method=UceSpec(preserve=["dog"], tokens=tokens)))
     prompts = model.vocabulary.prompts("church")
-    e, g, p = (closed_form.columns(model, x, "all") for x in (prompts, [""] * len(prompts), model.vocabulary.prompts("dog")))
+    e, g, p = (closed_form.columns(model, x, tokens) for x in (prompts, [""] * len(prompts), model.vocabulary.prompts("dog")))
     difference, down = closed_form.factors(e, g, p, 0.5)
     name, layer = next((n, m) for n, m in model.unet.named_modules() if n.endswith("attn2.to_v"))
     expected = layer.base_layer.weight.double() @ difference @ down
@@ -78,15 +79,16 @@ def test_a_style_is_replaced_around_its_object_whose_own_tokens_do_not_move(tiny
     assert closed_form.moved(e, g)[same:].all()
 
 
-def test_the_rest_of_the_vocabulary_is_held_when_asked(tiny_sd):
+@pytest.mark.parametrize("tokens", ["last", "all"])
+def test_the_rest_of_the_vocabulary_is_held_when_asked(tokens, tiny_sd):
     def moved(**options):
         model = load_model(tiny_sd)
-        erase(model, EraseSpec(concepts=["church", "dog"], method=UceSpec(**options)))
+        erase(model, EraseSpec(concepts=["church", "dog"], method=UceSpec(tokens=tokens, **options)))
         layer = next(m for n, m in model.unet.named_modules() if n.endswith("attn2.to_v"))
         with torch.no_grad():
             return [
                 float((layer(c) - layer.base_layer(c)).square().mean())
-                for c in (model.encode([w]) for w in ("church", "wolf", "a cat in noto style"))
+                for c in (closed_form.columns(model, [w], tokens) for w in ("church", "wolf", "a cat in noto style"))
             ]
 
     loose, held = moved(), moved(hold_vocabulary=True)
