@@ -139,7 +139,7 @@ def test_ants_two_halves_weigh_what_their_weights_say_however_often_each_is_draw
     class One(Linear):
         """Predictions of 1 with the adapter and 0 without."""
 
-        def predict(self, z, t, context):
+        def predict(self, z, *_):
             return torch.full_like(z, float(self.on))
 
     model = One()
