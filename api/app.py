@@ -21,7 +21,8 @@ from api.routes import artifacts, audit, concepts, events, jobs, keys, models, q
 from api.sendfile import ZeroCopy
 from store import logs, tracing
 from store.errors import StoreError
-from store.settings import Settings
+from store.secret import long_enough
+from store.settings import Settings, read
 
 TAGS = [
     {"name": "jobs", "description": "Ask for work and follow it."},
@@ -66,8 +67,9 @@ async def on_error(request: Request, error: Exception) -> Response:
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Reads the environment unless given settings; connects to nothing before the first request."""
-    settings = settings or Settings()
+    """Reads the environment unless given settings; connects to nothing before the first request. ValueError without a secret."""
+    settings = settings or read()
+    long_enough(settings.secret.get_secret_value())
     logs.configure(settings, "api")
     shared = services.build(settings)
 

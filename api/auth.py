@@ -41,13 +41,13 @@ def denied(detail: str, error: str = "") -> Problem:
 
 def lookup(services: Services, token: str) -> Caller | None:
     with services.transaction() as session:
-        key = keys.authenticate(session, services.settings.secret.get_secret_value(), token)
+        key = keys.authenticate(session, services.settings.secret.get_secret_value(), token, services.settings.older_secrets)
         return Caller(key.tenant_id, key.id, frozenset(key.scopes)) if key else None
 
 
 def follow(services: Services, link: links.Link) -> Caller:
     """Whoever holds a link may read its one artifact, in the name of the key that asked for it."""
-    if links.good(link, services.settings.secret.get_secret_value()):
+    if links.good(link, services.settings.secret.get_secret_value(), services.settings.older_secrets):
         with services.transaction() as session:
             key = keys.live(session, link.by)
             if key is not None:

@@ -5,11 +5,14 @@ import hmac
 import re
 import time
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlencode
 
 from starlette.types import Scope
+
+from store.secret import derive
 
 LONGEST = 15 * 60  # seconds
 PATH = re.compile(r"^/artifacts/([0-9a-f-]{36})/content$")
@@ -25,7 +28,7 @@ class Link(NamedTuple):
 
 
 def sign(secret: str, artifact_id: uuid.UUID, by: uuid.UUID, expires: int) -> str:
-    return hmac.new(secret.encode(), f"artifact link\n{artifact_id}\n{by}\n{expires}".encode(), hashlib.sha256).hexdigest()
+    return hmac.new(derive(secret, "links"), f"artifact link\n{artifact_id}\n{by}\n{expires}".encode(), hashlib.sha256).hexdigest()
 
 
 def make(secret: str, artifact_id: uuid.UUID, by: uuid.UUID, expires: datetime) -> str:
@@ -45,10 +48,10 @@ def asked(scope: Scope) -> Link | None:
         return Link(uuid.UUID(int=0), uuid.UUID(int=0), 0, "")  # which no secret has signed
 
 
-def good(link: Link, secret: str) -> bool:
-    """Signed by this service, and not yet expired."""
-    signed = hmac.compare_digest(sign(secret, link.artifact_id, link.by, link.expires).encode(), link.sig.encode())
-    return signed and time.time() < link.expires
+def good(link: Link, secret: str, older: Sequence[str] = ()) -> bool:
+    """Signed by this service, under this secret or an older one, and not yet expired."""
+    own = (sign(each, link.artifact_id, link.by, link.expires) for each in (secret, *older))
+    return any([hmac.compare_digest(each.encode(), link.sig.encode()) for each in own]) and time.time() < link.expires
 
 
 def until(seconds: int) -> datetime:

@@ -3,14 +3,17 @@
 import json
 import sys
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import SecretStr
 from pydantic.json_schema import models_json_schema
 
 from api.auth import PUBLIC
 from api.problems import ProblemBody
+from store.settings import Settings
 
 FILE = Path(__file__).parents[1] / "openapi.json"
 DESCRIPTION = (
@@ -60,7 +63,7 @@ def text(app: FastAPI) -> str:
 def main(arguments: list[str]) -> int:
     from api.app import create_app
 
-    fresh = text(create_app())
+    fresh = text(create_app(Settings(secret=SecretStr(token_hex(32)))))  # it says nothing of the secret
     if "--check" not in arguments:
         FILE.write_text(fresh)
         return 0

@@ -40,11 +40,15 @@ def free_port() -> int:
 
 
 def password(file: Path) -> str:
-    """The folder's password, made at the first start and kept readable by its owner only."""
-    if not file.exists():
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as opened:
-            opened.write(secrets.token_hex(24))
+    """The folder's password, made at the first start, whole or not at all, and kept readable by its owner only."""
+    if not file.exists() or not file.read_text():
+        made = file.with_name(file.name + ".new")
+        made.unlink(missing_ok=True)
+        with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+            opened.write(secrets.token_hex(32))
+            opened.flush()
+            os.fsync(opened.fileno())
+        made.replace(file)
     return file.read_text()
 
 

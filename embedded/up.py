@@ -9,7 +9,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -21,6 +21,7 @@ from embedded import servers
 from embedded.servers import Program
 from embedded.supervise import Children
 from store import db, keys, migrate
+from store.secret import REMEDY, weakness
 from store.settings import DATA, Settings
 
 ROOT = Path(__file__).parent.parent
@@ -113,10 +114,12 @@ def start(children: Children, folder: Path, host: str, port: int, workers: int) 
     broker = given("REDIS_URL") or started(children, servers.redis_server(folder, servers.free_port()))
     migrate.upgrade(database)
     secret = given("EXPUNGE_SECRET") or servers.password(folder / "secret")
+    if why := weakness(secret):
+        raise CannotStart(f"EXPUNGE_SECRET {why}: {REMEDY}, or leave it out and one is made")
     signing_key = Path(given("EXPUNGE_SIGNING_KEY") or folder / "signing_key.pem")
     load_or_create(signing_key)
     artifacts = given("ARTIFACTS_URL") or (folder / "artifacts").as_uri()
-    api_key, new_key = embedded_key(folder, database, secret)
+    api_key, new_key = embedded_key(folder, database, secret, Settings().older_secrets)
     environment = {
         "DATABASE_URL": database,
         "REDIS_URL": broker,
@@ -180,14 +183,14 @@ def answers(url: str) -> bool:
         return False
 
 
-def embedded_key(folder: Path, database: str, secret: str) -> tuple[str, bool]:
+def embedded_key(folder: Path, database: str, secret: str, older: Sequence[str]) -> tuple[str, bool]:
     """The default tenant's key and whether it is new; kept in folder/api_key (mode 0600) so that scripts go on working."""
     file = folder / "api_key"
     with db.transaction(database) as session:
         tenant = keys.ensure_tenant(session, "default")
         if file.exists():
             key = file.read_text().strip()
-            if keys.authenticate(session, secret, key) is not None:
+            if keys.authenticate(session, secret, key, older) is not None:
                 return key, False
         _, key = keys.create(session, secret, tenant.id, name="embedded")
     file.unlink(missing_ok=True)

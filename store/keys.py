@@ -1,4 +1,4 @@
-"""Tenants and API keys. A key is shown once; the database holds its HMAC under the server's secret."""
+"""Tenants and API keys. A key is shown once; the database holds its HMAC under a key of the server's secret."""
 
 import argparse
 import hashlib
@@ -19,6 +19,7 @@ from store import audit
 from store.audit import Actor
 from store.errors import NotFound, WrongState
 from store.models import ApiKey, Tenant
+from store.secret import derive, long_enough, name_of
 
 PREFIX = "ex_live_"
 Scope = Literal["jobs:read", "jobs:write", "artifacts:read", "keys:read", "webhooks:write", "admin"]
@@ -47,9 +48,13 @@ def well_formed(key: str) -> bool:
 
 
 def digest(key: str, secret: str) -> str:
-    if len(secret) < 32:
-        raise ValueError("EXPUNGE_SECRET must have at least 32 characters: set it to the output of 'openssl rand -hex 32'")
-    return hmac.new(secret.encode(), key.encode(), hashlib.sha256).hexdigest()
+    """As the release before looks a key up; kept beside `hashed` so that both work on one database."""
+    return hmac.new(long_enough(secret).encode(), key.encode(), hashlib.sha256).hexdigest()
+
+
+def hashed(key: str, secret: str) -> str:
+    """What a key is looked up by: which secret, and the key's HMAC under that secret's own key for this."""
+    return f"{name_of(secret)}.{hmac.new(derive(secret, 'api keys'), key.encode(), hashlib.sha256).hexdigest()}"
 
 
 def ensure_tenant(session: Session, name: str) -> Tenant:
@@ -79,7 +84,8 @@ def create(
     if unknown:
         raise ValueError(f"unknown scope '{unknown[0]}': the scopes are {', '.join(SCOPES)}")
     text = key or generate()
-    row = ApiKey(tenant_id=tenant_id, name=name, hint=text[: len(PREFIX) + 4], digest=digest(text, secret), scopes=list(scopes))
+    row = ApiKey(tenant_id=tenant_id, name=name, hint=text[: len(PREFIX) + 4], scopes=list(scopes))
+    row.digest, row.hashed = digest(text, secret), hashed(text, secret)
     if expires_in is not None:
         row.expires_at = func.now() + expires_in
     session.add(row)
@@ -89,18 +95,32 @@ def create(
     return row, text
 
 
-def authenticate(session: Session, secret: str, key: str) -> ApiKey | None:
-    """The live key of this text, or None; notes its use at most once a minute."""
+def authenticate(session: Session, secret: str, key: str, older: Sequence[str] = ()) -> ApiKey | None:
+    """The live key of this text, or None; notes its use at most once a minute.
+
+    One that was hashed under an older secret, or by the release before, is known too, and hashed anew under the current one.
+    """
     if not well_formed(key):
         return None
-    row = session.scalar(select(ApiKey).where(ApiKey.digest == digest(key, secret), *LIVE))
+    secrets_ = (secret, *older)
+    either = or_(ApiKey.hashed.in_([hashed(key, each) for each in secrets_]), ApiKey.digest.in_([digest(key, each) for each in secrets_]))
+    row = session.scalar(select(ApiKey).where(either, *LIVE))
     if row is not None:
+        if row.hashed != hashed(key, secret):
+            row.digest, row.hashed = digest(key, secret), hashed(key, secret)
+            session.flush()
         stale = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - timedelta(minutes=1))
         session.execute(
             update(ApiKey).where(ApiKey.id == row.id, stale).values(last_used_at=func.now()),
             execution_options={"synchronize_session": False},
         )
     return row
+
+
+def under_another(session: Session, secret: str) -> int:
+    """How many live keys are not yet hashed under this secret."""
+    other = or_(ApiKey.hashed.is_(None), ~ApiKey.hashed.startswith(f"{name_of(secret)}."))
+    return session.scalar(select(func.count()).select_from(ApiKey).where(other, *LIVE)) or 0
 
 
 def live(session: Session, key_id: uuid.UUID) -> ApiKey | None:
@@ -158,13 +178,13 @@ def revoke(session: Session, tenant_id: uuid.UUID, key_id: uuid.UUID, *, by: Act
 def main() -> None:
     """`python -m store.keys TENANT NAME SCOPE...`: a new key with these scopes (all when none is named), printed once on standard output."""
     from store import db
-    from store.settings import Settings
+    from store.settings import read
 
     parser = argparse.ArgumentParser(description="Make an API key; it is printed once and cannot be had again.")
     parser.add_argument("tenant", help="whose key it is; made when new")
     parser.add_argument("name", help="to tell keys apart, for example in the audit of a recovery key")
     parser.add_argument("scopes", nargs="*", default=SCOPES, metavar="scope", help=", ".join(SCOPES))
-    given, settings = parser.parse_args(), Settings()
+    given, settings = parser.parse_args(), read()
     with db.transaction(settings.database_url.get_secret_value()) as session:
         tenant = ensure_tenant(session, given.tenant)
         try:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from store import tracing
+from store.secret import derive
 from store.settings import Settings
 
 SECRETS = (
@@ -38,7 +39,7 @@ def fingerprint(settings: Settings, text: str) -> str:
     """What stands for a concept in the log: a hash under the server's secret, which no list of words undoes; or itself, where the operator wants that."""
     if settings.log_concepts:
         return text
-    return hmac.new(settings.secret.get_secret_value().encode(), text.casefold().encode(), hashlib.sha256).hexdigest()[:12]
+    return hmac.new(derive(settings.secret.get_secret_value(), "logs"), text.casefold().encode(), hashlib.sha256).hexdigest()[:12]
 
 
 def texts(spec: Any, inside: bool = False) -> Iterator[str]:
@@ -76,7 +77,7 @@ class Redact:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         urls = (settings.database_url.get_secret_value(), settings.redis_url.get_secret_value())
-        known = [settings.secret.get_secret_value(), *(urlsplit(url).password for url in urls)]
+        known = [settings.secret.get_secret_value(), *settings.older_secrets, *(urlsplit(url).password for url in urls)]
         self.known = [word for word in known if word and len(word) >= 8]
 
     def __call__(self, _: Any, __: str, event: Event) -> Event:

@@ -31,6 +31,6 @@ def check(url: str) -> None:
 
 
 if __name__ == "__main__":
-    from store.settings import Settings
+    from store.settings import read
 
-    upgrade(Settings().database_url.get_secret_value())
+    upgrade(read(secret=False).database_url.get_secret_value())

@@ -77,7 +77,12 @@ class ApiKey(Base):
     tenant_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("tenants.id"), index=True)
     name: Mapped[str]
     hint: Mapped[str] = mapped_column(doc="First characters of the key, to tell keys apart.")
-    digest: Mapped[str] = mapped_column(unique=True, doc="HMAC-SHA256 of the key under the server's secret, hex.")
+    digest: Mapped[str] = mapped_column(
+        unique=True, doc="HMAC-SHA256 of the key under the server's secret, hex: the release before asks by it."
+    )
+    hashed: Mapped[str | None] = mapped_column(
+        unique=True, doc="Name of the secret, a dot, HMAC-SHA256 of the key under that secret's own key for this; null until used anew."
+    )
     scopes: Mapped[list[str]]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime | None]

@@ -77,14 +77,14 @@ def note(session: Session, tenant_id: uuid.UUID | None, action: Action, by: Acto
 def main() -> None:
     """`python -m store.pauses show|pause|resume`: the whole service's queue."""
     from store import db
-    from store.settings import Settings
+    from store.settings import read
 
     parser = argparse.ArgumentParser(description="Pause and resume the queue of every tenant; jobs are accepted meanwhile.")
     parser.add_argument("action", choices=("show", "pause", "resume"))
     parser.add_argument("--hand-over", action="store_true", help="running jobs stop at their next checkpoint and go on after the pause")
     parser.add_argument("--reason", default="", help="for people: GET /queue shows it")
     given = parser.parse_args()
-    with db.transaction(Settings().database_url.get_secret_value()) as session:
+    with db.transaction(read(secret=False).database_url.get_secret_value()) as session:
         if given.action == "pause":
             pause(session, None, hand_over=given.hand_over, reason=given.reason)
         elif given.action == "resume":

@@ -1,10 +1,14 @@
 """What the environment says: where the data lies, and how patient the service is."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+from sqlalchemy.engine import make_url
+
+from store.secret import REMEDY, placeholder, weakness
 
 DATA = Path.home() / ".local" / "share" / "expunge"
 MINUTE, HOUR = 60.0, 3600.0
@@ -30,7 +34,14 @@ class Settings(BaseSettings):
     )
 
     secret: SecretStr = Field(
-        default=SecretStr(""), alias="EXPUNGE_SECRET", description="Server secret under the hashes of API keys; at least 32 characters."
+        default=SecretStr(""),
+        alias="EXPUNGE_SECRET",
+        description="What hashes API keys, signs links, seals webhooks' secrets and the signing key: `openssl rand -hex 32`. Nothing starts without.",
+    )
+    secret_previous: SecretStr = Field(
+        default=SecretStr(""),
+        alias="EXPUNGE_SECRET_PREVIOUS",
+        description="A second secret, while EXPUNGE_SECRET is being replaced: what lies under it is still understood.",
     )
     models: dict[str, str] = Field(default={"emoji": "bundled:emoji"}, alias="EXPUNGE_MODELS", description="JSON: model id to source.")
     cache_dir: Path = Field(
@@ -142,8 +153,43 @@ class Settings(BaseSettings):
     webhook_rotation_seconds: float = Field(default=86_400, ge=0, description="How long the old secret signs too after a rotation.")
     webhook_log_seconds: float = Field(default=30 * 86_400, gt=0, description="Deliveries that ended longer ago are forgotten.")
 
+    @property
+    def older_secrets(self) -> tuple[str, ...]:
+        """Secrets that are understood beside the current one."""
+        return tuple(filter(None, (self.secret_previous.get_secret_value(),)))
+
     @model_validator(mode="after")
     def patient(self) -> Self:
         if self.heartbeat_seconds * 2 > self.lease_seconds:
             raise ValueError("HEARTBEAT_SECONDS must be at most half of LEASE_SECONDS, or one late heartbeat loses the job")
         return self
+
+
+def read(*, secret: bool = True) -> Settings:
+    """The environment's settings, for a process that starts; SystemExit says of each variable that is wrong what would be right.
+
+    `secret`: whether the process hashes, signs or seals anything, so that it needs a proper EXPUNGE_SECRET.
+    """
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        raise SystemExit("\n".join(f"{variable(*entry['loc'])}{entry['msg']}" for entry in error.errors())) from None
+    except SettingsError as error:  # JSON that is none
+        raise SystemExit(str(error)) from None
+    wrong = list(faults(settings, secret))
+    if wrong:
+        raise SystemExit("\n".join(wrong))
+    return settings
+
+
+def variable(*where: object) -> str:
+    return f"{str(where[0]).upper()}: " if where else ""
+
+
+def faults(settings: Settings, secret: bool) -> Iterator[str]:
+    """What would run, but unguarded."""
+    if secret and (why := weakness(settings.secret.get_secret_value())):
+        yield f"EXPUNGE_SECRET {why}: {REMEDY}"
+    for name, url in (("DATABASE_URL", settings.database_url), ("REDIS_URL", settings.redis_url)):
+        if placeholder(make_url(url.get_secret_value()).password or "", "replaceme", "changeme"):
+            yield f"{name}'s password is a placeholder: give the server one of your own ('openssl rand -hex 32') and put that into the URL"

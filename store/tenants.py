@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from store import audit, quotas
 from store.models import Tenant
 from store.quotas import NAMES
-from store.settings import Settings
+from store.settings import read
 
 DEFAULT = "default"
 
@@ -46,7 +46,7 @@ def main() -> None:
     for quota in NAMES:
         option = f"--{quota.replace('_', '-')}"
         parser.add_argument(option, type=number, default=argparse.SUPPRESS, metavar="N", help=f"a number, or '{DEFAULT}' for the service's")
-    given, settings = vars(parser.parse_args()), Settings()
+    given, settings = vars(parser.parse_args()), read(secret=False)
     try:
         with db.transaction(settings.database_url.get_secret_value()) as session:
             tenant = change(session, given.pop("tenant"), given)

@@ -95,3 +95,17 @@ def remove(session: Session, tenant_id: uuid.UUID, webhook_id: uuid.UUID, by: Ac
     audit.record(session, tenant_id, by, "webhook.removed", row.id, **shown({"url": row.url}))
     session.delete(row)
     session.flush()
+
+
+def reseal(session: Session, secret: str, older: Sequence[str]) -> None:
+    """Bring every webhook's secrets under the current secret of the server."""
+    for row in session.scalars(select(Webhook).order_by(Webhook.id).with_for_update(key_share=True)):
+        row.sealed = vault.resealed(row.sealed, secret, older, "webhooks")
+        row.previous = None if row.previous is None else vault.resealed(row.previous, secret, older, "webhooks")
+    session.flush()
+
+
+def under_another(session: Session, secret: str) -> int:
+    """How many webhooks have a secret that does not lie under this one of the server."""
+    rows = session.execute(select(Webhook.sealed, Webhook.previous)).all()
+    return sum(not all(vault.readable(each, secret, "webhooks") for each in row if each is not None) for row in rows)

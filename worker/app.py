@@ -8,11 +8,19 @@ import tempfile
 from typing import Any
 
 from celery import Celery
-from celery.signals import setup_logging, worker_process_init, worker_process_shutdown, worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import (
+    celeryd_init,
+    setup_logging,
+    worker_process_init,
+    worker_process_shutdown,
+    worker_ready,
+    worker_shutdown,
+    worker_shutting_down,
+)
 
 from store import db, logs, tracing
 from store.queue import QUEUE
-from store.settings import Settings
+from store.settings import read
 from worker import shutdown
 
 # Longer than any job: a message is never delivered twice for being slow. Recovery comes from the lease, not from this.
@@ -21,7 +29,7 @@ VISIBILITY = {"visibility_timeout": 43_200}
 # Read by OpenMP when a run first loads torch: threads that spin while they wait starve their neighbours on a shared host.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-settings = Settings()
+settings = read(secret=False)  # imported to ring its bell, it needs none; a worker does
 counted: str | None = None
 if settings.metrics_port is not None and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     # Read by prometheus_client when it is first imported.
@@ -53,6 +61,11 @@ app.conf.update(
     result_backend_transport_options=VISIBILITY,
     visibility_timeout=VISIBILITY["visibility_timeout"],
 )
+
+
+@celeryd_init.connect  # type: ignore[untyped-decorator]
+def starting(**_: Any) -> None:
+    read()
 
 
 @setup_logging.connect  # type: ignore[untyped-decorator]

@@ -5,7 +5,7 @@ import sys
 import threading
 
 from store import logs, tracing
-from store.settings import Settings
+from store.settings import read
 from worker import bells, dispatcher, metrics, reaper, sweeper, verifier
 from worker.leader import lead
 from worker.webhooks import Deliverer
@@ -14,7 +14,7 @@ MINUTE, HOUR = 60.0, 3600.0
 
 
 def main() -> None:
-    settings, stop = Settings(), threading.Event()
+    settings, stop = read(), threading.Event()
     logs.configure(settings, "loops", lambda: sys.stdout)
     tracing.configure("loops")
     metrics.serve(settings)

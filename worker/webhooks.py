@@ -1,6 +1,7 @@
 """Delivers webhooks: signed as Standard Webhooks has it, tried again on the schedule until the receiver answers 2xx."""
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 
@@ -37,10 +38,10 @@ class Deliverer:
         self.flying |= {self.pool.submit(deliver, settings, each) for each in due}
 
 
-def signed(due: Due, secret: str) -> dict[str, str]:
+def signed(due: Due, secret: str, older: Sequence[str] = ()) -> dict[str, str]:
     """The headers of Standard Webhooks; two signatures while a secret is being rotated. Unreadable."""
     message = deliveries.message_id(due.id)
-    secrets = [vault.unseal(sealed, secret) for sealed in (due.sealed, due.previous) if sealed is not None]
+    secrets = [vault.unseal(sealed, secret, older) for sealed in (due.sealed, due.previous) if sealed is not None]
     return {
         "webhook-id": message,
         "webhook-timestamp": str(int(due.at.timestamp())),
@@ -52,7 +53,7 @@ def attempt(settings: Settings, due: Due) -> tuple[int | None, str | None]:
     """(HTTP status, error): the error is None when the receiver took it."""
     fixed = {"Content-Type": "application/json", "User-Agent": "Expunge-Webhooks", "Accept": "*/*"}
     try:
-        headers = {**fixed, **signed(due, settings.secret.get_secret_value())}
+        headers = {**fixed, **signed(due, settings.secret.get_secret_value(), settings.older_secrets)}
         where = target(due.url, settings)
         status = post(where, headers, due.body.encode(), seconds=settings.webhook_timeout_seconds, ca_file=settings.webhook_ca_file)
     except Refused:
