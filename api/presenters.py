@@ -9,16 +9,17 @@ from typing import Any
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from api import vocabularies
+from api import bounds, vocabularies
 from api.auth import Caller
 from api.problems import invalid
 from api.schemas import TERMINAL, DryRun, Job, JobArtifact, JobKind
 from api.services import Services
-from core.specs import UNSTACKABLE, CombineSpec, Concept, EraseSpec, EvaluateSpec, InspectSpec, same
+from core.specs import MIN_IMAGES, UNSTACKABLE, CombineSpec, Concept, EraseSpec, EvaluateSpec, InspectSpec, Names
 from store import artifacts, jobs
 from store.errors import NotFound
 from store.models import Artifact as ArtifactRow
 from store.models import Job as JobRow
+from store.settings import Settings
 
 STACKABLE = ("erase", "combine")
 JUDGED = (*STACKABLE, "hide")
@@ -56,11 +57,11 @@ async def ended(services: Services, caller: Caller, job_id: uuid.UUID, deadline:
 AnySpec = InspectSpec | EraseSpec | EvaluateSpec | CombineSpec
 
 
-def resolve(session: Session, tenant_id: uuid.UUID, spec: AnySpec) -> dict[str, Any]:
-    """The spec with every default; whatever it builds on or judges must be there, be the tenant's, and be of the model."""
+def resolve(settings: Settings, session: Session, tenant_id: uuid.UUID, spec: AnySpec) -> dict[str, Any]:
+    """The spec with every default; whatever it builds on or judges must be there, be the tenant's, and be of the model, within the operator's bounds."""
+    bounds.check(settings, spec)
     if isinstance(spec, EraseSpec):
-        for i, concept in enumerate(spec.concepts):
-            images_of(session, tenant_id, concept, f"concepts[{i}]")
+        check_images(session, tenant_id, spec)
     match spec:
         case EraseSpec() if spec.base_job_id is not None:
             row = finished(session, tenant_id, spec.base_job_id, "base_job_id", STACKABLE)
@@ -69,8 +70,8 @@ def resolve(session: Session, tenant_id: uuid.UUID, spec: AnySpec) -> dict[str, 
             on_top(spec, row)
         case CombineSpec():
             for i, job_id in enumerate(spec.jobs):
-                row = finished(session, tenant_id, job_id, f"jobs.{i}", ("erase",))
-                stackable(row, f"jobs.{i}")
+                row = finished(session, tenant_id, job_id, f"jobs[{i}]", ("erase",))
+                stackable(row, f"jobs[{i}]")
                 of_model(spec, row.spec["model"], "job")
         case EvaluateSpec() if spec.job_id is not None:
             row = finished(session, tenant_id, spec.job_id, "job_id", JUDGED)
@@ -92,7 +93,8 @@ def resolve(session: Session, tenant_id: uuid.UUID, spec: AnySpec) -> dict[str, 
                     of_model(spec, uploaded(session, tenant_id, of_upload, f"{prefix}artifact_id").info["model"], "upload")
         case _:
             pass
-    return spec.model_dump(mode="json")
+    bounds.check(settings, spec)  # once more: the concepts may have come from the job that is judged
+    return spec.model_copy(update={"run_timeout_s": spec.run_timeout_s or settings.max_run_seconds}).model_dump(mode="json")
 
 
 def finished(session: Session, tenant_id: uuid.UUID, job_id: str, field: str, kinds: Sequence[str]) -> JobRow:
@@ -106,7 +108,11 @@ def finished(session: Session, tenant_id: uuid.UUID, job_id: str, field: str, ki
             field, f"names a job of kind {row.kind} that is {row.status}", f"name one of kind {' or '.join(kinds)} that has succeeded"
         )
     if any(file.expired_at for file in artifacts.of_job(session, tenant_id, row.id)):
-        raise invalid(field, "names a job whose artifacts were deleted for their age", f"make them again with POST /jobs/{row.id}/retry")
+        raise invalid(
+            field,
+            "names a job whose artifacts were deleted for their age",
+            f"make them again: POST the spec of GET /jobs/{row.id} to /jobs/{row.kind}",
+        )
     return row
 
 
@@ -118,12 +124,12 @@ def stackable(row: JobRow, field: str) -> None:
 
 def on_top(spec: EraseSpec, row: JobRow) -> None:
     """What the base job erased can neither be kept nor be a target."""
-    gone = [c["name"] for c in row.spec.get("concepts", [])]
+    gone = Names(word for c in row.spec.get("concepts", []) for word in (c["name"], *c.get("synonyms", ())))
     wanted = [("preserve", name) for name in spec.preserve]
-    wanted += [(f"concepts.{i}.target", c.target) for i, c in enumerate(spec.concepts) if c.target]
-    wanted += [(f"concepts.{i}.attributes", a) for i, c in enumerate(spec.concepts) for a in c.attributes]
+    wanted += [(f"concepts[{i}].target", c.target) for i, c in enumerate(spec.concepts) if c.target]
+    wanted += [(f"concepts[{i}].attributes", a) for i, c in enumerate(spec.concepts) for a in c.attributes]
     for field, name in wanted:
-        if any(same(name, g) for g in gone):
+        if gone.find(name) is not None:
             raise invalid(field, f"'{name}' was erased by base_job_id", "name another, or take that job back out with POST /jobs/combine")
 
 
@@ -131,7 +137,7 @@ def erased_by(session: Session, tenant_id: uuid.UUID, row: JobRow) -> list[Conce
     """All that a job's delta has erased: its own concepts, and those of the jobs it stands on or was combined from."""
     found: dict[str, Concept] = {}
     for member in jobs.stack_of(session, tenant_id, row):
-        found |= {c.name.casefold(): c for c in (Concept.model_validate(c) for c in member.spec.get("concepts", []))}
+        found |= {c.name.casefold(): c for c in (Concept.model_construct(**c) for c in member.spec.get("concepts", []))}
     return list(found.values())
 
 
@@ -153,30 +159,37 @@ def uploaded(session: Session, tenant_id: uuid.UUID, artifact_id: str, field: st
     return row
 
 
-def images_of(session: Session, tenant_id: uuid.UUID, concept: Concept, at: str) -> None:
-    """A concept's images and masks must be uploads of the tenant's; a mask must have its image's size, and keep some but not all of it."""
-    sizes = [image_of(session, tenant_id, id_, f"{at}.images[{k}]") for k, id_ in enumerate(concept.images)]
-    for k, id_ in enumerate(concept.masks):
-        field, mask = f"{at}.masks[{k}]", image_of(session, tenant_id, id_, f"{at}.masks[{k}]")
-        width, height = sizes[k]["width"], sizes[k]["height"]
-        if (mask["width"], mask["height"]) != (width, height):
-            raise invalid(
-                field, f"has {mask['width']} x {mask['height']} px, its image {width} x {height}", "give a mask of the image's size"
-            )
-        if mask["light"] in (0.0, 1.0):
-            what = "keeps nothing: it is black" if mask["light"] == 0 else "keeps everything: it is white"
-            raise invalid(field, f"{what} all over", "make white what is to be kept and black what is not")
+def check_images(session: Session, tenant_id: uuid.UUID, spec: EraseSpec) -> None:
+    """Images and masks must be uploads of the tenant's, the images of a concept enough different ones; a mask must have its image's size, and keep some
+    but not all of it."""
+    ids = {uuid.UUID(id_) for concept in spec.concepts for id_ in (*concept.images, *concept.masks)}
+    rows = artifacts.get_many(session, tenant_id, ids) if ids else {}
 
+    def row_of(artifact_id: str, field: str) -> ArtifactRow:
+        row = rows.get(uuid.UUID(artifact_id))
+        if row is None:
+            raise invalid(field, f"there is no image {artifact_id}", "upload one with POST /artifacts")
+        if row.job_id is not None or "width" not in row.info:
+            raise invalid(field, f"names '{row.name}', which is not an uploaded image", "upload one with POST /artifacts")
+        return row
 
-def image_of(session: Session, tenant_id: uuid.UUID, artifact_id: str, field: str) -> dict[str, Any]:
-    """What is known of an uploaded image: width, height, light."""
-    try:
-        row = artifacts.get(session, tenant_id, uuid.UUID(artifact_id))
-    except NotFound as error:
-        raise invalid(field, f"there is no image {artifact_id}", "upload one with POST /artifacts") from error
-    if row.job_id is not None or "width" not in row.info:
-        raise invalid(field, f"names '{row.name}', which is not an uploaded image", "upload one with POST /artifacts")
-    return row.info
+    for i, concept in enumerate(spec.concepts):
+        at = f"concepts[{i}]"
+        images = [row_of(id_, f"{at}.images[{k}]") for k, id_ in enumerate(concept.images)]
+        different = len({row.sha256 for row in images})
+        if images and different < MIN_IMAGES:
+            message = f"{len(images)} uploads hold {different} different image{'s' * (different > 1)}, too few to learn from"
+            raise invalid(f"{at}.images", message, f"upload {MIN_IMAGES} to 10 different ones")
+        for k, id_ in enumerate(concept.masks):
+            field, mask, image = f"{at}.masks[{k}]", row_of(id_, f"{at}.masks[{k}]").info, images[k].info
+            width, height = image["width"], image["height"]
+            if (mask["width"], mask["height"]) != (width, height):
+                raise invalid(
+                    field, f"has {mask['width']} x {mask['height']} px, its image {width} x {height}", "give a mask of the image's size"
+                )
+            if mask["light"] in (0.0, 1.0):
+                what = "keeps nothing: it is black" if mask["light"] == 0 else "keeps everything: it is white"
+                raise invalid(field, f"{what} all over", "make white what is to be kept and black what is not")
 
 
 def of_model(spec: AnySpec, model: str, what: str) -> None:
@@ -186,5 +199,5 @@ def of_model(spec: AnySpec, model: str, what: str) -> None:
 
 def dry_run(services: Services, caller: Caller, kind: JobKind, spec: AnySpec) -> dict[str, Any]:
     with services.transaction() as session:
-        resolved = resolve(session, caller.tenant_id, spec)
+        resolved = resolve(services.settings, session, caller.tenant_id, spec)
     return DryRun(kind=kind, spec=resolved, notes=vocabularies.notes(services, spec.model, spec)).model_dump(mode="json")

@@ -62,7 +62,10 @@ KINDS = {
             "Run a new hide job: it makes a new delta and key.",
         ),
         Kind(
-            410, "artifact_expired", "The artifact's bytes are deleted for their age", "Retry the job that made it: POST /jobs/{id}/retry."
+            410,
+            "artifact_expired",
+            "The artifact's bytes are deleted for their age",
+            "Run its job again: POST that job's `spec` to the address that made it, for example /jobs/erase.",
         ),
         Kind(413, "payload_too_large", "The body is too large", "Stay below the limit the detail names."),
         Kind(415, "unsupported_media_type", "The body's media type is not supported", "Use the media type the detail names."),
@@ -102,7 +105,7 @@ KINDS = {
             500,
             "artifact_corrupt",
             "The stored bytes do not match their sha256",
-            "Do not use copies of this artifact; retry the job that made it.",
+            "Do not use copies of this artifact; run its job again: POST that job's `spec`.",
         ),
         Kind(503, "unavailable", "A part of the service is down", "Repeat after the Retry-After seconds, with the same Idempotency-Key."),
     )

@@ -12,8 +12,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from core.specs.base import Concept, same
+from core.specs.base import Concept
 from core.specs.methods import METHODS, AnyMethod
+from core.specs.names import folded
 
 FILE = "concept_graph.json"
 FORMAT = "expunge-concept-graph/1"
@@ -77,10 +78,11 @@ class Graph:
         self.content = content
         self.concepts: dict[str, dict[str, Any]] = content["concepts"]
         self.names = list(self.concepts)
+        self.spelt = {folded(name): name for name in reversed(self.names)}
 
     def find(self, name: str) -> str | None:
         """The concept's name as the graph spells it."""
-        return next((n for n in self.names if same(n, name)), None)
+        return self.spelt.get(folded(name))
 
     def near(self, name: str) -> list[tuple[str, float]]:
         """The nearest concepts, the nearest first."""
@@ -104,7 +106,7 @@ class Graph:
 
     def hurt(self, concepts: Sequence[Concept], scale: float, top: int) -> list[Hurt]:
         """The concepts predicted to lose most when these are erased together; each counts by the erased concept nearest to it."""
-        erased = [name for c in concepts for word in (c.name, *c.synonyms) if (name := self.find(word)) is not None]
+        erased = dict.fromkeys(name for c in concepts for word in (c.name, *c.synonyms) if (name := self.find(word)) is not None)
         nearest: dict[str, tuple[float, str]] = {}
         for name in erased:
             for other, away in self.near(name):
@@ -119,7 +121,7 @@ class Graph:
         A name that shares a word with the concept ('police car' of 'car') counts as a synonym.
         """
         name = self.find(concept.name)
-        gone = [w for c in erased for w in (c.name, *c.synonyms)]
+        gone = {folded(w) for c in erased for w in (c.name, *c.synonyms)}
         words = {w for text in (concept.name, *concept.synonyms) for w in text.casefold().split()}
         if name is None:
             return []
@@ -127,7 +129,7 @@ class Graph:
         found = []
         for other, away in self.near(name):
             facts = self.concepts[other]
-            if any(same(other, w) for w in gone) or words & set(other.casefold().split()):
+            if folded(other) in gone or words & set(other.casefold().split()):
                 continue
             inside = kind is not None and facts.get("class") == kind
             where = f"in-class ({kind}), " if inside else f"of another class ({facts['class']}), " if kind and facts.get("class") else ""

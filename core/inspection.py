@@ -17,13 +17,13 @@ from torch import Tensor
 
 from core.concepts import forbidden
 from core.concepts.embeddings import phrase, text_states
-from core.concepts.inflections import variant_of
 from core.concepts.spaces import words_of
 from core.erasure.batch import Latents
 from core.erasure.buffer import denoise, seeded
 from core.models import StableDiffusion
 from core.progress import Callback, Clock, ignore
 from core.specs import Concept, FineTuneSpec, InspectSpec
+from core.specs.inflections import variant_of
 
 WORDS = 16  # read together, on one latent each call
 CONVENTIONS = [

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, func, literal, select, text, true, tuple_, union_all, update
+from sqlalchemy import ColumnElement, bindparam, func, literal, or_, select, text, true, tuple_, union_all, update
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 
 from store import deliveries, events, idempotency
-from store.errors import NotFinished, NotFound
+from store.errors import NotFinished, NotFound, WrongState
 from store.models import ACTIVE, STATUSES, TERMINAL, Artifact, Job
 
 # Partial indices serve a prepared statement only where the status is written out in it.
@@ -133,18 +133,18 @@ def list_jobs(
     *,
     kind: str | None = None,
     status: str | Sequence[str] | None = None,
-    labels: Mapping[str, str] | None = None,
+    labels: Sequence[Sequence[Mapping[str, str]]] = (),
     after: tuple[datetime, uuid.UUID] | None = None,
     limit: int = 50,
 ) -> Sequence[Job]:
-    """Newest first; `after` is (created_at, id) of the last row of the page before."""
+    """Newest first; of each of `labels` a job has one at least; `after` is (created_at, id) of the last row of the page before."""
     query = select(Job).where(Job.tenant_id == tenant_id)
     if kind is not None:
         query = query.where(Job.kind == kind)
     if status is not None:
         query = query.where(Job.status.in_([status] if isinstance(status, str) else status))
-    if labels:
-        query = query.where(Job.labels.contains(dict(labels)))
+    for either in labels:
+        query = query.where(or_(*(Job.labels.contains(dict(label)) for label in either)))
     if after is not None:
         query = query.where(tuple_(Job.created_at, Job.id) < tuple_(*after))
     return session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)).all()
@@ -179,15 +179,21 @@ def retry(
     tenant_id: uuid.UUID,
     job_id: uuid.UUID,
     *,
+    max_run_s: int | None = None,
     request_id: str | None = None,
     trace: str | None = None,
     idempotency_key: str | None = None,
     request_hash: str = "",
 ) -> Created:
-    """A new job with the same spec, linked to a finished one; NotFinished while that one is active."""
+    """A new job with the same spec, linked to one that failed, was cancelled or expired; NotFinished while that one is active, WrongState when it succeeded."""
     old = get(session, tenant_id, job_id)
     if old.status not in TERMINAL:
         raise NotFinished(f"job is {old.status}: cancel it first, or wait for its end")
+    if old.status == "succeeded":
+        raise WrongState(
+            "job has succeeded, and only one that failed, was cancelled or expired is retried: to repeat it, POST its spec again as a new job"
+        )
+    run_timeout_s = min((s for s in (old.run_timeout_s, max_run_s) if s is not None), default=None)
     return create_job(
         session,
         tenant_id,
@@ -196,7 +202,7 @@ def retry(
         notes=old.notes,
         labels=old.labels,
         queue_timeout_s=old.spec.get("queue_timeout_s"),
-        run_timeout_s=old.run_timeout_s,
+        run_timeout_s=run_timeout_s,
         max_attempts=old.max_attempts,
         retried_from=old.id,
         request_id=request_id,

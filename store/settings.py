@@ -123,6 +123,19 @@ class Settings(BaseSettings):
     max_jobs_a_day: int | None = Field(
         default=None, ge=1, description="Jobs a tenant may make between two midnights, UTC; omitted: any number."
     )
+    max_steps: int = Field(
+        default=200_000,
+        ge=1,
+        description="Optimiser steps that a job may ask for in all: those of each concept, inner searches and learned words included.",
+    )
+    max_pictures: int = Field(
+        default=50_000,
+        ge=1,
+        description="Pictures that a job may ask for in all: to train on, to count attributes, and to judge both models.",
+    )
+    max_run_seconds: int = Field(
+        default=86_400, ge=60, le=7 * 86_400, description="Largest run_timeout_s of a job, and that of a job which names none."
+    )
     max_upload_bytes: int = Field(default=512 * 2**20, ge=1, description="Largest delta that may be uploaded.")
 
     rate_limits: bool = Field(default=True, alias="EXPUNGE_RATE_LIMITS", description="Off switch for the three limits below.")

@@ -167,7 +167,7 @@ TOKEN = st.one_of(
 ID = "0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11"
 WHOLE: dict[str, Any] = {"name": "church", "synonyms": ["kirk"], "target": "castle"}
 SPREAD: dict[str, Any] = {"name": "dog", "attributes": ["noto", "twemoji"], "shares": [0.4, 0.6]}
-SHOWN: dict[str, Any] = {"name": "my dog", "images": [ID] * 3, "masks": [ID] * 3, "initializer": "dog"}
+SHOWN: dict[str, Any] = {"name": "my dog", "images": [ID[:-1] + n for n in "123"], "masks": [ID] * 3, "initializer": "dog"}
 
 
 def resolved(spec: Any, value: dict[str, Any]) -> dict[str, Any]:

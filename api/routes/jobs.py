@@ -19,6 +19,7 @@ from api.problems import invalid, responses
 from api.schemas import TERMINAL, DryRun, Job, JobKind, JobPage, JobStatus
 from api.services import Services
 from core.specs import CombineSpec, EraseSpec, EvaluateSpec, HideSpec
+from core.specs.jobs import MAX_KEY
 from store import artifacts, audit, jobs, logs, quotas, tracing
 
 log = structlog.get_logger("api")
@@ -69,7 +70,7 @@ def submit(services: Services, caller: Caller, ticket: Ticket, kind: JobKind, sp
     noticed = vocabularies.notes(services, spec.model, spec)
 
     def work(session: Session) -> Done:
-        resolved = presenters.resolve(session, caller.tenant_id, spec)
+        resolved = presenters.resolve(services.settings, session, caller.tenant_id, spec)
         quotas.spend(session, caller.tenant_id, services.settings)
         made = jobs.create_job(
             session,
@@ -79,7 +80,7 @@ def submit(services: Services, caller: Caller, ticket: Ticket, kind: JobKind, sp
             notes=noticed,
             labels=spec.labels,
             queue_timeout_s=spec.queue_timeout_s,
-            run_timeout_s=spec.run_timeout_s,
+            run_timeout_s=resolved["run_timeout_s"],
             max_attempts=services.settings.max_attempts,
             request_id=request_id(),
             trace=tracing.current(),
@@ -178,12 +179,12 @@ async def create_evaluate_job(
     return await create(services, caller, ticket, "evaluate", spec, dry_run, wait)
 
 
-def label_filters(given: list[str]) -> dict[str, str]:
-    """`label=key:value`, several of which must all hold."""
+def label_filters(given: list[str]) -> list[list[dict[str, str]]]:
+    """`label=key:value`, several of which must all hold; for each, the labels it may mean, as keys may hold colons too."""
     for text in given:
-        if not text.isprintable() or ":" not in text or not text.split(":")[0]:
+        if not text.isprintable() or ":" not in text[1 : MAX_KEY + 1]:
             raise invalid("query.label", f"'{text[:100]}' is not key:value", "write label=team:safety")
-    return dict(text.split(":", 1) for text in given)
+    return [[{text[:k]: text[k + 1 :]} for k in range(1, min(len(text), MAX_KEY + 1)) if text[k] == ":"] for text in given]
 
 
 @router.get("/jobs", responses=responses("invalid_request"))
@@ -237,11 +238,12 @@ def cancel_job(job_id: uuid.UUID, services: ServicesDep, caller: JobsWriter, tic
     | responses("bad_header", "not_found", "wrong_state", "idempotency_in_flight", "idempotency_mismatch", "quota_exceeded"),
 )
 def retry_job(job_id: uuid.UUID, services: ServicesDep, caller: JobsWriter, ticket: TicketDep) -> Job:
-    """Run a failed, cancelled or expired job again: a new job, linked by `retried_from`."""
+    """Run a failed, cancelled or expired job again: a new job, linked by `retried_from`. To repeat one that succeeded, POST its `spec` again."""
 
     def work(session: Session) -> Done:
         quotas.spend(session, caller.tenant_id, services.settings)
-        row = jobs.retry(session, caller.tenant_id, job_id, request_id=request_id(), trace=tracing.current()).job
+        most = services.settings.max_run_seconds
+        row = jobs.retry(session, caller.tenant_id, job_id, max_run_s=most, request_id=request_id(), trace=tracing.current()).job
         audit.record(session, caller.tenant_id, caller, "job.retried", row.id, kind=row.kind, retried_from=str(job_id))
         return accepted(row)
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from core.concepts.embeddings import eos_states
-from core.concepts.inflections import variant_of
 from core.concepts.spaces import words_of
 from core.errors import CoreError
 from core.models import StableDiffusion, Vocabulary
 from core.progress import Callback, ignore
 from core.specs import Concept
+from core.specs.inflections import variant_of
 
 __all__ = ["anchor", "attribute_phrases", "banned_words", "candidates", "distances", "forbidden", "nearest", "remaining", "unnamed"]
 

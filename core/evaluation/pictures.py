@@ -22,9 +22,9 @@ from core.evaluation.judges import Images
 from core.models import StableDiffusion, Vocabulary
 from core.progress import Callback, ignore
 from core.specs import Concept, EvaluationSpec
+from core.specs.cost import erased_images
 
 CACHE_BYTES = 4 << 30
-MOST_IMAGES, ALL_IMAGES, LEAST_IMAGES = 24, 192, 6
 CHUNK = 16  # pictures between progress reports; each is on disk before the next chunk starts
 Role = Literal["erased", "preserved"]
 
@@ -111,11 +111,6 @@ def asked(vocabulary: Vocabulary, name: str) -> list[tuple[str, str | None]]:
     if style is None:
         return [(prompt, None) for prompt in vocabulary.prompts(name)]
     return [(vocabulary.styled(o, style), o) for o in vocabulary.objects(held_out=True)]
-
-
-def erased_images(spec: EvaluationSpec, concepts: int) -> int:
-    """Pictures of each erased concept: as asked, else so many that the judging of many concepts stays bounded."""
-    return spec.erased_images or max(LEAST_IMAGES, min(MOST_IMAGES, ALL_IMAGES // max(1, concepts)))
 
 
 def draw(

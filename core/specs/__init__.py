@@ -5,18 +5,15 @@ Every field says its meaning, unit, default and source; this text is the OpenAPI
 
 from core.specs.adversarial import AgeSpec, ApSpec
 from core.specs.base import (
-    MAX_TEXT,
-    STYLE_FORMS,
+    MIN_IMAGES,
     Concept,
     ConceptLike,
     ConceptSpace,
+    Id,
     Spec,
     Text,
     as_concept,
     as_method,
-    clean_text,
-    folded,
-    same,
 )
 from core.specs.closed_form import ReceSpec, TimeSpec, UceSpec, UnifiedEditSpec
 from core.specs.debias import DebiasSpec
@@ -28,6 +25,7 @@ from core.specs.inspection import InspectSpec
 from core.specs.inversion import InversionSpec
 from core.specs.jobs import MAX_CONCEPTS, UNSTACKABLE, CombineSpec, EraseSpec, EvaluateSpec, JobSpec
 from core.specs.methods import METHODS, AnyMethod, MethodLike, MethodName, MethodSpec
+from core.specs.names import MAX_TEXT, STYLE_FORMS, Names, clean_text, folded, same
 from core.specs.output_based import AllButOneSpec, AntSpec, CaSpec, EraseAnythingSpec, EsdSpec, MaceSpec, NaiveSpec, ScoreSpec
 from core.specs.pruning import OutputBased, PruneSpec
 from core.specs.text_encoder import AdvUnlearnSpec, TextEncoderSpec, TextLoraSpec
@@ -45,6 +43,7 @@ __all__ = [
     "MAX_CONCEPTS",
     "MAX_TEXT",
     "METHODS",
+    "MIN_IMAGES",
     "SPECS",
     "STYLE_FORMS",
     "UNSTACKABLE",
@@ -70,6 +69,7 @@ __all__ = [
     "HideSpec",
     "HideThresholds",
     "HidingMethod",
+    "Id",
     "ImpactSpec",
     "InspectSpec",
     "InversionSpec",
@@ -82,6 +82,7 @@ __all__ = [
     "MethodName",
     "MethodSpec",
     "NaiveSpec",
+    "Names",
     "OutputBased",
     "PruneSpec",
     "ReceSpec",

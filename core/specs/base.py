@@ -1,49 +1,30 @@
 """Texts, concepts, and the strict base of every spec."""
 
 import json
-import unicodedata
+import re
+from collections.abc import Iterable
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-MAX_TEXT = 200
+from core.specs.names import MAX_TEXT, Names, clean_text, same, spelt
+
+MIN_IMAGES = 3
+UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 
 
-def clean_text(value: str) -> str:
-    """NFC, trimmed; refuse empty text, control characters and direction overrides."""
-    text = unicodedata.normalize("NFC", value).strip()
-    if not text:
-        raise ValueError("must not be empty: give the words a prompt would use, for example 'church'")
-    if len(text) > MAX_TEXT:
-        raise ValueError(f"has {len(text)} characters, at most {MAX_TEXT} are allowed: name the concept, not a whole text")
-    bad = next(
-        (
-            c
-            for c in text
-            if unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn") or c in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-        ),
-        None,
-    )
-    if bad is not None:
-        raise ValueError(f"holds the control character U+{ord(bad):04X}: remove it")
-    return text
+def as_id(value: str) -> str:
+    """A UUID in small letters."""
+    if not UUID.fullmatch(value.lower()):
+        raise ValueError(f"{json.dumps(value[:60])} is no id: give a UUID, such as 0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11")
+    return value.lower()
 
 
-STYLE_FORMS = ("{}", "{} style", "in {} style", "in the style of {}")
-"""The ways to name a style that a model's vocabulary lists."""
-
-
-def same(a: str, b: str) -> bool:
-    """Whether two concept names are one, whatever their case and spacing."""
-    return folded(a) == folded(b)
-
-
-def folded(name: str) -> str:
-    """A concept name without its case and spacing."""
-    return " ".join(name.casefold().split())
-
+ArtifactId = Id = Annotated[str, AfterValidator(as_id), Field(json_schema_extra={"format": "uuid"})]
+"""The id of a job, an artifact or another thing of the service's: a UUID in letters of either case, kept in small ones."""
+JobId = Id
 
 Text = Annotated[str, AfterValidator(clean_text), Field(json_schema_extra={"minLength": 1, "maxLength": MAX_TEXT})]
 
@@ -53,7 +34,6 @@ def clean_or_empty(value: str) -> str:
 
 
 TextOrEmpty = Annotated[str, AfterValidator(clean_or_empty), Field(json_schema_extra={"maxLength": MAX_TEXT})]
-ArtifactId = Annotated[str, Field(pattern=r"^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$")]
 
 
 def leaves(annotation: Any) -> set[Any]:
@@ -139,20 +119,34 @@ class Concept(Spec):
     )
 
     @property
+    def names(self) -> Names:
+        """The name and its synonyms, in all their forms."""
+        return Names((self.name, *self.synonyms))
+
+    @property
     def wanted(self) -> list[float]:
         """The share asked for each attribute."""
         return self.shares or [1 / len(self.attributes)] * len(self.attributes)
 
     @model_validator(mode="after")
-    def target_differs(self) -> Self:
-        if self.target is not None and any(same(self.target, word) for word in (self.name, *self.synonyms)):
-            raise ValueError(f"target: '{self.target}' equals the concept it should replace: choose another target or omit it")
+    def names_differ(self) -> Self:
+        spellings = {spelt(self.name)}
+        for word in self.synonyms:
+            if spelt(word) in spellings:
+                raise ValueError(
+                    f"synonyms: '{word}' is named twice: a synonym is another word than the name and the other synonyms, remove it"
+                )
+            spellings.add(spelt(word))
+        if self.target is not None and self.names.find(self.target) is not None:
+            raise ValueError(
+                f"target: '{self.target}' equals the concept it should replace, if in another form: choose another target or omit it"
+            )
         return self
 
     @model_validator(mode="after")
     def images_suffice(self) -> Self:
-        if self.images and len(self.images) < 3:
-            raise ValueError(f"images: {len(self.images)} images show too little to learn from: give 3 to 10")
+        if self.images and (different := len(set(self.images))) < MIN_IMAGES:
+            raise ValueError(f"images: {different} different images show too little to learn from: give 3 to 10")
         if self.masks and len(self.masks) != len(self.images):
             raise ValueError(f"masks: {len(self.masks)} masks for {len(self.images)} images: give one for each, in their order, or none")
         if self.masks and (self.target is not None or self.attributes):
@@ -171,16 +165,41 @@ class Concept(Spec):
             raise ValueError("attributes: one attribute leaves nothing to spread: name two or more, or give it as 'target'")
         if self.target is not None:
             raise ValueError("attributes: a concept has a target or attributes, not both: omit one of them")
-        for i, attribute in enumerate(self.attributes):
-            if same(attribute, "{}") or any(same(attribute, word) for word in (self.name, *self.synonyms)):
+        itself, seen = Names((self.name, *self.synonyms, "{}")), Names()
+        for attribute in self.attributes:
+            if itself.find(attribute) is not None:
                 raise ValueError(f"attributes: '{attribute}' is the concept itself: name what it should be spread over")
-            if any(same(attribute, other) for other in self.attributes[:i]):
+            if seen.add(attribute) is not None:
                 raise ValueError(f"attributes: '{attribute}' is named twice: remove one")
         if self.shares is not None and len(self.shares) != len(self.attributes):
             raise ValueError(f"shares: {len(self.shares)} shares for {len(self.attributes)} attributes: give one for each, or omit them")
         if self.shares is not None and abs(sum(self.shares) - 1) > 1e-3:
             raise ValueError(f"shares: they add up to {sum(self.shares):g}: make it 1, or omit them for equal shares")
         return self
+
+
+def distinct(concepts: Iterable[Concept], field: str = "concepts") -> Names:
+    """All words of the concepts; ValueError where one is named twice, in whatever form. Of one concept, a synonym may be another form of its name."""
+    found = Names()
+    for i, concept in enumerate(concepts):
+        words = (concept.name, *concept.synonyms)
+        twice = next(((word, first) for word in words if (first := found.find(word)) is not None), None)
+        if twice is not None:
+            raise ValueError(f"{field}[{i}]: '{twice[0]}' is named twice, the first time as '{twice[1]}': remove one")
+        for word in words:
+            found.add(word)
+    return found
+
+
+def apart(field: str, kept: Iterable[str], gone: Names) -> None:
+    """ValueError where a name that is to be kept is to be erased too, in whatever form, or is named twice."""
+    seen = Names()
+    for name in kept:
+        if (erased := gone.find(name)) is not None:
+            as_it = "" if same(erased, name) else f", as '{erased}'"
+            raise ValueError(f"{field}: '{name}' is also to be erased{as_it}: remove it from one of the two lists")
+        if (other := seen.add(name)) is not None:
+            raise ValueError(f"{field}: '{name}' is named twice, the first time as '{other}': remove one")
 
 
 def as_concept(value: Any) -> Any:

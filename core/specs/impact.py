@@ -1,9 +1,11 @@
 """What the question takes: which concepts would an erasure hurt?"""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from core.specs.adversarial import AgeSpec
-from core.specs.base import ConceptLike, Spec
+from core.specs.base import ConceptLike, Spec, distinct
 from core.specs.jobs import MAX_CONCEPTS
 from core.specs.methods import MethodLike
 
@@ -20,3 +22,8 @@ class ImpactSpec(Spec):
     method: MethodLike = Field(default=AgeSpec(), description="The method's name, or an object with its parameters; omitted: age.")
     top: int = Field(default=10, ge=1, le=100, description="How many concepts to rank.")
     targets: int = Field(default=3, ge=0, le=20, description="How many targets to propose for each concept.")
+
+    @model_validator(mode="after")
+    def each_once(self) -> Self:
+        distinct(self.concepts)
+        return self

@@ -1,13 +1,11 @@
 """What inspection takes (seeds, Eq. 19): which concepts moved most between two models."""
 
-from typing import Annotated, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
-from core.specs.base import ConceptLike, ConceptSpace
+from core.specs.base import ConceptLike, ConceptSpace, Id
 from core.specs.jobs import JobSpec
-
-Id = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 
 
 class InspectSpec(JobSpec):

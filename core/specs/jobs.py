@@ -1,17 +1,18 @@
 """What each kind of job takes."""
 
-from typing import Annotated, Self
+from collections import Counter
+from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
 from core.specs.adversarial import AgeSpec
-from core.specs.base import ConceptLike, Spec, Text, same
+from core.specs.base import ConceptLike, Id, JobId, Spec, Text, apart, distinct
 from core.specs.evaluation import EvaluationSpec
 from core.specs.inversion import InversionSpec
 from core.specs.methods import MethodLike
 
 MAX_CONCEPTS = 64
-JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$")]
+MAX_KEY, MAX_VALUE = 64, 512  # characters of a label
 DEBIASING = ("age", "uce")
 UNSTACKABLE = ("text_encoder", "adv_unlearn", "prune")  # only LoRAs of the U-Net add up
 
@@ -36,10 +37,11 @@ class JobSpec(Spec):
     @classmethod
     def bounded_labels(cls, labels: dict[str, str]) -> dict[str, str]:
         for key, value in labels.items():
-            if not 1 <= len(key) <= 64 or len(value) > 512:
-                raise ValueError(f"label '{key[:64]}' is too long: keys have 1 to 64 characters, values at most 512")
+            if not 1 <= len(key) <= MAX_KEY or len(value) > MAX_VALUE:
+                what = "is too long" if key else "has no key"
+                raise ValueError(f"label '{key[:MAX_KEY]}' {what}: keys have 1 to {MAX_KEY} characters, values at most {MAX_VALUE}")
             if not (key + value).isprintable():
-                raise ValueError(f"label '{key[:64]!a}' holds a control character: remove it")
+                raise ValueError(f"label {key[:MAX_KEY]!a} holds a control character, or one that cannot be seen: remove it")
         return labels
 
 
@@ -70,20 +72,17 @@ class EraseSpec(JobSpec):
 
     @model_validator(mode="after")
     def consistent(self) -> Self:
-        words: list[str] = []
+        words = distinct(self.concepts)
+        apart("preserve", self.preserve, words)
+        apart("method.preserve", getattr(self.method, "preserve", ()), words)
+        apart("evaluation.preserved_concepts", self.evaluation.preserved_concepts or (), words)
+        guide = getattr(self.method, "guide", None)
+        if guide and words.find(guide) is not None:
+            raise ValueError(f"method.guide: '{guide}' is itself to be erased: choose another target")
         for i, concept in enumerate(self.concepts):
-            for word in (concept.name, *concept.synonyms):
-                if any(same(word, seen) for seen in words):
-                    raise ValueError(f"concepts[{i}]: '{word}' is named twice: remove one")
-                words.append(word)
-        for field, kept in (("preserve", self.preserve), ("method.preserve", getattr(self.method, "preserve", []))):
-            clash = next((k for k in kept if any(same(k, w) for w in words)), None)
-            if clash is not None:
-                raise ValueError(f"{field}: '{clash}' is also to be erased: remove it from one of the two lists")
-        for i, concept in enumerate(self.concepts):
-            if concept.target is not None and any(same(concept.target, w) for w in words):
+            if concept.target is not None and words.find(concept.target) is not None:
                 raise ValueError(f"concepts[{i}].target: '{concept.target}' is itself to be erased: choose another target")
-            lost = next((a for a in concept.attributes if any(same(a, w) for w in words)), None)
+            lost = next((a for a in concept.attributes if words.find(a) is not None), None)
             if lost is not None:
                 raise ValueError(f"concepts[{i}].attributes: '{lost}' is itself to be erased: choose another attribute")
             if concept.attributes and self.method.name not in DEBIASING:
@@ -97,9 +96,7 @@ class EvaluateSpec(JobSpec):
     """Judge a finished job's model, or an uploaded delta, or the base model alone."""
 
     job_id: JobId | None = Field(default=None, description="A finished erase or hide job whose delta is judged; without its key.")
-    artifact_id: Annotated[str, Field(pattern=r"^[0-9a-f-]{36}$")] | None = Field(
-        default=None, description="An uploaded delta (POST /artifacts) to judge."
-    )
+    artifact_id: Id | None = Field(default=None, description="An uploaded delta (POST /artifacts) to judge.")
     concepts: list[ConceptLike] = Field(
         default=[], max_length=MAX_CONCEPTS, description="The erased concepts; omitted with job_id: that job's."
     )
@@ -111,6 +108,7 @@ class EvaluateSpec(JobSpec):
             raise ValueError("give exactly one of job_id (a finished job) and artifact_id (an uploaded delta)")
         if self.artifact_id is not None and not self.concepts:
             raise ValueError("concepts: an uploaded delta does not say what it erases: name the concepts to judge")
+        apart("evaluation.preserved_concepts", self.evaluation.preserved_concepts or (), distinct(self.concepts))
         return self
 
 
@@ -129,7 +127,7 @@ class CombineSpec(JobSpec):
     @field_validator("jobs")
     @classmethod
     def each_once(cls, jobs: list[str]) -> list[str]:
-        twice = next((j for i, j in enumerate(jobs) if j in jobs[:i]), None)
-        if twice is not None:
+        if len(set(jobs)) < len(jobs):
+            twice = next(job for job, count in Counter(jobs).items() if count > 1)
             raise ValueError(f"job {twice} is named twice: remove one")
         return jobs

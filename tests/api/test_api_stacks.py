@@ -33,7 +33,7 @@ def test_a_job_may_start_from_a_finished_one(tenant: Tenant, done):
 
 @pytest.mark.parametrize(
     ("field", "change"),
-    [("preserve", {"preserve": ["Church"]}), ("concepts.0.target", {"concepts": [{"name": "dog", "target": "church"}]})],
+    [("preserve", {"preserve": ["Church"]}), ("concepts[0].target", {"concepts": [{"name": "dog", "target": "church"}]})],
 )
 def test_what_the_base_job_erased_can_neither_be_kept_nor_be_a_target(tenant: Tenant, done, field, change):
     answer = tenant.http().post("/jobs/erase", json={"concepts": ["dog"], "method": "age", "base_job_id": done, **change})
@@ -50,7 +50,7 @@ def test_a_base_job_must_be_there_finished_and_the_tenants(tenant: Tenant, other
 def test_a_combination_names_finished_erase_jobs_of_the_model_once_each(tenant: Tenant, done):
     client = tenant.http()
     assert client.post("/jobs/combine", json={"jobs": [done]}).status_code == 202
-    assert set(errors(client.post("/jobs/combine", json={"jobs": [done, str(uuid.uuid4())]}))) == {"jobs.1"}
+    assert set(errors(client.post("/jobs/combine", json={"jobs": [done, str(uuid.uuid4())]}))) == {"jobs[1]"}
     assert "twice" in errors(client.post("/jobs/combine", json={"jobs": [done, done]}))["jobs"]
     assert set(errors(client.post("/jobs/combine", json={"jobs": []}))) == {"jobs"}
 
@@ -66,4 +66,4 @@ def test_what_is_no_lora_of_the_unet_neither_stacks_nor_is_stacked_on(tenant: Te
     text, client = finished(tenant, tmp_path, concepts=["dog"], method=method), tenant.http()
     for body in ({"base_job_id": done, "method": method}, {"base_job_id": text, "method": "uce"}):
         assert "no LoRA of the U-Net" in str(errors(client.post("/jobs/erase", json={"concepts": ["cat"], **body})))
-    assert set(errors(client.post("/jobs/combine", json={"jobs": [done, text]}))) == {"jobs.1"}
+    assert set(errors(client.post("/jobs/combine", json={"jobs": [done, text]}))) == {"jobs[1]"}

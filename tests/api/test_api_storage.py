@@ -127,7 +127,7 @@ class TestRetention:
         shifted(tenant, made.id, "created_at", "31 days")
         sweep()
         answer = tenant.http().post("/jobs/erase", json={"concepts": ["dog"], "method": "uce", "base_job_id": job["id"]})
-        assert f"/jobs/{job['id']}/retry" in errors(answer)["base_job_id"]
+        assert f"POST the spec of GET /jobs/{job['id']}" in errors(answer)["base_job_id"]
 
     def test_recovery_keys_and_uploads_stay_unless_asked(self, tenant, sweep, tmp_path):
         (key,) = tenant.finish(tenant.erase()["id"], {"recovery_key.safetensors": b"k"}, tmp_path)

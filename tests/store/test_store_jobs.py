@@ -146,8 +146,8 @@ def test_list_filters_by_kind_status_and_label(session, make, tenant):
     jobs.cancel(session, tenant.id, erase.id)
     assert [j.id for j in jobs.list_jobs(session, tenant.id, kind="evaluate")] == [evaluate.id]
     assert [j.id for j in jobs.list_jobs(session, tenant.id, status="cancelled")] == [erase.id]
-    assert [j.id for j in jobs.list_jobs(session, tenant.id, labels={"team": "a"})] == [labelled.id]
-    assert jobs.list_jobs(session, tenant.id, labels={"team": "b"}) == []
+    assert [j.id for j in jobs.list_jobs(session, tenant.id, labels=[[{"team": "a"}]])] == [labelled.id]
+    assert jobs.list_jobs(session, tenant.id, labels=[[{"team": "b"}]]) == []
 
 
 def test_every_change_wakes_the_listeners_after_its_commit(session, database_url, make):

@@ -61,7 +61,7 @@ MINE = workers.Standing(uuid.uuid4(), "here", 1, "1", state="ready", models=["em
 ACTS: dict[str, Callable[[Session, Tenant], object]] = {
     "look": lambda session, tenant: jobs.look(session, tenant.id, one(session, tenant).id),
     "list": lambda session, tenant: jobs.list_jobs(session, tenant.id, limit=51),
-    "list by label": lambda session, tenant: jobs.list_jobs(session, tenant.id, labels={"n": "7"}, limit=51),
+    "list by label": lambda session, tenant: jobs.list_jobs(session, tenant.id, labels=[[{"n": "7"}]], limit=51),
     "claim": lambda session, tenant: attempts.claim(session, one(session, tenant).id, owner="test", lease=timedelta(minutes=1)),
     "claim by a worker": lambda session, _: fairness.claim_next(session, owner="test", lease=timedelta(minutes=1), worker=MINE.id),
     "dispatch": lambda session, _: queue.to_announce(session, grace=timedelta(seconds=0), again=timedelta(seconds=30)),

@@ -5,11 +5,11 @@ import torch
 
 from core.concepts import candidates, distances, nearest
 from core.concepts.embeddings import eos_states
-from core.concepts.inflections import variant_of
 from core.concepts.spaces import clip_words, english, words_of
 from core.errors import CoreError
 from core.models import load_model
 from core.specs import AgeSpec, Concept
+from core.specs.inflections import variant_of
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from core.evaluation import pictures
 from core.models import StableDiffusion, load_model
 from core.progress import Progress
 from core.specs import Concept, EvaluationSpec
+from core.specs.cost import erased_images
 
 SPEC = EvaluationSpec(erased_images=5, preserved_images=2, preserved_count=4, sampling_steps=2, seed=7)
 
@@ -62,8 +63,8 @@ def test_the_neighbours_of_a_style_are_the_other_styles(model: StableDiffusion):
 
 @pytest.mark.parametrize(("concepts", "each"), [(1, 24), (8, 24), (10, 19), (32, 6), (64, 6)])
 def test_many_concepts_share_a_bounded_number_of_pictures(concepts: int, each: int):
-    assert pictures.erased_images(EvaluationSpec(), concepts) == each
-    assert pictures.erased_images(EvaluationSpec(erased_images=48), concepts) == 48
+    assert erased_images(EvaluationSpec(), concepts) == each
+    assert erased_images(EvaluationSpec(erased_images=48), concepts) == 48
 
 
 def test_preserved_concepts_are_neighbours_and_strangers_never_the_erased(model: StableDiffusion):

@@ -13,26 +13,29 @@ SINGULAR = {plural: word for word, plural in IRREGULAR.items()}
 
 def plain(word: str) -> str:
     """'Ice-Cream' -> 'icecream': what stays of a name when case, spaces and hyphens do not count."""
-    return "".join(c for c in word.casefold() if c not in " -_'’")
+    return "".join(c for c in word.casefold() if c not in " -_'’‐‑‒–—")
 
 
-def forms(word: str) -> set[str]:
-    """A name and its inflections, written plainly; of several words the last is inflected."""
+def bases(word: str) -> tuple[str, set[str]]:
+    """What stands before the last word of a name, and what that word may be an inflection of, itself included: 'Ice foxes' -> 'ice ', {foxes, foxe, fox}."""
     text = word.casefold().strip()
     for ending in ("'s", "’s", "s'", "s’"):
         text = text[: -len(ending)] + ("s" if ending.startswith("s") else "") if text.endswith(ending) else text
     head, space, last = text.rpartition(" ")
-    bases = {last, SINGULAR.get(last, last)}
+    found = {last, SINGULAR.get(last, last)}
     if last.endswith("ies") and len(last) > 4:
-        bases |= {last[:-3] + "y", last[:-1]}
+        found |= {last[:-3] + "y", last[:-1]}
     elif last.endswith("es") and len(last) > 3:
-        bases |= {last[:-1]} | ({last[:-2]} if last[:-2].endswith(("s", "x", "z", "ch", "sh", "o")) else set())
+        found |= {last[:-1]} | ({last[:-2]} if last[:-2].endswith(("s", "x", "z", "ch", "sh", "o")) else set())
     elif last.endswith("s") and not last.endswith("ss") and len(last) > 3:
-        bases.add(last[:-1])
-    found = set(bases)
-    for base in bases:
-        found |= inflected(base)
-    return {plain(head + space + form) for form in found}
+        found.add(last[:-1])
+    return head + space, found
+
+
+def forms(word: str) -> set[str]:
+    """A name and its inflections, written plainly; of several words the last is inflected."""
+    head, found = bases(word)
+    return {plain(head + form) for form in found.union(*map(inflected, found))}
 
 
 def inflected(base: str) -> set[str]:
