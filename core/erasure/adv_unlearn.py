@@ -5,7 +5,7 @@ ESD's loss reaches the text encoder tau' through a U-Net that is never changed; 
 |eps(z, tau'(d + c)) - (eps(z, 0) - eta [eps(z, c) - eps(z, 0)])|^2  +  lambda |eps(z_r, tau'(c_r)) - eps(z_r, tau(c_r))|^2
 
 d descends, by sign-gradient steps on a token's embedding, what an attacker would: |eps(z, tau'(d + c)) - eps(z, tau(c))|^2.
-With the stock text encoder the concept is back.
+d starts from a random token at every step (ours; the authors' default goes on from the latest attack). With the stock text encoder the concept is back.
 """
 
 from typing import Any

@@ -48,7 +48,7 @@ class Adversarial(ABC, Generic[S]):
             names = self.space(concept)
             goals = [run.contexts([n]) if concept.attributes else run.goal(concept, n) for n in names]
             states = torch.stack(goals)
-            self.searches.append(Shares(names, states, concept.wanted) if concept.attributes else self.search(names, states))
+            self.searches.append(Shares(names, states, concept.wanted) if concept.attributes else self.search(concept, names, states))
         self.kept = {f"keep/{name}": run.contexts([name]) for name in run.preserve}
         found = {k: states for search in self.searches for k, states in keyed(search)}
         if self.spec.latents == "buffer":
@@ -69,7 +69,7 @@ class Adversarial(ABC, Generic[S]):
     def objective(self, draw: Draw) -> Tensor:
         """What the search climbs, through `draw.found`."""
 
-    def search(self, names: list[str], states: Tensor) -> Search | Ascent:
+    def search(self, _: Concept, names: list[str], states: Tensor) -> Search | Ascent:
         return Search(names, states, self.spec.search_learning_rate, self.spec.temperature, self.spec.hard)
 
     @property

@@ -4,7 +4,8 @@ min over theta', max over c_a:  |eps'(c_e) - eps(c_t)|^2  +  lambda |eps'(c_a) -
 
 c_t is fixed (the user's target or the empty prompt); c_a is what would suffer most. `paper` climbs the whole difference;
 `authors_code` measures errors in x0 and gives the search a gradient through theta' alone. The search is a Gumbel-softmax over
-the candidates (Eq. 10-12), or projected gradient ascent on a continuous text state.
+the candidates (Eq. 10-12), or normalised gradient ascent on a continuous text state that starts at c_e ("PGD": neither the paper nor the authors'
+code projects).
 """
 
 import torch
@@ -51,10 +52,10 @@ class Ap(Adversarial[ApSpec]):
         run, spec = self.run, self.spec
         return candidates(run.model, concept, run.concepts, spec.candidates, spec.concept_space, run.callback)
 
-    def search(self, names: list[str], states: Tensor) -> Search | Ascent:
+    def search(self, concept: Concept, names: list[str], states: Tensor) -> Search | Ascent:
         if self.spec.search == "pgd":
-            return Ascent(names, states, self.spec.search_learning_rate)
-        return super().search(names, states)
+            return Ascent(names, states, self.run.contexts([concept.name]), self.spec.search_learning_rate)
+        return super().search(concept, names, states)
 
     def loss(self, draw: Draw) -> Tensor:
         anchor = self.anchors[draw.i][draw.row % len(self.anchors[draw.i])]

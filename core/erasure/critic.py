@@ -33,10 +33,10 @@ def bce(logits: Tensor, label: float) -> Tensor:
 
 
 def leakage(concept: Tensor, other: Tensor, seed: int, steps: int = 100) -> float:
-    """Nats that fresh critics read off latents (N, 4, h, w): log 2 - BCE, each half judged by the critic trained on the other; at least 0.
+    """Nats that fresh critics read off latents (N, 4, h, w): log 2 - BCE, each half judged by the critic trained on the other.
 
-    In expectation a lower bound of I(C; X), which is at most log 2; no step is picked by its result. The critic that took part in
-    the training is fooled by design, and tells nothing.
+    In expectation a lower bound of I(C; X), which is at most log 2; below 0 the critics do worse than a coin, and nothing was read. No step is picked by its
+    result. The critic that took part in the training is fooled by design, and tells nothing.
     """
     folds, g = torch.arange(len(concept)) % 2, torch.Generator().manual_seed(seed)
     total = 0.0
@@ -56,4 +56,4 @@ def leakage(concept: Tensor, other: Tensor, seed: int, steps: int = 100) -> floa
         with torch.no_grad():
             t = torch.zeros(len(judged), device=concept.device)
             total += float(bce(critic(judged, t).mean(1), 1.0) + bce(critic(judged_other, t).mean(1), 0.0)) / 2
-    return max(0.0, math.log(2) - total / 2)
+    return math.log(2) - total / 2

@@ -4,6 +4,8 @@ Erasure as adversarial independence: a critic D learns whether a predicted pictu
 its neighbours (C = 0); theta' makes it answer one half, so that I(C; X) >= log 2 - BCE(D) falls. With it goes the upper bound, the
 distance of the two predictions on the concept's trajectory (a path's KL up to its weights); trajectory consistency on the
 neighbours, the empty prompt and the early steps; and saliency, which trains only the layers that the concept moves.
+C = 1 is the trained network's x0 on the concept's latents, C = 0 the frozen network's on the neighbour's own: the critic may also tell them by whose
+latents they are, a weakness of this reconstruction.
 """
 
 from typing import Any

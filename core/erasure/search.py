@@ -55,12 +55,12 @@ class Search:
 class Ascent:
     """AP's continuous search: one text state e for every template, (T, L, D), that climbs e += lr |e| g / |g|.
 
-    It starts at the mean of the candidates, (n, T, L, D); the latents it is tried on are those of the candidate nearest to it.
+    It starts at the concept's own states, `start` (T, L, D); the latents it is tried on are those of the candidate, of (n, T, L, D), nearest to it.
     """
 
-    def __init__(self, names: list[str], states: Tensor, learning_rate: float) -> None:
+    def __init__(self, names: list[str], states: Tensor, start: Tensor, learning_rate: float) -> None:
         self.names, self.states, self.learning_rate = names, states, learning_rate
-        self.text = states.mean(0).requires_grad_(True)
+        self.text = start.clone().requires_grad_(True)
 
     def sample(self, _: Generator) -> Tensor:
         """One-hot of the nearest candidate, (n,)."""

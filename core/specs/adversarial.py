@@ -22,10 +22,14 @@ class ApSpec(FineTuneSpec):
     )
     preserve_weight: float = Field(default=1.0, ge=0, le=1e4, description="λ of Eq. 9 (authors: 1).")
     search: Literal["gumbel", "pgd"] = Field(
-        default="gumbel", description="gumbel: over the candidates, Eq. 10-12. pgd: normalised gradient ascent on a continuous text state."
+        default="gumbel",
+        description="gumbel: over the candidates, Eq. 10-12. pgd: normalised gradient ascent on a continuous text state that starts at the concept; nothing is projected.",
     )
     candidates: int = Field(
-        default=20, ge=2, le=2000, description="Size of the search space: the nearest concepts. The authors take 100 centres of 1000."
+        default=20,
+        ge=2,
+        le=2000,
+        description="Size of the search space: the nearest concepts, by their end-of-text states (authors: by all 77 states, 100 centres of 1000).",
     )
     concept_space: ConceptSpace = "model"
     temperature: float = Field(default=2.0, gt=0, le=100, description="τ of the Gumbel-softmax, Eq. 11 (authors: 2).")
@@ -58,7 +62,10 @@ class AgeSpec(FineTuneSpec):
         default=3.0, ge=0, le=1e4, description="λ of Eq. 14, the weight of preserving the target (paper and authors: 1)."
     )
     candidates: int = Field(
-        default=20, ge=2, le=2000, description="Size of the search space: the nearest concepts of the space. The authors take 100 of 1000."
+        default=20,
+        ge=2,
+        le=2000,
+        description="Size of the search space: the nearest concepts of the space, by their end-of-text states (authors: by all 77 states, 100 of 1000).",
     )
     concept_space: ConceptSpace = "model"
     temperature: float = Field(

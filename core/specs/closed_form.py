@@ -65,7 +65,7 @@ class TimeSpec(Spec):
         description="λ of Eq. 3, the pull towards the old weights. The authors take 0.1, which nothing outlives where the token columns span the "
         "text space; 1000 was chosen by trial on the bundled model.",
     )
-    with_to_k: bool = Field(default=True, description="Edit the keys too (the authors' option `with_to_k`).")
+    with_to_k: bool = Field(default=True, description="Edit the keys too (the authors' option `with_to_k`, off there).")
 
 
 class ReceSpec(UnifiedEditSpec):

@@ -49,7 +49,10 @@ class AdvUnlearnSpec(LatentsSpec):
     )
     warm_up: float = Field(default=0.2, ge=0, le=1, description="Share of the steps before the attack begins (authors: 200 of 1000).")
     attack_steps: int = Field(
-        default=8, ge=0, le=1000, description="Sign-gradient steps on the prefix for each weight step (authors: 30); 0 = no attack."
+        default=8,
+        ge=0,
+        le=1000,
+        description="Sign-gradient steps on the prefix for each weight step, from a random token (authors: 30, from the latest attack); 0 = no attack.",
     )
     attack_learning_rate: float = Field(
         default=0.1,

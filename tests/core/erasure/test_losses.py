@@ -7,8 +7,11 @@ from by_hand import ALPHAS, Linear, by_hand, inputs, texts, weighted
 
 from core.erasure import age, all_but_one, ap, esd, naive
 from core.erasure.batch import error, guided_away
+from core.erasure.loop import Run
 from core.erasure.search import Ascent, Search, gumbel_softmax
-from core.specs import AgeSpec, AllButOneSpec, ApSpec, EsdSpec, NaiveSpec
+from core.models import load_model
+from core.progress import ignore
+from core.specs import AgeSpec, AllButOneSpec, ApSpec, EraseSpec, EsdSpec, NaiveSpec
 
 
 @pytest.mark.parametrize("space", ["eps", "x0"])
@@ -80,14 +83,25 @@ def test_aps_search_climbs_the_difference_in_the_paper_and_one_side_of_it_in_the
 
 def test_continuous_ascent_climbs_and_tries_the_nearest_candidates_latents():
     states = torch.stack([torch.full((2, 3, 4), v) for v in (0.5, 1.0, 3.0)])
-    search, g = Ascent(["a", "b", "c"], states, learning_rate=0.1), torch.Generator().manual_seed(0)
+    start = torch.full((2, 3, 4), 1.2)
+    search, g = Ascent(["a", "b", "c"], states, start, learning_rate=0.1), torch.Generator().manual_seed(0)
+    assert torch.equal(search.text, start)
     assert search.names[int(search.sample(g).argmax())] == "b"
     for _ in range(10):
         search.ascend(search.context(search.sample(g), torch.tensor([0, 1])).sum())
     assert search.names[int(search.sample(g).argmax())] == "c"
-    again = Ascent(["a", "b", "c"], states, learning_rate=0.1)
+    assert torch.equal(start, torch.full((2, 3, 4), 1.2))
+    again = Ascent(["a", "b", "c"], states, start, learning_rate=0.1)
     again.load_state(search.state())
     assert torch.equal(again.text, search.text)
+
+
+def test_continuous_ascent_starts_at_the_concept(tiny_sd):
+    model = load_model(tiny_sd)
+    spec = EraseSpec(concepts=["church", "in noto style"], method=ApSpec(search="pgd", candidates=3, trajectories=1, sampling_steps=2))
+    method = ap.Ap(Run(model, spec, spec.method, ignore))
+    for search, name in zip(method.searches, ("church", "in noto style"), strict=True):
+        assert torch.equal(search.text, model.encode(model.vocabulary.prompts(name)).float())
 
 
 @pytest.mark.parametrize(("variant", "eta"), [("paper", 0.0), ("paper", 0.7), ("authors_code", 1.0)])

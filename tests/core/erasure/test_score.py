@@ -114,6 +114,14 @@ def test_a_fresh_critic_finds_what_differs_and_nothing_where_nothing_does():
     assert leakage(same + 1.0, other, seed=0) == found
 
 
+def test_where_nothing_differs_the_leakage_is_not_cut_off_at_nought_for_that_would_lift_its_mean():
+    found = []
+    for seed in range(3):
+        a, b = (torch.randn(16, 4, 8, 8, generator=torch.Generator().manual_seed(2 * seed + k)) for k in (0, 1))
+        found.append(leakage(a, b, seed))
+    assert sum(found) < 0
+
+
 def test_held_out_prompts_are_none_that_training_reads(tiny_sd):
     vocabulary = load_model(tiny_sd).vocabulary
     for word in ("church", "in noto style"):
