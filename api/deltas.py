@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-import core
 from api.problems import KINDS, FieldError, Problem
 from core import adapter_config
+from core.sources import folder_of
 
 KEY = re.compile(r"(unet|text_encoder)\.([A-Za-z0-9_.]+)\.lora_([AB])\.weight")
 MASKED = re.compile(r"(unet\.[A-Za-z0-9_.]+)\.pruned")
@@ -58,10 +58,7 @@ def check_config(metadata: dict[str, str], tensors: Header) -> None:
 
 def directory(source: str) -> Path | None:
     """Where a model's files lie, for a bundled model or a local directory; None for one that only the workers hold."""
-    if source.startswith("bundled:"):
-        return Path(core.__path__[0]) / "bundled" / source.removeprefix("bundled:")
-    folder = Path(source)
-    return folder if folder.is_dir() else None
+    return folder_of(source)
 
 
 def layers(folder: Path) -> dict[str, Shape]:

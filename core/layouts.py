@@ -89,7 +89,7 @@ def look(folder: Path) -> Layout:
 
 def is_setting(part: str, name: str) -> bool:
     """Whether a file beside the weights decides what is drawn: a part's configuration, all of a tokenizer's."""
-    return name.endswith((".json", ".txt")) and ".safetensors.index" not in name if part in WEIGHTS else name.endswith((".json", ".txt"))
+    return name.endswith((".json", ".txt")) and not (part in WEIGHTS and ".index." in name)
 
 
 def single_file(name: str) -> CoreError:
@@ -109,7 +109,9 @@ def no_index(folder: Path) -> CoreError:
     if inner:
         return refuse("model_incomplete", f"there is no {INDEX} in it, but in '{inner[-1]}' within it: name that folder")
     if "adapter_config.json" in names or any(n.startswith("pytorch_lora_weights") for n in names):
-        return refuse("model_not_supported", "it holds a LoRA, not a model: name the base model's folder, and upload the LoRA (POST /artifacts)")
+        return refuse(
+            "model_not_supported", "it holds a LoRA, not a model: name the base model's folder, and upload the LoRA (POST /artifacts)"
+        )
     single = next((n for n in names if Path(n).suffix in SINGLE), None)
     if single is not None and not any(part in names for part in WEIGHTS):
         return single_file(single)
@@ -161,7 +163,7 @@ def choose(names: Mapping[str, Iterable[str]]) -> tuple[dict[str, list[str]], di
         for pattern in (index, whole) if part == "text_encoder" else (whole, index):
             for name in names[part]:
                 match = pattern.fullmatch(name)
-                if match and not re.fullmatch(r"\d{5}-of-\d{5}", match[1] or ""):
+                if match and not re.search(r"-\d{5}-of-\d{5}$", match[1] or ""):
                     found[match[1]] = name
         if found:
             variant = min(found, key=lambda v: (v is not None, PREFERRED.index(v) if v in PREFERRED else len(PREFERRED), v or ""))

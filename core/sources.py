@@ -84,10 +84,10 @@ def nothing_at(source: Source) -> Path:
     path = Path(source.name).expanduser()
     if path.is_file():
         return path
-    why = FORMS
     if "://" in source.name:
-        why = f"a URL is not fetched: {FORMS}"
-    elif (BUNDLED / source.name).is_dir() and ID.fullmatch(source.name):
+        raise CoreError("model_not_supported", f"a URL is not fetched: {FORMS}", field="model")
+    why = FORMS
+    if (BUNDLED / source.name).is_dir() and ID.fullmatch(source.name):
         why = f"did you mean 'bundled:{source.name}'? {FORMS}"
     raise CoreError("unknown_model", f"there is no folder '{source.name}' on this host: {why}", field="model")
 
@@ -129,7 +129,9 @@ def download(source: Source) -> Path:
                 "HF_TOKEN",
                 field="model",
             ) from error
-        raise CoreError("model_not_fetched", f"the hub did not give {named} (HTTP {status}): try again", field="model", retryable=True) from error
+        raise CoreError(
+            "model_not_fetched", f"the hub did not give {named} (HTTP {status}): try again", field="model", retryable=True
+        ) from error
     except OSError as error:  # httpx's and requests' errors of connection among them
         raise not_fetched(source, named) from error
 
@@ -180,7 +182,10 @@ def check(id_: str, text: str) -> Checked:
         layout = layouts.look(folder or nothing_at(source))
         return Checked(id_, source.kind, True, layout.architecture)
     except CoreError as error:
-        return Checked(id_, source.kind, error.code not in ("unknown_model", "model_not_fetched"), None, error.code, error.message)
+        seen = error.code not in ("unknown_model", "model_not_fetched")
+        hidden = source.kind == "local" and not seen
+        why = "its folder is not on this host: mount it here, or mend its path in EXPUNGE_MODELS" if hidden else error.message
+        return Checked(id_, source.kind, seen, None, error.code, why)
 
 
 def check_all(models: Mapping[str, str]) -> list[Checked]:

@@ -1,5 +1,6 @@
 """What the environment says: where the data lies, and how patient the service is."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -8,6 +9,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 from sqlalchemy.engine import make_url
 
+from core.sources import ID
 from store.secret import REMEDY, placeholder, weakness
 
 DATA = Path.home() / ".local" / "share" / "expunge"
@@ -17,6 +19,26 @@ MINUTE, HOUR = 60.0, 3600.0
 def split(value: Any) -> Any:
     """Commas between the members of a list."""
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def registered(value: Any) -> Any:
+    """EXPUNGE_MODELS: an object of JSON, whose keys are ids that a request may name and whose values are sources."""
+    example = """{"emoji": "bundled:emoji", "mine": "/models/mine"}"""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"EXPUNGE_MODELS is not JSON ({error}): give an object such as {example}") from error
+    if not isinstance(value, dict) or not value:
+        raise ValueError(f"EXPUNGE_MODELS must be a JSON object that names at least one model, such as {example}")
+    for id_, source in value.items():
+        if not ID.fullmatch(id_):
+            raise ValueError(
+                f"EXPUNGE_MODELS: '{id_}' is no model id: take up to 100 letters, digits, '.', '_' and '-', a letter or digit first"
+            )
+        if not isinstance(source, str) or not source:
+            raise ValueError(f"EXPUNGE_MODELS: '{id_}' must be a text, the model's folder or hub id, such as 'organisation/name@revision'")
+    return value
 
 
 Commas = (NoDecode, BeforeValidator(split))
@@ -43,7 +65,11 @@ class Settings(BaseSettings):
         alias="EXPUNGE_SECRET_PREVIOUS",
         description="A second secret, while EXPUNGE_SECRET is being replaced: what lies under it is still understood.",
     )
-    models: dict[str, str] = Field(default={"emoji": "bundled:emoji"}, alias="EXPUNGE_MODELS", description="JSON: model id to source.")
+    models: Annotated[dict[str, str], NoDecode, BeforeValidator(registered)] = Field(
+        default={"emoji": "bundled:emoji"},
+        alias="EXPUNGE_MODELS",
+        description="JSON: model id to source, which is a diffusers folder, 'bundled:emoji', or a hub id as 'organisation/name@revision'.",
+    )
     cache_dir: Path = Field(
         default=DATA / "cache", alias="EXPUNGE_CACHE_DIR", description="Base-model pictures and the like; may be deleted."
     )

@@ -1,15 +1,12 @@
 """Out of memory: the run is begun once more with half the batch and gradient checkpointing, then failed clearly."""
 
 import copy
-import gc
-import sys
 from collections.abc import Mapping
 from typing import Any
 
+from core.memory import free, out_of_memory
 
-def out_of_memory(error: BaseException) -> bool:
-    """torch's own (of CUDA and of the host), or Python's."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+__all__ = ["free", "out_of_memory", "smaller"]
 
 
 def smaller(spec: Mapping[str, Any]) -> tuple[dict[str, Any], str] | None:
@@ -30,11 +27,3 @@ def parts(spec: dict[str, Any], path: str = "") -> list[tuple[str, dict[str, Any
     """Every object in a spec, with its path."""
     inner = [(f"{path}.{key}".lstrip("."), value) for key, value in spec.items() if isinstance(value, dict)]
     return inner + [found for at, value in inner for found in parts(value, at)]
-
-
-def free() -> None:
-    """Give back what the failed run held; to be called when no traceback of it is alive."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()

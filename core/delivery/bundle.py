@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from core import sources
 from core.concepts.learned import Lesson
 from core.delivery import card, fused, lora, manifest, page, stack, words
 from core.delivery.grid import data_uri, draw_grid
@@ -223,7 +224,7 @@ def key_facts(key: RecoveryKey, file: Path, spec: HideSpec) -> dict[str, Any]:
 
 def base_facts(model: StableDiffusion, source: str, name: str) -> dict[str, Any]:
     """The base model's id and digest; its source only where that is no path of this machine."""
-    return {"id": name, "sha256": model.digest} | ({} if Path(source).exists() else {"source": source})
+    return {"id": name, "sha256": model.digest} | ({} if sources.parse(source).kind == "local" else {"source": source.partition("#")[0]})
 
 
 def picture_seeds(evaluation: Evaluation | None) -> dict[str, Any]:

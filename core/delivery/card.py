@@ -4,9 +4,9 @@ import json
 import re
 from collections.abc import Collection, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
+from core import sources
 from core.delivery.page import environment, table
 from core.delivery.words import deed
 from core.delivery.words import title as headline
@@ -124,7 +124,7 @@ def render(
     env.filters["md"] = markdown
     changed = list({c.name.casefold(): c for _, concepts in layers for c in concepts}.values())
     mask = "sparse_mask" in model.changes()
-    hub = source if not source.startswith("bundled:") and not Path(source).exists() else None
+    hub = sources.parse(source).name if sources.parse(source).kind == "hub" else None
     facts: dict[str, Any] = {
         "front": front_matter(hub or base, mask),
         "base": hub or base,

@@ -10,10 +10,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from core import adapter_config
+from core import adapter_config, sources
 from core.errors import CoreError
 from core.models import masks
-from core.models.folders import resolve
 
 NAME = re.compile(r"(unet|text_encoder)\.(.+)\.lora_([AB])\.weight")
 MASKED = re.compile(r"(unet\..+)\.pruned")
@@ -97,7 +96,7 @@ def paired(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 def layer_shapes(source: str) -> dict[str, tuple[int, ...]]:
     """Weight shape of every linear and convolution layer of the model's U-Net and text encoder; no weights are read."""
-    folder = str(resolve(source) or source)
+    folder = str(sources.fetch(source).folder)
     config, text = (
         UNet2DConditionModel.load_config(folder, subfolder="unet"),
         CLIPTextConfig.from_pretrained(folder, subfolder="text_encoder"),

@@ -7,32 +7,31 @@ import zipfile
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from core import sources
 from core.errors import CoreError
+from core.layouts import Layout
 from core.models import StableDiffusion, masks
+from core.models.stable_diffusion import load_pipeline
 from core.tensors import not_finite
 
 FILE, ROOT = "fused.zip", "fused"
 
 
-def stored_dtype(folder: Path | None) -> torch.dtype:
+def stored_dtype(layout: Layout) -> torch.dtype:
     """The type the base model's own U-Net is stored in: fusing must not make the checkpoint larger."""
-    files = sorted((folder / "unet").glob("*.safetensors")) if folder else []
-    if not files:
-        return torch.float16
-    with safe_open(files[0], "pt") as f:
+    file = next(name for name in layout.files if name.startswith("unet/") and name.endswith(".safetensors"))
+    with safe_open(layout.folder / file, "pt") as f:
         return torch.float16 if f.get_slice(next(iter(f.keys()))).get_dtype() in ("F16", "BF16") else torch.float32
 
 
 def fuse(model: StableDiffusion, source: str, delta: Path, out: Path) -> Path:
     """Write `fused.zip`: unzip it and call StableDiffusionPipeline.from_pretrained("fused"). Same input, same bytes."""
     with tempfile.TemporaryDirectory(dir=out) as tmp:
-        pipe = StableDiffusionPipeline.from_pretrained(
-            str(model.folder or source), use_safetensors=True, safety_checker=None, requires_safety_checker=False
-        )
+        layout = sources.fetch(source)
+        pipe = load_pipeline(layout, torch.float32)
         tensors = load_file(delta)
         if masks.is_mask(tensors):
             masks.fold(pipe.unet, tensors)
@@ -41,7 +40,7 @@ def fuse(model: StableDiffusion, source: str, delta: Path, out: Path) -> Path:
             pipe.fuse_lora()
             pipe.unload_lora_weights()
         folder = Path(tmp) / ROOT
-        pipe.to(dtype=stored_dtype(model.folder)).save_pretrained(folder, safe_serialization=True)
+        pipe.to(dtype=stored_dtype(layout)).save_pretrained(folder, safe_serialization=True)
         if model.folder and (model.folder / "vocabulary.json").exists():
             shutil.copy(model.folder / "vocabulary.json", folder)
         for weights in sorted(folder.rglob("*.safetensors")):

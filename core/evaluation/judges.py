@@ -17,6 +17,7 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 
 from core.errors import CoreError
+from core.sources import folder_of, parse
 
 BUNDLED = Path(__file__).parents[1] / "bundled" / "judges"
 RESNET50, VIT_B_32 = "resnet50.tv2_in1k", ("ViT-B-32", "openai")  # the papers' judges
@@ -153,8 +154,9 @@ def reason(error: Exception) -> str:
 
 def judges_for(source: str | Path, device: str = "cpu") -> Judges:
     """The bundled judges for a bundled model, a folder's own `judges/` if it brings some, else the papers' ResNet-50 and ViT-B/32."""
-    own = Path(source) / "judges"
-    folder = BUNDLED if str(source).startswith("bundled:") else own if own.is_dir() else None
+    home = folder_of(source)
+    own = home / "judges" if home else BUNDLED
+    folder = BUNDLED if parse(source).kind == "bundled" else own if home and own.is_dir() else None
     wanted: dict[str, Callable[[], Any]] = {
         "concept": lambda: load_classifier(folder / "concept" if folder else RESNET50, device),
         "clip": lambda: load_clip(folder / "clip" if folder else VIT_B_32, device),

@@ -47,7 +47,7 @@ def recover(
     guidance: float = 7.5,
 ) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Pictures (N, H, W, 3) uint8 of a hidden concept, drawn with its key by the model that wears the delta. CoreError when the key is another model's."""
-    if key.base_sha256 != model.digest:
+    if not model.is_known_as(key.base_sha256):
         raise CoreError(
             "key_does_not_fit", f"the key belongs to the base model with sha256 {key.base_sha256}: load that model", field="key"
         )

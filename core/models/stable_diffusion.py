@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
@@ -18,10 +18,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from transformers import CLIPTextModel
 
+from core import sources
 from core.errors import CoreError
+from core.layouts import Layout
+from core.memory import out_of_memory
 from core.models import masks
-from core.models.folders import digest_of, resolve
+from core.models.folders import digest_of, earlier_digests
 from core.models.learned import Word, WordTable
 from core.models.lora import folded
 from core.models.masks import Masks, Relaxation
@@ -40,17 +44,33 @@ def load_model(source: str | Path, device: str | None = None, dtype: str | torch
 
     `dtype` is the frozen weights', as torch's or by its name, 'float32', 'float16' or 'bfloat16'; without one see `fitting`.
     """
-    folder = resolve(source)
-    if folder is None and (str(source).startswith((".", "/", "~")) or "/" not in str(source)):
-        raise CoreError(
-            "unknown_model", f"there is no model at '{source}': give a diffusers folder, 'bundled:emoji' or a hub id", field="model"
-        )
+    layout, pinned = sources.fetch(source), sources.parse(source).digest
+    if pinned is not None and (found := sources.digest_of(layout)) != pinned:
+        raise CoreError("model_changed", f"the model has sha256 {found}, not the {pinned} that it is pinned to", field="model")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     wanted = fitting(device) if dtype is None else dtype_of(dtype)
-    pipe = StableDiffusionPipeline.from_pretrained(
-        str(folder or source), use_safetensors=True, safety_checker=None, requires_safety_checker=False, dtype=wanted
-    )
-    return StableDiffusion(pipe.to(device), folder, str(source))
+    return StableDiffusion(load_pipeline(layout, wanted).to(device), layout.folder, str(source))
+
+
+def load_pipeline(layout: Layout, dtype: torch.dtype) -> StableDiffusionPipeline:
+    """The stock pipeline, on the CPU; weights that are there as a variant alone are read part by part."""
+    types = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+    folder, how = str(layout.folder), {"use_safetensors": True, "dtype": dtype}
+    unused = {"safety_checker": None, "feature_extractor": None, "image_encoder": None, "requires_safety_checker": False}
+    try:
+        variants = {
+            part: types[part].from_pretrained(folder, subfolder=part, variant=variant, **how)
+            for part, variant in layout.variants.items()
+            if variant is not None
+        }
+        return StableDiffusionPipeline.from_pretrained(folder, **how, **unused, **variants)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as e:
+        if out_of_memory(e):
+            raise
+        why = (str(e).strip().splitlines() or [type(e).__name__])[0][:300]
+        raise CoreError(
+            "model_broken", f"the model's files are there, but do not load ({why}): fetch or save them again", field="model"
+        ) from e
 
 
 def fitting(device: str) -> torch.dtype:
@@ -102,7 +122,7 @@ class StableDiffusion:
 
     @property
     def digest(self) -> str:
-        """sha256 of the base weights: of the files where there is a folder, else of the tensors."""
+        """sha256 of what the base model draws by: of its files, the same on every host, where there is a folder; else of the tensors as they were loaded."""
         if self._digest is None:
             if self.folder is not None:
                 self._digest = digest_of(self.folder)
@@ -116,6 +136,10 @@ class StableDiffusion:
                         )
                 self._digest = total.hexdigest()
         return self._digest
+
+    def is_known_as(self, digest: str) -> bool:
+        """Whether the sha256 names this base model, by its digest or by what an earlier release took for it."""
+        return digest == self.digest or (self.folder is not None and digest in earlier_digests(self.folder))
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Text states of prompts, (B, L, D), without a graph; each distinct prompt is encoded once, or anew while the text encoder wears an adapter."""
