@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.metrics import Metrics
 from api.problems import Problem, answer
-from store.errors import CorruptBlob, KeyInFlight, KeyReused, NotFinished, NotFound, QuotaExceeded, StoreError, WrongState
+from store.errors import CorruptBlob, ForeignStore, KeyInFlight, KeyReused, NotFinished, NotFound, QuotaExceeded, StoreError, WrongState
 
 log = structlog.get_logger("api")
 REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{8,64}$")
@@ -30,6 +30,9 @@ RAW = [(name.lower().encode(), value.encode()) for name, value in SAFE.items()]
 
 def unavailable(error: Exception) -> Problem | None:
     """A 503 when the database is away or overloaded, or the artifact store away, else None."""
+    if isinstance(error, ForeignStore):
+        log.error("foreign_store", error=str(error))
+        return Problem("unavailable", "The artifact store is not this service's; nothing was changed.", headers={"Retry-After": "60"})
     if isinstance(error, BlobError):
         return Problem("unavailable", "The artifact store does not answer; nothing was changed.", headers={"Retry-After": "5"})
     lost = isinstance(error, DBAPIError) and error.connection_invalidated

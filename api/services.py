@@ -13,7 +13,7 @@ from api.integrity import Checked
 from api.known import Known
 from api.limiter import Limiter
 from api.metrics import Metrics
-from store import artifacts, db, jobs, pauses
+from store import artifacts, db, deployment, jobs, pauses
 from store.blobs import Blobs
 from store.settings import Settings
 
@@ -32,7 +32,8 @@ class Services:
 
     @cached_property
     def blobs(self) -> Blobs:
-        return Blobs(self.settings.artifacts_url)
+        """Known to be this database's. ForeignStore."""
+        return deployment.known(self.settings)
 
     def transaction(self) -> AbstractContextManager[Session]:
         """A session that commits at its end."""

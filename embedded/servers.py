@@ -4,10 +4,10 @@ import importlib.util
 import os
 import pwd
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -61,9 +61,7 @@ def postgres(folder: Path, port: int, options: Sequence[str] = ()) -> tuple[Prog
         raise RuntimeError(f"{data} was made by PostgreSQL {number}, which is not installed here: run it elsewhere and set DATABASE_URL")
     binaries = installed[number]
     user = system_user() if os.geteuid() == 0 else None
-    data.mkdir(exist_ok=True, mode=0o700)
     if user is not None:
-        os.chown(data, user.pw_uid, user.pw_gid)
         for path in (data, binaries):
             let_through(path)
     if not version.exists():
@@ -93,22 +91,26 @@ def system_user() -> pwd.struct_passwd:
 
 
 def initialise(binaries: Path, data: Path, secret: str, user: pwd.struct_passwd | None) -> None:
-    """initdb; what an interrupted one left is removed first."""
-    for left in data.iterdir():
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    """initdb beside its place, so that what an interrupted one left is never taken for a database. RuntimeError when something else lies there."""
+    if data.exists() and any(data.iterdir()):
+        raise RuntimeError(f"{data} holds files and is no PostgreSQL: give a data directory of Expunge's own, or move them away")
+    fresh = Path(tempfile.mkdtemp(prefix="postgres.initdb-", dir=data.parent))
+    if user is not None:
+        os.chown(fresh, user.pw_uid, user.pw_gid)
     handed = data.with_suffix(".initial")
     handed.unlink(missing_ok=True)
     handed.touch(mode=0o600)
     handed.write_text(secret)
     if user is not None:
         os.chown(handed, user.pw_uid, user.pw_gid)
-    argv = [str(binaries / "initdb"), "-D", str(data), "-U", "postgres", "-E", "UTF8", "--locale=C"]
+    argv = [str(binaries / "initdb"), "-D", str(fresh), "-U", "postgres", "-E", "UTF8", "--locale=C"]
     argv += ["--auth=scram-sha-256", f"--pwfile={handed}"]
     uid, gid, groups = identity(user)
-    done = subprocess.run(argv, capture_output=True, text=True, cwd=data, user=uid, group=gid, extra_groups=groups)
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=fresh, user=uid, group=gid, extra_groups=groups)
     handed.unlink()
     if done.returncode != 0:
-        raise RuntimeError(f"initdb failed in {data}: {done.stderr.strip()[-500:]}")
+        raise RuntimeError(f"initdb failed in {fresh}: {done.stderr.strip()[-500:]}")
+    fresh.rename(data)
 
 
 def identity(user: pwd.struct_passwd | None) -> tuple[int | None, int | None, list[int] | None]:

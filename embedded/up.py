@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import IO, Annotated, Any
 
 import typer
+from obstore.exceptions import BaseError as BlobError
+from pydantic import SecretStr
 
 from core.delivery.signing import load_or_create
 from embedded import servers
 from embedded.servers import Program
 from embedded.supervise import Children
-from store import db, keys, migrate
+from store import db, deployment, keys, migrate
+from store.errors import ForeignStore
 from store.secret import REMEDY, weakness
 from store.settings import DATA, Settings
 
@@ -119,6 +122,7 @@ def start(children: Children, folder: Path, host: str, port: int, workers: int) 
     signing_key = Path(given("EXPUNGE_SIGNING_KEY") or folder / "signing_key.pem")
     load_or_create(signing_key)
     artifacts = given("ARTIFACTS_URL") or (folder / "artifacts").as_uri()
+    own_store(database, artifacts)
     api_key, new_key = embedded_key(folder, database, secret, Settings().older_secrets)
     environment = {
         "DATABASE_URL": database,
@@ -134,6 +138,16 @@ def start(children: Children, folder: Path, host: str, port: int, workers: int) 
     for program in programs(environment, url, host, port, workers):
         children.start(program)
     return Service(url, api_key, new_key, folder)
+
+
+def own_store(database: str, artifacts: str) -> None:
+    """CannotStart when the artifact store is another deployment's, or nobody knows whose."""
+    try:
+        deployment.owned(Settings(database_url=SecretStr(database), artifacts_url=artifacts))
+    except ForeignStore as error:
+        raise CannotStart(str(error)) from error
+    except BlobError as error:
+        say(f"the artifact store does not answer ({type(error).__name__}): jobs that need it fail until it does")
 
 
 def given(name: str) -> str | None:

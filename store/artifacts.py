@@ -8,8 +8,10 @@ from typing import Any
 from sqlalchemy import case, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
+from store import deletions
+from store.blobs import LAYOUT
 from store.errors import NotFound
-from store.models import ApiKey, Artifact, ArtifactRead, Checkpoint
+from store.models import ApiKey, Artifact, ArtifactRead, Checkpoint, Tenant
 
 RECOVERY_KEY = "recovery_key"
 THERE = (Artifact.revoked_at.is_(None), Artifact.expired_at.is_(None))
@@ -90,20 +92,22 @@ def revoke(session: Session, artifact: Artifact) -> Artifact:
     """From the commit on, nobody is given its bytes, which the caller then deletes. Revoking twice changes nothing."""
     if artifact.revoked_at is None:
         artifact.revoked_at = func.now()
+        deletions.note(session, [artifact.key])
         session.flush()
         session.refresh(artifact)
     return artifact
 
 
 def expire(session: Session, age: timedelta, *, secrets: bool) -> list[str]:
-    """Mark what jobs made longer ago than `age` as deleted; the keys of the bytes, which the caller then deletes. `secrets`: recovery keys too."""
+    """Mark what jobs made longer ago than `age` as deleted; the keys of the bytes, noted for deletion. `secrets`: recovery keys too."""
     old = [*THERE, Artifact.job_id.is_not(None), Artifact.created_at < func.now() - age]
     if not secrets:
         old.append(Artifact.kind != RECOVERY_KEY)
     options = {"synchronize_session": False}
-    return list(
-        session.scalars(update(Artifact).where(*old).values(expired_at=func.now()).returning(Artifact.key), execution_options=options)
-    )
+    gone = update(Artifact).where(*old).values(expired_at=func.now()).returning(Artifact.key)
+    keys = list(session.scalars(gone, execution_options=options))
+    deletions.note(session, keys)
+    return keys
 
 
 def to_verify(session: Session, age: timedelta, limit: int) -> Sequence[Artifact]:
@@ -124,9 +128,25 @@ def corrupt_count(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(Artifact).where(Artifact.corrupt_at.is_not(None))) or 0
 
 
-def referenced_keys(session: Session) -> set[str]:
-    """Every key of the artifact store that a row names and whose bytes are meant to be there; anything else is an orphan."""
-    keys = set(session.scalars(select(Artifact.key).where(*THERE)))
-    for files in session.scalars(select(Checkpoint.files)):
-        keys.update(file["key"] for file in files.values())
-    return keys
+def named(session: Session, keys: Sequence[str]) -> set[str]:
+    """Which of these keys of the store a row names whose bytes are meant to be there."""
+    found = set(session.scalars(select(Artifact.key).where(Artifact.key.in_(keys), *THERE)))
+    jobs = {uuid.UUID(match[2]) for key in keys if key not in found and (match := LAYOUT.fullmatch(key)) and match[2]}
+    for files in session.scalars(select(Checkpoint.files).where(Checkpoint.job_id.in_(jobs))):
+        found.update(file["key"] for file in files.values())
+    return found.intersection(keys)
+
+
+def unnamed(session: Session, keys: Sequence[str]) -> list[str]:
+    """Which of these keys are of our own layout, of a tenant of this database, and named by no row."""
+    ours = {key: uuid.UUID(match[1]) for key in keys if (match := LAYOUT.fullmatch(key))}
+    tenants = set(session.scalars(select(Tenant.id).where(Tenant.id.in_(set(ours.values())))))
+    known = named(session, list(ours))
+    return [key for key, tenant in ours.items() if tenant in tenants and key not in known]
+
+
+def newest_keys(session: Session, limit: int) -> list[str]:
+    """Some keys whose bytes must be in the store, the newest of the rows' first."""
+    found = list(session.scalars(select(Artifact.key).where(*THERE).order_by(Artifact.created_at.desc()).limit(limit)))
+    newest = select(Checkpoint.files).order_by(Checkpoint.id.desc()).limit(limit)
+    return found + [file["key"] for files in session.scalars(newest) for file in files.values()]

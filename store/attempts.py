@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Boolean, ColumnElement, delete, func, literal_column, select, text, update
 from sqlalchemy.orm import Session
 
+from store import deletions
 from store.errors import CancelRequested, LostLease
 from store.jobs import change
 from store.models import Artifact, Checkpoint, Job
@@ -117,9 +118,11 @@ def checkpoints(session: Session, job_id: uuid.UUID) -> Sequence[Checkpoint]:
 
 
 def drop_checkpoints(session: Session, *where: ColumnElement[bool]) -> list[str]:
-    """Delete checkpoint rows; gives the keys of their bytes."""
-    gone = session.scalars(delete(Checkpoint).where(*where).returning(Checkpoint.files))
-    return [file["key"] for files in gone for file in files.values()]
+    """Delete checkpoint rows; gives the keys of their bytes, which are noted for deletion."""
+    gone = session.scalars(delete(Checkpoint).where(*where).returning(Checkpoint.files), execution_options={"synchronize_session": False})
+    keys = [file["key"] for files in gone for file in files.values()]
+    deletions.note(session, keys)
+    return keys
 
 
 def publish(

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from obstore import Attributes
 
 CHUNK = 1 << 20
+PAGE = 1000  # objects of a listing held at a time
+UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+LAYOUT = re.compile(rf"({UUID})/(?:uploads|({UUID})/\d+-\d+)/{UUID}")  # what the two functions below make: tenant, job
+PARTIAL = re.compile(rf"{LAYOUT.pattern}#\d+")  # a file under way to such a key
+MARKER = "expunge-deployment.json"  # whose store it is: store/deployment.py
+QUARANTINE = "quarantine/"  # what the sweep has set aside: store/quarantine.py
 
 
 def output_key(tenant_id: uuid.UUID, job_id: uuid.UUID, attempt: int, fence: int) -> str:
@@ -134,20 +141,32 @@ class Blobs:
             except FileNotFoundError:
                 continue
 
+    def pages(self, prefix: str | None = None) -> Iterator[list[tuple[str, datetime]]]:
+        """(key, when it was stored) of every object, some at a time, so that a listing takes no more memory for more objects."""
+        for page in obstore.list(self.store, prefix, chunk_size=PAGE):
+            yield [(meta["path"], meta["last_modified"]) for meta in page]
+
     def older_than(self, age: timedelta) -> Iterator[str]:
-        """Keys of the objects that were stored longer ago than `age`."""
+        """Keys of the objects that were stored longer ago than `age`; not the marker, nor what is set aside."""
         before = datetime.now(UTC) - age
-        for page in obstore.list(self.store):
-            yield from (meta["path"] for meta in page if meta["last_modified"] < before)
+        for page in self.pages():
+            yield from (key for key, at in page if at < before and key != MARKER and not key.startswith(QUARANTINE))
+
+    def move(self, key: str, to: str) -> None:
+        """Under another key, whatever that held. What is gone already is no error."""
+        with suppress(FileNotFoundError):
+            obstore.rename(self.store, key, to)
 
     def link(self, key: str, lifetime: timedelta) -> str | None:
         """A URL that gives exactly this object to whoever has it, by GET, for so long; None for a directory, which nobody can reach."""
         return obstore.sign(self.store, "GET", key, lifetime) if isinstance(self.store, S3Store) else None
 
     def clear_partial(self, age: timedelta) -> int:
-        """Delete what killed uploads left in the directory, which no listing shows; S3 keeps nothing of them. How many there were."""
+        """Delete what our own killed uploads left in the directory, which no listing shows; S3 keeps nothing of them. How many there were."""
         before, gone = time.time() - age.total_seconds(), 0
         for path in self.folder.rglob("*#*") if self.folder is not None else ():
+            if not PARTIAL.fullmatch(path.relative_to(self.folder or path).as_posix()):
+                continue
             with suppress(FileNotFoundError):  # an upload that has just ended
                 if path.stat().st_mtime < before:
                     path.unlink()

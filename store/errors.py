@@ -49,6 +49,12 @@ class CorruptBlob(StoreError):
     code = "artifact_corrupt"
 
 
+class ForeignStore(StoreError):
+    """The artifact store is not known to be this database's: nothing is read, written or deleted there."""
+
+    code = "foreign_store"
+
+
 class BlobExists(StoreError):
     """The key is taken; a stored object is never overwritten."""
 

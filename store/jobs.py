@@ -239,9 +239,9 @@ def active_count(session: Session, tenant_id: uuid.UUID, *, at_most: int | None 
     return session.scalar(select(func.count()).select_from(union_all(queued, held).subquery())) or 0
 
 
-def active_among(session: Session, ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
-    """Which of these, of any tenant, are not over."""
-    return set(session.scalars(select(Job.id).where(Job.id.in_(ids), Job.status.in_(ACTIVE))))
+def ended_among(session: Session, ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
+    """Which of these, of any tenant, are over."""
+    return set(session.scalars(select(Job.id).where(Job.id.in_(ids), Job.status.in_(TERMINAL))))
 
 
 def stack_of(session: Session, tenant_id: uuid.UUID, job: Job) -> list[Job]:

@@ -35,6 +35,23 @@ class Base(DeclarativeBase):
     }
 
 
+class Deployment(Base):
+    """Which deployment this database is of; the artifact store's marker says the same. One row."""
+
+    __tablename__ = "deployment"
+    __table_args__ = (CheckConstraint("one", name="one"),)
+    one: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
+    id: Mapped[uuid.UUID] = mapped_column(server_default=func.gen_random_uuid())
+    store_url: Mapped[str | None] = mapped_column(doc="The ARTIFACTS_URL where the marker was last seen.")
+
+
+class Deletion(Base):
+    """Stored bytes that are to be deleted: written in the transaction that takes their row away, gone when they are."""
+
+    __tablename__ = "deletions"
+    key: Mapped[str] = mapped_column(primary_key=True)
+
+
 class Tenant(Base):
     """Whose data it is."""
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, func, or_, select, text, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from store import fairness, workers
-from store.attempts import WAITING, finish
+from store.attempts import WAITING, drop_checkpoints, finish
 from store.jobs import LITERAL, change
 from store.models import TERMINAL, Checkpoint, Job
 
@@ -130,6 +130,6 @@ def try_lead(session: Session, name: str) -> bool:
 
 
 def drop_old_checkpoints(session: Session, age: timedelta) -> None:
-    """Forget checkpoints of jobs that ended longer ago than `age`; the sweep then deletes their bytes."""
+    """Forget checkpoints of jobs that ended longer ago than `age`; their bytes are noted for deletion."""
     old = select(Job.id).where(Job.status.in_(TERMINAL), Job.finished_at < func.now() - age)
-    session.execute(delete(Checkpoint).where(Checkpoint.job_id.in_(old)), execution_options={"synchronize_session": False})
+    drop_checkpoints(session, Checkpoint.job_id.in_(old))

@@ -129,7 +129,13 @@ class Settings(BaseSettings):
     log_concepts: bool = Field(
         default=False, alias="EXPUNGE_LOG_CONCEPTS", description="Write concepts and prompts into the log as they are, not as hashes."
     )
-    sweep_after_seconds: float = Field(default=86_400, gt=0, description="Stored bytes that no row names are deleted at this age.")
+    sweep_after_seconds: float = Field(default=86_400, gt=0, description="Stored bytes that no row names are set aside at this age.")
+    quarantine_days: float = Field(
+        default=7,
+        alias="EXPUNGE_QUARANTINE_DAYS",
+        ge=0,
+        description="Days for which what was set aside can be restored before it is deleted.",
+    )
     idempotency_seconds: float = Field(default=86_400, gt=0, description="How long an Idempotency-Key is remembered.")
     metrics_public: bool = Field(
         default=False,

@@ -18,7 +18,7 @@ from fleets import Fleet, until
 from sqlalchemy import func, select
 
 from store import db
-from store.blobs import Blobs
+from store.blobs import MARKER, QUARANTINE, Blobs
 from store.models import TERMINAL, Artifact, Checkpoint, Event, Job
 from store.queue import QUEUE
 from store.settings import Settings
@@ -224,10 +224,11 @@ def downloaded(api: httpx.Client, file: Artifact) -> tuple[str | None, str]:
 
 
 def keys_of(blobs: Blobs) -> list[str]:
-    """Everything that is stored; in a directory, half-written files too."""
+    """Everything that is stored but the marker and what was set aside; in a directory, half-written files too."""
     if blobs.folder is None:
         return list(blobs.older_than(timedelta(seconds=-60)))
-    return [str(p.relative_to(blobs.folder)) for p in blobs.folder.rglob("*") if p.is_file()]
+    found = (str(p.relative_to(blobs.folder)) for p in blobs.folder.rglob("*") if p.is_file())
+    return [key for key in found if key != MARKER and not key.startswith(QUARANTINE)]
 
 
 def waiting(settings: Settings) -> int:

@@ -16,13 +16,13 @@ TAKEN, TIMES = "unacked", "unacked_index"  # kombu's names: messages that a work
 
 
 def turn(settings: Settings) -> None:
-    """Forget what was taken for jobs that are over. A worker that still lives goes on with such a message, and acknowledges it in vain."""
+    """Forget what was taken for jobs that are over; a job that this database does not know is another deployment's, on the same Redis. A worker that still lives goes on with such a message, and acknowledges it in vain."""
     try:
         with redis.Redis.from_url(settings.redis_url.get_secret_value(), socket_connect_timeout=1, socket_timeout=5) as client:
             taken = {tag: rings_for(message) for tag, message in client.hscan_iter(TAKEN)}
             with db.transaction(settings.database_url.get_secret_value()) as session:
-                active = jobs.active_among(session, {job_id for job_id in taken.values() if job_id is not None})
-            over = [tag for tag, job_id in taken.items() if job_id is not None and job_id not in active]
+                ended = jobs.ended_among(session, {job_id for job_id in taken.values() if job_id is not None})
+            over = [tag for tag, job_id in taken.items() if job_id in ended]
             if over:
                 client.pipeline().zrem(TIMES, *over).hdel(TAKEN, *over).execute()
                 log.info("bells_dropped", messages=len(over))

@@ -4,12 +4,18 @@ import signal
 import sys
 import threading
 
-from store import logs, tracing
-from store.settings import read
+import structlog
+from obstore.exceptions import BaseError as BlobError
+from sqlalchemy.exc import SQLAlchemyError
+
+from store import deployment, logs, tracing
+from store.errors import ForeignStore
+from store.settings import Settings, read
 from worker import bells, dispatcher, metrics, reaper, sweeper, verifier
 from worker.leader import lead
 from worker.webhooks import Deliverer
 
+log = structlog.get_logger("worker")
 MINUTE, HOUR = 60.0, 3600.0
 
 
@@ -18,6 +24,7 @@ def main() -> None:
     logs.configure(settings, "loops", lambda: sys.stdout)
     tracing.configure("loops")
     metrics.serve(settings)
+    own_store(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     loops = [
@@ -33,6 +40,17 @@ def main() -> None:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+def own_store(settings: Settings) -> None:
+    """End when the artifact store is another deployment's. One that is away is looked at again before anything is deleted."""
+    try:
+        deployment.owned(settings)
+    except ForeignStore as error:
+        log.error("foreign_store", error=str(error))
+        raise SystemExit(1) from error
+    except (BlobError, SQLAlchemyError) as error:
+        log.warning("store_unknown", error=type(error).__name__)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,9 @@ expiries = Counter("expunge_lease_expiries_total", "Leases that ran out: their w
 redispatches = Counter("expunge_redispatches_total", "Jobs that the dispatcher announced, as nobody had claimed them.", registry=registry)
 unheard = Counter("expunge_bell_failures_total", "Wake-ups that did not reach the broker.", registry=registry)
 verified = Counter("expunge_verified_artifacts_total", "Stored artifacts hashed again.", ("result",), registry=registry)
-swept = Counter("expunge_swept_objects_total", "Stored objects deleted that no row named.", registry=registry)
+swept = Counter("expunge_swept_objects_total", "Stored objects deleted that no row named any more.", registry=registry)
+aside = Counter("expunge_quarantined_objects_total", "Stored objects set aside that no row named.", registry=registry)
+refused = Counter("expunge_sweeps_refused_total", "Sweeps that touched nothing, by why.", ("reason",), registry=registry)
 
 
 def serve(settings: Settings) -> None:

@@ -15,9 +15,8 @@ from obstore.exceptions import BaseError as BlobError
 from sqlalchemy.orm import Session
 
 from core.errors import CoreError
-from store import attempts, db, fairness, logs, tracing
-from store.blobs import Blobs
-from store.errors import BlobExists, CancelRequested, CorruptBlob, LostLease
+from store import attempts, db, deployment, fairness, logs, tracing
+from store.errors import BlobExists, CancelRequested, CorruptBlob, ForeignStore, LostLease
 from store.models import Job
 from store.queue import TASK
 from store.settings import Settings
@@ -99,7 +98,7 @@ def fresh(folder: Path, name: str) -> Path:
 def work(settings: Settings, job: Job, lease: Lease, folder: Path) -> str:
     """Run and publish; every error but a lost lease becomes the job's end. How the attempt ended, for the metrics."""
     try:
-        blobs = Blobs(settings.artifacts_url)
+        blobs = deployment.known(settings)
         checkpoints = JobCheckpoints(lease, blobs, settings.keep_checkpoints)
         outcome = run_job(settings, job, lease, folder, checkpoints)
         publish(lease, blobs, outcome, lease.latest)
@@ -141,7 +140,7 @@ def explain(error: Exception) -> tuple[str, str, bool]:
     """(code, message, retryable) for the client; anything unforeseen keeps its words for the log."""
     if isinstance(error, CoreError):
         return error.code, error.message, error.retryable
-    if isinstance(error, BlobError | BlobExists | CorruptBlob) or (isinstance(error, OSError) and error.errno in FULL):
+    if isinstance(error, BlobError | BlobExists | CorruptBlob | ForeignStore) or (isinstance(error, OSError) and error.errno in FULL):
         return "storage_error", "the artifact store or the disk refused to read or write: free or repair it, then retry the job", True
     if smaller.out_of_memory(error):
         return (

@@ -4,9 +4,9 @@ from datetime import timedelta
 
 import structlog
 
-from store import artifacts, db
+from store import artifacts, db, deployment
 from store.blobs import Blobs
-from store.errors import NotFound
+from store.errors import ForeignStore, NotFound
 from store.models import Artifact
 from store.settings import Settings
 from worker import metrics
@@ -17,7 +17,12 @@ BATCH = 100  # artifacts a turn
 
 def turn(settings: Settings) -> None:
     """Look at those that nobody has looked at for longest; what is damaged is flagged until it is whole again."""
-    blobs, url = Blobs(settings.artifacts_url), settings.database_url.get_secret_value()
+    url = settings.database_url.get_secret_value()
+    try:
+        blobs = deployment.owned(settings)
+    except ForeignStore as error:  # nothing in it is damaged: it is another store
+        log.error("verification_refused", error=str(error))
+        return
     with db.transaction(url) as session:
         due = artifacts.to_verify(session, timedelta(days=settings.verify_days), BATCH)
     for row in due:

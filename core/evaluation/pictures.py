@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
@@ -25,6 +26,7 @@ from core.specs import Concept, EvaluationSpec
 from core.specs.cost import erased_images
 
 CACHE_BYTES = 4 << 30
+CACHED = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{62}\.png")  # as `draw` writes them
 CHUNK = 16  # pictures between progress reports; each is on disk before the next chunk starts
 Role = Literal["erased", "preserved"]
 
@@ -177,7 +179,9 @@ def key_of(
 def prune(cache: Path, limit: int = CACHE_BYTES) -> None:
     """Drop the pictures longest unused until the cache fits; a picture that is wanted again is drawn again."""
     found = []
-    for file in cache.rglob("*.png"):
+    for file in cache.glob("??/*.png"):
+        if not CACHED.fullmatch(file.relative_to(cache).as_posix()):
+            continue  # the folder may be anybody's: only what `draw` names is ours
         with suppress(FileNotFoundError):
             found.append((file.stat().st_mtime, file.stat().st_size, file))
     excess = sum(size for _, size, _ in found) - limit

@@ -237,3 +237,15 @@ def test_own_servers_replace_the_embedded_ones(folder, postgres_url, broker_url,
         assert not (folder / "redis").exists()
     finally:
         service.end()
+
+
+@pytest.mark.parametrize(("where", "words"), [("postgres", "is no PostgreSQL"), ("artifacts", "has no marker and holds objects")])
+def test_a_folder_with_files_of_somebody_else_s_is_refused_and_left_as_it_is(up, folder, where, words):
+    dear = folder / where / "thesis" / "chapter-1.tex"
+    dear.parent.mkdir(parents=True)
+    dear.write_text("years of work")
+    service = up()
+    assert service.process.wait(90) == 1
+    assert words in service.process.stderr.read()
+    assert dear.read_text() == "years of work"
+    assert [p for p in (folder / where).rglob("*") if p.is_file()] == [dear]

@@ -24,8 +24,8 @@ from live_service import SECRET, Tenant, problem, serve
 from sqlalchemy import text
 from stall import stalling
 
-from store import artifacts, attempts, db, jobs
-from store.blobs import Blobs
+from store import artifacts, attempts, db, deployment, jobs
+from store.blobs import Blobs, output_key
 from store.models import Artifact
 from store.settings import Settings
 from worker import sweeper, verifier
@@ -134,7 +134,14 @@ def uncommitted(fleet: Fleet, job_id: uuid.UUID) -> Iterator[None]:
         connection.rollback()
 
 
+def known(fleet: Fleet) -> uuid.UUID:
+    """The database's deployment."""
+    with db.transaction(fleet.url) as session:
+        return deployment.identity(session).id
+
+
 def keys(blobs: Blobs) -> set[str]:
+    """What is stored; not the marker, nor what was set aside."""
     return set(blobs.older_than(timedelta(seconds=-60)))
 
 
@@ -147,7 +154,7 @@ def published_once(fleet: Fleet, blobs: Blobs, job_id: uuid.UUID) -> None:
     sweeper.turn(fleet.settings.model_copy(update={"sweep_after_seconds": -60}))
     assert keys(blobs) == {row.key}
     if blobs.folder is not None:
-        assert [path for path in blobs.folder.rglob("*") if path.is_file()] == [blobs.folder / row.key]
+        assert ledger.keys_of(blobs) == [row.key]
 
 
 def test_f20_what_is_uploaded_but_not_committed_is_not_listed_and_a_takeover_publishes_it_once(fleet, worker, stored):
@@ -191,19 +198,21 @@ def test_f20_an_upload_killed_half_way_leaves_nothing_that_can_be_seen(fleet, wo
 def test_f20_a_directory_upload_killed_half_way_leaves_nothing_that_can_be_seen(fleet, worker):
     """F20, killed during the upload to a directory: its half-written file is under no key, and is swept."""
     blobs = Blobs(fleet.settings.artifacts_url)
+    key = output_key(*(uuid.uuid4() for _ in range(2)), 1, 1)
     code = (
         "import os, resource, signal, sys; from store.blobs import Blobs\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\n"  # the kernel kills the process in the middle of its write
         "resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
-        "Blobs(sys.argv[1]).put('tenant/job/1-1/output', bytes(3 << 20))"
+        "Blobs(sys.argv[1]).put(sys.argv[2], bytes(3 << 20))"
     )
-    died = subprocess.run([sys.executable, "-c", code, fleet.settings.artifacts_url], env=fleet.environment(), capture_output=True)
+    died = subprocess.run([sys.executable, "-c", code, fleet.settings.artifacts_url, key], env=fleet.environment(), capture_output=True)
     assert died.returncode == -signal.SIGXFSZ, died.stderr
     (half,) = [path for path in blobs.folder.rglob("*") if path.is_file()]
     assert half.stat().st_size == MIB
     assert keys(blobs) == set()
-    blobs.put("tenant/job/1-1/output", BYTES)
-    assert blobs.hash("tenant/job/1-1/output")[0] == len(BYTES)
+    deployment.mark(blobs, known(fleet))
+    blobs.put(key, BYTES)
+    assert blobs.hash(key)[0] == len(BYTES)
     sweeper.turn(fleet.settings.model_copy(update={"sweep_after_seconds": -60}))
     assert not half.exists()
 

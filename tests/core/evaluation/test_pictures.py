@@ -154,10 +154,20 @@ def test_writers_and_readers_of_one_picture_do_not_disturb_each_other(tmp_path: 
 
 def test_pruning_drops_what_was_longest_unused(tmp_path: Path):
     image = np.zeros((8, 8, 3), np.uint8)
-    files = [tmp_path / f"{i}.png" for i in range(4)]
+    files = [tmp_path / f"{i:02x}" / f"{i:02x}{'0' * 62}.png" for i in range(4)]
     for age, file in enumerate(files):
         pictures.write(file, image)
         os.utime(file, (1000 + age, 1000 + age))
     assert pictures.read(files[0]) is not None  # now the latest used
     pictures.prune(tmp_path, limit=2 * files[0].stat().st_size)
     assert [f.exists() for f in files] == [True, False, False, True]
+
+
+def test_pruning_leaves_what_the_cache_never_wrote(tmp_path: Path):
+    image = np.zeros((8, 8, 3), np.uint8)
+    theirs = [tmp_path / "holiday.png", tmp_path / "ab" / "logo.png", tmp_path / "ab" / f"{'cd' * 32}.png", tmp_path / "a" / "b" / "c.png"]
+    ours = tmp_path / "ab" / f"{'ab' * 32}.png"
+    for file in (*theirs, ours):
+        pictures.write(file, image)
+    pictures.prune(tmp_path, limit=0)
+    assert [f.exists() for f in (*theirs, ours)] == [True] * 4 + [False]

@@ -1,0 +1,134 @@
+"""Which database and which artifact store belong together: the database has an id, the store a marker object with the same one.
+
+Whoever writes to the store or deletes from it asks here first. A store that is empty is marked; one that holds objects is marked only when it holds what this
+database's rows name. So an empty or wrong DATABASE_URL, a bucket of somebody else's, or a volume that is not mounted costs nobody a byte.
+"""
+
+import argparse
+import json
+import sys
+import uuid
+from functools import lru_cache
+
+import obstore
+from obstore.exceptions import AlreadyExistsError
+from pydantic import SecretStr
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from store import artifacts, db
+from store.blobs import MARKER, Blobs
+from store.errors import ForeignStore, NotFound
+from store.models import Deployment
+from store.settings import Settings
+
+LOOKED_AT = 20  # rows whose objects are looked for in a store that has no marker
+ADOPT = "python -m store.deployment adopt"
+
+
+def identity(session: Session) -> Deployment:
+    """This database's row, made when there is none."""
+    session.execute(insert(Deployment).values(one=True).on_conflict_do_nothing())
+    return session.scalars(select(Deployment)).one()
+
+
+def marked(blobs: Blobs) -> uuid.UUID | None:
+    """Whose the store says it is; None without a marker. ForeignStore when the marker cannot be read."""
+    try:
+        return uuid.UUID(json.loads(bytes(obstore.get(blobs.store, MARKER).bytes()))["deployment"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ForeignStore(f"{MARKER} in ARTIFACTS_URL is no marker of Expunge's: give a store, or a prefix, of Expunge's own") from error
+
+
+def mark(blobs: Blobs, id_: uuid.UUID, *, over: bool = False) -> None:
+    """Write the marker; `over` replaces another, else whoever was first stays."""
+    try:
+        obstore.put(
+            blobs.store, MARKER, json.dumps({"deployment": str(id_)}).encode(), mode="overwrite" if over else "create", use_multipart=False
+        )
+    except AlreadyExistsError:
+        return
+
+
+def owned(settings: Settings) -> Blobs:
+    """The artifact store, when it is this database's. ForeignStore."""
+    blobs, url = Blobs(settings.artifacts_url), settings.database_url.get_secret_value()
+    with db.transaction(url) as session:
+        mine = identity(session)
+        known = artifacts.newest_keys(session, LOOKED_AT)
+    found = marked(blobs)
+    if found is None:
+        vouch(settings, blobs, mine, known)
+        mark(blobs, mine.id)
+        found = marked(blobs)
+    if found != mine.id:
+        raise ForeignStore(
+            f"ARTIFACTS_URL ({settings.artifacts_url}) is the store of deployment {found}, DATABASE_URL's database is deployment {mine.id}: "
+            f"set the two that belong together. Only if the store is to be this database's from now on, and no other's: {ADOPT}"
+        )
+    if mine.store_url != settings.artifacts_url:
+        with db.transaction(url) as session:
+            session.execute(update(Deployment).values(store_url=settings.artifacts_url))
+    return blobs
+
+
+@lru_cache
+def looked(database_url: str, artifacts_url: str) -> Blobs:
+    return owned(Settings(database_url=SecretStr(database_url), artifacts_url=artifacts_url))
+
+
+def known(settings: Settings) -> Blobs:
+    """The same, looked at once in a process. ForeignStore."""
+    return looked(settings.database_url.get_secret_value(), settings.artifacts_url)
+
+
+def vouch(settings: Settings, blobs: Blobs, mine: Deployment, known: list[str]) -> None:
+    """ForeignStore, unless a store without a marker may be taken for this database's own."""
+    if mine.store_url == settings.artifacts_url:
+        raise ForeignStore(
+            f"ARTIFACTS_URL ({settings.artifacts_url}) has lost its marker {MARKER}: is the volume mounted, is it the right bucket? "
+            f"If the objects are there, or all were meant to go: {ADOPT}"
+        )
+    if next(iter(blobs.pages()), []) and not any(there(blobs, key) for key in known):
+        what = "none of those that this database names" if known else "this database names none"
+        raise ForeignStore(
+            f"ARTIFACTS_URL ({settings.artifacts_url}) has no marker and holds objects, but {what}: set the store and the DATABASE_URL that belong "
+            f"together, or an empty directory or prefix. Only if what is there may be swept as this database's own: {ADOPT}"
+        )
+
+
+def there(blobs: Blobs, key: str) -> bool:
+    try:
+        blobs.size(key)
+    except NotFound:
+        return False
+    return True
+
+
+def main() -> None:
+    """`python -m store.deployment show|adopt|renew`."""
+    parser = argparse.ArgumentParser(description="Which deployment DATABASE_URL and ARTIFACTS_URL are of.")
+    parser.add_argument(
+        "action",
+        choices=("show", "adopt", "renew"),
+        help="show both ids; adopt: mark the store as this database's, whosever it was; renew: a new id for this database, as a copy of another needs",
+    )
+    given, settings = parser.parse_args(), Settings()
+    blobs = Blobs(settings.artifacts_url)
+    with db.transaction(settings.database_url.get_secret_value()) as session:
+        mine = identity(session)
+        if given.action == "renew":
+            session.execute(update(Deployment).values(id=func.gen_random_uuid(), store_url=None))
+            session.refresh(mine)
+        elif given.action == "adopt":
+            mark(blobs, mine.id, over=True)
+            mine.store_url = settings.artifacts_url
+        shown = {"database": str(mine.id), "store": str(marked(blobs) or "") or None}
+    sys.stdout.write(json.dumps(shown) + "\n")
+
+
+if __name__ == "__main__":
+    main()

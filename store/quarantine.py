@@ -1,0 +1,114 @@
+"""Where the sweep puts what no row names, for EXPUNGE_QUARANTINE_DAYS: `python -m store.quarantine show|restore|take`.
+
+A key of today's goes to quarantine/2026-11-27/KEY. `restore` puts it back; `take` is a sweep without its bound, for an operator who has looked.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+from store import artifacts, db, deployment
+from store.blobs import LAYOUT, MARKER, QUARANTINE, Blobs
+from store.errors import ForeignStore
+from store.settings import Settings
+
+AT_LEAST, SHARE = 20, 0.05  # what one sweep may set aside: so many objects, or this share of all, whichever is more
+ASIDE = re.compile(rf"{QUARANTINE}(\d{{4}}-\d\d-\d\d)/({LAYOUT.pattern})")
+
+
+@dataclass
+class Swept:
+    """What a sweep found, and whether it set it aside."""
+
+    objects: int = 0
+    orphans: int = 0
+    taken: bool = False
+
+    @property
+    def bound(self) -> int:
+        return max(AT_LEAST, int(SHARE * self.objects))
+
+
+def orphans(settings: Settings, blobs: Blobs, age: timedelta) -> Iterator[tuple[int, list[str]]]:
+    """Page by page of the store: how many objects it lists, and which of them are ours, older than `age`, and named by no row."""
+    before = datetime.now(UTC) - age
+    for page in blobs.pages():
+        listed = [(key, at) for key, at in page if key != MARKER and not key.startswith(QUARANTINE)]
+        with db.transaction(settings.database_url.get_secret_value()) as session:  # after the listing: what was stored since is not in it
+            yield len(listed), artifacts.unnamed(session, [key for key, at in listed if at < before])
+
+
+def sweep(settings: Settings, blobs: Blobs, *, bounded: bool = True) -> Swept:
+    """Set aside what no row names, unless that is more than one sweep may take. Two listings, so that all are counted before one is touched."""
+    age, found = timedelta(seconds=settings.sweep_after_seconds), Swept()
+    for objects, keys in orphans(settings, blobs, age):
+        found.objects += objects
+        found.orphans += len(keys)
+    if found.orphans and not (bounded and found.orphans > found.bound):
+        found.taken, today = True, f"{datetime.now(UTC):%Y-%m-%d}"
+        for _, keys in orphans(settings, blobs, age):
+            for key in keys:
+                blobs.move(key, f"{QUARANTINE}{today}/{key}")
+    return found
+
+
+def aside(blobs: Blobs) -> Iterator[list[tuple[str, date, str]]]:
+    """(key in quarantine, since when, key before), page by page; what else lies there is not ours."""
+    for page in blobs.pages(QUARANTINE):
+        yield [(key, date.fromisoformat(match[1]), match[2]) for key, _ in page if (match := ASIDE.fullmatch(key))]
+
+
+def purge(settings: Settings, blobs: Blobs) -> int:
+    """Delete what has lain here for its days; what a row names by now, as after a database was restored, goes back instead. How many are deleted."""
+    last, gone = (datetime.now(UTC) - timedelta(days=settings.quarantine_days)).date(), 0
+    for page in aside(blobs):
+        due = {before: key for key, since, before in page if since <= last}
+        with db.transaction(settings.database_url.get_secret_value()) as session:
+            unnamed = artifacts.unnamed(session, list(due))
+            named = artifacts.named(session, list(due))
+        for before in named:
+            blobs.move(due[before], before)
+        blobs.delete([due[before] for before in unnamed])
+        gone += len(unnamed)
+    return gone
+
+
+def restore(blobs: Blobs, since: date | None = None) -> int:
+    """Put back what was set aside (`since` that day). How many objects."""
+    back = 0
+    for page in aside(blobs):
+        for key, day, before in page:
+            if since is None or day >= since:
+                blobs.move(key, before)
+                back += 1
+    return back
+
+
+def main() -> None:
+    """`python -m store.quarantine`."""
+    parser = argparse.ArgumentParser(description="Stored objects that no row named and that a sweep has set aside.")
+    parser.add_argument("action", choices=("show", "restore", "take"), help="take: sweep now, however many objects that sets aside")
+    parser.add_argument(
+        "--since", type=date.fromisoformat, metavar="YYYY-MM-DD", help="with restore: only what was set aside from this day on"
+    )
+    given, settings = parser.parse_args(), Settings()
+    try:
+        blobs = deployment.owned(settings)
+    except ForeignStore as error:
+        parser.error(str(error))
+    if given.action == "restore":
+        shown: dict[str, object] = {"restored": restore(blobs, given.since)}
+    elif given.action == "take":
+        shown = vars(sweep(settings, blobs, bounded=False))
+    else:
+        shown = dict(Counter(str(day) for page in aside(blobs) for _, day, _ in page))
+    sys.stdout.write(json.dumps(shown) + "\n")
+
+
+if __name__ == "__main__":
+    main()
