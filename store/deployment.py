@@ -21,7 +21,7 @@ from store import artifacts, db
 from store.blobs import MARKER, Blobs
 from store.errors import ForeignStore, NotFound
 from store.models import Deployment
-from store.settings import Settings
+from store.settings import Settings, read
 
 LOOKED_AT = 20  # rows whose objects are looked for in a store that has no marker
 ADOPT = "python -m store.deployment adopt"
@@ -116,7 +116,7 @@ def main() -> None:
         choices=("show", "adopt", "renew"),
         help="show both ids; adopt: mark the store as this database's, whosever it was; renew: a new id for this database, as a copy of another needs",
     )
-    given, settings = parser.parse_args(), Settings()
+    given, settings = parser.parse_args(), read(secret=False)
     blobs = Blobs(settings.artifacts_url)
     with db.transaction(settings.database_url.get_secret_value()) as session:
         mine = identity(session)

@@ -15,7 +15,7 @@ from datetime import UTC, date, datetime, timedelta
 from store import artifacts, db, deployment
 from store.blobs import LAYOUT, MARKER, QUARANTINE, Blobs
 from store.errors import ForeignStore
-from store.settings import Settings
+from store.settings import Settings, read
 
 AT_LEAST, SHARE = 20, 0.05  # what one sweep may set aside: so many objects, or this share of all, whichever is more
 ASIDE = re.compile(rf"{QUARANTINE}(\d{{4}}-\d\d-\d\d)/({LAYOUT.pattern})")
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument(
         "--since", type=date.fromisoformat, metavar="YYYY-MM-DD", help="with restore: only what was set aside from this day on"
     )
-    given, settings = parser.parse_args(), Settings()
+    given, settings = parser.parse_args(), read(secret=False)
     try:
         blobs = deployment.owned(settings)
     except ForeignStore as error:
