@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "deployment"
-down_revision = "derived_keys"
+down_revision = "derived"
 branch_labels = None
 depends_on = None
 
