@@ -23,11 +23,12 @@ from core.evaluation.judges import judges_for
 from core.models import load_model
 from core.models.folders import BUNDLED
 from core.models.vocabulary import load_vocabulary
-from core.specs import METHODS, EraseSpec, EvaluationSpec
+from core.specs import METHODS, EraseSpec, EvaluationSpec, UceSpec
 
 HERE = Path(__file__).parent
 RESULTS, CACHE, STRIPS = HERE / "results" / "methods.json", HERE.parent / "build" / "pictures", HERE.parent / "build" / "strips"
 CONCEPTS = ("church", "delivery truck", "trumpet", "saw", "fish", "dog", "radio", "fuel pump", "parachute", "teapot")
+VARIANTS = {"uce, tokens: all": UceSpec(tokens="all")}  # rows beside the methods' defaults
 JUDGING = EvaluationSpec(erased_images=16, preserved_count=30, preserved_images=1)
 TOGETHER = EvaluationSpec(erased_images=16, preserved_count=40, preserved_images=2)
 SOURCE = "bundled:emoji"
@@ -46,7 +47,7 @@ def asked(spec: EraseSpec) -> str:
             [c.name for c in spec.concepts],
             spec.method.model_dump(exclude_none=True, exclude={"debias"}),
             spec.seed,
-            judging(spec).model_dump(exclude={"thresholds"}),
+            judging(spec).model_dump(exclude={"thresholds", "batch_size"}),
         ]
     )
 
@@ -167,7 +168,7 @@ def picture(strips: dict[str, np.ndarray], concepts: list[str], methods: list[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--methods", nargs="+", default=[*METHODS, *VARIANTS], choices=[*METHODS, *VARIANTS])
     parser.add_argument("--concepts", nargs="+", default=list(CONCEPTS))
     parser.add_argument("--styles", nargs="*", help="erase styles instead: those named, or every style of the bundled model")
     parser.add_argument("--together", type=int, default=1, metavar="N", help="concepts erased in one job")
@@ -185,7 +186,7 @@ def main() -> None:
     runs: dict[str, dict[str, Any]] = {}
     for concept in args.concepts:
         for method in args.methods:
-            spec = EraseSpec(concepts=groups[concept], method=method)
+            spec = EraseSpec(concepts=groups[concept], method=VARIANTS.get(method, method))
             identity = hashlib.sha256(weights + asked(spec).encode()).hexdigest()
             key = f"{method}/{concept}"
             drawn = STRIPS / f"{identity}.npy"
