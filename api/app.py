@@ -1,24 +1,26 @@
 """The app: `uvicorn api.app:create_app --factory`."""
 
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
-from api import hub, invalid, openapi, services
+from api import hub, invalid, openapi, queries, services
 from api.auth import Authenticate
 from api.bodies import Bodies
 from api.middleware import Envelope, as_problem
 from api.problems import BY_STATUS, Problem, answer
 from api.routes import artifacts, audit, concepts, events, jobs, keys, models, queue, system, uploads, webhooks
 from api.sendfile import ZeroCopy
+from core.specs.base import as_id
 from store import logs, tracing
 from store.errors import StoreError
 from store.secret import long_enough
@@ -49,6 +51,20 @@ def methods_of(request: Request) -> set[str]:
     return {method for route in served if route.matches(request.scope)[0] is not Match.NONE for method in getattr(route, "methods", ())}
 
 
+def bad_id(request: Request) -> Problem | None:
+    """422 where the address would be a route's, were what stands in place of an id one."""
+    for module in ROUTES:
+        for route in module.router.routes:
+            pattern = re.sub(r"\{(\w+):uuid\}", r"(?P<\1>[^/]+)", getattr(route, "path", ""))
+            found = re.fullmatch(pattern, request.url.path) if request.method in (getattr(route, "methods", None) or ()) else None
+            for name, value in found.groupdict().items() if found else ():
+                try:
+                    as_id(value)
+                except ValueError as error:
+                    return invalid.of_field(f"path.{name}", str(error))
+    return None
+
+
 async def on_error(request: Request, error: Exception) -> Response:
     """Problems, validation errors and the router's own 404 and 405, all as problems."""
     if isinstance(error, RequestValidationError):
@@ -58,9 +74,11 @@ async def on_error(request: Request, error: Exception) -> Response:
         kind = BY_STATUS.get(error.status_code, BY_STATUS[500])
         detail, headers = None, dict(error.headers or {})
         if kind.status == 405:
-            detail = f"{request.method} is not a method of {request.url.path}."
             headers["Allow"] = ", ".join(sorted(methods_of(request)))
+            detail = f"{request.method} is not a method of {request.url.path}: use {headers['Allow']}."
         problem = Problem(kind.code, detail, headers=headers)
+        if kind.status == 404:
+            problem = bad_id(request) or Problem("not_found", f"There is nothing at {request.url.path}: /docs lists the addresses.")
     else:
         problem = as_problem(error)
     return answer(problem, instance=request.url.path, request_id=request.state.request_id)
@@ -87,6 +105,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         openapi_url=None,
         openapi_tags=TAGS,
+        dependencies=[Depends(queries.known)],
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )

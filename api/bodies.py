@@ -78,6 +78,10 @@ class Bodies:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (coding := Headers(scope=scope).get("content-encoding", "identity").lower()) != "identity":
+            raise Problem(
+                "unsupported_media_type", f"The body's Content-Encoding '{coding[:40]}' is not read: send it as it is, without one."
+            )
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS") or scope["path"] in STREAMED:
             await self.app(scope, receive, send)
             return

@@ -15,7 +15,8 @@ from starlette.types import Scope
 from store.secret import derive
 
 LONGEST = 15 * 60  # seconds
-PATH = re.compile(r"^/artifacts/([0-9a-f-]{36})/content$")
+PATH = re.compile(r"^/artifacts/([0-9a-fA-F-]{32,36})/content$")
+PARAMETERS = ("by", "expires", "sig")
 
 
 class Link(NamedTuple):

@@ -45,7 +45,7 @@ def of_store(error: StoreError) -> Problem | None:
     """What the store refused, in HTTP's words."""
     match error:
         case NotFound():
-            return Problem("not_found", "There is no such resource.")
+            return Problem("not_found", "There is no such resource: check the id; those of other tenants are unknown to you.")
         case KeyReused():
             return Problem("idempotency_mismatch")
         case KeyInFlight():

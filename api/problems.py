@@ -208,13 +208,13 @@ def answer(problem: Problem, *, instance: str | None, request_id: str | None) ->
     )
 
 
-EVERYWHERE = ("unauthorized", "forbidden", "not_acceptable", "too_many_requests", "internal_error", "unavailable")
+EVERYWHERE = ("invalid_request", "unauthorized", "forbidden", "not_acceptable", "too_many_requests", "internal_error", "unavailable")
 
 
 def responses(*codes: str, public: bool = False) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI `responses=` of a route that may answer with these problems, and (unless public) with those that every route may."""
     found: dict[int | str, dict[str, Any]] = {}
-    for code in dict.fromkeys(codes if public else (*codes, *EVERYWHERE)):
+    for code in dict.fromkeys((*codes, "invalid_request") if public else (*codes, *EVERYWHERE)):
         kind = KINDS[code]
         text = f"`{code}`: {kind.title}. {kind.remedy}"
         if kind.status in found:

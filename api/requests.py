@@ -12,9 +12,15 @@ DAY = 86_400
 T = TypeVar("T")
 
 
+def filled(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be empty: give it a name")
+    return text
+
+
 def printable(text: str) -> str:
     if not text.isprintable():
-        raise ValueError("holds a control character: remove it")
+        raise ValueError("holds a control character, or one that cannot be seen: remove it")
     return text
 
 
@@ -69,6 +75,7 @@ class KeyRequest(Spec):
         str,
         Field(min_length=1, max_length=100, description="To tell keys apart.", examples=["takedown pipeline"]),
         AfterValidator(printable),
+        AfterValidator(filled),
     ]
     scopes: Annotated[
         list[Scope], Field(min_length=1, max_length=16, description="What it may do; `admin` may do all."), AfterValidator(distinct)

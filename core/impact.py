@@ -8,13 +8,13 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from core.specs.base import Concept
 from core.specs.methods import METHODS, AnyMethod
-from core.specs.names import folded
+from core.specs.names import Names, folded
 
 FILE = "concept_graph.json"
 FORMAT = "expunge-concept-graph/1"
@@ -79,6 +79,11 @@ class Graph:
         self.concepts: dict[str, dict[str, Any]] = content["concepts"]
         self.names = list(self.concepts)
         self.spelt = {folded(name): name for name in reversed(self.names)}
+
+    @cached_property
+    def forms(self) -> Names:
+        """The names in all their forms."""
+        return Names(self.names)
 
     def find(self, name: str) -> str | None:
         """The concept's name as the graph spells it."""

@@ -326,7 +326,7 @@ MEDIA = st.one_of(
 def near(named: str, at_fault: str) -> bool:
     """The same place, or one that holds it or lies in it; a path that leads elsewhere is no method of that either."""
     if at_fault == "path":
-        return named in ("path", "method")
+        return named.split(".")[0] in ("path", "method")
     return named == at_fault or named.startswith((f"{at_fault}.", f"{at_fault}[")) or at_fault.startswith((f"{named}.", f"{named}["))
 
 

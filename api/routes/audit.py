@@ -9,6 +9,7 @@ from api import pagination
 from api.deps import JSON, Admin, ServicesDep, accepts
 from api.problems import responses
 from api.schemas import ApiKeyName, AuditEntry, AuditPage
+from core.specs import Id
 from store import audit
 from store.audit import Action as AuditAction
 from store.models import Audit
@@ -36,7 +37,7 @@ def list_audit(
     services: ServicesDep,
     caller: Admin,
     action: Annotated[AuditAction | None, Query(description="Only acts of this sort.")] = None,
-    target: Annotated[uuid.UUID | None, Query(description="Only acts on the job, artifact, key or webhook of this id.")] = None,
+    target: Annotated[Id | None, Query(description="Only acts on the job, artifact, key or webhook of this id.")] = None,
     limit: Annotated[int, Query(ge=1, le=pagination.MAX_PAGE, description="Acts on a page.")] = 50,
     cursor: pagination.Cursor = None,
 ) -> AuditPage:
@@ -46,7 +47,7 @@ def list_audit(
     """
     after = pagination.decode(cursor)
     with services.transaction() as session:
-        rows = audit.page(session, caller.tenant_id, action=action, target_id=target, after=after, limit=limit + 1)
+        rows = audit.page(session, caller.tenant_id, action=action, target_id=target and uuid.UUID(target), after=after, limit=limit + 1)
         page, next_cursor = pagination.cut(rows, limit, lambda pair: pair[0])
         items = [view(row, name) for row, name in page]
     return AuditPage(items=items, next_cursor=next_cursor)

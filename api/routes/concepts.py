@@ -5,10 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Body
 from fastapi.responses import JSONResponse
 
-from api import examples
+from api import examples, near
 from api.deltas import directory
 from api.deps import JSON, DryRunQuery, JobsReader, JobsWriter, ServicesDep, TicketDep, WaitDep, accepts
-from api.invalid import closest
 from api.problems import Problem, invalid, responses
 from api.routes.jobs import CREATED, ENDED, create, known_model
 from api.schemas import EstimatedCost, HurtConcept, Impact, Job, ProposedTarget, Targets
@@ -58,7 +57,8 @@ def predict_impact(spec: Annotated[ImpactSpec, Body(openapi_examples=examples.IM
         )
     for i, concept in enumerate(spec.concepts):
         if graph.find(concept.name) is None:
-            remedy = f"{closest(concept.name, graph.names)}or erase it with POST /jobs/erase and look at what moved with POST /inspect"
+            meant = near.ask(near.concept(concept.name, graph.names, graph.forms))
+            remedy = f"{meant}or erase it with POST /jobs/erase and look at what moved with POST /inspect"
             raise invalid(f"concepts[{i}]", f"'{concept.name}' is not in the concept graph of '{spec.model}'", remedy)
     scale, cost = graph.scale(spec.method.name), graph.cost(spec.method, len(spec.concepts))
     how = dict(graph.content["measured_with"]["method"])

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from api import examples, pagination, presenters, vocabularies
 from api.auth import Caller
 from api.deps import JSON, DryRunQuery, JobsReader, JobsWriter, ServicesDep, Ticket, TicketDep, WaitDep, accepts
-from api.invalid import choice
+from api.near import choice
 from api.once import Done, once
 from api.problems import invalid, responses
 from api.schemas import TERMINAL, DryRun, Job, JobKind, JobPage, JobStatus

@@ -2,6 +2,7 @@
 
 import json
 import re
+import uuid
 from collections.abc import Iterable
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
@@ -12,14 +13,16 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from core.specs.names import MAX_TEXT, Names, clean_text, same, spelt
 
 MIN_IMAGES = 3
-UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
+UUID = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
 
 def as_id(value: str) -> str:
-    """A UUID in small letters."""
-    if not UUID.fullmatch(value.lower()):
-        raise ValueError(f"{json.dumps(value[:60])} is no id: give a UUID, such as 0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11")
-    return value.lower()
+    """A UUID as the service writes it, in small letters."""
+    if not UUID.fullmatch(value):
+        raise ValueError(
+            f"{json.dumps(value[:60], ensure_ascii=False)} is no id: give a UUID, such as 0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11"
+        )
+    return str(uuid.UUID(value))
 
 
 ArtifactId = Id = Annotated[str, AfterValidator(as_id), Field(json_schema_extra={"format": "uuid"})]

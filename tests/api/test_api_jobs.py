@@ -51,8 +51,8 @@ def test_a_name_that_the_model_s_vocabulary_lacks_is_noted_with_the_nearest_and_
     fields = [note.split(":")[0] for note in job["notes"]]
     assert fields == ["concepts[0]", "concepts[1].target", "preserve[1]"]
     assert "did you mean 'delivery truck'?" in job["notes"][0]
-    (style,) = tenant.erase(concepts=["in the style of notto"])["notes"]
-    assert "did you mean 'in the style of noto'?" in style
+    (style,) = tenant.erase(concepts=["in the style of twemogi"])["notes"]
+    assert "did you mean 'in the style of twemoji'?" in style
     assert client.get(f"/jobs/{job['id']}").json()["notes"] == job["notes"]
     assert job["notes"] in [item["notes"] for item in client.get("/jobs").json()["items"]]
     assert client.post("/jobs/erase?dry_run=true", json=spec).json()["notes"] == job["notes"]

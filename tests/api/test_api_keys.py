@@ -87,13 +87,14 @@ def test_a_rotation_ends_the_old_key_at_once_or_later(tenant: Tenant):
     ("body", "field", "expected"),
     [
         ({"scopes": ["admin"]}, "name", "needed"),
-        ({"name": "", "scopes": ["admin"]}, "name", "at least 1"),
+        ({"name": "", "scopes": ["admin"]}, "name", "must not be empty"),
+        ({"name": " ", "scopes": ["admin"]}, "name", "must not be empty"),
         ({"name": "a\u0000", "scopes": ["admin"]}, "name", "control character"),
         ({"name": "a"}, "scopes", "needed"),
         ({"name": "a", "scopes": []}, "scopes", "at least 1"),
         ({"name": "a", "scopes": ["root"]}, "scopes[0]", "'jobs:read'"),
         ({"name": "a", "scopes": ["admin"], "expires_in_s": 0}, "expires_in_s", "60"),
-        ({"name": "a", "scopes": ["admin"], "expires_in_s": 10**12}, "expires_in_s", "less than"),
+        ({"name": "a", "scopes": ["admin"], "expires_in_s": 10**12}, "expires_in_s", "must be at most 315360000"),
         ({"name": "a", "scope": ["admin"]}, "scope", "did you mean 'scopes'"),
     ],
 )

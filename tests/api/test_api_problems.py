@@ -57,7 +57,7 @@ def test_an_unknown_parameter_names_those_that_exist(tenant: Tenant, spec: dict,
         ({"concepts": [{"name": "church", "target": "church"}]}, "concepts[0].target", "equals the concept"),
         ({"concepts": [{"name": "a", "target": "b"}, "b"]}, "concepts[0].target", "itself to be erased"),
         ({"concepts": ["church", "CHURCH "]}, "concepts[1]", "named twice"),
-        ({"concepts": ["church"], "method": {"name": "age", "steps": 0}}, "method.steps", "greater than or equal to 1"),
+        ({"concepts": ["church"], "method": {"name": "age", "steps": 0}}, "method.steps", "must be at least 1, not 0"),
         ({"concepts": ["church"], "method": {"name": "age", "variant": "pape"}}, "method.variant", "'paper' or 'authors_code'"),
         ({"concepts": ["church"], "method": {"name": "esd", "lora": {"target_modules": "xatn"}}}, "method.lora.target_modules", "'xattn'"),
         ({"concepts": ["church"], "method": {"steps": 3}}, "method", ", ".join(METHODS)),
@@ -67,7 +67,7 @@ def test_an_unknown_parameter_names_those_that_exist(tenant: Tenant, spec: dict,
         ({"concepts": ["church"], "model": "../emoji"}, "model", ""),
         ({"concepts": ["church"], "model": "/etc/passwd"}, "model", ""),
         ({"concepts": "church"}, "concepts", "list"),
-        ({"concepts": ["church"], "seed": 1.5}, "seed", "integer"),
+        ({"concepts": ["church"], "seed": 1.5}, "seed", "whole number"),
         ({"concepts": [None]}, "concepts[0]", ""),
     ],
 )
@@ -133,7 +133,34 @@ def test_a_wrong_method_names_the_right_ones(tenant: Tenant):
 
 def test_an_unknown_path_is_a_problem(tenant: Tenant):
     problem(tenant.http().get("/nowhere"), 404, "not_found")
-    problem(tenant.http().get("/jobs/not-a-uuid"), 404, "not_found")
+    assert "ids of other" not in tenant.http().get("/nowhere").json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "name"),
+    [
+        ("GET", "/jobs/not-a-uuid", "job_id"),
+        ("POST", f"/jobs/{'-' * 36}/cancel", "job_id"),
+        ("GET", "/artifacts/x/content", "artifact_id"),
+        ("DELETE", "/keys/1", "key_id"),
+        ("POST", f"/webhooks/{uuid.UUID(int=1)}/deliveries/zz/redeliver", "delivery_id"),
+    ],
+)
+def test_an_id_that_is_none_is_named(tenant: Tenant, verb: str, path: str, name: str):
+    assert set(errors(tenant.http().request(verb, path))) == {f"path.{name}"}
+
+
+def test_an_id_is_the_same_in_letters_of_either_case_wherever_it_stands(tenant: Tenant, tmp_path):
+    client, job = tenant.http(), tenant.erase()
+    tenant.finish(job["id"], {"pytorch_lora_weights.safetensors": b"x"}, tmp_path)
+    shouted = job["id"].upper()
+    assert client.get(f"/jobs/{shouted}").json()["id"] == job["id"]
+    assert client.get("/audit", params={"target": shouted}).json()["items"]
+    evaluation = client.post("/jobs/evaluate", json={"job_id": shouted})
+    assert evaluation.json()["spec"]["job_id"] == job["id"]
+    for bad in ("-" * 36, "a" * 36, shouted[:-1]):
+        assert set(errors(client.post("/jobs/evaluate", json={"artifact_id": bad, "concepts": ["church"]}))) == {"artifact_id"}
+        assert set(errors(client.get("/audit", params={"target": bad}))) == {"query.target"}
 
 
 @pytest.mark.parametrize("path", ["/jobs", "/models"])
