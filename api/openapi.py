@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -30,6 +31,65 @@ def plain(parameter: dict[str, Any]) -> None:
     schema.update(members[0] if members else {})
 
 
+def refs(value: Any) -> Iterator[str]:
+    """The names of the schemas that a part of the document leads to."""
+    if isinstance(value, dict):
+        if isinstance(value.get("$ref"), str):
+            yield value["$ref"].rpartition("/")[2]
+        for key, inner in value.items():
+            if key != "mapping":
+                yield from refs(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from refs(inner)
+
+
+def reached(schemas: dict[str, Any], parts: Iterable[Any]) -> set[str]:
+    """The schemas that these parts of the document use, directly or through others."""
+    found: set[str] = set()
+    todo = {name for part in parts for name in refs(part)}
+    while todo:
+        found |= todo
+        todo = {name for done in todo for name in refs(schemas[done])} - found
+    return found
+
+
+def said(schema: dict[str, Any]) -> None:
+    """A default is said in words. As a keyword, generators of clients take it for a value that is always there, and cannot read one that is an object."""
+    if "default" in schema:
+        default = schema.pop("default")
+        if default is not None and not isinstance(default, dict):
+            schema["description"] = f"{schema.get('description', '')} Default: `{json.dumps(default, ensure_ascii=False)}`.".strip()
+
+
+def numbers(schema: Any) -> None:
+    """A constant number is an enumeration of one, which every generator can write down."""
+    if isinstance(schema, dict):
+        if isinstance(schema.get("const"), int) and not isinstance(schema["const"], bool):
+            schema["enum"] = [schema.pop("const")]
+        for inner in schema.values():
+            numbers(inner)
+    elif isinstance(schema, list):
+        for inner in schema:
+            numbers(inner)
+
+
+def for_generators(found: dict[str, Any]) -> None:
+    """What clients are generated from: in a request only what must be sent is required, in an answer all that is always there."""
+    schemas, operations = found["components"]["schemas"], [op for item in found["paths"].values() for op in item.values()]
+    sent = reached(schemas, [op.get("requestBody") for op in operations])
+    answered = reached(schemas, [op["responses"] for op in operations]) - {"Problem", "FieldError"}
+    for name in sent:
+        for schema in schemas[name].get("properties", {}).values():
+            said(schema)
+    for name in answered - sent:
+        properties = schemas[name].get("properties", {})
+        schemas[name] |= {"required": list(properties)} if properties else {}
+        for schema in properties.values():
+            schema.pop("default", None)
+    numbers(schemas)
+
+
 def document(app: FastAPI) -> dict[str, Any]:
     """OpenAPI 3.1 with problems as the errors' schema, a key needed everywhere but on public paths."""
     if app.openapi_schema is None:
@@ -52,6 +112,7 @@ def document(app: FastAPI) -> dict[str, Any]:
                     operation["security"].append({})
         unused = ("HTTPValidationError", "ValidationError")
         found["components"]["schemas"] = {name: schema for name, schema in sorted(schemas.items()) if name not in unused}
+        for_generators(found)
         app.openapi_schema = found
     return app.openapi_schema
 

@@ -2,9 +2,9 @@
 
 import uuid
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from api import links
 from core.specs.base import Spec
@@ -79,6 +79,26 @@ class JobError(Answer):
     attempt: int | None = None
 
 
+Progress = Annotated[
+    dict[str, Any],
+    WithJsonSchema(
+        {
+            "type": "object",
+            "description": "Where a running job is.",
+            "properties": {
+                "phase": {"type": "string", "examples": ["erase"]},
+                "step": {"type": "integer", "description": "Of the phase, from 0."},
+                "total": {"type": "integer", "description": "Steps of the phase."},
+                "loss": {"type": ["number", "null"]},
+                "target": {"type": ["string", "null"], "description": "What the concept is steered to just now."},
+                "eta_s": {"type": ["number", "null"], "description": "Seconds that the phase still takes."},
+                "message": {"type": "string"},
+            },
+        }
+    ),
+]
+
+
 class Job(Answer):
     """A piece of work, from its request to its artifacts."""
 
@@ -87,7 +107,7 @@ class Job(Answer):
     status: JobStatus
     spec: dict[str, Any] = Field(description="The request, with every default filled in.")
     attempt: int = Field(description="How often a worker has started it.")
-    progress: dict[str, Any] | None = Field(description="{phase, step, total, loss, target, eta_s, message}, as far as they apply.")
+    progress: Progress | None = Field(description="{phase, step, total, loss, target, eta_s, message}, as far as they apply.")
     artifacts: list[JobArtifact] = []
     verdict: dict[str, Any] | None = Field(description="{passed, …}: the report against the thresholds asked for.")
     error: JobError | None
@@ -367,7 +387,7 @@ class ProposedTarget(Answer):
     reason: str
 
 
-class Targets(BaseModel):
+class ConceptTargets(BaseModel):
     """Targets for one concept, the best first."""
 
     concept: str
@@ -387,7 +407,7 @@ class Impact(BaseModel):
     model: str
     method: str
     hurt: list[HurtConcept] = Field(description="The concepts predicted to lose most, the worst first.")
-    targets: list[Targets] = Field(description="In-class concepts, close but no synonyms: what AGE calls fantastic targets.")
+    targets: list[ConceptTargets] = Field(description="In-class concepts, close but no synonyms: what AGE calls fantastic targets.")
     cost: EstimatedCost | None = Field(description="Null where the method was not measured.")
     scale: float | None = Field(
         description="How much the method hurts beside the one the graph was measured with; predictions are scaled by it. Null where it was not measured: then 1."

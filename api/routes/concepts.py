@@ -10,7 +10,7 @@ from api.deltas import directory
 from api.deps import JSON, DryRunQuery, JobsReader, JobsWriter, ServicesDep, TicketDep, WaitDep, accepts
 from api.problems import Problem, invalid, responses
 from api.routes.jobs import CREATED, ENDED, create, known_model
-from api.schemas import EstimatedCost, HurtConcept, Impact, Job, ProposedTarget, Targets
+from api.schemas import ConceptTargets, EstimatedCost, HurtConcept, Impact, Job, ProposedTarget
 from core.impact import graph_of
 from core.specs import ImpactSpec, InspectSpec
 
@@ -71,7 +71,9 @@ def predict_impact(spec: Annotated[ImpactSpec, Body(openapi_examples=examples.IM
         method=spec.method.name,
         hurt=[HurtConcept.model_validate(h) for h in graph.hurt(spec.concepts, 1.0 if scale is None else scale, spec.top)],
         targets=[
-            Targets(concept=c.name, targets=[ProposedTarget.model_validate(t) for t in graph.targets(c, spec.concepts, spec.targets)])
+            ConceptTargets(
+                concept=c.name, targets=[ProposedTarget.model_validate(t) for t in graph.targets(c, spec.concepts, spec.targets)]
+            )
             for c in spec.concepts
         ]
         if spec.targets

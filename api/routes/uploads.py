@@ -30,7 +30,7 @@ ALL_TYPES = (*MEDIA_TYPES, *images.MEDIA_TYPES)
 BODY = {
     "requestBody": {
         "required": True,
-        "content": {name: {"schema": {"type": "string", "format": "binary"}} for name in (MEDIA_TYPES[0], *images.MEDIA_TYPES)},
+        "content": {MEDIA_TYPES[0]: {"schema": {"type": "string", "format": "binary"}}},
     }
 }
 ANSWERS: dict[int | str, dict[str, Any]] = {
@@ -69,6 +69,15 @@ async def receive(request: Request, path: Path, limit: int) -> str:
     except ClientDisconnect as error:
         raise Problem("malformed_request", "The body ended early.") from error
     return digest.hexdigest()
+
+
+def pictured(path: Path) -> str | None:
+    """The media type of an image by its first bytes: what a client that knows one sort of upload only sends as application/octet-stream."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[:4] == b"RIFF" and head[8:] == b"WEBP":
+        return "image/webp"
+    return next((kind for mark, kind in ((b"\x89PNG\r\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg")) if head.startswith(mark)), None)
 
 
 def check_name(name: str) -> None:
@@ -117,14 +126,14 @@ async def upload_artifact(
 
     A delta is safetensors: a LoRA as diffusers' save_lora_weights writes it, or a sparse mask as a prune job delivers it. An image is PNG, JPEG or WebP of
     at most 10 MiB and 4096 px a side, at least 32 px, not animated; it is stored as a PNG without its metadata, turned as its EXIF orientation says,
-    transparent parts on white. Masks of images are images too: white is what is kept.
+    transparent parts on white. Masks of images are images too: white is what is kept. The Content-Type is application/octet-stream for either, or
+    image/png, image/jpeg or image/webp for an image.
     """
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     picture = media_type in images.MEDIA_TYPES
     if not picture:
         known_model(services, model, "query.model")
-    name = name or ("image.png" if picture else deltas.FILE)
-    check_name(name)
+    check_name(name or deltas.FILE)
     if media_type not in ALL_TYPES:
         raise Problem(
             "unsupported_media_type",
@@ -135,6 +144,11 @@ async def upload_artifact(
         path = Path(folder) / "upload"
         limit = min(images.MAX_BYTES, services.settings.max_upload_bytes) if picture else services.settings.max_upload_bytes
         sha256 = await receive(request, path, limit)
+        if not picture and (seen := pictured(path)) is not None:
+            picture, media_type = True, seen
+            if path.stat().st_size > images.MAX_BYTES:
+                raise Problem("payload_too_large", f"An image has at most {images.MAX_BYTES} bytes.")
+        name = name or ("image.png" if picture else deltas.FILE)
         stored, info = await run_in_threadpool(vet, services, path, media_type, model)
         marked = Ticket(ticket.key, hashed(request, sha256.encode()))
         done = await run_in_threadpool(keep, services, caller, marked, path, name, stored, info)
