@@ -15,7 +15,9 @@ from pathlib import Path
 
 import psycopg
 import redis
+from sqlalchemy.engine import make_url
 
+SERVICE_ROLE = "expunge_service"
 SYSTEM_USER = "pgserver"  # PostgreSQL refuses to run as root: as root it gets a user of its own
 
 
@@ -70,6 +72,12 @@ def postgres(folder: Path, port: int, options: Sequence[str] = ()) -> tuple[Prog
     where = ["-c", "listen_addresses=127.0.0.1", "-c", f"port={port}", "-c", "unix_socket_directories="]
     argv = [str(binaries / "postgres"), "-D", str(data), *where, "-c", "timezone=UTC", "-c", "log_error_verbosity=terse", *options]
     return Program("postgres", argv, user=user, stop=signal.SIGINT, ready=lambda: accepts(url), cwd=data), url
+
+
+def service_url(folder: Path, owner: str) -> str:
+    """The same database for the role that the service runs as (store/roles.py makes it)."""
+    made = make_url(owner).set(username=SERVICE_ROLE, password=password(folder / "service.password"))
+    return made.render_as_string(hide_password=False)
 
 
 def postgres_versions() -> dict[int, Path]:

@@ -22,7 +22,7 @@ from core.delivery.signing import load_or_create
 from embedded import servers
 from embedded.servers import Program
 from embedded.supervise import Children
-from store import db, deployment, keys, migrate
+from store import db, deployment, keys, migrate, roles
 from store.errors import ForeignStore
 from store.secret import REMEDY, weakness
 from store.settings import DATA, Settings
@@ -70,7 +70,7 @@ def main(
         finally:
             children.stop()
             lock.close()
-    except (CannotStart, RuntimeError) as error:
+    except (CannotStart, RuntimeError, roles.Unfit) as error:
         say(f"error: {error}")
         raise typer.Exit(1) from error
 
@@ -113,9 +113,11 @@ def choose_port(host: str, port: int) -> int:
 def start(children: Children, folder: Path, host: str, port: int, workers: int) -> Service:
     """Everything, in the order in which each part needs the one before."""
     port = choose_port(host, port)
-    database = given("DATABASE_URL") or started(children, servers.postgres(folder, servers.free_port()))
+    database, owner = databases(children, folder)
     broker = given("REDIS_URL") or started(children, servers.redis_server(folder, servers.free_port()))
-    migrate.upgrade(database)
+    migrate.upgrade(owner)
+    if owner != database:
+        roles.grant(owner, database)
     secret = given("EXPUNGE_SECRET") or servers.password(folder / "secret")
     if why := weakness(secret):
         raise CannotStart(f"EXPUNGE_SECRET {why}: {REMEDY}, or leave it out and one is made")
@@ -152,6 +154,14 @@ def own_store(database: str, artifacts: str) -> None:
 
 def given(name: str) -> str | None:
     return os.environ.get(name) or None
+
+
+def databases(children: Children, folder: Path) -> tuple[str, str]:
+    """(as the service reaches it, as the tables' owner does): the service's own role owns nothing."""
+    if database := given("DATABASE_URL"):
+        return database, given("MIGRATION_DATABASE_URL") or database
+    owner = started(children, servers.postgres(folder, servers.free_port()))
+    return servers.service_url(folder, owner), owner
 
 
 def started(children: Children, made: tuple[Program, str]) -> str:

@@ -31,6 +31,10 @@ def check(url: str) -> None:
 
 
 if __name__ == "__main__":
+    from store import roles
     from store.settings import read
 
-    upgrade(read(secret=False).database_url.get_secret_value())
+    settings = read(secret=False)
+    upgrade(settings.owner_url)
+    if settings.migration_database_url is not None:
+        roles.renew(settings.owner_url, settings.database_url.get_secret_value())

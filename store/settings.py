@@ -50,6 +50,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(extra="ignore", populate_by_name=True, env_ignore_empty=True)
 
     database_url: SecretStr = Field(default=SecretStr("postgresql://localhost/expunge"), description="PostgreSQL, the queue of record.")
+    migration_database_url: SecretStr | None = Field(
+        default=None,
+        description="The tables' owner, for `python -m store.migrate` and other commands of the operator; it makes the role of DATABASE_URL, which "
+        "then owns nothing. Omitted: DATABASE_URL is the owner.",
+    )
     redis_url: SecretStr = Field(default=SecretStr("redis://localhost:6379/0"), description="Redis, which only rings the bell.")
     artifacts_url: str = Field(
         default=(DATA / "artifacts").as_uri(), description="file:///directory or s3://bucket/prefix (credentials as AWS_*)."
@@ -197,6 +202,11 @@ class Settings(BaseSettings):
     webhook_seconds: float = Field(default=1, gt=0, description="Between two looks for deliveries that are due.")
     webhook_rotation_seconds: float = Field(default=86_400, ge=0, description="How long the old secret signs too after a rotation.")
     webhook_log_seconds: float = Field(default=30 * 86_400, gt=0, description="Deliveries that ended longer ago are forgotten.")
+
+    @property
+    def owner_url(self) -> str:
+        """The database as the tables' owner reaches it."""
+        return (self.migration_database_url or self.database_url).get_secret_value()
 
     @property
     def older_secrets(self) -> tuple[str, ...]:

@@ -17,10 +17,11 @@ import ledger
 import psycopg
 import pytest
 import redis as redis_py
+from service_role import as_service
 from sqlalchemy.orm import Session
 
 from embedded import servers
-from store import db, keys, migrate
+from store import db, keys, migrate, roles
 from store.models import Base, Tenant
 from store.settings import Settings
 
@@ -51,8 +52,10 @@ def postgres_url(server_folder: Path) -> Iterator[str]:
     program, url = servers.postgres(server_folder, servers.free_port(), ["-c", "fsync=off", "-c", "max_connections=200"])
     for _ in running(program, server_folder):
         migrate.upgrade(url)
+        roles.grant(url, as_service(url))
         yield url
-        db.engine(url).dispose()
+        for each in (url, as_service(url)):
+            db.engine(each).dispose()
 
 
 @pytest.fixture(scope="session")
@@ -113,9 +116,9 @@ def broker_url(redis_url: str) -> str:
 
 @pytest.fixture
 def settings(database_url: str, broker_url: str, tmp_path: Path) -> Settings:
-    """Settings with short leases, for tests that do not wait."""
+    """Settings with short leases, for tests that do not wait; the service's role, which owns no table."""
     values = {
-        "DATABASE_URL": database_url,
+        "DATABASE_URL": as_service(database_url),
         "REDIS_URL": broker_url,
         "ARTIFACTS_URL": (tmp_path / "artifacts").as_uri(),
         "EXPUNGE_SECRET": SECRET,

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
+from service_role import as_service
 
 from api.app import create_app
 from store import attempts, db, jobs, keys
@@ -122,7 +123,7 @@ def settings(postgres_url: str, redis_url: str, tmp_path_factory: pytest.TempPat
 
 def make_settings(database_url: str, redis_url: str, folder: Path, **more: object) -> Settings:
     given = {"rate_limits": False, **more}  # tests ask more often than people; those of the limits switch them on
-    return Settings(database_url=database_url, redis_url=redis_url, artifacts_url=folder.as_uri(), secret=SECRET, **given)
+    return Settings(database_url=as_service(database_url), redis_url=redis_url, artifacts_url=folder.as_uri(), secret=SECRET, **given)
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,11 @@ import ledger
 import psutil
 from fleets import Fleet, alive, until
 from proxy import Proxy
+from service_role import as_service
 from sqlalchemy.engine import make_url
 
 from embedded import servers
-from store import db, keys, migrate
+from store import db, keys, migrate, roles
 from store.settings import Settings
 
 SECRET = "0123456789abcdef" * 4
@@ -43,10 +44,11 @@ class Stage(Fleet):
         self.proxies = {"postgres": behind(database), "redis": behind(broker)}
         self.direct = database
         migrate.upgrade(database)
+        roles.grant(database, as_service(database))
         with db.transaction(database) as session:
             tenant = keys.ensure_tenant(session, "default").id
         made = Settings(
-            database_url=through(database, self.proxies["postgres"]), redis_url=through(broker, self.proxies["redis"]),
+            database_url=through(as_service(database), self.proxies["postgres"]), redis_url=through(broker, self.proxies["redis"]),
             artifacts_url=(folder / "artifacts").as_uri(), secret=SECRET, **{**QUICK, **settings},
         )  # fmt: skip
         super().__init__(made, folder, tenant)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from fleets import until
+from service_role import as_service
 from stage import Stage, behind, clean, through
 
 from store import db, jobs
@@ -40,7 +41,7 @@ def test_f9_a_database_restart_costs_nothing_but_a_retry(stage: Stage):
 def test_f9_a_post_in_flight_when_the_database_dies_is_a_503_and_its_repetition_one_job(stage: Stage, lost: str):
     """F9: PostgreSQL dies before the job's COMMIT reaches it, or when it is done but nobody knows."""
     wire = behind(stage.direct)
-    _, url = stage.api(DATABASE_URL=through(stage.direct, wire))
+    _, url = stage.api(DATABASE_URL=through(as_service(stage.direct), wire))
     inserted, committed = threading.Event(), threading.Event()
 
     def ask(data: bytes) -> bool:
@@ -143,7 +144,7 @@ def test_f9_a_commit_of_a_worker_s_whose_answer_is_lost_is_done_once(stage: Stag
     """F9: the wire breaks when a checkpoint, or the publication, is committed but the worker does not know."""
     wire = behind(stage.direct)
     _, url = stage.api()
-    stage.loops(), stage.worker(DATABASE_URL=through(stage.direct, wire))
+    stage.loops(), stage.worker(DATABASE_URL=through(as_service(stage.direct), wire))
     inserted, lost = threading.Event(), threading.Event()
 
     def ask(data: bytes) -> bool:
