@@ -32,7 +32,7 @@ def fresh(postgres_url: str) -> Iterator[tuple[str, str]]:
         owner = make_url(postgres_url).set(database=name)
         yield (
             owner.render_as_string(hide_password=False),
-            owner.set(username=role, password='it\'s-quoted').render_as_string(hide_password=False),
+            owner.set(username=role, password="it's-quoted").render_as_string(hide_password=False),
         )
         server.execute(f"drop database {name} with (force)")
         server.execute(f"drop role if exists {role}")
