@@ -107,4 +107,10 @@ WebhooksWriter = Annotated[Caller, need("webhooks:write")]
 Admin = Annotated[Caller, need("admin")]
 Anyone = Annotated[Caller, need(None)]
 JobId = uuid.UUID
-DryRunQuery = Annotated[bool, Query(description="Check the request and answer 200 with its resolved spec; store nothing.")]
+DryRunQuery = Annotated[
+    bool,
+    Query(
+        description="Check the request and answer 200 with its resolved spec; store nothing. Images that are still to be uploaded may be named "
+        "00000000-0000-0000-0000-000000000001 and so on."
+    ),
+]

@@ -54,14 +54,18 @@ async def ended(services: Services, caller: Caller, job_id: uuid.UUID, deadline:
                 continue
 
 
+TO_COME = "00000000-0000-0000-0000-"
 AnySpec = InspectSpec | EraseSpec | EvaluateSpec | CombineSpec
 
 
-def resolve(settings: Settings, session: Session, tenant_id: uuid.UUID, spec: AnySpec) -> dict[str, Any]:
-    """The spec with every default; whatever it builds on or judges must be there, be the tenant's, and be of the model, within the operator's bounds."""
+def resolve(settings: Settings, session: Session, tenant_id: uuid.UUID, spec: AnySpec, *, dry: bool = False) -> dict[str, Any]:
+    """The spec with every default; whatever it builds on or judges must be there, be the tenant's, and be of the model, within the operator's bounds.
+
+    `dry`: images may be named that are still to be uploaded, as TO_COME has it.
+    """
     bounds.check(settings, spec)
     if isinstance(spec, EraseSpec):
-        check_images(session, tenant_id, spec)
+        check_images(session, tenant_id, {i: c for i, c in enumerate(spec.concepts) if not (dry and to_come(c))})
     match spec:
         case EraseSpec() if spec.base_job_id is not None:
             row = finished(session, tenant_id, spec.base_job_id, "base_job_id", STACKABLE)
@@ -100,7 +104,7 @@ def resolve(settings: Settings, session: Session, tenant_id: uuid.UUID, spec: An
 def finished(session: Session, tenant_id: uuid.UUID, job_id: str, field: str, kinds: Sequence[str]) -> JobRow:
     """A job that has a delta, or a problem that names the field."""
     try:
-        row = jobs.get(session, tenant_id, uuid.UUID(job_id))
+        row = jobs.get(session, tenant_id, uuid.UUID(job_id), keep=True)
     except NotFound as error:
         raise invalid(field, f"there is no job {job_id}", "GET /jobs lists yours") from error
     if row.kind not in kinds or row.status != "succeeded":
@@ -110,7 +114,7 @@ def finished(session: Session, tenant_id: uuid.UUID, job_id: str, field: str, ki
     if any(file.expired_at for file in artifacts.of_job(session, tenant_id, row.id)):
         raise invalid(
             field,
-            "names a job whose artifacts were deleted for their age",
+            "names a job whose artifacts were deleted",
             f"make them again: POST the spec of GET /jobs/{row.id} to /jobs/{row.kind}",
         )
     return row
@@ -149,31 +153,40 @@ def changed_by(session: Session, tenant_id: uuid.UUID, row: JobRow) -> Concept |
 
 def uploaded(session: Session, tenant_id: uuid.UUID, artifact_id: str, field: str = "artifact_id") -> ArtifactRow:
     try:
-        row = artifacts.get(session, tenant_id, uuid.UUID(artifact_id))
+        row = artifacts.get(session, tenant_id, uuid.UUID(artifact_id), keep=True)
     except NotFound as error:
         raise invalid(field, f"there is no artifact {artifact_id}", "upload a delta with POST /artifacts") from error
     if row.job_id is not None:
         raise invalid(field, "names a job's artifact, not an upload", f"give {field.replace('artifact', 'job')} '{row.job_id}' instead")
+    if row.expired_at is not None:
+        raise invalid(field, "names an upload that was deleted", "upload a delta with POST /artifacts")
     if "model" not in row.info:
         raise invalid(field, "names an image, not a delta", "upload a LoRA delta with POST /artifacts")
     return row
 
 
-def check_images(session: Session, tenant_id: uuid.UUID, spec: EraseSpec) -> None:
+def to_come(concept: Concept) -> bool:
+    """Whether some of a concept's images are still to be uploaded: a dry run takes 00000000-0000-0000-0000-000000000001 and so on in their place."""
+    return any(id_.startswith(TO_COME) for id_ in (*concept.images, *concept.masks))
+
+
+def check_images(session: Session, tenant_id: uuid.UUID, concepts: dict[int, Concept]) -> None:
     """Images and masks must be uploads of the tenant's, the images of a concept enough different ones; a mask must have its image's size, and keep some
     but not all of it."""
-    ids = {uuid.UUID(id_) for concept in spec.concepts for id_ in (*concept.images, *concept.masks)}
+    ids = {uuid.UUID(id_) for concept in concepts.values() for id_ in (*concept.images, *concept.masks)}
     rows = artifacts.get_many(session, tenant_id, ids) if ids else {}
 
     def row_of(artifact_id: str, field: str) -> ArtifactRow:
         row = rows.get(uuid.UUID(artifact_id))
         if row is None:
             raise invalid(field, f"there is no image {artifact_id}", "upload one with POST /artifacts")
+        if row.expired_at is not None:
+            raise invalid(field, f"names the image {artifact_id}, which was deleted", "upload one with POST /artifacts")
         if row.job_id is not None or "width" not in row.info:
             raise invalid(field, f"names '{row.name}', which is not an uploaded image", "upload one with POST /artifacts")
         return row
 
-    for i, concept in enumerate(spec.concepts):
+    for i, concept in concepts.items():
         at = f"concepts[{i}]"
         images = [row_of(id_, f"{at}.images[{k}]") for k, id_ in enumerate(concept.images)]
         different = len({row.sha256 for row in images})
@@ -199,5 +212,5 @@ def of_model(spec: AnySpec, model: str, what: str) -> None:
 
 def dry_run(services: Services, caller: Caller, kind: JobKind, spec: AnySpec) -> dict[str, Any]:
     with services.transaction() as session:
-        resolved = resolve(services.settings, session, caller.tenant_id, spec)
+        resolved = resolve(services.settings, session, caller.tenant_id, spec, dry=True)
     return DryRun(kind=kind, spec=resolved, notes=vocabularies.notes(services, spec.model, spec)).model_dump(mode="json")

@@ -64,7 +64,7 @@ KINDS = {
         Kind(
             410,
             "artifact_expired",
-            "The artifact's bytes are deleted for their age",
+            "The artifact's bytes are deleted, on request or for their age",
             "Run its job again: POST that job's `spec` to the address that made it, for example /jobs/erase.",
         ),
         Kind(413, "payload_too_large", "The body is too large", "Stay below the limit the detail names."),

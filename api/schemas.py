@@ -39,7 +39,7 @@ class Artifact(Answer):
     created_at: datetime
     revoked_at: datetime | None = Field(description="Since when a recovery key's bytes are deleted; null while they are not.")
     expired_at: datetime | None = Field(
-        default=None, description="Since when the bytes are deleted for their age; null while they are not."
+        default=None, description="Since when the bytes are deleted, on request or for their age; null while they are not."
     )
     corrupt_at: datetime | None = Field(
         default=None, description="Since when the bytes are known to be damaged or gone; null while they are not."
@@ -151,6 +151,13 @@ class ArtifactList(BaseModel):
     items: list[Artifact]
 
 
+class ArtifactPage(BaseModel):
+    """Newest first."""
+
+    items: list[Artifact]
+    next_cursor: str | None = Field(description="Pass as `cursor` for the next page; null on the last.")
+
+
 class ApiKeyName(BaseModel):
     """An API key, by name."""
 
@@ -217,6 +224,7 @@ class Quotas(Answer):
     max_active_jobs: int = Field(description="Jobs queued or running; beyond it, POST answers 429.")
     max_running_jobs: int | None = Field(description="Jobs that run at once; beyond it, they wait.")
     max_jobs_a_day: int | None = Field(description="Jobs made between two midnights UTC; beyond it, POST answers 429.")
+    max_bytes: int | None = Field(description="Of stored artifacts, uploads and what jobs made; beyond it, POST answers 429.")
 
 
 class Queue(Answer):

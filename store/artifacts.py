@@ -17,17 +17,19 @@ RECOVERY_KEY = "recovery_key"
 THERE = (Artifact.revoked_at.is_(None), Artifact.expired_at.is_(None))
 
 
-def get(session: Session, tenant_id: uuid.UUID, artifact_id: uuid.UUID) -> Artifact:
-    """One artifact, or NotFound (another tenant's too)."""
-    row = session.scalar(select(Artifact).where(Artifact.id == artifact_id, Artifact.tenant_id == tenant_id))
+def get(session: Session, tenant_id: uuid.UUID, artifact_id: uuid.UUID, *, keep: bool = False) -> Artifact:
+    """One artifact, or NotFound (another tenant's too); `keep`: nobody deletes it before this transaction's end."""
+    query = select(Artifact).where(Artifact.id == artifact_id, Artifact.tenant_id == tenant_id)
+    row = session.scalar(query.with_for_update(read=True) if keep else query)
     if row is None:
         raise NotFound(f"no artifact {artifact_id}")
     return row
 
 
 def get_many(session: Session, tenant_id: uuid.UUID, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Artifact]:
-    """Those of these artifacts that there are and that are the tenant's, by id; in one statement."""
-    found = session.scalars(select(Artifact).where(Artifact.id.in_(ids), Artifact.tenant_id == tenant_id))
+    """Those of these artifacts that there are and that are the tenant's, by id; in one statement. Nobody deletes them before this transaction's end."""
+    query = select(Artifact).where(Artifact.id.in_(ids), Artifact.tenant_id == tenant_id)
+    found = session.scalars(query.with_for_update(read=True))
     return {row.id: row for row in found}
 
 
@@ -98,34 +100,46 @@ def revoke(session: Session, artifact: Artifact) -> Artifact:
     return artifact
 
 
-def expire(session: Session, age: timedelta, *, secrets: bool) -> list[str]:
-    """Mark what jobs made longer ago than `age` as deleted; the keys of the bytes, noted for deletion. `secrets`: recovery keys too."""
-    old = [*THERE, Artifact.job_id.is_not(None), Artifact.created_at < func.now() - age]
-    if not secrets:
-        old.append(Artifact.kind != RECOVERY_KEY)
-    options = {"synchronize_session": False}
-    gone = update(Artifact).where(*old).values(expired_at=func.now()).returning(Artifact.key)
-    keys = list(session.scalars(gone, execution_options=options))
-    deletions.note(session, keys)
-    return keys
+def uploads(
+    session: Session,
+    tenant_id: uuid.UUID,
+    *,
+    media_type: str | None = None,
+    after: tuple[datetime, uuid.UUID] | None = None,
+    limit: int = 50,
+) -> Sequence[Artifact]:
+    """A tenant's uploads whose bytes are there, newest first; `after` is (created_at, id) of the last row of the page before."""
+    query = select(Artifact).where(Artifact.tenant_id == tenant_id, Artifact.job_id.is_(None), *THERE)
+    if media_type is not None:
+        query = query.where(Artifact.media_type == media_type)
+    if after is not None:
+        query = query.where(tuple_(Artifact.created_at, Artifact.id) < tuple_(*after))
+    return session.scalars(query.order_by(Artifact.created_at.desc(), Artifact.id.desc()).limit(limit)).all()
+
+
+def stored_bytes(session: Session, tenant_id: uuid.UUID) -> int:
+    """What a tenant's artifacts take in the store; checkpoints come and go and are not counted."""
+    return int(session.scalar(select(func.coalesce(func.sum(Artifact.size), 0)).where(Artifact.tenant_id == tenant_id, *THERE)) or 0)
 
 
 def to_verify(session: Session, age: timedelta, limit: int) -> Sequence[Artifact]:
-    """Artifacts whose bytes nobody has hashed for `age`, the longest waiting first."""
+    """Artifacts whose bytes are meant to be there and nobody has hashed for `age`, the longest waiting first."""
     query = select(Artifact).where(*THERE, Artifact.verified_at < func.now() - age)
     return session.scalars(query.order_by(Artifact.verified_at).limit(limit)).all()
 
 
 def verified(session: Session, artifact_id: uuid.UUID, *, whole: bool) -> None:
-    """What a look at the bytes found; a file that was restored from a backup is whole again."""
+    """What a look at the bytes found; a file that was restored from a backup is whole again. What was revoked or expired meanwhile is not damaged."""
     since = None if whole else case((Artifact.corrupt_at.is_(None), func.now()), else_=Artifact.corrupt_at)
     values = {"verified_at": func.now(), "corrupt_at": since}
-    session.execute(update(Artifact).where(Artifact.id == artifact_id).values(values), execution_options={"synchronize_session": False})
+    session.execute(
+        update(Artifact).where(Artifact.id == artifact_id, *THERE).values(values), execution_options={"synchronize_session": False}
+    )
 
 
 def corrupt_count(session: Session) -> int:
     """All tenants' artifacts that are known to be corrupt, for the metrics."""
-    return session.scalar(select(func.count()).select_from(Artifact).where(Artifact.corrupt_at.is_not(None))) or 0
+    return session.scalar(select(func.count()).select_from(Artifact).where(Artifact.corrupt_at.is_not(None), *THERE)) or 0
 
 
 def named(session: Session, keys: Sequence[str]) -> set[str]:

@@ -14,7 +14,9 @@ Action = Literal[
     "job.created",
     "job.cancelled",
     "job.retried",
+    "job.deleted",
     "artifact.uploaded",
+    "artifact.deleted",
     "artifact.downloaded",
     "artifact.linked",
     "recovery_key.read",
@@ -32,6 +34,7 @@ Action = Literal[
     "queue.paused",
     "queue.resumed",
     "tenant.changed",
+    "tenant.deleted",
 ]
 
 

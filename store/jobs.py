@@ -91,9 +91,10 @@ def create_job(
     return Created(job)
 
 
-def get(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID) -> Job:
-    """One job, or NotFound (another tenant's too)."""
-    job = session.scalar(select(Job).where(Job.id == job_id, Job.tenant_id == tenant_id).execution_options(populate_existing=True))
+def get(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID, *, keep: bool = False) -> Job:
+    """One job, or NotFound (another tenant's too); `keep`: nobody removes it before this transaction's end."""
+    query = select(Job).where(Job.id == job_id, Job.tenant_id == tenant_id).execution_options(populate_existing=True)
+    job = session.scalar(query.with_for_update(read=True) if keep else query)
     if job is None:
         raise NotFound(f"no job {job_id}")
     return job

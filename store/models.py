@@ -62,6 +62,8 @@ class Tenant(Base):
     max_active_jobs: Mapped[int | None] = mapped_column(doc="Unfinished jobs; null, here and below: as the service's settings say.")
     max_running_jobs: Mapped[int | None] = mapped_column(doc="Jobs that run at once.")
     max_jobs_a_day: Mapped[int | None] = mapped_column(doc="Jobs made between two midnights, UTC.")
+    max_bytes: Mapped[int | None] = mapped_column(doc="Of stored artifacts, uploads and what jobs made.")
+    deleted_at: Mapped[datetime | None] = mapped_column(doc="Since when nothing but the audit is left of them.")
     last_started_at: Mapped[datetime | None] = mapped_column(doc="When a job of theirs was last claimed: whose turn it is.")
 
 
@@ -115,6 +117,7 @@ class Job(Base):
         CheckConstraint("status in ('queued','running','cancelling','succeeded','failed','cancelled','expired')", name="status"),
         CheckConstraint("(status in ('succeeded','failed','cancelled','expired')) = (finished_at is not null)", name="finished"),
         Index("ix_jobs_page", "tenant_id", text("created_at desc"), text("id desc")),
+        Index("ix_jobs_finished", "finished_at", postgresql_where=text("finished_at is not null")),
         Index("ix_jobs_labels", "labels", postgresql_using="gin"),
         Index("ix_jobs_active", "status", "available_at", postgresql_where=text("status in ('queued','running','cancelling')")),
         Index("ix_jobs_queued", "tenant_id", "available_at", "id", postgresql_where=text("status = 'queued'")),
@@ -231,6 +234,13 @@ class Artifact(Base):
     __tablename__ = "artifacts"
     __table_args__ = (
         UniqueConstraint("job_id", "name"),
+        Index(
+            "ix_artifacts_uploads",
+            "tenant_id",
+            text("created_at desc"),
+            text("id desc"),
+            postgresql_where=text("job_id is null and revoked_at is null and expired_at is null"),
+        ),
         Index("ix_artifacts_corrupt", "corrupt_at", postgresql_where=text("corrupt_at is not null")),
     )
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)

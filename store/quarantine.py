@@ -7,6 +7,7 @@ import argparse
 import json
 import re
 import sys
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -76,6 +77,14 @@ def purge(settings: Settings, blobs: Blobs) -> int:
         blobs.delete([due[before] for before in unnamed])
         gone += len(unnamed)
     return gone
+
+
+def erase(blobs: Blobs, tenant_id: uuid.UUID) -> None:
+    """Delete all that lies under a tenant's keys, set aside or not."""
+    for page in blobs.pages(f"{tenant_id}/"):
+        blobs.delete([key for key, _ in page if LAYOUT.fullmatch(key)])
+    for set_aside in aside(blobs):
+        blobs.delete([key for key, _, before in set_aside if before.startswith(f"{tenant_id}/")])
 
 
 def restore(blobs: Blobs, since: date | None = None) -> int:

@@ -7,12 +7,13 @@ from sqlalchemy import case, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from store.artifacts import stored_bytes
 from store.errors import QuotaExceeded
 from store.jobs import active_count
 from store.models import Tenant, Usage
 from store.settings import Settings
 
-NAMES = ("max_active_jobs", "max_running_jobs", "max_jobs_a_day")  # in the settings, and in the tenants' rows
+NAMES = ("max_active_jobs", "max_running_jobs", "max_jobs_a_day", "max_bytes")  # in the settings, and in the tenants' rows
 SOON = 30  # seconds: jobs end at any time
 DAY = 86_400
 
@@ -24,6 +25,7 @@ class Quotas:
     max_active_jobs: int
     max_running_jobs: int | None
     max_jobs_a_day: int | None
+    max_bytes: int | None
 
 
 def of(session: Session, tenant_id: uuid.UUID, settings: Settings) -> Quotas:
@@ -47,6 +49,20 @@ def spend(session: Session, tenant_id: uuid.UUID, settings: Settings) -> None:
         raise QuotaExceeded("max_jobs_a_day", limits.max_jobs_a_day, remedy, wait=until_midnight(session), window=DAY)
     if active_count(session, tenant_id, at_most=limits.max_active_jobs) >= limits.max_active_jobs:
         raise QuotaExceeded("max_active_jobs", limits.max_active_jobs, "wait or run: let one end, or cancel one", wait=SOON)
+    within_bytes(session, tenant_id, limits)
+
+
+def store(session: Session, tenant_id: uuid.UUID, settings: Settings) -> None:
+    """Look once an upload's row is written, whether it fits: QuotaExceeded, which rolls the row back. The lock is that of `spend`."""
+    counted = insert(Usage).values(tenant_id=tenant_id, day=func.current_date(), jobs=0)
+    session.execute(counted.on_conflict_do_update(index_elements=["tenant_id"], set_={"jobs": Usage.jobs}))
+    within_bytes(session, tenant_id, of(session, tenant_id, settings))
+
+
+def within_bytes(session: Session, tenant_id: uuid.UUID, limits: Quotas) -> None:
+    """QuotaExceeded when the tenant's artifacts take more than they may. What a job makes is never refused: it counts against the next."""
+    if limits.max_bytes is not None and stored_bytes(session, tenant_id) > limits.max_bytes:
+        raise QuotaExceeded("max_bytes", limits.max_bytes, "are stored: DELETE /artifacts/{id} or /jobs/{id} makes room", wait=SOON)
 
 
 def until_midnight(session: Session) -> int:

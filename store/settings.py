@@ -120,6 +120,24 @@ class Settings(BaseSettings):
     retain_keys: bool = Field(
         default=True, alias="EXPUNGE_RETAIN_KEYS", description="Whether recovery keys outlive EXPUNGE_RETENTION_DAYS."
     )
+    upload_days: float | None = Field(
+        default=None,
+        alias="EXPUNGE_UPLOAD_DAYS",
+        gt=0,
+        description="Days after which an upload that no unfinished job needs is deleted; omitted: never.",
+    )
+    job_days: float | None = Field(
+        default=None,
+        alias="EXPUNGE_JOB_DAYS",
+        gt=0,
+        description="Days after which a job that has ended is removed with its artifacts; omitted: never.",
+    )
+    event_days: float | None = Field(
+        default=None,
+        alias="EXPUNGE_EVENT_DAYS",
+        gt=0,
+        description="Days after which an ended job's events but the last go; omitted: never.",
+    )
     verify_days: float = Field(
         default=7, alias="EXPUNGE_VERIFY_DAYS", gt=0, description="Every stored artifact is hashed again when its last check is this old."
     )
@@ -172,6 +190,9 @@ class Settings(BaseSettings):
     )
     max_run_seconds: int = Field(
         default=86_400, ge=60, le=7 * 86_400, description="Largest run_timeout_s of a job, and that of a job which names none."
+    )
+    max_bytes: int | None = Field(
+        default=None, ge=1, description="Bytes of stored artifacts a tenant may have, uploads and what jobs made; omitted: any number."
     )
     max_upload_bytes: int = Field(default=512 * 2**20, ge=1, description="Largest delta that may be uploaded.")
 

@@ -1,18 +1,22 @@
-"""Tenants as the operator sees them: `python -m store.tenants NAME [--max-active-jobs N|default …]`."""
+"""Tenants as the operator sees them: `python -m store.tenants NAME [--max-active-jobs N|default …]`, `python -m store.tenants delete NAME`."""
 
 import argparse
 import json
 import sys
+import time
+import uuid
 
-from sqlalchemy import select
+from sqlalchemy import String, cast, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from store import audit, quotas
-from store.models import Tenant
+from store import artifacts, audit, db, deletions, deployment, jobs, quarantine, quotas, removal
+from store.errors import ForeignStore
+from store.models import ApiKey, Artifact, ArtifactRead, Idempotency, Job, Pause, Tenant, Usage, Webhook
 from store.quotas import NAMES
-from store.settings import read
+from store.settings import Settings, read
 
 DEFAULT = "default"
+QUIET = {"synchronize_session": False}
 
 
 def number(text: str) -> int | None:
@@ -37,10 +41,84 @@ def change(session: Session, name: str, changes: dict[str, int | None]) -> Tenan
     return tenant
 
 
-def main() -> None:
-    """Show a tenant's quotas, after changing those that are given."""
-    from store import db
+def leave(session: Session, name: str) -> Tenant | None:
+    """Shut a tenant out: its keys end, its webhooks go, its jobs are cancelled. None when there is no such tenant. Twice is the same as once."""
+    tenant = session.scalar(select(Tenant).where(Tenant.name == name).with_for_update(key_share=True))
+    if tenant is None:
+        return None
+    session.execute(
+        update(ApiKey).where(ApiKey.tenant_id == tenant.id, ApiKey.revoked_at.is_(None)).values(revoked_at=func.now()),
+        execution_options=QUIET,
+    )
+    session.execute(delete(Webhook).where(Webhook.tenant_id == tenant.id), execution_options=QUIET)
+    for job_id in session.scalars(select(Job.id).where(Job.tenant_id == tenant.id, removal.active(Job))).all():
+        jobs.cancel(session, tenant.id, job_id)
+    return tenant
 
+
+def forget_some(session: Session, tenant_id: uuid.UUID) -> int:
+    """Remove some of a tenant's jobs; how many. Their bytes are noted for deletion."""
+    ids = session.scalars(select(Job.id).where(Job.tenant_id == tenant_id).limit(removal.BATCH)).all()
+    removal.forget(session, ids)
+    return len(ids)
+
+
+def forget_rest(session: Session, tenant_id: uuid.UUID) -> None:
+    """Remove what is left of a tenant but the audit, and the nameless rows of keys and recovery keys that it points to."""
+    mine = Artifact.tenant_id == tenant_id
+    deletions.note(session, session.scalars(select(Artifact.key).where(mine, *artifacts.THERE)).all())
+    read = select(ArtifactRead.artifact_id)
+    session.execute(delete(Artifact).where(mine, Artifact.id.not_in(read)), execution_options=QUIET)
+    session.execute(update(Artifact).where(mine).values(name=removal.DELETED, info={}), execution_options=QUIET)
+    for table in (Idempotency, Usage, Pause):
+        session.execute(delete(table).where(table.tenant_id == tenant_id), execution_options=QUIET)
+    digest = func.encode(func.sha256(func.convert_to(cast(ApiKey.id, String), "UTF8")), "hex")
+    scrubbed = {"name": removal.DELETED, "hint": "", "scopes": [], "digest": digest}
+    session.execute(update(ApiKey).where(ApiKey.tenant_id == tenant_id).values(**scrubbed), execution_options=QUIET)
+    session.execute(
+        update(Tenant).where(Tenant.id == tenant_id).values(name=f"deleted {tenant_id}", deleted_at=func.now()), execution_options=QUIET
+    )
+    audit.record(session, tenant_id, None, "tenant.deleted", tenant_id)
+
+
+def delete_tenant(settings: Settings, name: str, *, wait: float = 60) -> None:
+    """Leave nothing of a tenant but the audit, in rows and in the store. Broken off, it goes on when it is called again. LookupError, TimeoutError."""
+    url, blobs = settings.database_url.get_secret_value(), deployment.owned(settings)
+    end = time.monotonic() + wait
+    with db.transaction(url) as session:
+        tenant = leave(session, name)
+    if tenant is None:
+        raise LookupError(f"there is no tenant '{name}'")
+    while True:
+        with db.transaction(url) as session:
+            running = jobs.active_count(session, tenant.id)
+        if not running:
+            break
+        if time.monotonic() > end:
+            raise TimeoutError(f"{running} jobs of '{name}' have not stopped yet: repeat the command; its keys have ended")
+        time.sleep(0.5)
+    while True:
+        with db.transaction(url) as session:
+            if not forget_some(session, tenant.id):
+                break
+    with db.transaction(url) as session:
+        forget_rest(session, tenant.id)
+    deletions.finish(url, blobs)
+    quarantine.erase(blobs, tenant.id)
+
+
+def main() -> None:
+    """Show a tenant's quotas, after changing those that are given; or delete a tenant."""
+    if sys.argv[1:2] == ["delete"]:
+        parser = argparse.ArgumentParser(
+            prog="python -m store.tenants delete", description="Remove a tenant; nothing but the audit is left."
+        )
+        parser.add_argument("tenant")
+        try:
+            delete_tenant(read(secret=False), parser.parse_args(sys.argv[2:]).tenant)
+        except (LookupError, TimeoutError, ForeignStore) as error:
+            parser.error(str(error.args[0]))
+        return
     parser = argparse.ArgumentParser(description="Show a tenant's quotas as JSON, after changing those that are given.")
     parser.add_argument("tenant")
     for quota in NAMES:

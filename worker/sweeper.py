@@ -1,10 +1,12 @@
-"""Deletes what has had its time: expired idempotency keys and artifacts, checkpoints of ended jobs, old deliveries; and sets aside bytes that no row names."""
+"""Deletes what has had its time: idempotency keys, artifacts, jobs, events, deliveries, checkpoints of ended jobs; sets aside bytes that no row names."""
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import structlog
+from sqlalchemy.orm import Session
 
-from store import artifacts, db, deletions, deliveries, deployment, idempotency, quarantine
+from store import db, deletions, deliveries, deployment, idempotency, quarantine, removal
 from store.blobs import Blobs
 from store.errors import ForeignStore
 from store.queue import drop_old_checkpoints
@@ -28,6 +30,7 @@ def turn(settings: Settings) -> None:
         log.error("sweep_refused", error=str(error))
         return
     retire(settings)
+    forget(settings)
     deleted = deletions.finish(url, blobs) + quarantine.purge(settings, blobs)
     partial = blobs.clear_partial(age)
     aside = set_aside(settings, blobs)
@@ -51,9 +54,32 @@ def set_aside(settings: Settings, blobs: Blobs) -> int:
 
 def retire(settings: Settings) -> None:
     """Give up the bytes of artifacts that have reached their age; their rows stay, and say since when."""
-    if settings.retention_days is None:
-        return
-    with db.transaction(settings.database_url.get_secret_value()) as session:
-        old = artifacts.expire(session, timedelta(days=settings.retention_days), secrets=not settings.retain_keys)
-    if old:
-        log.info("artifacts_expired", artifacts=len(old))
+    if settings.retention_days is not None:
+        age, secrets = timedelta(days=settings.retention_days), not settings.retain_keys
+        each(settings, "artifacts_expired", lambda session: removal.expire_outputs(session, age, secrets=secrets))
+    if settings.upload_days is not None:
+        limit = timedelta(days=settings.upload_days)
+        each(settings, "uploads_expired", lambda session: removal.expire_uploads(session, limit))
+
+
+def forget(settings: Settings) -> None:
+    """Remove jobs and events that have reached their age."""
+    if settings.job_days is not None:
+        age = timedelta(days=settings.job_days)
+        each(settings, "jobs_removed", lambda session: removal.prune_jobs(session, age))
+    if settings.event_days is not None:
+        limit = timedelta(days=settings.event_days)
+        each(settings, "events_removed", lambda session: removal.prune_events(session, limit))
+
+
+def each(settings: Settings, event: str, some: Callable[[Session], int]) -> None:
+    """Batch after batch, each in a transaction of its own, until nothing is left."""
+    done = 0
+    while True:
+        with db.transaction(settings.database_url.get_secret_value()) as session:
+            n = some(session)
+        if not n:
+            break
+        done += n
+    if done:
+        log.info(event, count=done)

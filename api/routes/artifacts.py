@@ -14,10 +14,10 @@ from api import links, pagination, ranges
 from api.auth import Caller, require
 from api.deps import JSON, Admin, Anyone, ArtifactsReader, ServicesDep, acceptable, accepts
 from api.problems import Problem, responses
-from api.schemas import ApiKeyName, Artifact, ArtifactLink, ArtifactList, ArtifactRead, ArtifactReadPage, LinkSpec
+from api.schemas import ApiKeyName, Artifact, ArtifactLink, ArtifactList, ArtifactPage, ArtifactRead, ArtifactReadPage, LinkSpec
 from api.sendfile import FileResponse
 from api.services import Services
-from store import artifacts, audit, jobs
+from store import artifacts, audit, jobs, removal
 from store.blobs import attachment
 from store.errors import NotFound
 from store.models import Artifact as ArtifactRow
@@ -43,6 +43,22 @@ def list_job_artifacts(job_id: uuid.UUID, services: ServicesDep, caller: Artifac
     with services.transaction() as session:
         jobs.get(session, caller.tenant_id, job_id)
         return ArtifactList(items=[Artifact.model_validate(row) for row in artifacts.of_job(session, caller.tenant_id, job_id)])
+
+
+@router.get("/artifacts", responses=responses("invalid_request"), dependencies=[accepts(JSON)])
+def list_uploads(
+    services: ServicesDep,
+    caller: ArtifactsReader,
+    media_type: Annotated[str | None, Query(max_length=100, description="Only uploads stored as this, for example image/png.")] = None,
+    limit: Annotated[int, Query(ge=1, le=pagination.MAX_PAGE, description="Uploads on a page.")] = 50,
+    cursor: pagination.Cursor = None,
+) -> ArtifactPage:
+    """List uploads that are not deleted, newest first. What a job made is at /jobs/{id}/artifacts."""
+    after = pagination.decode(cursor)
+    with services.transaction() as session:
+        rows = artifacts.uploads(session, caller.tenant_id, media_type=media_type, after=after, limit=limit + 1)
+        page, next_cursor = pagination.cut(rows, limit, lambda row: row)
+        return ArtifactPage(items=[Artifact.model_validate(row) for row in page], next_cursor=next_cursor)
 
 
 @router.get("/artifacts/{artifact_id:uuid}", responses=responses("not_found"), dependencies=[accepts(JSON)])
@@ -73,7 +89,7 @@ def there(row: ArtifactRow) -> None:
     if row.expired_at is not None:
         raise Problem(
             "artifact_expired",
-            f"The bytes of '{row.name}' were deleted at {row.expired_at:%Y-%m-%d %H:%M:%S} UTC, when they had reached the age set by the operator.",
+            f"The bytes of '{row.name}' were deleted at {row.expired_at:%Y-%m-%d %H:%M:%S} UTC, on request or at the age set by the operator.",
         )
 
 
@@ -219,14 +235,27 @@ def list_reads(
 
 
 @router.delete("/artifacts/{artifact_id:uuid}", responses=responses("not_found", "wrong_state"), dependencies=[accepts(JSON)])
-def revoke_recovery_key(artifact_id: uuid.UUID, services: ServicesDep, caller: Admin) -> Artifact:
-    """Revoke a recovery key: its bytes are deleted for good, later downloads answer 410; takes the scope `admin`. Twice is the same as once."""
-    with services.transaction() as session:
-        row = recovery_key(session, caller, artifact_id)
-        if row.revoked_at is None:
-            audit.record(session, caller.tenant_id, caller, "recovery_key.revoked", row.id)
-        artifacts.revoke(session, row)
-        answer = Artifact.model_validate(row)
+def delete_artifact(artifact_id: uuid.UUID, services: ServicesDep, caller: Anyone) -> Artifact:
+    """Delete an artifact's bytes for good: an upload, a job's file, or a recovery key, which is revoked by it. Later downloads answer 410.
+
+    Takes the scope `jobs:write`; for a recovery key `admin`. Refused while a job that has not ended needs it. The row stays, of an upload without its name;
+    twice is the same as once.
+    """
+    try:
+        with services.transaction() as session:
+            row = artifacts.get(session, caller.tenant_id, artifact_id)
+            secret = row.kind == artifacts.RECOVERY_KEY
+            require(caller, "admin" if secret else "jobs:write")
+            if secret:
+                if row.revoked_at is None:
+                    audit.record(session, caller.tenant_id, caller, "recovery_key.revoked", row.id)
+                artifacts.revoke(session, row)
+            else:
+                removal.remove_artifact(session, row, caller)
+            answer = Artifact.model_validate(row)
+    except NotFound:
+        require(caller, "jobs:write")  # the scope comes before the 404
+        raise
     services.blobs.delete([row.key])
-    log.info("recovery_key_revoked", artifact_id=str(artifact_id), api_key_id=str(caller.key_id))
+    log.info("recovery_key_revoked" if secret else "artifact_deleted", artifact_id=str(artifact_id), api_key_id=str(caller.key_id))
     return answer

@@ -20,7 +20,7 @@ from api.schemas import TERMINAL, DryRun, Job, JobKind, JobPage, JobStatus
 from api.services import Services
 from core.specs import CombineSpec, EraseSpec, EvaluateSpec, HideSpec
 from core.specs.jobs import MAX_KEY
-from store import artifacts, audit, jobs, logs, quotas, tracing
+from store import artifacts, audit, jobs, logs, quotas, removal, tracing
 
 log = structlog.get_logger("api")
 router = APIRouter(tags=["jobs"], dependencies=[accepts(JSON)])
@@ -215,6 +215,16 @@ def list_jobs(
 def get_job(job_id: uuid.UUID, services: ServicesDep, caller: JobsReader) -> Response:
     """Look at one job."""
     return Response(presenters.look(services, caller, job_id).model_dump_json(), media_type=JSON)
+
+
+@router.delete("/jobs/{job_id:uuid}", status_code=204, response_class=Response, responses=responses("not_found", "wrong_state"))
+def delete_job(job_id: uuid.UUID, services: ServicesDep, caller: JobsWriter) -> Response:
+    """Remove a job that has ended, with its request, events and artifacts; the audit stays. Refused while another job stands on it, or needs it."""
+    with services.transaction() as session:
+        keys = removal.remove_job(session, caller.tenant_id, job_id, caller)
+    services.blobs.delete(keys)
+    log.info("job_deleted", job_id=str(job_id), api_key_id=str(caller.key_id))
+    return Response(status_code=204)
 
 
 @router.post("/jobs/{job_id:uuid}/cancel", responses=responses("bad_header", "not_found", "idempotency_in_flight", "idempotency_mismatch"))

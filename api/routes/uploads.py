@@ -20,8 +20,9 @@ from api.problems import Problem, invalid, responses
 from api.routes.jobs import CREATED, known_model
 from api.schemas import Artifact
 from api.services import Services
-from store import artifacts, audit
+from store import artifacts, audit, quotas
 from store.blobs import upload_key
+from store.errors import StoreError
 
 log = structlog.get_logger("api")
 router = APIRouter(tags=["artifacts"], dependencies=[accepts(JSON)])
@@ -48,6 +49,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
         "not_an_image",
         "image_unusable",
         "idempotency_mismatch",
+        "quota_exceeded",
     ),
 }
 
@@ -94,10 +96,15 @@ def keep(services: Services, caller: Caller, ticket: Ticket, path: Path, name: s
         row = artifacts.add_upload(
             session, caller.tenant_id, name=name, media_type=media_type, size=size, sha256=sha256, key=key, info=info
         )
+        quotas.store(session, caller.tenant_id, services.settings)
         audit.record(session, caller.tenant_id, caller, "artifact.uploaded", row.id, media_type=media_type, sha256=sha256)
         return Done(Artifact.model_validate(row), status=201, headers={"Location": f"/artifacts/{row.id}"})
 
-    done = once(services, caller, ticket, Artifact, work)
+    try:
+        done = once(services, caller, ticket, Artifact, work)
+    except StoreError:  # no row: a key reused, or a quota
+        services.blobs.delete([key])
+        raise
     if done.replayed:
         services.blobs.delete([key])
     return done

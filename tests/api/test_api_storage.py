@@ -10,7 +10,7 @@ from live_service import Tenant, errors, problem, serve
 from sqlalchemy import text
 
 from api import links
-from store import db, keys
+from store import artifacts, db, keys
 from store.blobs import Blobs
 from store.errors import NotFound
 from worker import sweeper, verifier
@@ -188,6 +188,20 @@ class TestVerification:
         problem(client.get(f"/artifacts/{made.id}/content"), 500, "artifact_corrupt")
         problem(client.post(f"/artifacts/{made.id}/link"), 500, "artifact_corrupt")
         assert client.get(f"/artifacts/{made.id}").json()["corrupt_at"] is not None
+
+    @pytest.mark.parametrize("column", ["revoked_at", "expired_at"])
+    def test_what_is_deleted_while_the_verifier_looks_at_it_is_not_damaged(self, tenant, damaged, column):
+        """The verifier has listed it, then its bytes go on purpose."""
+        made, path = damaged
+        path.unlink()
+        with db.transaction(tenant.database) as session:
+            before = artifacts.corrupt_count(session)
+            session.execute(text(f"update artifacts set {column} = now() where id = :id"), {"id": made.id})
+            artifacts.verified(session, made.id, whole=False)
+            assert artifacts.corrupt_count(session) == before
+            session.execute(text("update artifacts set corrupt_at = now() where id = :id"), {"id": made.id})
+            assert artifacts.corrupt_count(session) == before, "flagged before it was deleted"
+            assert made.id not in {row.id for row in artifacts.to_verify(session, timedelta(days=7), 1000)}
 
     def test_only_what_is_due_is_hashed(self, tenant, settings, tmp_path):
         (made,) = tenant.finish(tenant.erase()["id"], {"a.bin": b"whole"}, tmp_path)

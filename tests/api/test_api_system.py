@@ -72,7 +72,7 @@ def test_operation_ids_are_stable_names():
         "resume_queue",
         "retry_job",
         "revoke_key",
-        "revoke_recovery_key",
+        "delete_artifact",
         "rotate_key",
         "rotate_webhook_secret",
         "upload_artifact",

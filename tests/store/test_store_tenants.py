@@ -22,11 +22,11 @@ def command(settings, tenant):
 
 
 def test_quotas_are_shown_given_and_taken_back(command, session, tenant, settings):
-    shown = {"max_active_jobs": 9, "max_running_jobs": None, "max_jobs_a_day": None}
+    shown = {"max_active_jobs": 9, "max_running_jobs": None, "max_jobs_a_day": None, "max_bytes": None}
     assert json.loads(command("default").stdout) == shown
     given = command("default", "--max-active-jobs", "3", "--max-running-jobs", "0")
     assert json.loads(given.stdout) == {**shown, "max_active_jobs": 3, "max_running_jobs": 0}
-    assert quotas.of(session, tenant.id, settings) == quotas.Quotas(3, 0, None)
+    assert quotas.of(session, tenant.id, settings) == quotas.Quotas(3, 0, None, None)
     session.rollback()
     assert json.loads(command("default", "--max-active-jobs", "default").stdout)["max_active_jobs"] == 9
     acts = [(row.action, row.details) for row, _ in audit.page(session, tenant.id)]

@@ -1,0 +1,131 @@
+"""What is deleted on request, or for its age. Rows go, or say since when, in one transaction, in which their bytes are noted for deletion (store/deletions.py)."""
+
+import uuid
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import ColumnElement, String, cast, delete, exists, func, or_, select, update
+from sqlalchemy.orm import Session, aliased
+
+from store import audit, deletions, jobs
+from store.artifacts import THERE
+from store.audit import Actor
+from store.errors import NotFinished, WrongState
+from store.jobs import LITERAL
+from store.models import TERMINAL, Artifact, ArtifactRead, Checkpoint, Event, Job
+
+BATCH = 200  # rows that one transaction takes, so that none lasts
+DELETED = "deleted"  # in place of an upload's name, which may be a person's
+QUIET = {"synchronize_session": False}
+Later = aliased(Job)
+
+
+def names(of: type[Job], id_: ColumnElement[uuid.UUID] | uuid.UUID) -> ColumnElement[bool]:
+    """Whether a job's spec names this id, in whatever field."""
+    return func.lower(cast(of.spec, String)).contains(cast(id_, String))
+
+
+def active(of: type[Job]) -> ColumnElement[bool]:
+    return of.status.in_(LITERAL.values())
+
+
+def refuse_if_needed(session: Session, tenant_id: uuid.UUID, ids: Sequence[uuid.UUID]) -> None:
+    """WrongState while a job that has not ended names one of these."""
+    needed = or_(*(names(Job, id_) for id_ in ids))
+    busy = session.scalar(select(Job.id).where(Job.tenant_id == tenant_id, active(Job), needed).limit(1))
+    if busy is not None:
+        raise WrongState(f"job {busy} needs it and has not ended: cancel that first, or wait for its end")
+
+
+def remove_artifact(session: Session, row: Artifact, by: Actor | None) -> Artifact:
+    """Give up an artifact's bytes; the row stays without an upload's name and contents. Twice is the same as once. WrongState."""
+    session.refresh(row, with_for_update=True)
+    if row.expired_at is not None or row.revoked_at is not None:
+        return row
+    refuse_if_needed(session, row.tenant_id, [row.id] if row.job_id is None else [row.id, row.job_id])
+    row.expired_at = func.now()
+    if row.job_id is None:
+        row.name, row.info = DELETED, {}
+    deletions.note(session, [row.key])
+    audit.record(session, row.tenant_id, by, "artifact.deleted", row.id, sha256=row.sha256)
+    session.refresh(row)
+    return row
+
+
+def remove_job(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID, by: Actor | None) -> list[str]:
+    """Remove a job that has ended, with its events and artifacts; the audit stays. Gives the keys of the bytes, noted for deletion. NotFound, NotFinished, WrongState while another stands on it."""
+    row = jobs.get(session, tenant_id, job_id)
+    session.refresh(row, with_for_update=True)
+    if row.status not in TERMINAL:
+        raise NotFinished(f"the job is {row.status}: cancel it first, or wait for its end")
+    above = session.scalar(select(Job.id).where(Job.tenant_id == tenant_id, stands_on(Job, row.id)).limit(1))
+    if above is not None:
+        raise WrongState(f"job {above} stands on it: delete that first")
+    refuse_if_needed(session, tenant_id, [row.id])
+    audit.record(session, tenant_id, by, "job.deleted", row.id, kind=row.kind, status=row.status)
+    return forget(session, [row.id])
+
+
+def stands_on(of: type[Job], id_: ColumnElement[uuid.UUID] | uuid.UUID) -> ColumnElement[bool]:
+    """Whether a job's delta holds that of another: as its base, or combined."""
+    text = cast(id_, String)
+    return or_(func.lower(of.spec["base_job_id"].astext) == text, of.spec["jobs"].has_key(text))
+
+
+def forget(session: Session, ids: Sequence[uuid.UUID]) -> list[str]:
+    """Delete these jobs and all that is theirs; the keys of the bytes, noted for deletion. Of a recovery key that was read the row stays, nameless: who read it is never forgotten."""
+    keys = list(session.scalars(select(Artifact.key).where(Artifact.job_id.in_(ids), *THERE)))
+    for files in session.scalars(select(Checkpoint.files).where(Checkpoint.job_id.in_(ids))):
+        keys += [file["key"] for file in files.values()]
+    deletions.note(session, keys)
+    read = exists().where(ArtifactRead.artifact_id == Artifact.id)
+    gone = {"job_id": None, "name": DELETED, "info": {}, "expired_at": func.coalesce(Artifact.expired_at, func.now())}
+    session.execute(update(Artifact).where(Artifact.job_id.in_(ids), read).values(**gone), execution_options=QUIET)
+    session.execute(update(Job).where(Job.retried_from.in_(ids)).values(retried_from=None), execution_options=QUIET)
+    session.execute(delete(Job).where(Job.id.in_(ids)), execution_options=QUIET)
+    return keys
+
+
+def prune_jobs(session: Session, age: timedelta) -> int:
+    """Remove some jobs that ended longer ago than `age` and that no other stands on or needs; how many."""
+    needed = exists().where(
+        Later.tenant_id == Job.tenant_id, Later.id != Job.id, or_(stands_on(Later, Job.id), active(Later) & names(Later, Job.id))
+    )
+    old = select(Job).where(Job.finished_at < func.now() - age, ~needed).order_by(Job.finished_at).limit(BATCH)
+    rows = session.scalars(old.with_for_update(skip_locked=True)).all()
+    for row in rows:
+        audit.record(session, row.tenant_id, None, "job.deleted", row.id, kind=row.kind, status=row.status, reason="age")
+    forget(session, [row.id for row in rows])
+    return len(rows)
+
+
+def prune_events(session: Session, age: timedelta) -> int:
+    """Forget all events but the last of some jobs that ended longer ago than `age`; how many jobs."""
+    more = exists().where(Event.job_id == Job.id, Event.seq < Job.version)
+    old = select(Job.id, Job.version).where(Job.finished_at < func.now() - age, more).order_by(Job.finished_at).limit(BATCH)
+    rows = session.execute(old).all()
+    for job_id, version in rows:
+        session.execute(delete(Event).where(Event.job_id == job_id, Event.seq < version), execution_options=QUIET)
+    return len(rows)
+
+
+def expire_outputs(session: Session, age: timedelta, *, secrets: bool) -> int:
+    """Give up the bytes of some artifacts that jobs made longer ago than `age`; `secrets`: recovery keys too. How many."""
+    old = [*THERE, Artifact.job_id.is_not(None), Artifact.created_at < func.now() - age]
+    if not secrets:
+        old.append(Artifact.kind != "recovery_key")
+    return expire(session, old)
+
+
+def expire_uploads(session: Session, age: timedelta) -> int:
+    """Give up some uploads that are older than `age` and that no unfinished job needs. How many."""
+    needed = exists().where(Job.tenant_id == Artifact.tenant_id, active(Job), names(Job, Artifact.id))
+    return expire(session, [*THERE, Artifact.job_id.is_(None), Artifact.created_at < func.now() - age, ~needed], name=DELETED, info={})
+
+
+def expire(session: Session, where: Sequence[ColumnElement[bool]], **values: object) -> int:
+    some = select(Artifact.id).where(*where).limit(BATCH).with_for_update(skip_locked=True)
+    statement = update(Artifact).where(Artifact.id.in_(some)).values(expired_at=func.now(), **values).returning(Artifact.key)
+    keys = list(session.scalars(statement, execution_options=QUIET))
+    deletions.note(session, keys)
+    return len(keys)
