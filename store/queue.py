@@ -81,6 +81,14 @@ def to_announce(
     return [job_id for job_id in order if job_id in free]
 
 
+def announced(session: Session, models: Sequence[str], within: timedelta) -> bool:
+    """Whether the dispatcher has rung for a queued job of these models lately."""
+    query = text(
+        f"select exists (select from jobs where status = 'queued' and {fairness.MODEL} = any(:models) and dispatched_at > now() - cast(:within as interval))"
+    )
+    return bool(session.scalar(query, {"models": [*models, workers.ANY], "within": within}))
+
+
 def reap(session: Session, *, backoff: float) -> Reaped:
     """End what is past its deadline, requeue or end what lost its worker. `backoff`: seconds before the second attempt."""
     now, done = func.now(), Reaped()

@@ -132,6 +132,7 @@ def settings(database_url: str, broker_url: str, tmp_path: Path) -> Settings:
         "PROGRESS_SECONDS": "0",
         "CANCEL_SECONDS": "2",
         "SOFT_SHUTDOWN_SECONDS": "5",
+        "SELF_TEST_SECONDS": "0.3",
         "EXPUNGE_RATE_LIMITS": "false",  # tests ask more often than people; those of the limits switch them on
     }
     return Settings.model_validate({name.lower() if name in LOWER else name: value for name, value in values.items()})

@@ -5,12 +5,13 @@ import os
 import shutil
 import sys
 import tempfile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.signals import (
     celeryd_init,
     setup_logging,
+    worker_init,
     worker_process_init,
     worker_process_shutdown,
     worker_ready,
@@ -21,7 +22,10 @@ from celery.signals import (
 from store import db, logs, tracing
 from store.queue import QUEUE
 from store.settings import read
-from worker import shutdown
+from worker import devices, shutdown
+
+if TYPE_CHECKING:
+    from worker.standing import Keeper
 
 # Longer than any job: a message is never delivered twice for being slow. Recovery comes from the lease, not from this.
 VISIBILITY = {"visibility_timeout": 43_200}
@@ -31,6 +35,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 settings = read(secret=False)  # imported to ring its bell, it needs none; a worker does
 counted: str | None = None
+keeper: "Keeper | None" = None
 if settings.metrics_port is not None and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     # Read by prometheus_client when it is first imported.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = counted = tempfile.mkdtemp(prefix="expunge-metrics-")
@@ -74,16 +79,31 @@ def configure_logging(**_: Any) -> None:
     logging.captureWarnings(True)
 
 
+@worker_init.connect  # type: ignore[untyped-decorator]
+def beginning(**_: Any) -> None:
+    global keeper
+    from worker.standing import Keeper
+
+    devices.settle(settings.device)
+    keeper = Keeper(settings)
+    keeper.start()
+
+
 @worker_ready.connect  # type: ignore[untyped-decorator]
-def ready(**_: Any) -> None:
+def ready(sender: Any, **_: Any) -> None:
     from worker import metrics
 
     metrics.serve(settings)
+    if keeper is not None:
+        keeper.listen(sender)
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def forked(**_: Any) -> None:
+    from worker import standing
+
     db.forget()
+    standing.replaced()
     tracing.configure("worker")
 
 
@@ -94,6 +114,8 @@ def ending(**_: Any) -> None:
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]
 def ended(**_: Any) -> None:
+    if keeper is not None:
+        keeper.stop()
     if counted is not None:
         shutil.rmtree(counted, ignore_errors=True)
 

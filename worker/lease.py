@@ -19,7 +19,7 @@ from store.errors import LostLease
 from store.models import Job
 from store.queue import DEADLINE
 from store.settings import Settings
-from worker import shutdown
+from worker import shutdown, standing
 from worker.pace import Pace
 
 log = structlog.get_logger("worker")
@@ -189,6 +189,7 @@ class Lease:
     def end_process(self, why: str, last: Callable[[Session], object]) -> None:
         """Write the last word, then SIGKILL: a run that does not return cannot be ended otherwise."""
         log.error("run_killed", reason=why)
+        standing.ended("its run reported nothing for too long" if why == "Stalled" else None)
         try:
             with db.transaction(self.url) as session:
                 last(session)

@@ -27,6 +27,7 @@ if SHARED in os.environ:
     values.ValueClass = values.MultiProcessValue(place)  # type: ignore[no-untyped-call]
 
 attempts = Counter("expunge_attempts_total", "Attempts at jobs, by how they ended.", ("kind", "outcome"), registry=registry)
+faults = Counter("expunge_worker_faults_total", "Attempts that failed for the worker's own sake.", ("code",), registry=registry)
 smaller = Counter("expunge_out_of_memory_retries_total", "Runs begun again with less memory.", registry=registry)
 step_seconds = Histogram("expunge_step_seconds", "Time of one step of a run.", ("phase",), buckets=STEPS, registry=registry)
 checkpoint_seconds = Histogram("expunge_checkpoint_seconds", "Time to store a checkpoint.", buckets=BYTES, registry=registry)

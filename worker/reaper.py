@@ -2,7 +2,7 @@
 
 import structlog
 
-from store import db
+from store import db, workers
 from store.queue import Reaped, reap
 from store.settings import Settings
 from worker import metrics
@@ -19,6 +19,7 @@ def turn(settings: Settings) -> None:
 def once(settings: Settings) -> Reaped:
     with db.transaction(settings.database_url.get_secret_value()) as session:
         done = reap(session, backoff=settings.backoff_seconds)
+        workers.forget_lost(session)
     metrics.expiries.inc(done.expiries)
     for job_id in done.requeued:
         log.warning("job_requeued", **done.facts[job_id])

@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
@@ -34,9 +35,13 @@ def runner_for(settings: Settings) -> Runner:
     """core's, unless EXPUNGE_RUNNER names another as module:function."""
     if settings.runner is None:
         return run
-    module, _, name = settings.runner.partition(":")
-    found: Runner = getattr(importlib.import_module(module), name)
+    found: Runner = getattr(module_of(settings.runner), settings.runner.partition(":")[2])
     return found
+
+
+def module_of(runner: str) -> ModuleType:
+    """Of module:function."""
+    return importlib.import_module(runner.partition(":")[0])
 
 
 def run(job: Job, folder: Path, *, settings: Settings, callback: Callable[[Any], None], checkpoints: "JobCheckpoints") -> "Outcome":

@@ -1,6 +1,5 @@
 """The Celery task: claim a job, run it, publish or say why not. Errors end in the job's row; the message is always acknowledged."""
 
-import errno
 import os
 import socket
 import tempfile
@@ -11,16 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
-from obstore.exceptions import BaseError as BlobError
 from sqlalchemy.orm import Session
 
 from core.errors import CoreError
 from store import attempts, db, deployment, fairness, logs, tracing
-from store.errors import BlobExists, CancelRequested, CorruptBlob, ForeignStore, LostLease
+from store.errors import BlobExists, CancelRequested, CorruptBlob, LostLease
 from store.models import Job
-from store.queue import TASK
+from store.queue import TASK, pause_before
 from store.settings import Settings
-from worker import dispatcher, metrics, smaller
+from worker import dispatcher, infrastructure, metrics, smaller, standing
 from worker.app import app, settings
 from worker.checkpoints import JobCheckpoints
 from worker.lease import Cancelled, DeadlineExceeded, HandOver, Lease, Paused, Stop, away, settle
@@ -31,8 +29,8 @@ if TYPE_CHECKING:
     from core.outcome import Outcome
 
 log = structlog.get_logger("worker")
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 OUTCOMES = {Cancelled: "cancelled", DeadlineExceeded: "failed", HandOver: "handed_over", Paused: "handed_over"}
+spoiled = False  # whether this process is to end with its attempt: most errors of CUDA come back in every later call
 
 
 @app.task(name=TASK)  # type: ignore[untyped-decorator]
@@ -40,31 +38,39 @@ def run(job_id: str) -> None:
     """One bell: take whatever is fairest; the id that the message holds is only what somebody rang for."""
     if attempt(settings, uuid.UUID(job_id)) is not None:
         dispatcher.ring_on(settings)
+    if spoiled:
+        log.warning("process_replaced", reason="its device failed, and may go on failing in this process alone")
+        tracing.flush()
+        os._exit(1)
 
 
 def attempt(settings: Settings, bell: uuid.UUID) -> Job | None:
     """One attempt at the fairest job that is due, to whatever end; None when nothing may start."""
     url = settings.database_url.get_secret_value()
-    with db.transaction(url) as session:
-        owner = f"{socket.gethostname()}:{os.getpid()}"
-        length = timedelta(seconds=settings.lease_seconds)
-        job = fairness.claim_next(session, owner=owner, lease=length, max_running=settings.max_running_jobs)
+    job = None
+    if standing.may_claim(settings.suspend_after_failures):
+        with db.transaction(url) as session:
+            owner = f"{socket.gethostname()}:{os.getpid()}"
+            length = timedelta(seconds=settings.lease_seconds)
+            job = fairness.claim_next(session, owner=owner, lease=length, max_running=settings.max_running_jobs, worker=standing.me)
     if job is None:
         log.info("nothing_to_do", job_id=str(bell))
         return None
     structlog.contextvars.bind_contextvars(**job.facts())
     logs.hide(job.spec)
     facts: dict[str, str | int] = {"job.id": str(job.id), "job.kind": job.kind, "job.attempt": job.attempt, "job.fence": job.fence}
-    outcome = "lost"
+    outcome, fault = "lost", None
+    standing.begun()
     try:
-        with tracing.continued("attempt", job.trace, **facts) as span, tempfile.TemporaryDirectory(prefix="expunge-job-") as folder:
+        with tracing.continued("attempt", job.trace, **facts) as span:
             log.info("job_started", kind=job.kind)
             with Lease(settings, job) as lease:
-                outcome = work(settings, job, lease, Path(folder))
+                outcome, fault = work(settings, job, lease)
             span.set_attribute("job.outcome", outcome)
     except LostLease as error:
         log.warning("lease_lost", error=str(error))
     finally:
+        standing.ended(fault, succeeded=outcome == "succeeded")
         metrics.attempts.labels(job.kind, outcome).inc()
         logs.hide({})
         structlog.contextvars.clear_contextvars()
@@ -95,31 +101,53 @@ def fresh(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def work(settings: Settings, job: Job, lease: Lease, folder: Path) -> str:
-    """Run and publish; every error but a lost lease becomes the job's end. How the attempt ended, for the metrics."""
+def work(settings: Settings, job: Job, lease: Lease) -> tuple[str, str | None]:
+    """Run and publish; every error but a lost lease becomes the job's end, or sends it elsewhere.
+
+    How the attempt ended, for the metrics, and what the worker itself could not do.
+    """
+    global spoiled
     try:
-        blobs = deployment.known(settings)
-        checkpoints = JobCheckpoints(lease, blobs, settings.keep_checkpoints)
-        outcome = run_job(settings, job, lease, folder, checkpoints)
-        publish(lease, blobs, outcome, lease.latest)
+        with tempfile.TemporaryDirectory(prefix="expunge-job-", ignore_cleanup_errors=True) as folder:
+            blobs = deployment.known(settings)
+            checkpoints = JobCheckpoints(lease, blobs, settings.keep_checkpoints)
+            outcome = run_job(settings, job, lease, Path(folder), checkpoints)
+            publish(lease, blobs, outcome, lease.latest)
         log.info("job_succeeded", artifacts=len(outcome.outputs))
-        return "succeeded"
+        return "succeeded", None
     except LostLease:
         raise
     except (Stop, CancelRequested) as error:
         reason = Cancelled() if isinstance(error, CancelRequested) else error
         log.info("job_stopped", reason=type(reason).__name__)
         lease.write(lambda session: settle(session, job, reason))
-        return OUTCOMES.get(type(reason), "lost")
+        return OUTCOMES.get(type(reason), "lost"), None
     except Exception as error:
         if away(error):  # the job goes on from its last checkpoint
             log.warning("database_away_for_long", error=type(error).__name__)
             lease.write(lambda session: hand_over(session, job))
-            return "lost"
+            return "lost", None
+        fault = infrastructure.fault(error)
+        spoiled = fault is not None and fault.code == "device_error"
         code, message, retryable = explain(error)
-        log.exception("job_failed", code=code)
+        blamed = code if fault is not None and fault.blames else None
+        elsewhere = fault is not None or (code == "internal_error" and not job.failed_on)
+        log.exception("worker_failed" if fault else "job_failed", code=code)
+        if fault is not None:
+            metrics.faults.labels(code).inc()
+        if elsewhere and job.attempt < job.max_attempts:
+            lease.write(lambda session: pass_on(session, settings, job, code))
+            return "requeued", blamed
+        if fault is not None:
+            message = fault.last(job.attempt)
         lease.write(lambda session: end(session, job, code, message, retryable))
-        return "failed"
+        return "failed", blamed
+
+
+def pass_on(session: Session, settings: Settings, job: Job, code: str) -> None:
+    """Queued again, the attempt charged, for another worker where there is one."""
+    wait, who = pause_before(job.attempt + 1, settings.backoff_seconds), str(standing.me or socket.gethostname())
+    attempts.requeue(session, job.id, job.fence, reason=code, worker=who, wait=wait)
 
 
 def hand_over(session: Session, job: Job) -> None:
@@ -138,10 +166,13 @@ def end(session: Session, job: Job, code: str, message: str, retryable: bool) ->
 
 def explain(error: Exception) -> tuple[str, str, bool]:
     """(code, message, retryable) for the client; anything unforeseen keeps its words for the log."""
+    fault = infrastructure.fault(error)
+    if fault is not None:
+        return fault.code, fault.message, True
     if isinstance(error, CoreError):
         return error.code, error.message, error.retryable
-    if isinstance(error, BlobError | BlobExists | CorruptBlob | ForeignStore) or (isinstance(error, OSError) and error.errno in FULL):
-        return "storage_error", "the artifact store or the disk refused to read or write: free or repair it, then retry the job", True
+    if isinstance(error, BlobExists | CorruptBlob):
+        return "storage_error", "a stored file was damaged or taken: repair the artifact store, then retry the job", True
     if smaller.out_of_memory(error):
         return (
             "out_of_memory",

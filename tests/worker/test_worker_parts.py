@@ -253,7 +253,8 @@ def test_a_loop_outlives_an_error_and_the_loss_of_its_connection(settings, url):
         (CoreError("loss_not_finite", "m", retryable=False), "loss_not_finite", False),
         (OSError(errno.ENOSPC, "No space left on device"), "storage_error", True),
         (OSError(errno.ENOENT, "/secret/path"), "internal_error", False),
-        (MemoryError(), "out_of_memory", False),
+        (MemoryError(), "out_of_memory", True),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), "out_of_memory", False),
         (ValueError("secret detail"), "internal_error", False),
     ],
 )

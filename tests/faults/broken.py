@@ -1,0 +1,25 @@
+"""A runner on a host that is broken while a file says so: BROKEN names a folder, in which `run` breaks runs with its text, `test` the self test.
+
+spec: wants (text of an error that is the job's, wherever it runs).
+"""
+
+import os
+from pathlib import Path
+
+from steps import run as steps
+
+BROKEN = Path(os.environ["BROKEN"])
+
+
+def run(job, folder, *, settings, callback, checkpoints):
+    if (BROKEN / "run").exists():
+        raise RuntimeError((BROKEN / "run").read_text())
+    if "wants" in job.spec:
+        raise ValueError(job.spec["wants"])
+    return steps(job, folder, settings=settings, callback=callback, checkpoints=checkpoints)
+
+
+def self_test() -> str:
+    if (BROKEN / "test").exists():
+        raise RuntimeError((BROKEN / "test").read_text())
+    return "a device of tests"
