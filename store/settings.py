@@ -100,7 +100,10 @@ class Settings(BaseSettings):
     keep_checkpoints: int = Field(default=2, ge=1, description="Checkpoints kept for each job.")
     soft_shutdown_seconds: float = Field(default=25, gt=0, description="What a worker has for its last checkpoint after SIGTERM.")
     device: str | None = Field(
-        default=None, alias="EXPUNGE_DEVICE", description="What a worker computes on: cuda:1, cpu; omitted: the first GPU, else the CPU."
+        default=None,
+        alias="EXPUNGE_DEVICE",
+        pattern=r"^(cpu|cuda(:\d{1,3})?)$",
+        description="What a worker computes on: cuda:1, cpu; omitted: the first GPU, else the CPU.",
     )
     suspend_after_failures: int = Field(
         default=3, ge=1, description="A worker on which so many attempts in a row failed for its own sake takes no more jobs."

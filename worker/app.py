@@ -71,6 +71,7 @@ app.conf.update(
 @celeryd_init.connect  # type: ignore[untyped-decorator]
 def starting(**_: Any) -> None:
     read()
+    devices.choose(settings.device, os.environ)
 
 
 @setup_logging.connect  # type: ignore[untyped-decorator]
@@ -84,7 +85,6 @@ def beginning(**_: Any) -> None:
     global keeper
     from worker.standing import Keeper
 
-    devices.settle(settings.device)
     keeper = Keeper(settings)
     keeper.start()
 

@@ -1,12 +1,9 @@
 """What a worker computes on: EXPUNGE_DEVICE, told to torch before it is loaded, so that nothing can take another device."""
 
-import os
-import re
 from collections.abc import MutableMapping
 from pathlib import Path
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-FORM = re.compile(r"cpu|cuda(?::(\d+))?")
 SIDE = 64
 
 
@@ -15,23 +12,19 @@ class Unusable(Exception):
 
 
 def choose(wanted: str | None, environment: MutableMapping[str, str]) -> None:
-    """Leave torch the one device that is wanted: `cuda:1` is the second of those that the environment shows. ValueError for anything else than cpu and cuda:N."""
-    if wanted is None:
-        return
-    form = FORM.fullmatch(wanted)
-    if form is None:
-        raise ValueError(f"EXPUNGE_DEVICE is '{wanted}': give cpu, cuda or cuda:N")
+    """Leave torch the one device that is wanted: `cuda:1` is the second of those that the environment shows. SystemExit where it shows fewer.
+
+    Whoever inherits the environment is asked for the first device of those left.
+    """
+    number = (wanted or "").partition(":")[2]
     if wanted == "cpu":
         environment[VISIBLE] = ""
-    elif form[1] is not None:
+    elif number:
         shown = [name.strip() for name in environment[VISIBLE].split(",") if name.strip()] if VISIBLE in environment else None
-        number = int(form[1])
-        if shown is None:
-            environment[VISIBLE] = str(number)
-        elif number < len(shown):
-            environment[VISIBLE] = shown[number]
-        else:
-            raise ValueError(f"EXPUNGE_DEVICE is '{wanted}', but {VISIBLE} shows {len(shown)} devices")
+        if shown is not None and int(number) >= len(shown):
+            raise SystemExit(f"EXPUNGE_DEVICE is '{wanted}', but {VISIBLE} shows {len(shown)}: name one of those, counted from cuda:0")
+        environment[VISIBLE] = number if shown is None else shown[int(number)]
+        environment["EXPUNGE_DEVICE"] = "cuda"
 
 
 def compute(wanted: str | None) -> str:
@@ -48,9 +41,4 @@ def compute(wanted: str | None) -> str:
     ones = torch.ones(SIDE, SIDE, device="cuda" if there else "cpu")
     if not bool(((ones @ ones) == SIDE).all()):
         raise Unusable("the device multiplies wrongly: take it out of service")
-    return f"{wanted or 'cuda'}, {torch.cuda.get_device_name()}" if there else "cpu"
-
-
-def settle(wanted: str | None) -> None:
-    """`choose` for this process and its children."""
-    choose(wanted, os.environ)
+    return torch.cuda.get_device_name() if there else "cpu"

@@ -91,7 +91,7 @@ def device_of(settings: Settings) -> str | None:
 
 def main() -> int:
     settings = read(secret=False)
-    devices.settle(settings.device)
+    devices.choose(settings.device, os.environ)
     found = look(settings)
     sys.stdout.write(json.dumps(asdict(found)) + "\n")
     return 1 if found.trouble else 0

@@ -196,7 +196,8 @@ class Keeper:
 
     def resume(self, found: Found) -> None:
         again = self.row.state == SUSPENDED
-        self.row.device, self.row.models, self.row.problems = found.device, found.models, found.problems
+        self.row.device = ", ".join(dict.fromkeys(filter(None, (self.settings.device, found.device))))
+        self.row.models, self.row.problems = found.models, found.problems
         for name, problem in found.problems.items():
             log.warning("model_unusable", model=name, problem=problem)
         if again:
