@@ -134,13 +134,16 @@ class Keeper:
             self.over.wait(TICK)
 
     def guarded(self, event: str, act: Callable[[], object]) -> None:
-        """A database that is away costs a turn: claims need it too."""
+        """An error costs a turn, never the thread: a database that is away, which claims need too, or a host that can start no test."""
         try:
             with WORKING:
                 act()
         except SQLAlchemyError as error:
             log.warning(event, error=type(error).__name__)
-            self.beat_at = time.monotonic() + 1
+            self.over.wait(1)
+        except Exception:
+            log.exception(event)
+            self.over.wait(1)
 
     def turn(self) -> None:
         now = time.monotonic()
@@ -213,7 +216,9 @@ class Keeper:
     # Tests
 
     def begin_test(self, now: float) -> None:
-        self.test = subprocess.Popen([sys.executable, "-m", "worker.self_test"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        argv, pipe = [sys.executable, "-m", "worker.self_test"], subprocess.PIPE
+        # Of Python's own copy of the environment: Celery names its processes, and moves C's meanwhile.
+        self.test = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, env=dict(os.environ))
         self.test_begun = now
 
     def look_at_test(self, now: float) -> None:
