@@ -9,13 +9,14 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
 import structlog
 
+from core.specs.words import own_words
 from store import tracing
 from store.secret import derive
 from store.settings import Settings
@@ -29,8 +30,6 @@ SECRETS = (
 )
 # What each of them begins with: most texts have none of it, and one look is cheaper than five.
 PERHAPS = re.compile(r"(?i)ex_live_|whsec_|bearer\s|(?:signature|credential|token|sig)=|://")
-TEXTS = {"concepts", "concept", "concept_space", "preserve", "preserved_concepts", "labels"}  # what holds a client's own words
-IDS = {"images", "masks"}  # what lies inside those and are ids
 hidden: ContextVar[re.Pattern[str] | None] = ContextVar("hidden", default=None)
 Event = structlog.typing.EventDict
 
@@ -42,21 +41,6 @@ def fingerprint(settings: Settings, text: str) -> str:
     return hmac.new(derive(settings.secret.get_secret_value(), "logs"), text.casefold().encode(), hashlib.sha256).hexdigest()[:12]
 
 
-def texts(spec: Any, inside: bool = False) -> Iterator[str]:
-    """Every text in a spec that a client has written."""
-    match spec:
-        case str() if inside:
-            yield spec
-        case Mapping():
-            for key, value in spec.items():
-                yield from texts(value, (inside or key in TEXTS) and key not in IDS)
-        case Sequence() if not isinstance(spec, str):
-            for value in spec:
-                yield from texts(value, inside)
-        case _:
-            pass
-
-
 def forms(text: str) -> set[str]:
     """A text as itself, in names of files and words, and as Python and JSON quote it."""
     quoted = {repr(text), ascii(text), json.dumps(text), json.dumps(text, ensure_ascii=False)}
@@ -64,8 +48,8 @@ def forms(text: str) -> set[str]:
 
 
 def hide(spec: Mapping[str, Any]) -> None:
-    """Keep a spec's texts out of the log, in this context and those copied from it; an empty spec ends that."""
-    found = {form for text in texts(spec) for form in forms(text)}
+    """Keep a spec's own words out of the log, in this context and those copied from it; an empty spec ends that."""
+    found = {form for text in own_words(spec) for form in forms(text)}
     longest_first = sorted((form for form in found if form.strip()), key=lambda form: (-len(form), form))
     either = "|".join(re.escape(form) for form in longest_first)
     hidden.set(re.compile(rf"(?<!\w)(?:{either})(?!\w)", re.IGNORECASE) if either else None)

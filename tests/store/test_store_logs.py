@@ -2,10 +2,13 @@
 
 import json
 import logging
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import structlog
 
+from core.specs import SPECS
 from store import logs
 from store.settings import Settings
 
@@ -13,9 +16,12 @@ KEY = "ex_live_" + "a1B2" * 10
 SETTINGS = Settings(
     database_url="postgresql://expunge:pass-of-the-database@host/db", redis_url="redis://:pass-of-redis@host:6379/0", secret="s" * 40
 )
+IMAGE = "0b0d6f2e-8a4c-4a69-9a57-3f1f5f6a1c22"
 SPEC = {
     "model": "emoji",
-    "concepts": [{"name": "Kilian Eng", "synonyms": ["l'été"], "target": "cat", "images": ["0b0d6f2e"], "attributes": ['a "b"']}],
+    "concepts": [
+        {"name": "Kilian Eng", "synonyms": ["l'été"], "target": "cat", "images": [IMAGE], "initializer": "grebe", "attributes": ['a "b"']}
+    ],
     "method": {"name": "age", "preserve": ["teapot"], "concept_space": ["violin"]},
     "labels": {"ticket": "DMCA-1042"},
 }
@@ -42,6 +48,7 @@ def redact():
         ("AUTH pass-of-redis", "pass-of-redis"),
         (f"secret {'s' * 40}", "ssss"),
         ("webhook whsec_MfKQ9r8GKYqrTwjU", "MfKQ"),
+        ("the first word is grebe", "grebe"),
         ("no vocabulary knows 'kilian eng'", "kilian"),
         ("embedding-kilian-eng.safetensors", "kilian"),
         ("the word <Kilian_Eng>", "Kilian"),
@@ -60,10 +67,56 @@ def test_it_is_gone(redact, text, gone):
 
 
 @pytest.mark.parametrize(
-    "text", ["category", "the concatenation", "emoji by age", "image 0b0d6f2e", "concepts[0].target", "job 4711 failed"]
+    "text",
+    [
+        "category",
+        "the concatenation",
+        "emoji by age",
+        "image 0b0d6f2e-8a4c-4a69-9a57-3f1f5f6a1c22",
+        "concepts[0].target",
+        "job 4711 failed",
+    ],
 )
 def test_it_stays(redact, text):
     assert redact(text) == text
+
+
+WORD = "zorblax"
+
+
+def filled(schema: dict, definitions: dict, path: str) -> Iterator[tuple[str, Any]]:
+    """(path, a value that holds WORD there and nothing else) for every place in a schema where any text will do."""
+    if "$ref" in schema:
+        yield from filled(definitions[schema["$ref"].rpartition("/")[2]], definitions, path)
+    for choice in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
+        yield from filled(choice, definitions, path)
+    if schema.get("type") == "string" and not schema.keys() & {"enum", "const", "pattern", "contentEncoding"}:
+        yield path, WORD
+    for name, inner in schema.get("properties", {}).items():
+        yield from ((at, {name: value}) for at, value in filled(inner, definitions, f"{path}.{name}"))
+    if "items" in schema:
+        yield from ((at, [value]) for at, value in filled(schema["items"], definitions, f"{path}[]"))
+    if isinstance(schema.get("additionalProperties"), dict):
+        yield from ((at, {"ticket": value}) for at, value in filled(schema["additionalProperties"], definitions, f"{path}.*"))
+
+
+PLACES = dict(
+    place for kind, spec in SPECS.items() for place in filled(spec.model_json_schema(), spec.model_json_schema().get("$defs", {}), kind)
+)
+
+
+def test_the_places_of_words_are_found():
+    found = {place.rpartition(".")[2].rstrip("[]") for place in PLACES}
+    assert found >= {"name", "synonyms", "target", "attributes", "initializer", "guide", "preserve", "concepts", "*"}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_clients_word_is_gone_wherever_a_spec_takes_one(place):
+    logs.hide(PLACES[place])
+    try:
+        assert WORD not in logs.Redact(SETTINGS).text(f"there is no {WORD} in the vocabulary")
+    finally:
+        logs.hide({})
 
 
 def test_one_concept_has_one_hash_whatever_its_case_and_another_server_s_secret_gives_another():

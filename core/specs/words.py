@@ -1,0 +1,68 @@
+"""Which texts of a spec are a client's own words: told by the specs' types, so that a new field needs no list anywhere."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from core.specs import SPECS
+from core.specs.impact import ImpactSpec
+
+Schema = Mapping[str, Any]
+
+
+@lru_cache
+def roots() -> tuple[tuple[Schema, Schema], ...]:
+    """(JSON schema, its definitions) of whatever a client may send."""
+    schemas = [spec.model_json_schema() for spec in (*SPECS.values(), ImpactSpec)]
+    return tuple((schema, schema.get("$defs", {})) for schema in schemas)
+
+
+def own_words(spec: Any) -> Iterator[str]:
+    """Every text, keys of labels included, that no type of any spec fixes by a list of values or a pattern; so all that no type knows, too."""
+    return walk(spec, list(roots()))
+
+
+def walk(value: Any, admitted: Sequence[tuple[Schema, Schema]]) -> Iterator[str]:
+    """`admitted`: the schemas that may be the value's, each with its definitions."""
+    plain = [each for schema, definitions in admitted for each in alternatives(schema, definitions)]
+    match value:
+        case str():
+            texts = [schema for schema, _ in plain if schema.get("type") == "string" or "enum" in schema or "const" in schema]
+            if any(free(schema) for schema in texts) or not any(fixed(value, schema) for schema in texts):
+                yield value
+        case Mapping():
+            for key, inner in value.items():
+                named = [(s["properties"][key], d) for s, d in plain if key in s.get("properties", {})]
+                others = [(s["additionalProperties"], d) for s, d in plain if isinstance(s.get("additionalProperties"), Mapping)]
+                if not named:
+                    yield str(key)
+                yield from walk(inner, named or others)
+        case Sequence():
+            for inner in value:
+                yield from walk(inner, [(s["items"], d) for s, d in plain if "items" in s])
+        case _:
+            pass
+
+
+def alternatives(schema: Schema, definitions: Schema) -> Iterator[tuple[Schema, Schema]]:
+    """A schema without references and choices: each of those that it stands for."""
+    if "$ref" in schema:
+        yield from alternatives(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    elif choices := [*schema.get("anyOf", ()), *schema.get("oneOf", ()), *schema.get("allOf", ())]:
+        for choice in choices:
+            yield from alternatives(choice, definitions)
+    else:
+        yield schema, definitions
+
+
+def free(schema: Schema) -> bool:
+    """Whether any text will do."""
+    return not schema.keys() & {"enum", "const", "pattern", "contentEncoding", "format"}
+
+
+def fixed(value: str, schema: Schema) -> bool:
+    """Whether a text is one of ours: a name that the schema lists, an id, a key."""
+    if "pattern" in schema:
+        return re.search(schema["pattern"], value) is not None
+    return value in schema["enum"] if "enum" in schema else value == schema["const"] if "const" in schema else not free(schema)
