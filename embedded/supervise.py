@@ -1,7 +1,8 @@
-"""Watches child processes: restarts those that die, stops them in order, and clears away what a crash left behind."""
+"""Watches child processes: restarts those that die, stops them in order, keeps their logs short, and clears away what a crash left behind."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -14,7 +15,7 @@ import psutil
 
 from embedded.servers import Program, spawn, stop, wait_ready
 
-LOG_BYTES = 10 << 20
+LOG_BYTES = 10 << 20  # of one log, and as much again of what came before
 STEADY = 60.0  # seconds after which a restart counts as a success
 SLOWEST = 30.0  # seconds between restarts, at most
 
@@ -44,12 +45,12 @@ class Children:
     def start(self, program: Program) -> None:
         """Start and wait until it answers. RuntimeError with the end of its log."""
         log = self.log(program)
-        if log.exists() and log.stat().st_size > LOG_BYTES:
-            log.replace(log.with_suffix(".log.1"))
+        shorten(log)
         child = Child(program, spawn(program, log))
         self.children.append(child)
         self.write_record()
         wait_ready(program, child.process, log)
+        self.say(child, f"started, process {child.process.pid}")
 
     def watch(self, stopped: threading.Event) -> None:
         """Until told to stop: a child that dies is started again, after 1, 2, 4, … seconds when it keeps dying."""
@@ -63,6 +64,9 @@ class Children:
                 elif child.again_at is not None and now >= child.again_at:
                     child.process, child.started, child.again_at = spawn(child.program, self.log(child.program)), now, None
                     self.write_record()
+                    self.say(child, f"started again, process {child.process.pid}")
+            for log in self.logs.glob("*.log"):
+                shorten(log)
 
     def say(self, child: Child, message: str) -> None:
         with (self.logs / "up.log").open("a") as log:
@@ -72,6 +76,7 @@ class Children:
         """Last started, first stopped: the workers hand over while Redis and PostgreSQL still answer."""
         for child in reversed(self.children):
             stop(child.program, child.process)
+            self.say(child, f"stopped with code {child.process.returncode}")
         self.children = []
         self.record.unlink(missing_ok=True)
 
@@ -101,6 +106,14 @@ class Children:
                 end_orphan(process)
         self.record.unlink()
         return len(orphans)
+
+
+def shorten(log: Path) -> None:
+    """Once a log has LOG_BYTES, it goes on empty, and its text is what came before. Its program appends to the open file and need not know; lines that it
+    writes between the copy and the cut, a moment, are lost."""
+    if log.exists() and log.stat().st_size > LOG_BYTES:
+        shutil.copyfile(log, log.with_suffix(".log.1"))
+        os.truncate(log, 0)
 
 
 def end_orphan(process: psutil.Process, grace: float = 15.0) -> None:
