@@ -48,7 +48,7 @@ def download(transport: Transport, artifact: Artifact, folder: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.stat().st_size == artifact.size and sha256(path) == artifact.sha256:
         return path
-    part = path.with_name(f"{path.name}.{artifact.sha256[:16]}.part")
+    part = path.with_name(f"{artifact.id}.{artifact.sha256[:16]}.part")  # the name itself may be as long as names may be
     if artifact.kind == "recovery_key":
         part.touch(mode=0o600)  # a secret: nobody else on this machine may read it
     failures = 0

@@ -1,16 +1,18 @@
 """What to do where memory runs out: go on with half of what was taken at once."""
 
 import gc
+import re
 import sys
 from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+SHORT = re.compile(r"can't allocate memory|\bCUDA(?: error:)? out of memory|_ALLOC_FAILED\b")
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """torch's own (of CUDA and of the host), or Python's."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    """torch's own (of CUDA and its libraries, and of the host), or Python's."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or SHORT.search(str(error)) is not None
 
 
 def free() -> None:

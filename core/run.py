@@ -59,8 +59,8 @@ def run_erase(
     part = stack.read(base) if base is not None else None
     asked = spec
     spec, lessons, checkpoints = learn(model, spec, images, callback, checkpoints)
-    for lesson in lessons:
-        learned.write(out / f"embedding-{lesson.word.strip('<>')}.safetensors", lesson.word, model.words[lesson.word])
+    for n, lesson in enumerate(lessons, start=1):  # a word may be longer than a file's name may be; the file says whose it is
+        learned.write(out / f"embedding-{n}.safetensors", lesson.word, model.words[lesson.word])
     concepts = list(spec.concepts)
     if part is None:
         delta = erase(model, spec, callback=callback, checkpoints=checkpoints)

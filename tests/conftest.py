@@ -19,12 +19,14 @@ import pytest
 import redis as redis_py
 from service_role import as_service
 from sqlalchemy.orm import Session
+from strict import pytest_runtest_makereport
 
 from embedded import servers
 from store import db, keys, migrate, roles
 from store.models import Base, Tenant
 from store.settings import Settings
 
+__all__ = ["pytest_runtest_makereport"]
 SECRET = "0123456789abcdef" * 4
 
 

@@ -160,14 +160,19 @@ def read(
 
 
 def close(fleet: Fleet) -> None:
-    """Read the ledger of a fleet whose jobs have all ended into the BOOK, and end its processes. Once; an entry that is wrong fails the test."""
-    if fleet.closed or any(fleet.job(job_id).status not in TERMINAL for job_id in fleet.accepted):
+    """Read the ledger of a fleet into the BOOK, and end its processes. Once; an entry that is wrong fails the test. Jobs that have not ended are cancelled."""
+    if fleet.closed:
         fleet.end()
         return
-    if not quiet(fleet.settings):  # a test may end before its duplicates, or with its workers dead
+    left = [job_id for job_id in fleet.accepted if fleet.job(job_id).status not in TERMINAL]
+    for job_id in left:
+        fleet.cancel(job_id)
+    if left or not quiet(fleet.settings):  # a test may end before its jobs or duplicates, or with its workers dead
+        fleet.go.touch()
         for program, start in (("celery", fleet.worker), ("worker.loops", fleet.loops)):
             if not fleet.runs(program):
                 start()
+        until(lambda: all(fleet.job(job_id).status in TERMINAL for job_id in left), 180)
         until(lambda: quiet(fleet.settings), 180)
     book = read(fleet.settings, fleet.accepted, faults=len(fleet.faults), kills=fleet.kills, names=fleet.faults, sweep=True)
     BOOK.append(book)

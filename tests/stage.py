@@ -4,6 +4,7 @@ import signal
 import subprocess
 import tempfile
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,16 @@ class Stage(Fleet):
         process = self.running[name]
         process.send_signal(signal.SIGQUIT if name == "postgres" else signal.SIGKILL)
         process.wait()
+
+    def kill_9(self, name: str) -> None:
+        """SIGKILL a server and every process of its own, as a power cut does: it recovers from its files at the next start."""
+        parent = psutil.Process(self.running[name].pid)
+        family = [parent, *parent.children(recursive=True)]
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.running[name].wait()
+        psutil.wait_procs(family)
 
     def end(self) -> None:
         super().end()

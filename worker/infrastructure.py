@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from obstore.exceptions import BaseError as BlobError
 
 from core.errors import CoreError
+from store.errors import ForeignStore
 from worker import smaller
 
 DISK = (
@@ -82,7 +83,7 @@ def kind(error: BaseException) -> str | None:
     text = str(error)
     if ASSERTED.search(text) or (smaller.out_of_memory(error) and not host_out_of_memory(error)):
         return None
-    if isinstance(error, BlobError) or (isinstance(error, OSError) and error.errno in DISK):
+    if isinstance(error, BlobError | ForeignStore) or (isinstance(error, OSError) and error.errno in DISK):
         return "storage_error"
     if host_out_of_memory(error):
         return "out_of_memory"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 DELTA, OWN, MASK = "pytorch_lora_weights.safetensors", "delta_only.safetensors", "sparse_mask.safetensors"
 REPORT, WORD = "report.json", "embedding-"
+SUFFIXES = (".safetensors", ".json", ".png", ".jpg", ".jpeg", ".webp")
 
 
 class Runner(Protocol):
@@ -103,7 +104,8 @@ class Inputs:
             raise CoreError("input_not_found", f"{field}: {error}", field=field) from error
 
     def fetch(self, row: Artifact) -> Path:
-        path = self.folder / f"{row.id}-{Path(row.name).name}"
+        """To a file named by the artifact's id: a name of a client's may be longer than a file's may be."""
+        path = self.folder / f"{row.id}{Path(row.name).suffix if Path(row.name).suffix in SUFFIXES else ''}"
         Blobs(self.settings.artifacts_url).download(row.key, path, row.sha256)
         return path
 

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import core
-from store.blobs import Blobs
+from core import layouts, sources
+from core.errors import CoreError
+from store import deployment
 from store.settings import Settings, read
 from worker import devices
 from worker.runner import module_of
 
 ROOM = 1 << 20  # bytes of /tmp that a test writes
-BUNDLED = Path(core.__path__[0]) / "bundled"
 LONGEST = 300  # characters of an error
 
 
@@ -67,17 +67,22 @@ def write_scratch() -> None:
 
 
 def reach_store(settings: Settings) -> None:
-    blobs = Blobs(settings.artifacts_url)
+    blobs = deployment.owned(settings)
     blobs.ping()
     if blobs.folder is not None and not os.access(blobs.folder, os.W_OK):
         raise PermissionError(f"{blobs.folder} cannot be written to")
 
 
 def wrong_with(source: str) -> str | None:
-    """Why a model cannot be loaded here, as far as its files tell."""
-    if source.startswith("bundled:") or source.startswith(("/", ".", "~")):
-        folder = BUNDLED / source.removeprefix("bundled:") if source.startswith("bundled:") else Path(source).expanduser()
-        return None if (folder / "model_index.json").is_file() else f"there is no model_index.json in {folder}"
+    """Why a model cannot be loaded here, as far as its files tell; what the hub has to be asked for is taken on trust."""
+    kind = sources.parse(source).kind
+    folder = sources.folder_of(source)
+    if folder is None:
+        return None if kind == "hub" else f"there is no folder at '{source}'"
+    try:
+        layouts.look(folder)
+    except CoreError as error:
+        return None if kind == "hub" and error.code == "model_incomplete" else error.message
     return None
 
 

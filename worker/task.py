@@ -1,5 +1,6 @@
 """The Celery task: claim a job, run it, publish or say why not. Errors end in the job's row; the message is always acknowledged."""
 
+import errno
 import os
 import socket
 import tempfile
@@ -108,7 +109,7 @@ def work(settings: Settings, job: Job, lease: Lease) -> tuple[str, str | None]:
     """
     global spoiled
     try:
-        with tempfile.TemporaryDirectory(prefix="expunge-job-", ignore_cleanup_errors=True) as folder:
+        with scratch() as folder:
             blobs = deployment.known(settings)
             checkpoints = JobCheckpoints(lease, blobs, settings.keep_checkpoints)
             outcome = run_job(settings, job, lease, Path(folder), checkpoints)
@@ -142,6 +143,14 @@ def work(settings: Settings, job: Job, lease: Lease) -> tuple[str, str | None]:
             message = fault.last(job.attempt)
         lease.write(lambda session: end(session, job, code, message, retryable))
         return "failed", blamed
+
+
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder for the run. OSError EIO where none can be made, for whatever reason: that is the host's fault."""
+    try:
+        return tempfile.TemporaryDirectory(prefix="expunge-job-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise OSError(errno.EIO, f"no folder for temporary files can be made: {error}") from error
 
 
 def pass_on(session: Session, settings: Settings, job: Job, code: str) -> None:

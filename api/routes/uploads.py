@@ -26,6 +26,7 @@ from store.errors import StoreError
 
 log = structlog.get_logger("api")
 router = APIRouter(tags=["artifacts"], dependencies=[accepts(JSON)])
+MAX_NAME = 200  # bytes of UTF-8: whoever downloads the file has to be able to keep it under its name
 MEDIA_TYPES = ("application/octet-stream", "application/vnd.safetensors", "application/x-safetensors")
 ALL_TYPES = (*MEDIA_TYPES, *images.MEDIA_TYPES)
 BODY = {
@@ -85,6 +86,8 @@ def pictured(path: Path) -> str | None:
 def check_name(name: str) -> None:
     if not name.isprintable() or not name.strip() or "/" in name or "\\" in name or name.startswith("."):
         raise invalid("query.name", "is not a file name", "give a plain name such as pytorch_lora_weights.safetensors")
+    if len(name.encode()) > MAX_NAME:
+        raise invalid("query.name", f"has {len(name.encode())} bytes, and file systems take 255", f"give a name of at most {MAX_NAME}")
 
 
 def keep(services: Services, caller: Caller, ticket: Ticket, path: Path, name: str, media_type: str, info: dict[str, Any]) -> Done:

@@ -262,7 +262,7 @@ def test_a_download_resumes_where_the_line_was_cut(tenant: Tenant, tmp_path: Pat
 def test_a_download_goes_on_from_an_earlier_run(expunge: Expunge, tenant: Tenant, tmp_path: Path):
     job = tenant.erase()
     [made] = tenant.finish(job["id"], {"d": BYTES}, tmp_path)
-    (tmp_path / f"d.{made.sha256[:16]}.part").write_bytes(BYTES[:1_999_999])
+    (tmp_path / f"{made.id}.{made.sha256[:16]}.part").write_bytes(BYTES[:1_999_999])
     with lossy(tenant.url, None) as line, hasty(line.url, tenant.key()) as client:
         assert client.download(job["id"], tmp_path)[0].read_bytes() == BYTES
     before = (tmp_path / "d").stat().st_mtime_ns
@@ -273,7 +273,7 @@ def test_a_download_goes_on_from_an_earlier_run(expunge: Expunge, tenant: Tenant
 def test_wrong_bytes_are_thrown_away(expunge: Expunge, tenant: Tenant, tmp_path: Path):
     job = tenant.erase()
     [made] = tenant.finish(job["id"], {"d": BYTES}, tmp_path)
-    part = tmp_path / f"d.{made.sha256[:16]}.part"
+    part = tmp_path / f"{made.id}.{made.sha256[:16]}.part"
     part.write_bytes(b"x" * 100)
     with pytest.raises(IntegrityError, match="thrown away"):
         expunge.download(job["id"], tmp_path)

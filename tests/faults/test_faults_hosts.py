@@ -1,6 +1,7 @@
 """Workers whose hosts are broken: they burn no job, say so, and take jobs again once they are mended."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -118,19 +119,27 @@ def test_f32_an_error_that_nobody_foresaw_is_the_jobs_when_another_worker_meets_
     assert {who for job_id in ids for who in fleet.job(job_id).failed_on} <= refused
 
 
-def test_f32_a_full_tmp_costs_an_attempt_and_goes_elsewhere(fleet, host, tmp_path):
-    """F32: a worker that can write nothing into /tmp once it has claimed: the other one runs the job."""
+def test_f32_a_worker_that_can_make_no_folder_for_temporary_files_leaves_its_jobs_to_others(fleet, host, tmp_path):
+    """F32: /tmp fails after the claim, before the run: the attempt is charged, the job goes elsewhere, no lease has to run out."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    bad, _ = host("bad", TMPDIR=str(scratch))
-    until(in_state(fleet, bad, "ready"))
-    scratch.rmdir()
-    job_id = fleet.post(steps=1)
-    fleet.fault("no /tmp", costs=3)
     fleet.loops()
-    until(lambda: fleet.job(job_id).failed_on)
-    host("good")
-    assert fleet.until_status(job_id, "succeeded", "failed").status == "succeeded", fleet.job(job_id).error
+    bad, _ = host("bad", TMPDIR=str(scratch))
+    fleet.until_status(fleet.post(steps=1), "succeeded")
+    good, _ = host("good")
+    until(in_state(fleet, good, "ready"))
+    shutil.rmtree(scratch)
+    ids = [fleet.post(steps=20, pause_ms=20) for _ in range(8)]
+    fleet.fault("no /tmp", costs=3)
+    for job_id in ids:
+        assert fleet.until_status(job_id, "succeeded", "failed").status == "succeeded", fleet.job(job_id).error
+    until(in_state(fleet, bad, "suspended"))
+    assert "storage_error" in rows(fleet)[bad.pid].reason
+    passed_on = [job_id for job_id in ids if fleet.job(job_id).failed_on]
+    assert len(passed_on) == 3
+    assert {event.data.get("reason") for job_id in passed_on for event in fleet.events(job_id) if event.type == "requeued"} == {
+        "storage_error"
+    }
 
 
 def test_f32_a_worker_without_the_model_leaves_its_jobs_to_one_that_has_it(fleet, host):

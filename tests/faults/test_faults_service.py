@@ -2,14 +2,17 @@
 
 import json
 import signal
+import socket
 import threading
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import httpx
 import psutil
 import pytest
-from fleets import until
+from fleets import alive, until
 from stage import JOB, Stage, behind, clean, through
 
 from store import db, jobs
@@ -61,6 +64,45 @@ def test_f4_a_deploy_replaces_every_process_under_a_running_job_and_charges_noth
     assert stage.until_status(running, "succeeded", "failed").attempt == 1
     assert "requeued" in [event.type for event in stage.events(running)]
     clean(stage)
+
+
+def test_f4_an_api_that_is_told_to_stop_answers_what_it_has_begun_and_its_clients_go_on_at_the_next(stage: Stage):
+    """F4: SIGTERM between the two halves of a POST's body, and POSTs that come afterwards to the same address."""
+    old, url = stage.api()
+    _, successor = stage.api()
+    key = uuid.uuid4().hex
+    body = json.dumps(JOB).encode()
+
+    def halves() -> Iterator[bytes]:
+        yield body[:20]
+        assert alive(url), "its loop has turned since, so it has begun with this request"
+        assert alive(url)
+        old.send_signal(signal.SIGTERM)
+        until(lambda: not listens(url))
+        yield body[20:]
+
+    headers = {**stage.bearer, "Idempotency-Key": key, "Content-Type": "application/json", "Content-Length": str(len(body))}
+    begun = httpx.post(f"{url}/jobs/erase", content=halves(), headers=headers, timeout=30)
+    assert begun.status_code == 202
+    stage.accepted.append(uuid.UUID(begun.json()["id"]))
+    stage.faults.append("API told to stop in the middle of a POST")
+    for _ in range(8):
+        later = uuid.uuid4().hex
+        with pytest.raises(httpx.ConnectError):
+            stage.post(url, later)
+        assert stage.post(successor, later).status_code == 202
+    assert old.wait(30) == 0
+    assert stage.post(successor, key).json()["id"] == begun.json()["id"], "a repetition finds the job that the dying API made"
+    stage.loops(), stage.worker()
+    clean(stage)
+    assert len(stage.accepted) == 9
+
+
+def listens(url: str) -> bool:
+    """Whether anybody takes connections there."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=1):
+        return True
+    return False
 
 
 def test_f10_an_api_killed_before_its_answer_leaves_one_job(stage: Stage):
@@ -235,7 +277,7 @@ def test_f29_one_of_two_leaders_acts_and_the_other_takes_over(stage: Stage):
 
 
 def test_f31_everything_killed_at_once_goes_on_by_itself(stage: Stage):
-    """F31: kill -9 of every process, servers included, and a plain start."""
+    """F31: SIGKILL of every process, Redis and all of PostgreSQL's included, and a plain start."""
     _, url = stage.api()
     stage.loops(), stage.worker()
     running = uuid.UUID(stage.post(url, labels={"hold": "8"}).json()["id"])
@@ -245,9 +287,10 @@ def test_f31_everything_killed_at_once_goes_on_by_itself(stage: Stage):
     for process in stage.processes:
         stage.signal(process, signal.SIGKILL)
     for name in ("redis", "postgres"):
-        stage.kill(name)
+        stage.kill_9(name)
     for name in ("postgres", "redis"):
         stage.open(name)
+    assert "database system was not properly shut down; automatic recovery in progress" in (stage.data / "postgres.log").read_text()
     stage.go.touch()
     _, url = stage.api()
     stage.loops(), stage.worker()

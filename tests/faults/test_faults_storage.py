@@ -103,10 +103,10 @@ def test_f19_a_full_disk_fails_the_job_so_that_a_retry_helps_and_leaves_no_parti
     spec = {"checkpoint_bytes": 3 * MIB, "every": 2} if at == "checkpoint" else {"file": str(output), "every": 1000}
     fleet.loops()
     with limited(fleet, worker) as make_room:
-        fleet.fault(f"disk full at {at}")
-        job_id = fleet.post(steps=4, **spec)
+        fleet.fault(f"disk full at {at}", costs=1)
+        job_id = fleet.post(steps=4, max_attempts=2, **spec)
         error = fleet.until_status(job_id, "failed").error
-        assert (error["code"], error["retryable"]) == ("storage_error", True)
+        assert (error["code"], error["retryable"], error["attempt"]) == ("storage_error", True, 2)
         stored = Path(fleet.settings.artifacts_url.removeprefix("file://"))
         left = [path for path in stored.rglob("*") if path.is_file() and path.name != MARKER]
         assert [path for path in left if path.stat().st_size > 1] == [], "the checkpoint's small file may wait for the sweep"

@@ -169,7 +169,7 @@ class TestMetrics:
         assert value(text, "expunge_step_seconds_count") >= 12
         assert value(text, "expunge_publish_seconds_count") == 1
         assert value(text, "expunge_checkpoint_seconds_count") >= 4
-        assert "expunge_gpu_memory_bytes{" not in text or "cuda" in os.environ.get("EXPUNGE_TEST_DEVICE", "cuda")
+        assert "expunge_gpu_memory_bytes{" not in text, "this runner loads no torch"
         text = scrape(ports["loops"])
         assert value(text, "expunge_lease_expiries_total") == 1
         assert value(text, "expunge_redispatches_total") >= 2

@@ -204,7 +204,7 @@ def test_a_visual_edit_learns_from_uploads_and_its_evaluation_knows_the_word(set
     attempt(settings, job.id)
     done, files = shown(job)
     assert done.status == "succeeded", done.error
-    assert {LORA, "embedding-my-dog.safetensors"} <= set(files)
+    assert {LORA, "embedding-1.safetensors"} <= set(files)
     again = post("evaluate", job_id=str(job.id), concepts=[concept], evaluation=small)
     attempt(settings, again.id)
     judged, reports = shown(again)

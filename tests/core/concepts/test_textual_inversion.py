@@ -179,13 +179,13 @@ def test_a_visual_edit_delivers_the_word_and_is_judged_by_what_the_images_show(t
     run_erase(request(target="cat"), tmp_path / "out", source=str(tiny_judged), cache=tmp_path / "cache", images=files)
     report = Report.model_validate_json((tmp_path / "out" / "report.json").read_text())
     assert report.erased == ["<my-dog>"]
-    name, word = learned.read(tmp_path / "out" / "embedding-my-dog.safetensors")
+    name, word = learned.read(tmp_path / "out" / "embedding-1.safetensors")
     assert name == "<my-dog>"
     assert (report.value("esr1", "<my-dog>") is None) == (word.shows is None)
     assert report.value("edit1", "<my-dog>") is not None
     assert word.shows not in report.preserved
     pipe = StableDiffusionPipeline.from_pretrained(tiny_judged, safety_checker=None, requires_safety_checker=False)
-    pipe.load_textual_inversion(str(tmp_path / "out" / "embedding-my-dog.safetensors"))
+    pipe.load_textual_inversion(str(tmp_path / "out" / "embedding-1.safetensors"))
     model = load_model(tiny_judged)
     model.learn(name, word.vectors)
     theirs, _ = pipe.encode_prompt("a photo of a <my-dog>", "cpu", 1, False)
@@ -202,7 +202,7 @@ def test_the_deltas_evaluation_with_the_word_repeats_its_jobs_numbers(tiny_judge
     again = EvaluateSpec.model_validate(
         {"job_id": IDS[0], "concepts": spec.model_dump()["concepts"], "evaluation": spec.evaluation.model_dump()}
     )
-    delta, word = tmp_path / "job" / "pytorch_lora_weights.safetensors", tmp_path / "job" / "embedding-my-dog.safetensors"
+    delta, word = tmp_path / "job" / "pytorch_lora_weights.safetensors", tmp_path / "job" / "embedding-1.safetensors"
     run_evaluate(again, tmp_path / "again", delta=delta, concepts=again.concepts, words=[word], **shared)
     run_evaluate(again, tmp_path / "blind", delta=delta, concepts=again.concepts, **shared)
     first, second, blind = (Report.model_validate_json((tmp_path / f / "report.json").read_text()) for f in ("job", "again", "blind"))
@@ -225,7 +225,7 @@ def test_a_mask_edit_killed_in_either_stage_ends_in_the_same_bytes(phase, tiny_j
     run_erase(spec, tmp_path / "resumed", checkpoints=checkpoints, callback=seen.append, **shared)
     learning = [(p.get("target"), p["step"]) for p in seen if p["phase"] == "learn" and "loss" in p]
     assert learning == ([("<my-dog-kept>", 3), ("<my-dog-kept>", 4)] if phase == "learn" else [])
-    for name in ("pytorch_lora_weights.safetensors", "embedding-my-dog.safetensors", "embedding-my-dog-kept.safetensors"):
+    for name in ("pytorch_lora_weights.safetensors", "embedding-1.safetensors", "embedding-2.safetensors"):
         assert (tmp_path / "resumed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
