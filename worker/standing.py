@@ -209,7 +209,7 @@ class Keeper:
         self.written(lambda session: workers.beat(session, self.row, self.lease()))  # before a child looks for its models there
         self.tell(READY)
         log.info("worker_ready", device=found.device, models=found.models, again=again)
-        if self.consumer is not None:
+        if again and self.consumer is not None:
             self.consumer.call_soon(self.consumer.add_task_queue, QUEUE)
         dispatcher.ring_on(self.settings)
 
