@@ -1,31 +1,50 @@
 """Prometheus: requests as they happen, jobs as the database has them when asked."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-Counts = Callable[[], tuple[dict[str, int], float, int, tuple[bool, int]]]
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
-class Jobs(Collector):
-    """Jobs by status, the age of the oldest one waiting, artifacts that are damaged, pauses."""
+@dataclass(frozen=True)
+class Counted:
+    """What the database says when it is asked."""
 
-    def __init__(self, count: Counts) -> None:
+    jobs: dict[str, int]  # by status
+    oldest: float  # seconds that the oldest queued job has waited
+    corrupt: int  # artifacts
+    paused: tuple[bool, int]  # the whole queue; and of so many tenants
+    workers: dict[str, int]  # by state
+    blocked: int  # models that queued jobs wait for in vain
+
+
+class Jobs(Collector):
+    """Jobs by status, the age of the oldest one waiting, artifacts that are damaged, pauses, workers by state."""
+
+    def __init__(self, count: Callable[[], Counted]) -> None:
         self.count = count
 
     def collect(self) -> Iterator[Metric]:
-        by_status, oldest, corrupt, (paused, tenants) = self.count()
-        jobs = GaugeMetricFamily("expunge_jobs", "Jobs by status.", labels=["status"])
-        for status, n in by_status.items():
-            jobs.add_metric([status], n)
-        yield jobs
-        yield GaugeMetricFamily("expunge_queue_age_seconds", "Age of the oldest queued job.", value=oldest)
-        yield GaugeMetricFamily("expunge_corrupt_artifacts", "Artifacts known to be damaged or gone.", value=corrupt)
-        yield GaugeMetricFamily("expunge_queue_paused", "1 while the operator has paused the whole queue.", value=paused)
-        yield GaugeMetricFamily("expunge_paused_tenants", "Tenants that have paused their own queue.", value=tenants)
+        found = self.count()
+        for name, told, label, by in (
+            ("expunge_jobs", "Jobs by status.", "status", found.jobs),
+            ("expunge_workers", "Workers by state; lost: silent for less than an hour.", "state", found.workers),
+        ):
+            family = GaugeMetricFamily(name, told, labels=[label])
+            for key, n in by.items():
+                family.add_metric([key], n)
+            yield family
+        yield GaugeMetricFamily("expunge_queue_age_seconds", "Age of the oldest queued job.", value=found.oldest)
+        yield GaugeMetricFamily("expunge_corrupt_artifacts", "Artifacts known to be damaged or gone.", value=found.corrupt)
+        yield GaugeMetricFamily("expunge_queue_paused", "1 while the operator has paused the whole queue.", value=found.paused[0])
+        yield GaugeMetricFamily("expunge_paused_tenants", "Tenants that have paused their own queue.", value=found.paused[1])
+        yield GaugeMetricFamily(
+            "expunge_models_without_worker", "Models that queued jobs wait for and no ready worker has.", value=found.blocked
+        )
 
 
 class Metrics:
@@ -52,7 +71,7 @@ class Metrics:
         self.requests.labels(method, route, str(status)).inc()
         self.latency.labels(method, route).observe(seconds)
 
-    def watch(self, count: Counts) -> None:
+    def watch(self, count: Callable[[], Counted]) -> None:
         self.registry.register(Jobs(count))
 
     def text(self) -> bytes:

@@ -235,6 +235,9 @@ class Queue(Answer):
     maintenance: Pause | None = Field(description="The operator's, of the whole service.")
     jobs: dict[Literal["queued", "running", "cancelling"], int] = Field(description="Unfinished jobs by status.")
     jobs_today: int = Field(description="Jobs made since midnight UTC.")
+    blocked: dict[str, str] = Field(
+        description="Models that queued jobs wait for in vain, and why: they start once a worker has the model."
+    )
     quotas: Quotas
 
 

@@ -12,8 +12,8 @@ from api.hub import Hub
 from api.integrity import Checked
 from api.known import Known
 from api.limiter import Limiter
-from api.metrics import Metrics
-from store import artifacts, db, deployment, jobs, pauses
+from api.metrics import Counted, Metrics
+from store import artifacts, db, deployment, jobs, pauses, workers
 from store.blobs import Blobs
 from store.settings import Settings
 
@@ -48,10 +48,17 @@ class Services:
         if not self.bell.ring(job_id):
             self.metrics.unheard.inc()
 
-    def count(self) -> tuple[dict[str, int], float, int, tuple[bool, int]]:
-        """Jobs by status, the age of the oldest queued one in seconds, how many artifacts are damaged, and what is paused."""
+    def count(self) -> Counted:
+        """What the database says at this moment."""
         with self.transaction() as session:
-            return jobs.count_by_status(session), jobs.queue_age(session), artifacts.corrupt_count(session), pauses.count(session)
+            return Counted(
+                jobs=jobs.count_by_status(session),
+                oldest=jobs.queue_age(session),
+                corrupt=artifacts.corrupt_count(session),
+                paused=pauses.count(session),
+                workers=workers.count_by_state(session),
+                blocked=len(workers.blocked(session)),
+            )
 
 
 def build(settings: Settings) -> Services:

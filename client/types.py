@@ -150,6 +150,7 @@ class Queue(Answer):
     maintenance: Pause | None = None
     jobs: dict[str, int]
     jobs_today: int
+    blocked: dict[str, str] = {}
     quotas: dict[str, int | None]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from sqlalchemy import case, delete, func, select
+from sqlalchemy import case, delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -68,12 +68,27 @@ def bells(session: Session) -> int:
     return 1 if len({frozenset(models) for models in ready}) < 2 else len(ready)
 
 
-def waits_for(session: Session, model: str | None) -> str | None:
-    """Why no job of this model can start now, in words; None where one can, or where nothing is known of workers."""
+# One look into ix_jobs_queued_model for each model that jobs wait for, however many those are.
+WAITED_FOR = text("""
+with recursive wanted (model) as (
+    (select coalesce(spec ->> 'model', '') from jobs where status = 'queued' order by coalesce(spec ->> 'model', '') limit 1)
+    union all
+    select (select coalesce(spec ->> 'model', '') from jobs where status = 'queued' and coalesce(spec ->> 'model', '') > wanted.model
+        order by coalesce(spec ->> 'model', '') limit 1) from wanted where wanted.model is not null
+)
+select model from wanted where model is not null and exists (
+    select from jobs where status = 'queued' and coalesce(spec ->> 'model', '') = wanted.model and (cast(:tenant as uuid) is null or tenant_id = :tenant)
+)
+""")
+
+
+def blocked(session: Session, tenant_id: uuid.UUID | None = None) -> dict[str, str]:
+    """Models that queued jobs, of one tenant or of all, wait for in vain, and why; empty where nothing is known of workers."""
     found = able(session)
-    if found is None or (model or ANY) in found:
-        return None
-    return f"no worker has the model '{model}'" if found else "no worker is ready"
+    if found is None:
+        return {}
+    models = session.scalars(WAITED_FOR, {"tenant": tenant_id}).all()
+    return {model: f"no worker has the model '{model}'" if found else "no worker is ready" for model in models if model not in found}
 
 
 def count_by_state(session: Session) -> dict[str, int]:

@@ -40,7 +40,13 @@ NETWORKED = {
     "socket",
     "ssl",
 }  # whose own errors are the network's
-MODEL = ("unknown_model", "model_incomplete", "model_broken", "model_not_supported", "model_not_fetched")  # core's codes for a model that this worker cannot load
+MODEL = (
+    "unknown_model",
+    "model_incomplete",
+    "model_broken",
+    "model_not_supported",
+    "model_not_fetched",
+)  # core's codes for a model that this worker cannot load
 
 
 @dataclass(frozen=True)

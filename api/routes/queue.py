@@ -13,7 +13,7 @@ from api.requests import PauseRequest
 from api.routes.webhooks import BODY, POSTED
 from api.schemas import Queue
 from api.services import Services
-from store import jobs, pauses, quotas
+from store import jobs, pauses, quotas, workers
 
 router = APIRouter(prefix="/queue", tags=["jobs"], dependencies=[accepts(JSON)])
 
@@ -26,6 +26,7 @@ def view(services: Services, session: Session, tenant_id: uuid.UUID) -> Queue:
             "pause": own,
             "maintenance": whole,
             "jobs": jobs.active_by_status(session, tenant_id),
+            "blocked": workers.blocked(session, tenant_id),
             "jobs_today": quotas.jobs_today(session, tenant_id),
             "quotas": quotas.of(session, tenant_id, services.settings),
         }

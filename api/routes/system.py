@@ -12,7 +12,7 @@ from api.deps import ServicesDep
 from api.problems import Problem, responses
 from api.schemas import Health
 from api.services import Services
-from store import pauses
+from store import pauses, workers
 
 router = APIRouter(tags=["system"])
 PROBE = 1.0  # seconds
@@ -39,12 +39,14 @@ def ping_redis(services: Services) -> str:
 @router.api_route("/readyz", methods=["GET", "HEAD"], include_in_schema=False)
 @router.get("/readyz", responses=responses("unavailable", public=True))
 def check_readiness(services: ServicesDep) -> Health:
-    """Whether requests can be served: the database must answer; a silent Redis only degrades, and a paused queue takes jobs all the same."""
+    """Whether requests can be served: the database must answer; a silent Redis only degrades; a paused queue, and one without a worker that is ready, take jobs all
+    the same."""
     with services.transaction() as session:
         session.execute(text("select 1 from jobs limit 1"))
         queue = "running" if pauses.current(session, None) is None else "paused"
+        ready = "ready" if workers.able(session) else "none ready"
     redis = ping_redis(services)
-    return Health(status="ok" if redis == "ok" else "degraded", checks={"database": "ok", "redis": redis, "queue": queue})
+    return Health(status="ok" if redis == "ok" else "degraded", checks={"database": "ok", "redis": redis, "queue": queue, "workers": ready})
 
 
 @router.get("/metrics", response_class=PlainTextResponse, responses=responses())

@@ -91,7 +91,7 @@ def test_a_silent_broker_does_not_fail_the_request(postgres_url: str, tmp_path):
         assert tenant.erase()["status"] == "queued"
         assert tenant.http().get("/readyz").json() == {
             "status": "degraded",
-            "checks": {"database": "ok", "redis": "down", "queue": "running"},
+            "checks": {"database": "ok", "redis": "down", "queue": "running", "workers": "none ready"},
         }
         assert "expunge_bell_failures_total 1.0" in tenant.http().get("/metrics").text
 

@@ -21,7 +21,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parent.parent / "worker")]
 from fleets import Fleet, fleet, until
 
-from api.metrics import Metrics
+from api.metrics import Counted, Metrics
 from embedded.servers import free_port
 from store import db, keys, logs
 from worker import metrics
@@ -183,11 +183,8 @@ class TestMetrics:
 def exported() -> set[str]:
     """Every name under which api, worker or loops export a sample."""
 
-    def count() -> tuple[dict[str, int], float, int, tuple[bool, int]]:
-        return {"queued": 1}, 0.0, 0, (False, 0)
-
     api = Metrics()
-    api.watch(count)
+    api.watch(lambda: Counted({"queued": 1}, 0.0, 0, (False, 0), {"ready": 1}, 0))
     api.observe("GET", "/", 200, 0.1)
     names = set[str]()
     for registry in (api.registry, metrics.registry):

@@ -13,6 +13,7 @@ import pytest
 from nacl.public import PrivateKey, SealedBox
 from PIL import Image
 from safetensors.torch import load
+from sqlalchemy import text
 
 from core.specs import SPECS
 from store import artifacts, db, jobs
@@ -101,11 +102,16 @@ def stop_after_first_checkpoint(settings, job: Job) -> None:
     shutdown.FLAG[0] = 0
 
 
-def test_an_unknown_model_is_named(settings, post, shown):
+def test_a_job_whose_model_this_worker_lacks_goes_elsewhere_and_ends_so_that_a_retry_helps(settings, post, shown):
     job = post("erase", model="flux", concepts=["church"])
     attempt(settings, job.id)
+    waiting, _ = shown(job)
+    assert (waiting.status, waiting.attempt, len(waiting.failed_on)) == ("queued", 1, 1)
+    with db.transaction(settings.database_url.get_secret_value()) as session:
+        session.execute(text("update jobs set max_attempts = 2, available_at = now()"))
+    attempt(settings, job.id)
     done, _ = shown(job)
-    assert done.error["code"] == "unknown_model"
+    assert (done.error["code"], done.error["retryable"]) == ("unknown_model", True)
     assert "emoji" in done.error["message"]
 
 
