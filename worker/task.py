@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("worker")
 OUTCOMES = {Cancelled: "cancelled", DeadlineExceeded: "failed", HandOver: "handed_over", Paused: "handed_over"}
-spoiled = False  # whether this process is to end with its attempt: most errors of CUDA come back in every later call
+spoiled = False  # whether this process is to end with its attempt: most errors of CUDA come back in every later call, and a new process may see what was mended
 
 
 @app.task(name=TASK)  # type: ignore[untyped-decorator]
@@ -40,7 +40,7 @@ def run(job_id: str) -> None:
     if attempt(settings, uuid.UUID(job_id)) is not None:
         dispatcher.ring_on(settings)
     if spoiled:
-        log.warning("process_replaced", reason="its device failed, and may go on failing in this process alone")
+        log.warning("process_replaced", reason="the worker failed, and may go on failing in this process alone")
         tracing.flush()
         os._exit(1)
 
@@ -129,7 +129,7 @@ def work(settings: Settings, job: Job, lease: Lease) -> tuple[str, str | None]:
             lease.write(lambda session: hand_over(session, job))
             return "lost", None
         fault = infrastructure.fault(error)
-        spoiled = fault is not None and fault.code == "device_error"
+        spoiled = fault is not None and fault.blames
         code, message, retryable = explain(error)
         blamed = code if fault is not None and fault.blames else None
         elsewhere = fault is not None or (code == "internal_error" and not job.failed_on)
