@@ -1,5 +1,6 @@
 """What is asked for every request, claim and turn of the dispatcher finds its rows by an index, however long the queue is."""
 
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,21 +17,22 @@ from store.models import Job, Tenant
 ROWS = 5000
 FILL = """
 insert into jobs (id, tenant_id, kind, spec, status, finished_at, labels, created_at, available_at)
-select gen_random_uuid(), :tenant, 'erase', '{}', cast(:status as text), case when cast(:status as text) = 'succeeded' then now() end, jsonb_build_object('n', n::text),
+select gen_random_uuid(), :tenant, 'erase', cast(:spec as jsonb), cast(:status as text), case when cast(:status as text) = 'succeeded' then now() end, jsonb_build_object('n', n::text),
        now() - n * interval '1 second', now() - n * interval '1 second' from generate_series(1, :n) n
 """
 
 
 @pytest.fixture
 def crowd(session: Session, tenant: Tenant, other_tenant: Tenant) -> Tenant:
-    """A tenant with some jobs beside another with many, half of them queued."""
-    for whose, status, n in (
-        (tenant, "queued", 100),
-        (tenant, "succeeded", 100),
-        (other_tenant, "queued", ROWS),
-        (other_tenant, "succeeded", ROWS),
+    """A tenant with some jobs beside another with many, half of them queued, most of those for a model that no worker has."""
+    for whose, status, spec, n in (
+        (tenant, "queued", "{}", 100),
+        (tenant, "succeeded", "{}", 100),
+        (other_tenant, "queued", '{"model": "absent"}', ROWS),
+        (other_tenant, "queued", '{"model": "another"}', 100),
+        (other_tenant, "succeeded", "{}", ROWS),
     ):
-        session.execute(text(FILL), {"tenant": whose.id, "status": status, "n": n})
+        session.execute(text(FILL), {"tenant": whose.id, "status": status, "spec": spec, "n": n})
     workers.beat(session, MINE, timedelta(minutes=1))
     session.commit()
     session.execute(text("analyze jobs"))
@@ -77,6 +79,24 @@ def test_no_request_claim_or_turn_reads_the_whole_table_of_jobs(session, crowd, 
     assert asked, "nothing was asked of the table"
     for plan in asked:
         assert "Seq Scan on jobs" not in plan, plan
+
+
+def test_a_worker_finds_its_jobs_behind_any_number_that_it_has_no_model_for(session, crowd, other_tenant):
+    """The index is asked for the worker's own models: the rows that it lacks the model for are not read."""
+    plans: list[str] = []
+
+    def analyse(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
+        if "jobs" in statement and statement.lstrip().startswith(("select", "with")):
+            rows = cursor.connection.execute(f"explain (analyze, timing off) {statement}", parameters).fetchall()
+            plans.append("\n".join(row[0] for row in rows))
+
+    event.listen(session.connection(), "before_cursor_execute", analyse)
+    claimed = [fairness.claim_next(session, owner="test", lease=timedelta(minutes=1), worker=MINE.id) for _ in range(2)]
+    assert {job.tenant_id: job.spec for job in claimed} == {crowd.id: {}, other_tenant.id: {"model": "another"}}
+    read = [int(n) for plan in plans for n in re.findall(r"(?:on jobs|using \w+ on jobs).*?actual rows=(\d+)", plan)]
+    passed_over = [int(n) for plan in plans for n in re.findall(r"Rows Removed by Filter: (\d+)", plan)]
+    assert read
+    assert max([*read, *passed_over]) < ROWS / 10
 
 
 def test_a_scan_of_the_whole_table_would_be_noticed(session, crowd):
