@@ -170,14 +170,24 @@ def started(children: Children, made: tuple[Program, str]) -> str:
     return url
 
 
+def gpus_shown(folder: Path = Path("/proc/driver/nvidia/gpus")) -> int:
+    """How many of this machine's NVIDIA GPUs CUDA would show, told without CUDA."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return len([name for name in shown.split(",") if name.strip()]) if shown is not None else len(list(folder.glob("*")))
+
+
 def programs(environment: dict[str, str], url: str, host: str, port: int, workers: int) -> list[Program]:
     """Loops, API and workers; stopped in the opposite order."""
 
-    first = given("EXPUNGE_METRICS_PORT")
+    first, gpus = given("EXPUNGE_METRICS_PORT"), gpus_shown()
+
+    def device(n: int) -> dict[str, str]:
+        """The workers of a machine with several GPUs take turns at them."""
+        return {"EXPUNGE_DEVICE": f"cuda:{(n - 1) % gpus}"} if n and gpus > 1 and not given("EXPUNGE_DEVICE") else {}
 
     def python(name: str, *argv: str, nth: int = 0, grace: float = 20.0, ready: Callable[[], bool] = lambda: True) -> Program:
         ports = {"EXPUNGE_METRICS_PORT": str(int(first) + nth)} if first else {}
-        return Program(name, [sys.executable, "-m", *argv], env={**environment, **ports}, grace=grace, ready=ready)
+        return Program(name, [sys.executable, "-m", *argv], env={**environment, **ports, **device(nth)}, grace=grace, ready=ready)
 
     patience = Settings().soft_shutdown_seconds + 15
     serve = (

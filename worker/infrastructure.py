@@ -97,7 +97,7 @@ def kind(error: BaseException) -> str | None:
         return "host_error"
     if isinstance(error, ImportError) or LIBRARY.search(text):
         return "library_error"
-    if type(error).__name__ == "AcceleratorError" or (isinstance(error, RuntimeError | OSError) and DEVICE.search(text)):
+    if type(error).__name__ == "AcceleratorError" or (isinstance(error, RuntimeError | OSError | AssertionError) and DEVICE.search(text)):
         return "device_error"
     networked = type(error).__module__.partition(".")[0] in NETWORKED or isinstance(error, ConnectionError | TimeoutError)
     return "network_error" if networked or (isinstance(error, OSError) and NETWORK.search(text)) else None
