@@ -3,18 +3,20 @@
 import hashlib
 import os
 import re
+import secrets
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import quote, unquote, urlsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError
+from obstore.exceptions import AlreadyExistsError, GenericError
 from obstore.store import LocalStore, ObjectStore, S3Store, from_url
 
 from store.errors import BlobExists, CorruptBlob, NotFound
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from obstore import Attributes
 
 CHUNK = 1 << 20
+PART, PARTS, AT_ONCE = 8 << 20, 9000, 4  # of an upload to S3 in parts: bytes of one at least, how many at most, how many under way
+COPIED = 5 << 30  # bytes that S3 copies in one request
 PAGE = 1000  # objects of a listing held at a time
 UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 LAYOUT = re.compile(rf"({UUID})/(?:uploads|({UUID})/\d+-\d+)/{UUID}")  # what the two functions below make: tenant, job
@@ -59,22 +63,35 @@ class Blobs:
     def put(self, key: str, file: Path | bytes | BinaryIO, *, name: str = "") -> tuple[int, str]:
         """Store atomically under a new key, re-read and hash what was stored; (size, sha256). BlobExists, CorruptBlob.
 
-        `name` is what a presigned link's download is called. One PUT, which only create-if-absent is atomic with: S3 takes 5 GB so.
+        It takes some mebibytes of memory, whatever the file's size. `name` is what a presigned link's download is called.
         """
-        want = digest(file)
-        attributes: Attributes | None = {"Content-Disposition": attachment(name)} if name and self.folder is None else None
-        try:
-            obstore.put(self.store, key, file, mode="create", use_multipart=False, attributes=attributes)
-        except AlreadyExistsError as error:
-            raise BlobExists(f"'{key}' is taken") from error
-        if self.folder is not None:
-            os.chmod(self.folder / key, 0o600)
-            sync(self.folder / key)
+        with opened(file) as source:
+            sha = hashlib.sha256()
+            if self.folder is not None:
+                write_file(self.folder / key, pieces(source, CHUNK, sha))
+            else:
+                self.send(key, source, sha, {"Content-Disposition": attachment(name)} if name else None)
         size, got = self.hash(key)
-        if got != want:
+        if got != (want := sha.hexdigest()):
             self.delete([key])
             raise CorruptBlob(f"'{key}' was stored as sha256 {got[:12]}…, not {want[:12]}…: look at the disk")
         return size, got
+
+    def send(self, key: str, source: BinaryIO, sha: "hashlib._Hash", attributes: "Attributes | None") -> None:
+        """To S3: a small file in one PUT, a larger one in parts, of which S3 takes ten thousand. Only the PUT is atomic with create-if-absent, so whoever
+        stores a larger file first takes the key with an empty object."""
+        size = source.seek(0, os.SEEK_END)
+        source.seek(0)
+        content = source.read() if size <= PART else b""
+        sha.update(content)
+        try:
+            obstore.put(self.store, key, content, mode="create", use_multipart=False, attributes=attributes)
+        except AlreadyExistsError as error:
+            raise BlobExists(f"'{key}' is taken") from error
+        if size > PART:
+            part = max(PART, -(-size // PARTS))
+            stream = pieces(source, part, sha)
+            obstore.put(self.store, key, stream, use_multipart=True, chunk_size=part, max_concurrency=AT_ONCE, attributes=attributes)
 
     def size(self, key: str) -> int:
         try:
@@ -90,11 +107,11 @@ class Blobs:
             raise NotFound(f"no object '{key}'") from error
         return int(meta["size"]), f"{meta['e_tag']} {meta['last_modified'].isoformat()}"
 
-    def read(self, key: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """Bytes [start, end) in chunks of a mebibyte."""
+    def read(self, key: str, start: int = 0, end: int | None = None, *, chunk: int = CHUNK) -> Iterator[bytes]:
+        """Bytes [start, end) in chunks, each a request of its own in S3: one that lasts as long as a slow reader would be broken off."""
         stop = self.size(key) if end is None else end
-        for at in range(start, stop, CHUNK):
-            yield bytes(obstore.get_range(self.store, key, start=at, end=min(at + CHUNK, stop)))
+        for at in range(start, stop, chunk):
+            yield bytes(obstore.get_range(self.store, key, start=at, end=min(at + chunk, stop)))
 
     def open(self, key: str) -> BufferedReader | None:
         """The stored file itself, where it lies in a directory. NotFound."""
@@ -117,7 +134,7 @@ class Blobs:
             with file:
                 return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
         sha, size = hashlib.sha256(), 0
-        for chunk in self.read(key):
+        for chunk in self.read(key, chunk=PART):
             sha.update(chunk)
             size += len(chunk)
         return size, sha.hexdigest()
@@ -126,7 +143,7 @@ class Blobs:
         """To a local file, checked while it comes. CorruptBlob, NotFound."""
         sha = hashlib.sha256()
         with path.open("wb") as file:
-            for chunk in self.read(key):
+            for chunk in self.read(key, chunk=PART):
                 sha.update(chunk)
                 file.write(chunk)
         if sha.hexdigest() != sha256:
@@ -154,15 +171,23 @@ class Blobs:
 
     def move(self, key: str, to: str) -> None:
         """Under another key, whatever that held. What is gone already is no error."""
-        with suppress(FileNotFoundError):
-            obstore.rename(self.store, key, to)
+        with suppress(FileNotFoundError, NotFound):
+            if self.folder is None and (size := self.size(key)) > COPIED:
+                part = -(-size // PARTS)
+                obstore.put(self.store, to, apart(self.read(key, chunk=part)), use_multipart=True, chunk_size=part, max_concurrency=1)
+                self.delete([key])
+            else:
+                obstore.rename(self.store, key, to)
 
     def link(self, key: str, lifetime: timedelta) -> str | None:
         """A URL that gives exactly this object to whoever has it, by GET, for so long; None for a directory, which nobody can reach."""
         return obstore.sign(self.store, "GET", key, lifetime) if isinstance(self.store, S3Store) else None
 
     def clear_partial(self, age: timedelta) -> int:
-        """Delete what our own killed uploads left in the directory, which no listing shows; S3 keeps nothing of them. How many there were."""
+        """Delete what our own killed uploads left in the directory, which no listing shows. How many there were.
+
+        In S3, parts of an upload that was killed wait for the bucket's own rule (AbortIncompleteMultipartUpload).
+        """
         before, gone = time.time() - age.total_seconds(), 0
         for path in self.folder.rglob("*#*") if self.folder is not None else ():
             if not PARTIAL.fullmatch(path.relative_to(self.folder or path).as_posix()):
@@ -185,24 +210,61 @@ def attachment(name: str) -> str:
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(last, safe='')}"
 
 
-def digest(file: Path | bytes | BinaryIO) -> str:
-    if isinstance(file, bytes):
-        return hashlib.sha256(file).hexdigest()
+@contextmanager
+def opened(file: Path | bytes | BinaryIO) -> Iterator[BinaryIO]:
+    """To be read from its beginning; a file that was open already stays so."""
     if isinstance(file, Path):
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
-    sha = hashlib.sha256()
-    while chunk := file.read(CHUNK):
-        sha.update(chunk)
-    file.seek(0)
-    return sha.hexdigest()
+        with file.open("rb") as source:
+            yield source
+    elif isinstance(file, bytes):
+        yield BytesIO(file)
+    else:
+        file.seek(0)
+        yield file
 
 
-def sync(path: Path) -> None:
-    """Bytes and name survive a power cut."""
-    for target in (path, path.parent):
-        descriptor = os.open(target, os.O_RDONLY)
+def pieces(source: BinaryIO, size: int, sha: "hashlib._Hash") -> Iterator[bytes]:
+    """The rest of a file, hashed as it goes by."""
+    while piece := source.read(size):
+        sha.update(piece)
+        yield piece
+
+
+def apart(content: Iterator[bytes]) -> Iterator[bytes]:
+    """The same, fetched in a thread of its own: obstore cannot read while it asks for what it is to write."""
+    with ThreadPoolExecutor(1) as pool:
+        while piece := pool.submit(next, content, b"").result():
+            yield piece
+
+
+def write_file(path: Path, content: Iterator[bytes]) -> None:
+    """A file that is there whole, safe from a power cut, or not at all, and replaces none. BlobExists; obstore's GenericError where the disk refuses.
+
+    Until it is whole it has a name that no listing shows (PARTIAL).
+    """
+    half = path.with_name(f"{path.name}#{secrets.randbelow(10**9)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.fsync(descriptor)
+            with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                for piece in content:
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(half, path)
         finally:
-            os.close(descriptor)
+            half.unlink(missing_ok=True)
+        sync(path.parent)
+    except FileExistsError as error:
+        raise BlobExists(f"'{path.name}' is taken") from error
+    except OSError as error:
+        raise GenericError(f"{path.parent} does not take the file: {error.strerror}") from error
+
+
+def sync(folder: Path) -> None:
+    """What is named in it stays so."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
