@@ -61,11 +61,12 @@ def forget_path(config: Path) -> None:
 
 
 def pack(folder: Path, file: Path) -> Path:
-    """A zip without compression, in name order, with one fixed date."""
+    """The files of a folder moved into a zip without compression, in name order, with one fixed date."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             info = zipfile.ZipInfo(path.relative_to(folder).as_posix(), date_time=(1980, 1, 1, 0, 0, 0))
             info.external_attr = 0o644 << 16
             with path.open("rb") as source, archive.open(info, "w", force_zip64=True) as target:
                 shutil.copyfileobj(source, target, 1 << 20)
+            path.unlink()  # so that the disk holds it once
     return file

@@ -198,7 +198,7 @@ def test_f20_an_upload_killed_half_way_leaves_nothing_that_can_be_seen(fleet, wo
 def test_f20_a_directory_upload_killed_half_way_leaves_nothing_that_can_be_seen(fleet, worker):
     """F20, killed during the upload to a directory: its half-written file is under no key, and is swept."""
     blobs = Blobs(fleet.settings.artifacts_url)
-    key = output_key(*(uuid.uuid4() for _ in range(2)), 1, 1)
+    key = output_key(fleet.tenant_id, uuid.uuid4(), 1, 1)
     code = (
         "import os, resource, signal, sys; from store.blobs import Blobs\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\n"  # the kernel kills the process in the middle of its write
