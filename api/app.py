@@ -7,6 +7,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import structlog
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -20,6 +21,7 @@ from api.middleware import Envelope, as_problem
 from api.problems import BY_STATUS, Problem, answer
 from api.routes import artifacts, audit, concepts, events, jobs, keys, models, queue, system, uploads, webhooks
 from api.sendfile import ZeroCopy
+from core.sources import check_all
 from core.specs.base import as_id
 from store import logs, tracing
 from store.errors import StoreError
@@ -89,6 +91,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or read()
     long_enough(settings.secret.get_secret_value())
     logs.configure(settings, "api")
+    for model in check_all(settings.models):
+        if model.problem:
+            structlog.get_logger("api").warning("model_not_usable_here", model=model.id, code=model.code, problem=model.problem)
     shared = services.build(settings)
 
     @contextlib.asynccontextmanager

@@ -347,6 +347,12 @@ class Model(BaseModel):
     id: str
     title: str
     kind: Literal["bundled", "local", "hub"]
+    revision: str | None = Field(description="The hub's branch, tag or commit that it is pinned to; null without one.")
+    architecture: str | None = Field(
+        description="Such as 'Stable Diffusion 1.x'; null where its files are not seen by the API, or do not load."
+    )
+    usable: bool | None = Field(description="Whether jobs may name it; null where no host has seen its files yet.")
+    problem: str | None = Field(description="Why it cannot be used, and how that is mended.")
     vocabulary: Vocabulary | None = Field(description="Null when the model comes with none.")
 
 

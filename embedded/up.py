@@ -19,13 +19,14 @@ from obstore.exceptions import BaseError as BlobError
 from pydantic import SecretStr
 
 from core.delivery.signing import load_or_create
+from core.sources import check_all
 from embedded import servers
 from embedded.servers import Program
 from embedded.supervise import Children
 from store import db, deployment, keys, migrate, roles
 from store.errors import ForeignStore
 from store.secret import REMEDY, weakness
-from store.settings import DATA, Settings
+from store.settings import DATA, Settings, read
 
 ROOT = Path(__file__).parent.parent
 
@@ -110,8 +111,17 @@ def choose_port(host: str, port: int) -> int:
         return int(probe.getsockname()[1])
 
 
+def check_models() -> None:
+    """CannotStart where a model of EXPUNGE_MODELS is not there or does not load: all of this service runs on this host."""
+    models = read(secret=False).models
+    wrong = [f"EXPUNGE_MODELS: '{c.id}' ({models[c.id]}) cannot be used: {c.problem}" for c in check_all(models) if c.problem]
+    if wrong:
+        raise CannotStart("; ".join(wrong))
+
+
 def start(children: Children, folder: Path, host: str, port: int, workers: int) -> Service:
     """Everything, in the order in which each part needs the one before."""
+    check_models()
     port = choose_port(host, port)
     database, owner = databases(children, folder)
     broker = given("REDIS_URL") or started(children, servers.redis_server(folder, servers.free_port()))

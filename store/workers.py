@@ -91,6 +91,13 @@ def blocked(session: Session, tenant_id: uuid.UUID | None = None) -> dict[str, s
     return {model: f"no worker has the model '{model}'" if found else "no worker is ready" for model in models if model not in found}
 
 
+def word_of(session: Session, model: str) -> tuple[bool, str | None]:
+    """(whether a worker that lives can run the model, else what one of them says is wrong with it)."""
+    rows = session.execute(select(Worker.models, Worker.problems).where(LIVE)).all()
+    told = next((problems[model] for _, problems in rows if model in problems), None)
+    return any(model in models for models, _ in rows), told
+
+
 def count_by_state(session: Session) -> dict[str, int]:
     """All workers, those lost within the last hour too."""
     shown = case((LIVE, Worker.state), else_=LOST)

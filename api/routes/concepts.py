@@ -9,7 +9,8 @@ from api import examples, near
 from api.deltas import directory
 from api.deps import JSON, DryRunQuery, JobsReader, JobsWriter, ServicesDep, TicketDep, WaitDep, accepts
 from api.problems import Problem, invalid, responses
-from api.routes.jobs import CREATED, ENDED, create, known_model
+from api.registry import known_model
+from api.routes.jobs import CREATED, ENDED, create
 from api.schemas import ConceptTargets, EstimatedCost, HurtConcept, Impact, Job, ProposedTarget
 from core.impact import graph_of
 from core.specs import ImpactSpec, InspectSpec

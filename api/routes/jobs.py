@@ -13,9 +13,9 @@ from starlette.concurrency import run_in_threadpool
 from api import examples, pagination, presenters, vocabularies
 from api.auth import Caller
 from api.deps import JSON, DryRunQuery, JobsReader, JobsWriter, ServicesDep, Ticket, TicketDep, WaitDep, accepts
-from api.near import choice
 from api.once import Done, once
 from api.problems import invalid, responses
+from api.registry import known_model
 from api.schemas import TERMINAL, DryRun, Job, JobKind, JobPage, JobStatus
 from api.services import Services
 from core.specs import CombineSpec, EraseSpec, EvaluateSpec, HideSpec
@@ -47,12 +47,6 @@ CREATED: dict[int | str, dict[str, Any]] = {
         "quota_exceeded",
     ),
 }
-
-
-def known_model(services: Services, model: str, field: str = "model") -> None:
-    names = list(services.settings.models)
-    if model not in names:
-        raise invalid(field, f"there is no model '{model}' here", choice(model, names, "models"))
 
 
 def accepted(row: Any) -> Done:
@@ -113,7 +107,7 @@ async def create(
     services: Services, caller: Caller, ticket: Ticket, kind: JobKind, spec: presenters.AnySpec, dry_run: bool, wait: int
 ) -> JSONResponse:
     logs.hide(spec.model_dump())
-    known_model(services, spec.model)
+    await run_in_threadpool(known_model, services, spec.model)
     if dry_run:
         return JSONResponse(await run_in_threadpool(presenters.dry_run, services, caller, kind, spec))
     return await settle(services, caller, await run_in_threadpool(submit, services, caller, ticket, kind, spec), wait)
@@ -251,6 +245,7 @@ def retry_job(job_id: uuid.UUID, services: ServicesDep, caller: JobsWriter, tick
     """Run a failed, cancelled or expired job again: a new job, linked by `retried_from`. To repeat one that succeeded, POST its `spec` again."""
 
     def work(session: Session) -> Done:
+        known_model(services, jobs.get(session, caller.tenant_id, job_id).spec.get("model", "emoji"))
         quotas.spend(session, caller.tenant_id, services.settings)
         most = services.settings.max_run_seconds
         row = jobs.retry(session, caller.tenant_id, job_id, max_run_s=most, request_id=request_id(), trace=tracing.current()).job

@@ -1,15 +1,16 @@
 """The models that jobs may name."""
 
 from pathlib import Path
-from typing import Literal
 
 from fastapi import APIRouter
 
-from api import vocabularies
+from api import registry, vocabularies
 from api.deltas import directory
 from api.deps import JSON, JobsReader, ServicesDep, accepts
 from api.problems import responses
 from api.schemas import Model, ModelList, Vocabulary
+from api.services import Services
+from core.sources import parse
 
 EXAMPLES = 24
 router = APIRouter(tags=["models"], dependencies=[accepts(JSON)])
@@ -25,16 +26,23 @@ def vocabulary(folder: Path | None) -> Vocabulary | None:
     return Vocabulary(concepts=len(concepts), styles=found.get("styles", []), examples=concepts[::step][:EXAMPLES])
 
 
-def describe(id_: str, source: str) -> Model:
-    folder = directory(source)
-    kind: Literal["bundled", "local", "hub"] = "bundled" if source.startswith("bundled:") else "local" if folder else "hub"
-    title = {"bundled": f"The bundled model '{source.removeprefix('bundled:')}'", "local": f"A model of this server: {id_}", "hub": source}[
-        kind
-    ]
-    return Model(id=id_, title=title, kind=kind, vocabulary=vocabulary(folder))
+def describe(services: Services, id_: str) -> Model:
+    source = parse(services.settings.models[id_])
+    titles = {"bundled": f"The bundled model '{source.name}'", "local": f"A model of this server: {id_}", "hub": source.name}
+    here, usable, problem = registry.usable(services, id_)
+    return Model(
+        id=id_,
+        title=titles[source.kind],
+        kind=source.kind,
+        revision=source.revision,
+        architecture=here.architecture,
+        usable=usable,
+        problem=problem,
+        vocabulary=vocabulary(directory(services.settings.models[id_])),
+    )
 
 
 @router.get("/models", responses=responses())
 def list_models(services: ServicesDep, _: JobsReader) -> ModelList:
     """List the models that jobs may name."""
-    return ModelList(items=[describe(id_, source) for id_, source in services.settings.models.items()])
+    return ModelList(items=[describe(services, id_) for id_ in services.settings.models])

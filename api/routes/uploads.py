@@ -17,7 +17,8 @@ from api.auth import Caller
 from api.deps import JSON, JobsWriter, ServicesDep, Ticket, TicketDep, accepts, hashed
 from api.once import Done, once
 from api.problems import Problem, invalid, responses
-from api.routes.jobs import CREATED, known_model
+from api.registry import known_model
+from api.routes.jobs import CREATED
 from api.schemas import Artifact
 from api.services import Services
 from store import artifacts, audit, quotas
@@ -142,7 +143,7 @@ async def upload_artifact(
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     picture = media_type in images.MEDIA_TYPES
     if not picture:
-        known_model(services, model, "query.model")
+        await run_in_threadpool(known_model, services, model, "query.model")
     check_name(name or deltas.FILE)
     if media_type not in ALL_TYPES:
         raise Problem(

@@ -14,7 +14,10 @@ class ImpactSpec(Spec):
     """Predict from the model's measured concept graph what an erasure would hurt; nothing is run."""
 
     model: str = Field(
-        default="emoji", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="A registered model's id; GET /models lists them."
+        default="emoji",
+        max_length=200,
+        json_schema_extra={"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"},
+        description="A registered model's id; GET /models lists them.",
     )
     concepts: list[ConceptLike] = Field(
         min_length=1, max_length=MAX_CONCEPTS, description="What would be erased: names, or objects with synonyms, as in POST /jobs/erase."

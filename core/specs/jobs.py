@@ -21,7 +21,10 @@ class JobSpec(Spec):
     """What every job takes."""
 
     model: str = Field(
-        default="emoji", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="A registered model's id; GET /models lists them."
+        default="emoji",
+        max_length=200,
+        json_schema_extra={"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"},
+        description="A registered model's id; GET /models lists them.",
     )
     labels: dict[str, str] = Field(
         default={}, max_length=16, description="Up to 16 labels of your own; keys up to 64, values up to 512 characters."
