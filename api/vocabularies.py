@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from api import near
 from api.deltas import directory
 from api.services import Services
+from core.sources import parse
 from core.specs import STYLE_FORMS, Concept, Names, folded
 
 MOST = 20
@@ -92,8 +93,20 @@ def misread(field: str, name: str) -> str | None:
 COUNT = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
 
 
+def untried(services: Services, model: str, spec: BaseModel) -> list[str]:
+    """What a method's defaults are worth on a model that is not the bundled one."""
+    if not hasattr(spec, "method") or parse(services.settings.models[model]).kind == "bundled":
+        return []
+    return [
+        f"the defaults of method '{spec.method.name}' were measured on the bundled 64-pixel model alone, and are untried on '{model}': start from few steps, look "
+        "at the report, then raise steps or learning_rate"
+        if hasattr(spec.method, "steps")
+        else f"the defaults of method '{spec.method.name}' were measured on the bundled 64-pixel model alone, and are untried on '{model}': look at the report"
+    ]
+
+
 def notes(services: Services, model: str, spec: BaseModel) -> list[str]:
-    """For people: each name that looks like several, or like a prompt's syntax, and each that the model's vocabulary lacks, where it has one."""
+    """For people: what is untried on the model; each name that looks like several, or like a prompt's syntax, and each that the model's vocabulary lacks, where it has one."""
     file = of_folder(directory(services.settings.models[model]))
     words = known(*file) if file is not None else None
     found: list[str] = []
@@ -106,4 +119,5 @@ def notes(services: Services, model: str, spec: BaseModel) -> list[str]:
             found.append(
                 f"{field}: '{names[0]}' is not in the vocabulary of model '{model}'; {meant}taken as written, it may not be judged"
             )
-    return [*found[:MOST], f"and {len(found) - MOST} more"] if len(found) > MOST else found
+    found = [*found[:MOST], f"and {len(found) - MOST} more"] if len(found) > MOST else found
+    return [*untried(services, model, spec), *found]

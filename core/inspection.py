@@ -20,6 +20,7 @@ from core.concepts.embeddings import phrase, text_states
 from core.concepts.spaces import words_of
 from core.erasure.batch import Latents
 from core.erasure.buffer import denoise, seeded
+from core.memory import in_batches
 from core.models import StableDiffusion
 from core.progress import Callback, Clock, ignore
 from core.specs import Concept, FineTuneSpec, InspectSpec
@@ -101,12 +102,14 @@ def latents(before: Side, spec: InspectSpec) -> Latents:
 
 def read(words: Sequence[str], of: Callable[[Sequence[str]], Tensor], callback: Callback, message: str) -> Tensor:
     """Numbers for each word, (n, k), in batches, with progress."""
-    clock, out = Clock(len(words)), []
-    for i in range(0, len(words), WORDS):
-        out.append(of(words[i : i + WORDS]))
-        done = min(i + WORDS, len(words))
-        callback({"phase": "inspect", "step": done, "total": len(words), "eta_s": clock.eta(done), "message": message})
-    return torch.cat(out)
+    clock = Clock(len(words))
+
+    def batch(start: int, end: int) -> Tensor:
+        found = of(words[start:end])
+        callback({"phase": "inspect", "step": end, "total": len(words), "eta_s": clock.eta(end), "message": message})
+        return found
+
+    return torch.cat(in_batches(len(words), WORDS, batch))
 
 
 def inspect(before: Side, after: Side, spec: InspectSpec, callback: Callback = ignore) -> Inspection:

@@ -9,14 +9,19 @@ from core.memory import free, out_of_memory
 __all__ = ["free", "out_of_memory", "smaller"]
 
 
+BATCHES = ("batch_size", "retain_batch")
+ALONE = ("evaluation",)  # draws fewer at once by itself
+
+
 def smaller(spec: Mapping[str, Any]) -> tuple[dict[str, Any], str] | None:
     """The spec with every batch halved and activations computed again, and what was changed, in words; None when nothing is left to save."""
     made, changes = copy.deepcopy(dict(spec)), list[str]()
-    for path, part in parts(made):
-        batch = part.get("batch_size")
-        if isinstance(batch, int) and batch > 1:
-            part["batch_size"] = batch // 2
-            changes.append(f"{path}.batch_size {batch // 2}")
+    for path, part in parts({name: value for name, value in made.items() if name not in ALONE}):
+        for name in BATCHES:
+            batch = part.get(name)
+            if isinstance(batch, int) and batch > 1:
+                part[name] = batch // 2
+                changes.append(f"{path}.{name} {batch // 2}")
         if part.get("gradient_checkpointing", True) is not True:
             part["gradient_checkpointing"] = True
             changes.append(f"{path}.gradient_checkpointing")

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from core.memory import in_batches
 from core.models import StableDiffusion
 from core.models.vocabulary import article
 from core.progress import Callback, Clock, ignore
@@ -28,7 +29,7 @@ def phrase(model: StableDiffusion, word: str) -> str:
 @torch.no_grad()
 def text_states(model: StableDiffusion, prompts: Sequence[str]) -> Tensor:
     """Text states of prompts, (n, L, D), that are not kept: many words would fill the memory."""
-    return torch.cat([model.text_states(prompts[i : i + BATCH]) for i in range(0, len(prompts), BATCH)])
+    return torch.cat(in_batches(len(prompts), BATCH, lambda start, end: model.text_states(prompts[start:end])))
 
 
 def encode(model: StableDiffusion, words: Sequence[str], callback: Callback) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from core.erasure.batch import Latents
+from core.memory import in_batches
 from core.models import StableDiffusion
 from core.progress import Callback, Clock
 from core.specs import LatentsSpec
@@ -85,8 +86,13 @@ class Trajectories:
             noises.append(self.noise(g, count))
         until = self.spec.sampling_steps - (0 if clean else 1)
         with nullcontext() if self.round else self.model.frozen():
-            path = denoise(self.model, torch.cat(noises), torch.cat(contexts), self.spec, until)
-        together = torch.stack(path[-1:] if clean else path, 1)
+            noise, context = torch.cat(noises), torch.cat(contexts)
+
+            def path(start: int, end: int) -> Tensor:
+                states = denoise(self.model, noise[start:end], context[start:end], self.spec, until)
+                return torch.stack(states[-1:] if clean else states, 1)
+
+            together = torch.cat(in_batches(len(noise), len(noise), path))
         self.kept |= {key: together[i * count : (i + 1) * count].clone() for i, key in enumerate(wanted)}
 
     def prefill(self, wanted: Mapping[str, Tensor], count: int, callback: Callback, *, clean: bool = False) -> None:

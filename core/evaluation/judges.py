@@ -17,6 +17,7 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 
 from core.errors import CoreError
+from core.memory import in_batches
 from core.sources import folder_of, parse
 
 BUNDLED = Path(__file__).parents[1] / "bundled" / "judges"
@@ -39,7 +40,12 @@ class Classifier:
     @torch.inference_mode()
     def logits(self, images: Images) -> Tensor:
         """(N, H, W, 3) uint8 -> (N, classes)."""
-        return torch.cat([self.model(prepare(self.transform, b).to(self.device)).float().cpu() for b in batches(images)])
+
+        def judge(start: int, end: int) -> Tensor:
+            found: Tensor = self.model(prepare(self.transform, images[start:end]).to(self.device)).float().cpu()
+            return found
+
+        return torch.cat(in_batches(len(images), BATCH, judge))
 
 
 @dataclass(frozen=True)
@@ -56,12 +62,14 @@ class Clip:
     @torch.inference_mode()
     def cosine(self, images: Images, texts: list[str]) -> np.ndarray[Any, Any]:
         """Cosine similarity of picture i and text i, (N,)."""
-        rows = []
-        for start in range(0, len(images), BATCH):
-            picture = self.model.encode_image(prepare(self.transform, images[start : start + BATCH]).to(self.device), normalize=True)
-            text = self.model.encode_text(self.tokenizer(texts[start : start + BATCH]).to(self.device), normalize=True)
-            rows.append((picture * text).sum(-1).float().cpu())
-        return torch.cat(rows).numpy()
+
+        def compare(start: int, end: int) -> Tensor:
+            picture = self.model.encode_image(prepare(self.transform, images[start:end]).to(self.device), normalize=True)
+            text = self.model.encode_text(self.tokenizer(texts[start:end]).to(self.device), normalize=True)
+            found: Tensor = (picture * text).sum(-1).float().cpu()
+            return found
+
+        return torch.cat(in_batches(len(images), BATCH, compare)).numpy()
 
 
 @dataclass(frozen=True)
@@ -79,10 +87,6 @@ class Judges:
             for kind, judge in (("concept", self.concept), ("style", self.style), ("clip", self.clip))
             if judge
         }
-
-
-def batches(images: Images) -> list[Images]:
-    return [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
 
 
 def prepare(transform: Callable[[Image.Image], Tensor], images: Images) -> Tensor:

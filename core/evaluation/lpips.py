@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from core.evaluation.judges import Images, batches
+from core.evaluation.judges import BATCH, Images
+from core.memory import in_batches
 
 
 def unavailable() -> str | None:
@@ -38,4 +39,4 @@ def distances(net: Any, a: Images, b: Images) -> np.ndarray[Any, Any]:
     def scaled(x: Images) -> torch.Tensor:
         return (torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2).float() / 127.5 - 1).to(device)
 
-    return torch.cat([net(scaled(x), scaled(y)).flatten().cpu() for x, y in zip(batches(a), batches(b), strict=True)]).numpy()
+    return torch.cat(in_batches(len(a), BATCH, lambda i, j: net(scaled(a[i:j]), scaled(b[i:j])).flatten().cpu())).numpy()

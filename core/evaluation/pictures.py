@@ -137,13 +137,15 @@ def draw(
     ready = len(pictures) - len(todo)
     callback({"phase": "evaluate", "step": ready, "total": len(pictures)})
     with model.frozen() if delta_digest is None else nullcontext():
-        for start in range(0, len(todo), CHUNK):
-            chunk = todo[start : start + CHUNK]
+        size = max(CHUNK, spec.batch_size)
+        for start in range(0, len(todo), size):
+            chunk = todo[start : start + size]
             drawn = model.draw(
                 [pictures[i].prompt for i in chunk],
                 [pictures[i].seed for i in chunk],
                 steps=spec.sampling_steps,
                 guidance=spec.guidance_scale,
+                batch=spec.batch_size,
                 key=None if keys is None else keys[chunk],
             )
             for i, image in zip(chunk, drawn, strict=True):

@@ -23,7 +23,7 @@ from transformers import CLIPTextModel
 from core import sources
 from core.errors import CoreError
 from core.layouts import Layout
-from core.memory import out_of_memory
+from core.memory import in_batches, out_of_memory
 from core.models import masks
 from core.models.folders import digest_of, earlier_digests
 from core.models.learned import Word, WordTable
@@ -110,6 +110,7 @@ class StableDiffusion:
         self.evaluations = 0
         size = int(self.unet.config.sample_size)
         self.latent_shape = (int(self.unet.config.in_channels), size, size)
+        self.at_once: int | None = None  # pictures that fit into memory together, once more did not
         self.cache: Path | None = None  # where encoded concept spaces are kept between runs
         self.eos: dict[str, Tensor] = {}
         self._digest: str | None = None
@@ -146,10 +147,9 @@ class StableDiffusion:
         changed = "text_encoder" in self.worn() and not self._off
         states: dict[str, Tensor] = {} if changed else self._states
         new = [p for p in dict.fromkeys(prompts) if p not in states]
-        for i in range(0, len(new), 64):
-            batch = new[i : i + 64]
-            with torch.no_grad():
-                states |= dict(zip(batch, self.text_states(batch), strict=True))
+        with torch.no_grad():
+            found = in_batches(len(new), 64, lambda start, end: self.text_states(new[start:end]))
+        states |= dict(zip(new, (state for batch in found for state in batch), strict=True))
         return torch.stack([states[p] for p in prompts])
 
     def cut(self, prompts: Sequence[str]) -> list[str]:
@@ -247,28 +247,36 @@ class StableDiffusion:
     ) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Pictures (N, H, W, 3) uint8; row i depends on prompt i, seed i and key i alone.
 
+        `batch` are drawn at once; where memory runs out half as many, from then on and in later calls, and each is decoded alone.
         `key` is a recovery key, (m, D) for all or (N, m, D): it is appended to the prompts; the empty prompt repeats its last state instead.
         """
-        clock, out = Clock(len(prompts)), []
+        clock = Clock(len(prompts))
         empty = self.encode([""])
         if key is not None:
             keys = key.expand(len(prompts), -1, -1)
             empty = with_key(empty, empty[:, -1:].expand(-1, key.shape[-2], -1))
-        for i in range(0, len(prompts), batch):
-            context = self.encode(prompts[i : i + batch])
+
+        def paint(start: int, end: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+            context = self.encode(prompts[start:end])
             if key is not None:
-                context = with_key(context, keys[i : i + batch])
-            z = torch.stack([torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(s)) for s in seeds[i : i + batch]])
+                context = with_key(context, keys[start:end])
+            z = torch.stack([torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(s)) for s in seeds[start:end]])
             with torch.no_grad():
                 images = self.pipe(
                     prompt_embeds=context, negative_prompt_embeds=empty.expand_as(context), latents=z.to(self.device, self.dtype),
                     num_inference_steps=steps, guidance_scale=guidance, output_type="np",
                 ).images  # fmt: skip
             self.evaluations += len(context) * steps * (2 if guidance > 1 else 1)
-            out.append((images * 255).round().astype(np.uint8))
-            done = min(i + batch, len(prompts))
-            callback({"phase": phase, "step": done, "total": len(prompts), "eta_s": clock.eta(done)})
-        return np.concatenate(out)
+            callback({"phase": phase, "step": end, "total": len(prompts), "eta_s": clock.eta(end)})
+            pixels: np.ndarray[Any, np.dtype[np.uint8]] = (images * 255).round().astype(np.uint8)
+            return pixels
+
+        return np.concatenate(in_batches(len(prompts), min(batch, self.at_once or batch), paint, self.draw_fewer))
+
+    def draw_fewer(self, at_once: int) -> None:
+        """From now on so many pictures at once, at most, each decoded alone."""
+        self.at_once = at_once
+        self.pipe.vae.enable_slicing()
 
     @contextmanager
     def built_on(self, tensors: Mapping[str, Tensor], config: Mapping[str, Any], digest: str, erased: Sequence[Concept]) -> Iterator[None]:

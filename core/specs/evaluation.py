@@ -52,6 +52,12 @@ class EvaluationSpec(Spec):
     )
     preserved_count: int = Field(default=24, ge=2, le=512, description="How many preserved concepts when none are named.")
     preserved_images: int = Field(default=2, ge=1, le=500, description="Pictures for each preserved concept.")
+    batch_size: int = Field(
+        default=16,
+        ge=1,
+        le=256,
+        description="Pictures drawn at once (with guidance each counts twice). Where memory runs out half as many are drawn, down to one, and decoded one by one; no job fails for it.",
+    )
     sampling_steps: int = Field(default=25, ge=2, le=200, description="DDIM steps.")
     guidance_scale: float = Field(default=7.5, ge=1, le=30, description="Classifier-free guidance.")
     seed: int = Field(default=0, ge=0, lt=2**31, description="First seed; base and sanitized model draw with the same seeds.")
