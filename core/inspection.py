@@ -115,7 +115,11 @@ def read(words: Sequence[str], of: Callable[[Sequence[str]], Tensor], callback: 
 def inspect(before: Side, after: Side, spec: InspectSpec, callback: Callback = ignore) -> Inspection:
     """Rank the words of the concept space by Eq. 19. Without spec.concept the space is read twice, first for what moved most."""
     x = latents(before, spec)
-    words = list(dict.fromkeys(words_of(before.model, spec.concept_space, spec.concept.name if spec.concept else "")))
+    space = list(dict.fromkeys(words_of(before.model, spec.concept_space, spec.concept.name if spec.concept else "")))
+    words = space[: spec.most_words]
+    cost = len(words) * spec.trajectories * spec.timesteps * (2 if spec.concept else 3)
+    bound = f"{len(words):,} of the space's {len(space):,} words: {cost:,} evaluations of the U-Net"
+    callback({"phase": "inspect", "step": 0, "total": len(words), "message": bound})
     if spec.concept is None:
         message = f"how far each of {len(words)} concepts moved"
         moved = read(words, lambda w: drift(before.predict(x, w), after.predict(x, w)), callback, message)

@@ -1,18 +1,14 @@
-"""Concept spaces: the model's own vocabulary, common English nouns, CLIP's token vocabulary, or a list of the user's."""
+"""Concept spaces: the model's own vocabulary, common English nouns, CLIP's token vocabulary, or a list of the user's.
+
+A model without a vocabulary of its own has the English nouns for one; of artists, painters long dead.
+"""
 
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 
 from core.models import StableDiffusion
+from core.models.vocabulary import english
 
 END = "</w>"
-
-
-@cache
-def english() -> tuple[str, ...]:
-    """3,597 common English nouns for things, beings and plants (WordNet's, as far as SCOWL counts them among common words)."""
-    return tuple((Path(__file__).parent / "english.txt").read_text().split())
 
 
 def clip_words(model: StableDiffusion) -> list[str]:
@@ -29,7 +25,8 @@ def words_of(model: StableDiffusion, space: str | Sequence[str], name: str) -> l
     """The words of a space: 'model', 'english', 'clip' or a list. `name` decides whether the model's concepts or its styles are meant."""
     match space:
         case "model":
-            return model.vocabulary.targets(name)
+            known = model.vocabulary
+            return known.targets(name) if known.own or known.style(name) is not None else list(english())
         case "english":
             return list(english())
         case "clip":

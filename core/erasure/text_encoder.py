@@ -3,7 +3,8 @@
 |tau'(c_e) - tau(c_t)|^2  +  lambda |phi' - phi|^2
 
 The slides print tau' on both sides, which an encoder that says one thing of everything would satisfy: here the target is the frozen
-encoder's. On a LoRA phi' - phi is scale B A. The U-Net is the base model's, so with the stock text encoder the concept is back.
+encoder's. On a LoRA phi' - phi is scale B A. The first term is a mean over the text states' L x D numbers: the second is divided by as many
+and multiplied by STATES, so that one ridge means the same on every model. The U-Net is the base model's, so with the stock text encoder the concept is back.
 """
 
 from typing import Any
@@ -14,10 +15,13 @@ from torch import Tensor
 from core.erasure.loop import Run
 from core.specs import TextEncoderSpec
 
+STATES = 32 * 128  # L x D of the bundled model, on which the default ridge was chosen
+
 
 def loss(new: Tensor, aim: Tensor, updates: list[Tensor], spec: TextEncoderSpec, held: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """new, aim: text states (B, L, D), mean squared error; updates: each layer's phi' - phi; held: new and old states of what must stay."""
-    total = (new - aim).square().mean() + spec.ridge * torch.stack([u.square().sum() for u in updates]).sum()
+    ridge = spec.ridge * STATES / (new.shape[-2] * new.shape[-1])
+    total = (new - aim).square().mean() + ridge * torch.stack([u.square().sum() for u in updates]).sum()
     return total + spec.preserve_weight * (held[0] - held[1]).square().mean() if held else total
 
 

@@ -3,14 +3,19 @@
 import json
 import re
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 
-from core.specs import STYLE_FORMS, folded, same
+from core.specs import STYLE_FORMS, folded
 
 TEMPLATES = ("{}", "a {}", "a photo of a {}", "a picture of a {}", "an image of a {}")
 STYLE_OBJECTS = 16
+BY = re.compile(r" (in the style of|by) \{\}$")
 UNLISTED = re.compile(r"in the style of (.+)|in (.+) style", re.IGNORECASE)
-COMMON = Path(__file__).parents[1] / "concepts" / "common.json"
+CONCEPTS = Path(__file__).parents[1] / "concepts"
+ARTIST = "in the style of {}"
+ARTISTS_ASKED = ("a painting in the style of {}", "a painting by {}", "a picture by {}", "artwork by {}")
+"""How prompts ask for an artist without naming an object."""
 
 
 def article(text: str) -> str:
@@ -31,7 +36,8 @@ def span(before: str, words: str) -> tuple[int, int]:
 class Vocabulary:
     """Concepts and styles by the words a prompt uses for them; `subcategory` maps a concept to its Unicode subcategory.
 
-    `style_template` is how a prompt names a style, after the object.
+    `style_template` is how a prompt names a style, after the object; `style_prompts` ask for a style alone, in its words at the end. `aliases` are other
+    names of listed styles. `own`: the model comes with it; without one, common names stand in.
     """
 
     concepts: list[str]
@@ -39,22 +45,33 @@ class Vocabulary:
     templates: tuple[str, ...] = TEMPLATES
     subcategory: dict[str, str] = field(default_factory=dict)
     style_template: str = "in {} style"
+    style_prompts: tuple[str, ...] = ()
+    aliases: dict[str, str] = field(default_factory=dict)
+    own: bool = True
+
+    @cached_property
+    def forms(self) -> dict[str, str]:
+        """Each way to write a listed style, folded -> the style by the name that was used."""
+        return {folded(f.format(s)): s for s in (*self.aliases, *self.styles) for f in STYLE_FORMS}
 
     def style(self, name: str) -> str | None:
         """The style that a name means ('noto', 'noto style', 'in noto style'), or None.
 
         'in the style of {artist}' and 'in {artist} style' are styles even when the vocabulary does not list the artist.
         """
-        listed = next((s for s in self.styles if any(same(name, f.format(s)) for f in STYLE_FORMS)), None)
+        listed = self.forms.get(folded(name))
         if listed is not None:
             return listed
         found = UNLISTED.fullmatch(" ".join(name.split()))
         return (found[1] or found[2]) if found else None
 
     def key(self, name: str) -> tuple[str, bool]:
-        """What two names of one concept have in common: 'noto' and 'in noto style' are one style."""
+        """What two names of one concept have in common: 'noto' and 'in noto style' are one style, 'Van Gogh' and 'Vincent van Gogh' one artist."""
         style = self.style(name)
-        return folded(style or name), style is not None
+        if style is None:
+            return folded(name), False
+        listed = self.forms.get(folded(style), style)
+        return folded(self.aliases.get(listed, listed)), True
 
     def same(self, a: str, b: str) -> bool:
         """Whether two names are one concept."""
@@ -78,7 +95,8 @@ class Vocabulary:
         if self.style(name) is None:
             return [article(template.format(target)) if target else "" for template in self.templates]
         style = self.style(target) or target
-        return [self.styled(o, style) for o in self.objects()]
+        alone = [prompt.format(style) if style else BY.sub("", prompt) for prompt in self.style_prompts]
+        return [*alone, *(self.styled(o, style) for o in self.objects())]
 
     def places(self, name: str) -> list[tuple[int, int]]:
         """Where the concept's or the style's own words stand in each of `prompts(name)`, from one character to another.
@@ -88,7 +106,8 @@ class Vocabulary:
         style = self.style(name)
         if style is None:
             return [span(template.partition("{}")[0], name) for template in self.templates]
-        return [span(f"a {o} {self.style_template.partition('{}')[0]}", style) for o in self.objects()]
+        alone = [prompt.partition("{}")[0] for prompt in self.style_prompts]
+        return [span(before, style) for before in (*alone, *(f"a {o} {self.style_template.partition('{}')[0]}" for o in self.objects()))]
 
     def targets(self, name: str) -> list[str]:
         """Names of the same sort as `name`, itself left out: styles for a style, concepts for a concept."""
@@ -96,13 +115,34 @@ class Vocabulary:
 
 
 def load_vocabulary(folder: Path | None) -> Vocabulary:
-    """`vocabulary.json` beside the model's weights; without one, the common English nouns that ship with the package."""
-    path = folder / "vocabulary.json" if folder is not None else COMMON
-    data = json.loads((path if path.exists() else COMMON).read_text())
+    """`vocabulary.json` beside the model's weights; without one, common names that ship with the package: everyday things, and painters as styles."""
+    if folder is None or not (folder / "vocabulary.json").exists():
+        return common()
+    data = json.loads((folder / "vocabulary.json").read_text())
     return Vocabulary(
         data["concepts"],
         data.get("styles", []),
         tuple(data.get("templates", TEMPLATES)),
         data.get("subcategory", {}),
         data.get("style_template", "in {} style"),
+    )
+
+
+@cache
+def english() -> tuple[str, ...]:
+    """3,597 common English nouns for things, beings and plants (WordNet's, as far as SCOWL counts them among common words)."""
+    return tuple((CONCEPTS / "english.txt").read_text().split())
+
+
+@cache
+def common() -> Vocabulary:
+    """What a model is taken to know that says nothing of itself: those names of emoji that are English nouns, and painters long dead."""
+    nouns, artists = set(english()), json.loads((CONCEPTS / "artists.json").read_text())["artists"]
+    return Vocabulary(
+        [name for name in json.loads((CONCEPTS / "common.json").read_text())["concepts"] if name in nouns],
+        list(artists),
+        style_template=ARTIST,
+        style_prompts=ARTISTS_ASKED,
+        aliases={alias: artist for artist, others in artists.items() for alias in others},
+        own=False,
     )

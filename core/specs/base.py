@@ -231,7 +231,8 @@ ConceptSpace = Annotated[
     SpaceName | Annotated[list[Text], Field(min_length=1, max_length=MAX_SPACE)],
     BeforeValidator(as_space, json_schema_input_type=SpaceName | Annotated[list[Text], Field(min_length=1, max_length=MAX_SPACE)] | None),
     Field(
-        description="The words that are searched. model: the model's own vocabulary (default; null means the same). english: 3,597 common English nouns. "
+        description="The words that are searched. model: the model's own vocabulary (default; null means the same); of a model without one, english, and of an artist 49 "
+        "painters. english: 3,597 common English nouns. "
         "clip: every whole word among the tokens of the model's tokenizer. Or a list of words. The concept, its synonyms and their inflections are never candidates."
     ),
 ]

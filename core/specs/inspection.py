@@ -20,6 +20,13 @@ class InspectSpec(JobSpec):
         description="c_e, what was changed: a name, or an object with synonyms; none of them is ranked. Omitted: what `job_id` erased where that is one concept, else what moved most.",
     )
     concept_space: ConceptSpace = "model"
+    most_words: int = Field(
+        default=4096,
+        ge=1,
+        le=50_000,
+        description="Words of the space that are read, from its beginning: of `clip`, whose some 30,000 words come in the order in which its tokens were made, the "
+        "more frequent first. Each word takes trajectories x timesteps x 2 evaluations of the U-Net, and half as many again without `concept`.",
+    )
     locality: float = Field(
         default=10.0,
         ge=0,

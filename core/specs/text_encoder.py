@@ -26,7 +26,11 @@ class TextEncoderSpec(TrainSpec):
     name: Literal["text_encoder"] = "text_encoder"
     batch_size: int = Field(default=8, ge=1, le=64, description="Prompts a step.")
     ridge: float = Field(
-        default=0.1, ge=0, le=1e6, description="λ of Eq. 2, the weight of |φ' - φ|², the squared size of the LoRA's difference (ours: 0.1)."
+        default=0.1,
+        ge=0,
+        le=1e6,
+        description="λ of Eq. 2, the weight of |φ' - φ|², the squared size of the LoRA's difference, for each 4,096 numbers of the text states (as many as "
+        "the bundled model's have), over which the first term is a mean (ours: 0.1).",
     )
     preserve_weight: float = Field(
         default=1.0,

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import brought
 import pytest
 
 from core.concepts import anchor, candidates, remaining
+from core.concepts.spaces import words_of
 from core.errors import CoreError
-from core.models import Vocabulary, load_model
-from core.specs import Concept
+from core.evaluation.pictures import preserved_concepts
+from core.models import StableDiffusion, Vocabulary, load_model
+from core.specs import Concept, EvaluationSpec
 
 WORDS = Vocabulary(["dog", "apple", "cat", "owl"], styles=["noto", "high contrast"], templates=("{}", "a photo of a {}"))
 
@@ -69,3 +72,56 @@ def test_with_every_concept_erased_the_error_names_the_remedy(tiny_sd: Path):
     with pytest.raises(CoreError, match="erase fewer concepts at once") as caught:
         candidates(model, erased[0], erased, 20)
     assert caught.value.code == "empty_concept_space"
+
+
+# --- a model that says nothing of what it draws -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def silent(tiny_sd: Path, tmp_path: Path) -> StableDiffusion:
+    """A model without a vocabulary, as one of the hub's is."""
+    folder = brought.copy(tmp_path / "silent", of=tiny_sd)
+    (folder / "vocabulary.json").unlink()
+    return load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["in the style of Van Gogh", "Vincent van Gogh", "in van gogh style"])
+def test_an_artist_has_other_artists_for_targets_and_never_himself(silent: StableDiffusion, name: str):
+    artist = Concept(name=name)
+    found = candidates(silent, artist, [artist], 20)
+    assert len(found) == len(set(found)) == 20
+    assert set(found) <= set(silent.vocabulary.styles)
+    assert not any("gogh" in other.casefold() for other in found)
+    assert anchor(silent, artist, [artist]) == found[0]
+
+
+def test_an_artist_is_asked_for_as_prompts_do_with_and_without_an_object(silent: StableDiffusion):
+    prompts = silent.vocabulary.prompts("in the style of Van Gogh")
+    assert {"a painting in the style of Van Gogh", "a painting by Van Gogh"} <= set(prompts)
+    assert any(prompt.endswith(" in the style of Van Gogh") and "painting" not in prompt for prompt in prompts)
+    for prompt, other, none, place in zip(
+        prompts,
+        silent.vocabulary.replaced("in the style of Van Gogh", "Claude Monet"),
+        silent.vocabulary.replaced("in the style of Van Gogh", ""),
+        silent.vocabulary.places("in the style of Van Gogh"),
+        strict=True,
+    ):
+        assert prompt[slice(*place)] == "Van Gogh"
+        assert other == prompt.replace("Van Gogh", "Claude Monet")
+        assert prompt.startswith(none)
+        assert not none.endswith((" by", " of", " {}"))
+
+
+def test_other_artists_are_judged_beside_the_one_that_is_erased(silent: StableDiffusion):
+    judged = preserved_concepts(silent, [Concept(name="in the style of Van Gogh")], [], EvaluationSpec(preserved_count=8))
+    artists = [name for name in judged if silent.vocabulary.style(name)]
+    assert len(artists) == 4
+    assert not any("gogh" in name.casefold() for name in judged)
+
+
+def test_an_object_ranges_over_english_nouns_where_the_model_has_no_vocabulary(silent: StableDiffusion, tiny_sd: Path):
+    church = Concept(name="church")
+    assert words_of(silent, "model", "church") == words_of(silent, "english", "church")
+    assert len(candidates(silent, church, [church], 4000)) > 3000
+    assert set(silent.vocabulary.concepts) < set(words_of(silent, "english", ""))  # what is held and judged: no 'bullettrain side'
+    assert len(words_of(load_model(tiny_sd), "model", "church")) == 11

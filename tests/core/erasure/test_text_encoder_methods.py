@@ -54,7 +54,19 @@ def test_the_text_loss_is_equation_2():
     updates = [torch.full((3, 2), 0.5), torch.full((2, 2), -2.0)]
     got = text_encoder.loss(new, aim, updates, TextEncoderSpec(ridge=0.1, preserve_weight=0.4), (kept, was)).item()
     n, a, k, w = (x.numpy() for x in (new, aim, kept, was))
-    assert got == pytest.approx(np.mean((n - a) ** 2) + 0.1 * (6 * 0.25 + 4 * 4.0) + 0.4 * np.mean((k - w) ** 2), rel=1e-5)
+    ridge = 0.1 * 4096 / (5 * 6)  # as on the bundled model, whose states are 32 x 128
+    assert got == pytest.approx(np.mean((n - a) ** 2) + ridge * (6 * 0.25 + 4 * 4.0) + 0.4 * np.mean((k - w) ** 2), rel=1e-5)
+
+
+def test_the_ridge_weighs_the_same_against_the_text_term_whatever_the_size_of_the_states():
+    def share(length: int, width: int) -> float:
+        new, spec = torch.zeros(2, length, width), TextEncoderSpec(ridge=0.1)
+        aim = new + (4096 / (length * width)) ** 0.5  # the same distance |tau' - tau|^2 of the whole states
+        text = text_encoder.loss(new, aim, [torch.zeros(1)], spec).item()
+        return text_encoder.loss(new, aim, [torch.full((1,), 3.0)], spec).item() / text
+
+    assert share(32, 128) == pytest.approx(1 + 0.1 * 9)  # the bundled model's, as ever
+    assert share(77, 768) == pytest.approx(share(32, 128))
 
 
 def test_a_style_keeps_its_objects_in_the_text_encoder(tiny_sd):
