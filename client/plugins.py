@@ -13,6 +13,8 @@ HELP = {
     "verify": "Check a bundle's digests and signature.",
     "key-pair": "Make a key pair for sealed recovery keys.",
     "unseal": "Open a sealed recovery key.",
+    "check-model": "Say whether a model of your own can be used.",
+    "fetch-judges": "Fetch the judges of such models ahead.",
 }
 
 

@@ -1,0 +1,63 @@
+"""`expunge fetch-judges`: the judges of models that bring none, fetched ahead into this host's caches. What lies there is not fetched again."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from core.errors import CoreError
+
+
+def concept() -> str:
+    from core.evaluation.judges import RESNET50, load_classifier
+
+    return f"ResNet-50 ({load_classifier(RESNET50).name}), which says what a picture shows"
+
+
+def clip() -> str:
+    from core.evaluation.judges import VIT_B_32, load_clip
+
+    return f"CLIP ({load_clip(VIT_B_32).name}), which compares a picture with its prompt"
+
+
+def lpips() -> str:
+    from torchvision.models import AlexNet_Weights
+
+    from core.evaluation.lpips import unavailable
+
+    if unavailable() is not None and not os.environ.get("HF_HUB_OFFLINE"):
+        try:
+            AlexNet_Weights.IMAGENET1K_V1.get_state_dict()
+        except OSError as error:
+            raise CoreError("judge_unavailable", f"AlexNet's weights cannot be had: {error}") from error
+    why = unavailable()
+    if why is not None:
+        raise CoreError("judge_unavailable", f"LPIPS, which says how far a picture has moved: {why}")
+    return "LPIPS (AlexNet), which says how far a picture has moved"
+
+
+JUDGES: tuple[Callable[[], str], ...] = (concept, clip, lpips)
+
+
+def main(check: Annotated[bool, typer.Option("--check", help="Fetch nothing: say what is there and what is missing.")] = False) -> None:
+    """Fetch the judges that models without judges of their own are judged with: ResNet-50, CLIP, LPIPS. Exit code 1 when one is missing."""
+    if check:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is first imported
+    missing = 0
+    for judge in JUDGES:
+        try:
+            typer.secho(f"✓ {judge()}", fg="green")
+        except CoreError as error:
+            typer.secho(f"✗ {error.message}", fg="red", err=True)
+            missing += 1
+    hub = os.environ.get("HF_HOME") or Path.home() / ".cache/huggingface"
+    torch_hub = os.environ.get("TORCH_HOME") or Path.home() / ".cache/torch"
+    typer.echo(f"The judges' files lie in {hub} and {torch_hub}: a host without the hub may be given copies of both folders.")
+    sys.exit(1 if missing else 0)
+
+
+if __name__ == "__main__":
+    typer.run(main)

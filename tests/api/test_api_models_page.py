@@ -1,0 +1,119 @@
+"""docs/your-own-model.md, tried: its commands run, as far as they need no hub, on a copy of the bundled model."""
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import brought
+import pytest
+import yaml
+from live_service import Tenant, make_settings, serve
+
+from core.sources import parse
+from embedded.up import check_models
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/your-own-model.md").read_text()
+COMMAND = """\
+import importlib, sys, tomllib, typer
+commands = tomllib.loads(open({project!r}).read())["project"]["entry-points"]["expunge.commands"]
+if sys.argv[1] in commands:
+    module, _, name = commands[sys.argv.pop(1)].partition(":")
+    typer.run(getattr(importlib.import_module(module), name))
+else:
+    from client.cli import app
+    app()
+"""
+LEAVES = ("expunge up", "hf download", "expunge fetch-judges\n")  # starts a service, or asks the hub
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    return brought.copy(tmp_path / "models" / "mine")
+
+
+@pytest.fixture
+def shell(tmp_path: Path, mine: Path) -> dict[str, str]:
+    """An environment in which `expunge` is this tree's, and the hub is out of reach."""
+    script = tmp_path / "bin" / "expunge"
+    script.parent.mkdir()
+    script.write_text(f"#!{sys.executable}\n" + COMMAND.format(project=str(ROOT / "pyproject.toml")))
+    script.chmod(0o755)
+    return {
+        **os.environ, "PATH": f"{script.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path / "hf"), "TORCH_HOME": str(tmp_path / "torch"),
+    }  # fmt: skip
+
+
+def test_the_pages_commands_run(shell: dict[str, str], mine: Path, postgres_url: str, redis_url: str, tmp_path: Path):
+    settings = make_settings(postgres_url, redis_url, tmp_path / "artifacts", models={"emoji": "bundled:emoji", "mine": str(mine)})
+    said = {}
+    with serve(settings) as (url, _):
+        shell |= {"EXPUNGE_URL": url, "EXPUNGE_API_KEY": Tenant(url, settings).key()}
+        for block in blocks("sh"):
+            if any(text in block for text in LEAVES):
+                continue
+            for line in block.splitlines():
+                ran = subprocess.run(["bash", "-c", line.replace("/models/mine", str(mine))], env=shell, capture_output=True, text=True)
+                said[line] = ran.returncode, ran.stdout + ran.stderr
+    code, text = said["expunge check-model /models/mine"]
+    assert (code, "Stable Diffusion" in text) == (0, True)
+    assert text.split("sha256:")[1].strip() in PAGE  # the digest of the page's own example
+    assert said["expunge models"][0] == 0
+    assert "mine" in said["expunge models"][1]
+    code, text = said["expunge erase church --model mine --dry-run"]
+    assert code == 0, text
+    code, text = said["expunge fetch-judges --check"]
+    assert code == 1
+    assert all(name in text for name in ("resnet50", "ViT-B-32", "LPIPS", str(tmp_path / "hf")))
+
+
+def test_the_pages_settings_are_read_and_checked_at_start(mine: Path, monkeypatch: pytest.MonkeyPatch):
+    found = re.findall(r"EXPUNGE_MODELS='([^']*)'", PAGE)
+    assert len(found) == 2
+    monkeypatch.setenv("EXPUNGE_MODELS", found[0].replace("/models/mine", str(mine)))
+    check_models()
+    assert parse("stable-diffusion-v1-5/stable-diffusion-v1-5@main").revision == "main"
+    assert found[1].count('"mine": "/models/mine#sha256:') == 1
+
+
+def test_the_page_names_services_and_commands_that_there_are():
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    for block in blocks("yaml"):
+        assert set(yaml.safe_load(block)["services"]) <= set(compose["services"])
+    commands = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["expunge.commands"]
+    assert {"check-model", "fetch-judges", "up"} <= set(commands)
+    for value in commands.values():
+        assert callable(importlib.metadata.EntryPoint("x", value, "x").load())
+
+
+@pytest.mark.parametrize(
+    ("models", "named"),
+    [
+        ("{", "EXPUNGE_MODELS"),
+        ("[]", "at least one model"),
+        ("{}", "at least one model"),
+        ('{"my model": "/models/mine"}', "'my model' is no model id"),
+        ('{"mine": {"source": "/models/mine"}}', "organisation/name@revision"),
+        ('{"mine": "/models/that-is-not-there"}', "/models/that-is-not-there"),
+        ('{"mine": "bundled:nothing"}', "'bundled:emoji'"),
+        ('{"mine": "https://huggingface.co/a/b"}', "URL"),
+    ],
+)
+def test_what_is_wrong_with_the_models_is_said_before_anything_starts(models: str, named: str, tmp_path: Path):
+    ran = subprocess.run(
+        [sys.executable, "-m", "embedded", "--data-dir", str(tmp_path / "data"), "--port", "0", "--workers", "0"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "EXPUNGE_MODELS": models}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert named in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not (tmp_path / "data" / "postgres").exists()
