@@ -49,12 +49,14 @@ ASKS_MORE = ("addition_embed_type", "class_embed_type", "num_class_embeds", "enc
 
 @dataclass(frozen=True)
 class Layout:
-    """A folder that loads. `files` are the names, relative to it, of all that decides what the model draws; `variants` of which weights are read."""
+    """A folder that loads. `variants` says which weights of a part are read; `files` are the names, relative to the folder, of all that decides what the
+    model draws; `scheduler` is its class in diffusers."""
 
     folder: Path
     architecture: str
     variants: dict[Part, str | None]
     files: tuple[str, ...]
+    scheduler: str
 
 
 def refuse(code: str, message: str) -> CoreError:
@@ -76,7 +78,8 @@ def look(folder: Path) -> Layout:
     if faults:
         raise refuse("model_incomplete", "; ".join(faults))
     configs = {part: read(folder, f"{part}/config.json") for part in WEIGHTS}
-    read(folder, "scheduler/scheduler_config.json")
+    config, named = read(folder, "scheduler/scheduler_config.json"), index.get("scheduler")
+    scheduler = named[-1] if isinstance(named, list) and named else config.get("_class_name")
     architecture = check_parts(index, configs)
     weights = [f"{part}/{name}" for part in WEIGHTS for name in wanted[part]] + [f"{part}/{n}" for part in WEIGHTS for n, _ in shards[part]]
     for name in weights:
@@ -84,7 +87,7 @@ def look(folder: Path) -> Layout:
     settings = [f"{part}/{name}" for part in NEEDED for name in names[part] if is_setting(part, name)]
     own = [INDEX, *(["vocabulary.json"] if (folder / "vocabulary.json").is_file() else [])]
     files = tuple(f.as_posix() for f in sorted(map(Path, {*own, *weights, *settings})))
-    return Layout(folder, architecture, variants, files)
+    return Layout(folder, architecture, variants, files, str(scheduler))
 
 
 def is_setting(part: str, name: str) -> bool:

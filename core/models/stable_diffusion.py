@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
+import diffusers
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -18,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from core import sources
 from core.errors import CoreError
@@ -53,17 +54,16 @@ def load_model(source: str | Path, device: str | None = None, dtype: str | torch
 
 
 def load_pipeline(layout: Layout, dtype: torch.dtype) -> StableDiffusionPipeline:
-    """The stock pipeline, on the CPU; weights that are there as a variant alone are read part by part."""
+    """The stock pipeline, on the CPU, from its parts, each read as the variant that the layout says."""
     types = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
-    folder, how = str(layout.folder), {"use_safetensors": True, "dtype": dtype}
-    unused = {"safety_checker": None, "feature_extractor": None, "image_encoder": None, "requires_safety_checker": False}
+    folder = str(layout.folder)
     try:
-        variants = {
-            part: types[part].from_pretrained(folder, subfolder=part, variant=variant, **how)
+        parts = {
+            part: types[part].from_pretrained(folder, subfolder=part, variant=variant, use_safetensors=True, dtype=dtype)
             for part, variant in layout.variants.items()
-            if variant is not None
         }
-        return StableDiffusionPipeline.from_pretrained(folder, **how, **unused, **variants)
+        tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
+        scheduler = getattr(diffusers, layout.scheduler).from_pretrained(folder, subfolder="scheduler")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as e:
         if out_of_memory(e):
             raise
@@ -71,6 +71,9 @@ def load_pipeline(layout: Layout, dtype: torch.dtype) -> StableDiffusionPipeline
         raise CoreError(
             "model_broken", f"the model's files are there, but do not load ({why}): fetch or save them again", field="model"
         ) from e
+    return StableDiffusionPipeline(
+        **parts, tokenizer=tokenizer, scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
 
 
 def fitting(device: str) -> torch.dtype:
