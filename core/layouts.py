@@ -90,6 +90,14 @@ def look(folder: Path) -> Layout:
     return Layout(folder, architecture, variants, files, str(scheduler))
 
 
+def check_settings(folder: Path) -> None:
+    """Refuse another architecture by what is there without any weights."""
+    index = read(folder, INDEX) if (folder / INDEX).is_file() else {}
+    check_pipeline(index)
+    if index and all((folder / part / "config.json").is_file() for part in WEIGHTS):
+        check_parts(index, {part: read(folder, f"{part}/config.json") for part in WEIGHTS})
+
+
 def is_setting(part: str, name: str) -> bool:
     """Whether a file beside the weights decides what is drawn: a part's configuration, all of a tokenizer's."""
     return name.endswith((".json", ".txt")) and not (part in WEIGHTS and ".index." in name)

@@ -100,7 +100,7 @@ def offline() -> bool:
 
 
 def download(source: Source) -> Path:
-    """Fetch what a hub model is read from, and nothing else of its repository: configurations, tokenizer, one set of safetensors."""
+    """Fetch what a hub model is read from, and nothing else of its repository: configurations and tokenizer; then, where they fit, one set of safetensors."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -109,7 +109,9 @@ def download(source: Source) -> Path:
         names = HfApi().list_repo_files(source.name, revision=source.revision)
         parts = {p: [n.split("/")[1] for n in names if n.startswith(f"{p}/") and n.count("/") == 1] for p in layouts.NEEDED}
         wanted, variants = layouts.choose(parts)
-        patterns = [layouts.INDEX, *(f"{p}/{n}" for p in layouts.NEEDED for n in parts[p] if layouts.is_setting(p, n))]
+        settings = [layouts.INDEX, "vocabulary.json", *(f"{p}/{n}" for p in layouts.NEEDED for n in parts[p] if layouts.is_setting(p, n))]
+        layouts.check_settings(Path(snapshot_download(source.name, revision=source.revision, allow_patterns=settings)))
+        patterns = settings
         for part, chosen in wanted.items():
             variant = variants.get(part)  # type: ignore[call-overload]
             shards = f".{variant}" if variant else ""
@@ -182,6 +184,8 @@ def check(id_: str, text: str) -> Checked:
         layout = layouts.look(folder or nothing_at(source))
         return Checked(id_, source.kind, True, layout.architecture)
     except CoreError as error:
+        if source.kind == "hub" and error.code in ("model_incomplete", "model_broken") and not offline():
+            return Checked(id_, source.kind, False)  # what the cache lacks is fetched
         seen = error.code not in ("unknown_model", "model_not_fetched")
         hidden = source.kind == "local" and not seen
         why = "its folder is not on this host: mount it here, or mend its path in EXPUNGE_MODELS" if hidden else error.message

@@ -1,6 +1,7 @@
 """Inspection, Eq. 19: its two terms, its order, what is never ranked, and the bundle."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -146,3 +147,20 @@ def test_after_erasing_church_its_neighbours_lead_and_lambda_sets_how_near_to_lo
 def test_a_spec_that_makes_no_sense_is_refused(change: dict[str, object], words: str):
     with pytest.raises(ValueError, match=words):
         spec(**change)
+
+
+@pytest.mark.parametrize("concept", ["church", None])
+def test_the_work_is_bounded_and_said_before_it_begins(model, concept: str | None):
+    said: list[str] = []
+    asked = spec(concept=concept, most_words=5)
+    latents(Side(model, base=True), asked)
+    begun = model.evaluations
+    latents(Side(model, base=True), asked)
+    trajectories = model.evaluations - begun
+    begun = model.evaluations
+    found = inspect(Side(model, base=True), Side(model), asked, lambda p: said.append(p["message"]))
+    assert found.words == 5
+    told = re.fullmatch(r"5 of the space's 1\d words: (\d+) evaluations of the U-Net", said[0])
+    assert told is not None
+    read = model.evaluations - begun - trajectories
+    assert 0 <= read - int(told[1]) <= asked.trajectories * asked.timesteps  # and what became of the concept, once

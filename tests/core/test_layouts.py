@@ -1,6 +1,7 @@
 """What a brought model is, and whether it loads, is known before torch is."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import brought
+import hub as hub_server
 import numpy as np
 import pytest
 import torch
@@ -233,7 +235,54 @@ def test_a_model_pinned_by_digest_is_refused_when_it_is_another(hub: Path, tiny_
     assert error.value.code == "model_changed"
 
 
-def test_only_what_is_read_is_fetched_of_a_repository():
+FETCH = """
+import sys
+from core import sources
+from core.errors import CoreError
+try:
+    print(sources.digest_of(sources.fetch(sys.argv[1])))
+except CoreError as error:
+    print(error.code, error.message)
+"""
+
+
+@pytest.fixture
+def fetch(tmp_path: Path) -> Callable[[str, str], str]:
+    """What a process with an empty cache gets of the hub at an address."""
+
+    def run(url: str, source: str) -> str:
+        environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+        return subprocess.run(
+            [sys.executable, "-c", FETCH, source], env=environment, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    return run
+
+
+def test_only_what_is_read_is_fetched_and_once(fetch: Callable[[str, str], str], tmp_path: Path, tiny_sd: Path):
+    folder = brought.copy(tmp_path / "repository", of=tiny_sd)
+    expected = digest_of(folder)
+    for unread in ("README.md", f"{brought.UNET}.fp16.safetensors", f"{brought.UNET}.bin", "v1-5-pruned.ckpt"):
+        (folder / unread).write_bytes(b"unread")
+    with hub_server.served(folder) as (url, sent):
+        assert fetch(url, "org/sd@main") == expected
+        assert sorted(sent) == sorted(layouts.look(folder).files)
+        assert fetch(url, "org/sd@main") == expected
+        assert len(sent) == len(set(sent))
+        assert fetch(url, "org/sd@v9").startswith("unknown_model")
+        assert fetch(url, "org/other").startswith("unknown_model")
+    assert fetch(url, "org/third").startswith("model_not_fetched")
+
+
+def test_no_weights_are_fetched_of_another_architecture(fetch: Callable[[str, str], str], tmp_path: Path, tiny_sd: Path):
+    folder = brought.copy(tmp_path / "repository", of=tiny_sd)
+    brought.unet(in_channels=9)(folder)
+    with hub_server.served(folder) as (url, sent):
+        assert "inpainting" in fetch(url, "org/sd")
+    assert not any(name.endswith(".safetensors") for name in sent)
+
+
+def test_the_files_of_each_part_are_chosen_by_their_names():
     names = {
         "unet": ["config.json", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.bin"],
         "vae": ["config.json", "diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.bf16.safetensors"],
