@@ -101,6 +101,7 @@ def offline() -> bool:
 
 def download(source: Source) -> Path:
     """Fetch what a hub model is read from, and nothing else of its repository: configurations and tokenizer; then, where they fit, one set of safetensors."""
+    import httpx
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -134,7 +135,7 @@ def download(source: Source) -> Path:
         raise CoreError(
             "model_not_fetched", f"the hub did not give {named} (HTTP {status}): try again", field="model", retryable=True
         ) from error
-    except OSError as error:  # httpx's and requests' errors of connection among them
+    except (httpx.TransportError, OSError) as error:
         raise not_fetched(source, named) from error
 
 
