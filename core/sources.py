@@ -101,9 +101,8 @@ def offline() -> bool:
 
 def download(source: Source) -> Path:
     """Fetch what a hub model is read from, and nothing else of its repository: configurations and tokenizer; then, where they fit, one set of safetensors."""
-    import httpx
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     named = f"'{source.name}'" + (f" at revision '{source.revision}'" if source.revision else "")
     try:
@@ -135,7 +134,7 @@ def download(source: Source) -> Path:
         raise CoreError(
             "model_not_fetched", f"the hub did not give {named} (HTTP {status}): try again", field="model", retryable=True
         ) from error
-    except (httpx.TransportError, OSError) as error:
+    except (HTTPError, OSError) as error:  # the connection's
         raise not_fetched(source, named) from error
 
 
