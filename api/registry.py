@@ -3,7 +3,7 @@
 import time
 from functools import lru_cache
 
-from api.near import closest
+from api import near
 from api.problems import invalid
 from api.services import Services
 from core.sources import Checked, check
@@ -43,8 +43,8 @@ def known_model(services: Services, model: str, field: str = "model") -> None:
     names = list(services.settings.models)
     if model not in names:
         shown = model[:100] if model.isprintable() else ascii(model[:100])
-        near = next((f"did you mean '{n}'? " for n in names if n.casefold() == model.strip().removeprefix("bundled:").casefold()), "")
-        raise invalid(field, f"there is no model '{shown}' here", f"{near or closest(model, names)}models: {', '.join(names)}; {ADDED}")
+        meant = near.ask(near.parameter(model.strip().removeprefix("bundled:"), names))
+        raise invalid(field, f"there is no model '{shown}' here", f"{meant}models: {', '.join(names)}; {ADDED}")
     _, able, why = usable(services, model)
     if able is False:
         others = " or ".join(f"'{n}'" for n in names if n != model and usable(services, n)[1])
