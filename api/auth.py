@@ -16,7 +16,7 @@ from api.problems import Problem
 from api.services import Services
 from store import keys
 
-PUBLIC = frozenset({"/", "/healthz", "/readyz", "/openapi.json", "/docs"})
+PUBLIC = frozenset({"/", "/healthz", "/readyz", "/openapi.json", "/docs", "/signing-keys"})
 UNLIMITED = frozenset({"/healthz", "/readyz", "/metrics"})  # probes come as often as they like
 bearer = HTTPBearer(auto_error=False, bearerFormat="API key", description="`Authorization: Bearer ex_live_…`", scheme_name="ApiKey")
 

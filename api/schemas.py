@@ -372,6 +372,25 @@ class DryRun(BaseModel):
     )
 
 
+class SigningKey(Answer):
+    """An Ed25519 key that signs manifests, or signed some."""
+
+    id: str = Field(
+        description="As `signed_by` in a manifest and `key_id` in its signature name it: 16 hex digits of the sha256 of the raw key."
+    )
+    public_key: str = Field(description="PEM.")
+    created_at: datetime
+    retired_at: datetime | None = Field(
+        description="Since when it signs nothing new; what it signed before stays good. Null while it signs."
+    )
+
+
+class SigningKeys(BaseModel):
+    """Every key to be trusted, the newest first; none before the first manifest is signed."""
+
+    items: list[SigningKey]
+
+
 class Health(BaseModel):
     status: Literal["ok", "degraded"]
     checks: dict[str, str] = {}

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from core.concepts.learned import learn, named
-from core.delivery import bundle, lora, stack
+from core.delivery import bundle, lora, signing, stack
 from core.delivery.fits import check_delta
 from core.delivery.inspection import write_inspection
 from core.erasure import Delta, erase
@@ -39,7 +39,7 @@ def run_erase(
     callback: Callback = ignore,
     checkpoints: Checkpoints | None = None,
     cache: Path,
-    signing_key: Path | None = None,
+    signing_key: signing.Key | None = None,
     context: dict[str, Any] | None = None,
     base: Path | None = None,
     base_report: Path | None = None,
@@ -138,7 +138,7 @@ def run_combine(
     restored: Sequence[str] = (),
     callback: Callback = ignore,
     cache: Path,
-    signing_key: Path | None = None,
+    signing_key: signing.Key | None = None,
     context: dict[str, Any] | None = None,
 ) -> Outcome:
     """Sum jobs' own deltas into one, judge it, and write the bundle into `out`. `restored`: concepts whose job was left out."""
@@ -174,7 +174,7 @@ def run_hide(
     callback: Callback = ignore,
     checkpoints: Checkpoints | None = None,
     cache: Path,
-    signing_key: Path | None = None,
+    signing_key: signing.Key | None = None,
     context: dict[str, Any] | None = None,
 ) -> Outcome:
     """Hide, judge, write the bundle into `out`, and the recovery key into `key_folder`: outside the bundle, whose manifest holds its digest alone."""
@@ -215,7 +215,7 @@ def run_evaluate(
     words: Sequence[Path] = (),
     callback: Callback = ignore,
     cache: Path,
-    signing_key: Path | None = None,
+    signing_key: signing.Key | None = None,
     context: dict[str, Any] | None = None,
 ) -> Outcome:
     """Judge a delta (or, without one, the base model) and write the report's bundle into `out`. `words`: files of learned words it changed."""
@@ -251,7 +251,7 @@ def run_inspect(
     against: Path | None = None,
     callback: Callback = ignore,
     cache: Path,
-    signing_key: Path | None = None,
+    signing_key: signing.Key | None = None,
     context: dict[str, Any] | None = None,
 ) -> Outcome:
     """Rank what moved from the base model (or from the delta `against`) to the model with `delta`, and write the report's bundle into `out`."""

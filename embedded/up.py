@@ -18,12 +18,12 @@ import typer
 from obstore.exceptions import BaseError as BlobError
 from pydantic import SecretStr
 
-from core.delivery.signing import load_or_create
+from core.delivery.signing import key_id, load_or_create, public_pem
 from core.sources import check_all
 from embedded import servers
 from embedded.servers import Program
 from embedded.supervise import Children
-from store import db, deployment, keys, migrate, roles
+from store import db, deployment, keys, migrate, roles, signing_keys
 from store.errors import ForeignStore
 from store.secret import REMEDY, weakness
 from store.settings import DATA, Settings, read
@@ -131,8 +131,7 @@ def start(children: Children, folder: Path, host: str, port: int, workers: int) 
     secret = given("EXPUNGE_SECRET") or servers.password(folder / "secret")
     if why := weakness(secret):
         raise CannotStart(f"EXPUNGE_SECRET {why}: {REMEDY}, or leave it out and one is made")
-    signing_key = Path(given("EXPUNGE_SIGNING_KEY") or folder / "signing_key.pem")
-    load_or_create(signing_key)
+    signing_key = given("EXPUNGE_SIGNING_KEY") or signing_file(folder, database)
     artifacts = given("ARTIFACTS_URL") or (folder / "artifacts").as_uri()
     own_store(database, artifacts)
     api_key, new_key = embedded_key(folder, database, secret, Settings().older_secrets)
@@ -141,7 +140,7 @@ def start(children: Children, folder: Path, host: str, port: int, workers: int) 
         "REDIS_URL": broker,
         "ARTIFACTS_URL": artifacts,
         "EXPUNGE_SECRET": secret,
-        "EXPUNGE_SIGNING_KEY": str(signing_key),
+        "EXPUNGE_SIGNING_KEY": signing_key,
         "EXPUNGE_CACHE_DIR": given("EXPUNGE_CACHE_DIR") or str(folder / "cache"),
         "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
         "PYTHONUNBUFFERED": "1",
@@ -160,6 +159,15 @@ def own_store(database: str, artifacts: str) -> None:
         raise CannotStart(str(error)) from error
     except BlobError as error:
         say(f"the artifact store does not answer ({type(error).__name__}): jobs that need it fail until it does")
+
+
+def signing_file(folder: Path, database: str) -> str:
+    """The folder's signing key, made at the first start; its public half is at GET /signing-keys."""
+    file = folder / "signing_key.pem"
+    public = load_or_create(file).public_key()
+    with db.transaction(database) as session:
+        signing_keys.know(session, key_id(public), public_pem(public))
+    return str(file)
 
 
 def given(name: str) -> str | None:

@@ -289,6 +289,18 @@ class Checkpoint(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
+class SigningKey(Base):
+    """A key that signs manifests, or signed some: its public half for whoever checks, its private half sealed, where it is ours to keep."""
+
+    __tablename__ = "signing_keys"
+    id: Mapped[str] = mapped_column(primary_key=True, doc="First 16 hex digits of the sha256 of the raw public key.")
+    public_key: Mapped[str] = mapped_column(doc="PEM.")
+    sealed: Mapped[bytes | None] = mapped_column(doc="The private key's PEM under EXPUNGE_SECRET; null: EXPUNGE_SIGNING_KEY holds it.")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    retired_at: Mapped[datetime | None] = mapped_column(doc="Since when it signs nothing new.")
+    revoked_at: Mapped[datetime | None] = mapped_column(doc="Since when nobody should trust what it signed.")
+
+
 class Webhook(Base):
     """Where a tenant wants to hear of its jobs' ends."""
 

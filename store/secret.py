@@ -76,15 +76,17 @@ def name_of(secret: str) -> str:
 
 def report(settings: "Settings", reseal: bool) -> dict[str, int]:
     """What lies under another secret than the current one, after sealing anew what can be read, where that is asked for."""
-    from store import db, keys, webhooks
+    from store import db, keys, signing_keys, webhooks
 
     secret, older = settings.secret.get_secret_value(), settings.older_secrets
     with db.transaction(settings.database_url.get_secret_value()) as session:
         if reseal:
             webhooks.reseal(session, secret, older)
+            signing_keys.reseal(session, secret, older)
         return {
             "API keys (each moves when it is next used)": keys.under_another(session, secret),
             "webhooks' secrets (python -m store.secret reseal)": webhooks.under_another(session, secret),
+            "signing keys (python -m store.secret reseal)": signing_keys.under_another(session, secret),
         }
 
 

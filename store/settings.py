@@ -78,8 +78,11 @@ class Settings(BaseSettings):
     cache_dir: Path = Field(
         default=DATA / "cache", alias="EXPUNGE_CACHE_DIR", description="Base-model pictures and the like; may be deleted."
     )
-    signing_key: Path | None = Field(
-        default=None, alias="EXPUNGE_SIGNING_KEY", description="Ed25519 key (PEM) under every manifest; omitted: unsigned."
+    signing_key: SecretStr | None = Field(
+        default=None,
+        alias="EXPUNGE_SIGNING_KEY",
+        description="Ed25519 private key under every manifest, PEM or a file of it, the same for all workers; omitted: one is made for the "
+        "deployment and kept in the database, sealed under EXPUNGE_SECRET.",
     )
     runner: str | None = Field(default=None, alias="EXPUNGE_RUNNER", description="module:function that runs a job in place of core.run.")
 

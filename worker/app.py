@@ -22,7 +22,7 @@ from celery.signals import (
 from store import db, logs, tracing
 from store.queue import QUEUE
 from store.settings import read
-from worker import devices, shutdown
+from worker import devices, shutdown, signing
 
 if TYPE_CHECKING:
     from worker.standing import Keeper
@@ -70,7 +70,11 @@ app.conf.update(
 
 @celeryd_init.connect  # type: ignore[untyped-decorator]
 def starting(**_: Any) -> None:
-    read()
+    """Not without a proper secret, nor with a signing key that cannot be read."""
+    try:
+        signing.given(read())
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
     devices.choose(settings.device, os.environ)
 
 

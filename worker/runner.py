@@ -14,6 +14,7 @@ from store.blobs import Blobs
 from store.errors import NotFound
 from store.models import Artifact, Job
 from store.settings import Settings
+from worker import signing
 
 if TYPE_CHECKING:
     from core.outcome import Outcome
@@ -55,7 +56,7 @@ def run(job: Job, folder: Path, *, settings: Settings, callback: Callable[[Any],
         raise CoreError("unknown_model", f"this worker has no model '{spec.model}': its EXPUNGE_MODELS lists {known}", field="model")
     context = {"job_id": str(job.id), "attempt": job.attempt, "kind": job.kind, "model": spec.model}
     shared: dict[str, Any] = {
-        "source": settings.models[spec.model], "cache": settings.cache_dir, "signing_key": settings.signing_key, "context": context, "callback": callback,
+        "source": settings.models[spec.model], "cache": settings.cache_dir, "signing_key": signing.key_of(settings), "context": context, "callback": callback,
     }  # fmt: skip
     inputs, out = Inputs(job, folder, settings), folder / "out"
     match spec:

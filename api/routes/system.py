@@ -10,9 +10,9 @@ from api import pages
 from api.auth import Caller
 from api.deps import ServicesDep
 from api.problems import Problem, responses
-from api.schemas import Health
+from api.schemas import Health, SigningKey, SigningKeys
 from api.services import Services
-from store import pauses, workers
+from store import pauses, signing_keys, workers
 
 router = APIRouter(tags=["system"])
 PROBE = 1.0  # seconds
@@ -56,6 +56,14 @@ def read_metrics(request: Request, services: ServicesDep) -> Response:
     if caller is not None and "admin" not in caller.scopes:
         raise Problem("forbidden", "The API key lacks the scope 'admin'.")
     return Response(services.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/signing-keys", responses=responses(public=True))
+def list_signing_keys(services: ServicesDep, response: Response) -> SigningKeys:
+    """The public keys that sign this service's manifests, and those that did before: what `expunge verify --url` asks for."""
+    response.headers["Cache-Control"] = "public, max-age=60"
+    with services.transaction() as session:
+        return SigningKeys(items=[SigningKey.model_validate(row) for row in signing_keys.list_keys(session)])
 
 
 @router.get("/openapi.json", include_in_schema=False)

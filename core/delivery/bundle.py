@@ -8,7 +8,7 @@ from typing import Any
 
 from core import sources
 from core.concepts.learned import Lesson
-from core.delivery import card, fused, lora, manifest, page, stack, words
+from core.delivery import card, fused, lora, manifest, page, signing, stack, words
 from core.delivery.grid import data_uri, draw_grid
 from core.erasure import Delta
 from core.erasure.age import resolved
@@ -65,7 +65,7 @@ def write_erasure(
     layers: Sequence[stack.Layer] = (),
     lessons: Sequence[Lesson] = (),
     asked: EraseSpec | None = None,
-    key: Path | None,
+    key: signing.Key | None,
     context: dict[str, Any],
     recovery_key: dict[str, Any] | None = None,
 ) -> list[Path]:
@@ -143,7 +143,7 @@ def write_combination(
     layers: Sequence[stack.Layer],
     evaluation: Evaluation | None,
     *,
-    key: Path | None,
+    key: signing.Key | None,
     context: dict[str, Any],
 ) -> list[Path]:
     """The bundle of a combination of several jobs' deltas, whose file `out` already holds."""
@@ -184,7 +184,7 @@ def write_evaluation(
     delta_digest: str | None,
     evaluation: Evaluation,
     *,
-    key: Path | None,
+    key: signing.Key | None,
     context: dict[str, Any],
 ) -> list[Path]:
     """The bundle of an evaluation: the report, bound to the delta's sha256."""
@@ -240,7 +240,7 @@ def report_facts(evaluation: Evaluation | None) -> dict[str, Any]:
     return {"judges": report.digests, "verdict": report.verdict.model_dump(), "erased": report.erased, "preserved": report.preserved}
 
 
-def seal(out: Path, facts: dict[str, Any], key: Path | None) -> list[Path]:
+def seal(out: Path, facts: dict[str, Any], key: signing.Key | None) -> list[Path]:
     """Sign what the folder holds, once its weights were opened again and found finite; the bundle's files."""
     for file in sorted(out.rglob("*.safetensors")):
         if (name := not_finite(file)) is not None:

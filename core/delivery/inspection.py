@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.delivery import manifest
+from core.delivery import manifest, signing
 from core.delivery.bundle import base_facts, seal
 from core.delivery.grid import data_uri
 from core.delivery.page import environment
@@ -53,7 +53,7 @@ def write_inspection(
     report: Inspection,
     drawn: tuple[Sequence[Picture], Images, Images] | None,
     *,
-    key: Path | None,
+    key: signing.Key | None,
     context: dict[str, Any],
 ) -> list[Path]:
     """Write report.json, report.html and the sealed manifest; returns the bundle's files. `drawn`: pictures by the old and by the new model."""

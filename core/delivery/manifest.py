@@ -31,15 +31,17 @@ def libraries() -> dict[str, str]:
     return found
 
 
-def seal(folder: Path, facts: dict[str, Any], key: Path | None) -> list[Path]:
-    """Write manifest.json over every file in `folder`, and manifest.sig when there is a key; returns what was written."""
+def seal(folder: Path, facts: dict[str, Any], key: signing.Key | None) -> list[Path]:
+    """Write manifest.json over every file in `folder`, naming the key that signs it, and manifest.sig when there is one; returns what was written."""
     names = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file() and f.name not in (MANIFEST, SIGNATURE))
     files = {name: {"sha256": sha256(folder / name), "size": (folder / name).stat().st_size} for name in names}
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    content = {"format": FORMAT, "created_at": created, **facts, "libraries": libraries(), "files": files}
+    private = None if key is None else signing.private(key)
+    signed = {} if private is None else {"signed_by": signing.key_id(private.public_key())}
+    content = {"format": FORMAT, "created_at": created, **signed, **facts, "libraries": libraries(), "files": files}
     payload = (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
     (folder / MANIFEST).write_bytes(payload)
-    if key is None:
+    if private is None:
         return [folder / MANIFEST]
-    (folder / SIGNATURE).write_text(json.dumps(signing.sign(signing.load_or_create(key), payload), indent=1) + "\n")
+    (folder / SIGNATURE).write_text(json.dumps(signing.sign(private, payload), indent=1) + "\n")
     return [folder / MANIFEST, folder / SIGNATURE]

@@ -2,7 +2,9 @@
 
 import base64
 import hashlib
+import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,14 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+Key = Path | Ed25519PrivateKey
+"""What signs: a key, or the file that holds it, which is made on first use."""
+PEM = re.compile(rb"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----", re.DOTALL)
+
+
+def private(key: Key) -> Ed25519PrivateKey:
+    return load_or_create(key) if isinstance(key, Path) else key
+
 
 def load_or_create(path: Path) -> Ed25519PrivateKey:
     """The private key at `path` (PEM, mode 0600), made on first use; its public key lies beside it as `<path>.pub`."""
@@ -25,8 +35,8 @@ def load_or_create(path: Path) -> Ed25519PrivateKey:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         key = Ed25519PrivateKey.generate()
-        write_once(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    key = as_ed25519(load_pem_private_key(path.read_bytes(), None), path)
+        write_once(path, private_pem(key).encode())
+    key = load_private(path.read_bytes(), str(path))
     public = path.with_name(path.name + ".pub")
     if not public.exists():
         write_once(public, public_pem(key.public_key()).encode())
@@ -34,10 +44,19 @@ def load_or_create(path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def as_ed25519(key: object, path: Path) -> Ed25519PrivateKey:
+def load_private(pem: bytes, where: str) -> Ed25519PrivateKey:
+    """Read a PEM private key; ValueError when `where` holds none."""
+    try:
+        key = load_pem_private_key(pem, None)
+    except (ValueError, TypeError) as error:  # TypeError: it takes a password
+        raise ValueError(f"{where} holds no Ed25519 private key that can be read: name another, or none to have one made") from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise ValueError(f"{path} holds no Ed25519 private key: name another file, or none to have one made")
+        raise ValueError(f"{where} holds no Ed25519 private key: name another, or none to have one made")
     return key
+
+
+def private_pem(key: Ed25519PrivateKey) -> str:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
 def write_once(path: Path, content: bytes) -> None:
@@ -65,6 +84,20 @@ def load_public(pem: str | bytes) -> Ed25519PublicKey:
     if not isinstance(key, Ed25519PublicKey):
         raise ValueError("not an Ed25519 public key")
     return key
+
+
+def load_publics(content: bytes) -> list[Ed25519PublicKey]:
+    """The signer's keys: PEM, one or several, or what GET /signing-keys answers. ValueError when there is none."""
+    if content.lstrip().startswith(b"{"):
+        try:
+            pems = [str(entry["public_key"]).encode() for entry in json.loads(content)["items"]]
+        except (KeyError, TypeError) as error:
+            raise ValueError("JSON, but not what GET /signing-keys answers") from error
+    else:
+        pems = PEM.findall(content) or [content]
+    if not pems:
+        raise ValueError("no key in it: the service has signed nothing yet")
+    return [load_public(pem) for pem in pems]
 
 
 def key_id(key: Ed25519PublicKey) -> str:

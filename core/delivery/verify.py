@@ -5,6 +5,7 @@ import sys
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
+import httpx
 import numpy as np
 import typer
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -30,7 +31,7 @@ class Result(BaseModel):
 
 
 def verify(bundle: Path, public_key: bytes | None = None) -> Result:
-    """Check a bundle's folder; `public_key` (PEM) is the one the signer is known by."""
+    """Check a bundle's folder; `public_key` are the signer's keys, as signing.load_publics reads them."""
     if not (bundle / MANIFEST).is_file():
         why = f"{MANIFEST} is missing: this is not a bundle, or not all of it" if bundle.is_dir() else "there is no such folder"
         return Result(ok=False, bundle=str(bundle), signature="missing", problems=[why])
@@ -62,11 +63,12 @@ def check_signature(bundle: Path, payload: bytes, pinned: bytes | None) -> tuple
     if not signing.is_signed_by(own, signature, payload):
         return "invalid", identity, [f"the signature does not match {MANIFEST}: the manifest was changed after it was signed"], []
     if pinned is None:
-        note = f"signed by key {identity}, which nobody has vouched for: give the signer's public key with --public-key to know who signed"
+        note = f"signed by key {identity}, which nobody has vouched for: give the signer's keys with --public-key FILE, or the service's with --url"
         return "self-consistent", identity, [], [note]
-    expected = signing.load_public(pinned)
-    if not signing.is_signed_by(expected, signature, payload):
-        return "invalid", identity, [f"signed by key {identity}, not by the key you gave ({signing.key_id(expected)})"], []
+    expected = signing.load_publics(pinned)
+    if not any(signing.is_signed_by(key, signature, payload) for key in expected):
+        given = ", ".join(map(signing.key_id, expected))
+        return "invalid", identity, [f"signed by key {identity}, not by the key you gave ({given})"], []
     return "trusted", identity, [], []
 
 
@@ -106,20 +108,36 @@ def finite(dtype: str, data: bytes) -> bool:
     return dtype not in FLOATS or bool(np.isfinite(np.frombuffer(data, FLOATS[dtype])).all())
 
 
+def fetch(url: str) -> bytes:
+    """The service's own answer about its keys; typer.BadParameter when there is none."""
+    try:
+        answer = httpx.get(f"{url.rstrip('/')}/signing-keys", timeout=20).raise_for_status()
+        signing.load_publics(answer.content)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, UnsupportedAlgorithm) as e:
+        raise typer.BadParameter(f"no signing keys are to be had there ({e})", param_hint="--url") from e
+    return answer.content
+
+
 def main(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
     public_key: Annotated[
-        Path | None, typer.Option(help="The signer's public key (PEM), got from the signer, not from the bundle.")
+        Path | None,
+        typer.Option(help="The signer's keys, got from the signer, not from the bundle: PEM, or what GET /signing-keys answers."),
     ] = None,
+    url: Annotated[str | None, typer.Option(help="Ask the service at this URL for its keys: whoever answers there vouches.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Check a downloaded bundle: every digest, the signature, the tensors. Exit code 0 when all is well, else 1."""
     try:
         pinned = public_key.read_bytes() if public_key else None
         if pinned is not None:
-            signing.load_public(pinned)
+            signing.load_publics(pinned)
     except (OSError, ValueError) as e:
         raise typer.BadParameter(f"no Ed25519 public key in PEM form ({e})", param_hint="--public-key") from e
+    if url is not None:
+        if pinned is not None:
+            raise typer.BadParameter("give the keys or the service that has them, not both", param_hint="--url")
+        pinned = fetch(url)
     result = verify(bundle, pinned)
     if as_json:
         typer.echo(result.model_dump_json(indent=1))

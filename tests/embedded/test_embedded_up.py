@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+import psycopg
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
@@ -126,7 +127,14 @@ def test_first_start_is_ready_when_it_says_so_and_ctrl_c_stops_all(up, folder):
     with urllib.request.urlopen(said["url"] + "/readyz") as response:
         assert response.status == 200
     assert service.get("/jobs")["items"] == []
-    for name in ("api_key", "secret", "signing_key.pem", "postgres.password", "redis.password", "redis.conf"):
+    assert [key["public_key"] for key in service.get("/signing-keys")["items"]] == [(folder / "signing_key.pem.pub").read_text()]
+    with psycopg.connect(service.database(), autocommit=True) as connection:
+        assert connection.execute("select rolsuper from pg_roles where rolname = current_user").fetchone() == (False,)
+        for statement in ("delete from audit", "copy jobs to program 'true'", "create table x (y int)", "drop table jobs"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(statement)
+    assert not any("POSTGRES" in name or "MIGRATION" in name for name in service.named("api.app").environ())
+    for name in ("api_key", "secret", "signing_key.pem", "postgres.password", "service.password", "redis.password", "redis.conf"):
         assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600, name
     family = service.process.children(recursive=True)
     service.process.send_signal(signal.SIGINT)
