@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "signing"
-down_revision = "deployment"
+down_revision = "removal"
 branch_labels = None
 depends_on = None
 
