@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from migrations import tables
+
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
@@ -10,6 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    tables.hold()
     op.add_column("artifacts", sa.Column("kind", sa.String(), server_default="file", nullable=False))
     op.add_column("artifacts", sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=True))
     op.create_table(
@@ -35,6 +38,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    tables.hold()
     op.drop_index("ix_artifact_reads_page", table_name="artifact_reads")
     op.drop_table("artifact_reads")
     op.drop_column("artifacts", "revoked_at")

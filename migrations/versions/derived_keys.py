@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "derived"
-down_revision = "workers"
+down_revision = "workers_index"
 branch_labels = None
 depends_on = None
 

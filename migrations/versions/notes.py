@@ -5,7 +5,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "notes"
-down_revision = "fairness"
+down_revision = "fairness_indices"
 branch_labels = None
 depends_on = None
 

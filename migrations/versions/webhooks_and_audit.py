@@ -4,8 +4,10 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from migrations import tables
+
 revision = "webhooks"
-down_revision = "storage"
+down_revision = "storage_indices"
 branch_labels = None
 depends_on = None
 
@@ -13,6 +15,7 @@ APPEND_ONLY = ("audit", "artifact_reads")
 
 
 def upgrade() -> None:
+    tables.hold()
     op.create_table(
         "webhooks",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -95,6 +98,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    tables.hold()
     for table in APPEND_ONLY:
         op.execute(f"drop trigger append_only_table on {table}")
         op.execute(f"drop trigger append_only_rows on {table}")

@@ -10,7 +10,6 @@ branch_labels = None
 depends_on = None
 
 STRINGS = postgresql.ARRAY(sa.String())
-MODEL = sa.text("coalesce(spec ->> 'model', '')")
 NOW = sa.text("now()")
 
 
@@ -34,11 +33,8 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_workers_host"), "workers", ["host"])
     op.add_column("jobs", sa.Column("failed_on", STRINGS, server_default=sa.text("'{}'"), nullable=False))
-    queued = sa.text("status = 'queued'")
-    op.create_index("ix_jobs_queued_model", "jobs", [MODEL, "tenant_id", "available_at", "id"], postgresql_where=queued)
 
 
 def downgrade() -> None:
-    op.drop_index("ix_jobs_queued_model", table_name="jobs")
     op.drop_column("jobs", "failed_on")
     op.drop_table("workers")

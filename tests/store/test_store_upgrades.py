@@ -1,11 +1,13 @@
 """F27: migrations with data in every table, and the previous revision's workers on this revision's schema."""
 
 import json
+import re
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -91,6 +93,50 @@ def test_up_down_up_keeps_every_row(database):
     migrate.upgrade(database)
     assert rows(database, shape) == held
     migrate.check(database)
+
+
+def test_nobody_waits_for_a_migration_that_waits_for_a_long_reader(database):
+    """The migration asks for the lock again and again instead of standing in the line, where all who come later would wait behind it."""
+    migrate.upgrade(database, BEFORE)
+    options = "-c lock_timeout=5s"
+    with (
+        ThreadPoolExecutor(1) as pool,
+        psycopg.connect(database) as reader,
+        psycopg.connect(database, autocommit=True, options=options) as works,
+    ):
+        works.execute(*DATA[0])
+        reader.execute("select count(*) from jobs")  # a transaction that stays open
+        upgrade = pool.submit(migrate.upgrade, database)
+        try:
+            for _ in range(12):
+                works.execute("select pg_sleep(0.2)")
+                old_life(works, uuid.uuid4())
+            assert not upgrade.done(), "the reader is still there"
+        finally:
+            reader.rollback()
+        upgrade.result(60)
+    migrate.check(database)
+
+
+def test_an_upgrade_that_was_killed_in_the_middle_of_an_index_goes_on(database):
+    migrate.upgrade(database, "removal")
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(*DATA[0])
+        connection.execute("create index ix_jobs_finished on jobs (finished_at)")
+        connection.execute("update pg_index set indisvalid = false where indexrelid = 'ix_jobs_finished'::regclass")  # as a kill leaves it
+        migrate.upgrade(database)
+        (whole,) = connection.execute("select indisvalid from pg_index where indexrelid = 'ix_jobs_finished'::regclass").fetchone()
+    assert whole
+    migrate.check(database)
+
+
+def test_no_index_is_made_in_a_way_that_holds_up_writers():
+    """Every table's index after the first tables' own is made by migrations/indices.py; one on a table that the same revision makes is empty."""
+    for script in ScriptDirectory.from_config(migrate.config("postgresql://nowhere/x")).walk_revisions():
+        source = Path(script.path).read_text()
+        made = set(re.findall(r'create_table\(\s*"(\w+)"', source))
+        for table in re.findall(r'op\.create_index\(\s*(?:op\.f\()?"\w+"\)?,\s*"(\w+)"', source):
+            assert table in made, f"{script.path}: an index on {table}"
 
 
 def test_there_is_one_head():
