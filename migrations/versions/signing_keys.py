@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "signing"
-down_revision = "removal"
+down_revision = "removal_indices"
 branch_labels = None
 depends_on = None
 
