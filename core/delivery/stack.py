@@ -15,13 +15,12 @@ from pydantic import BaseModel
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from core import adapter_config
+from core import lora_format
 from core.delivery import words
 from core.erasure.delta import Delta
 from core.errors import CoreError
 from core.evaluation.report import Report, StackEntry
-from core.models import StableDiffusion
-from core.models.lora import factors_of
+from core.models import StableDiffusion, lora
 from core.specs import Concept
 
 OWN, STACK = "delta_only.safetensors", "concept_erasure.stack"
@@ -76,7 +75,8 @@ def read(path: Path) -> Part:
             method=json.loads(metadata["concept_erasure.method"])["name"],
             sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         )
-        return Part(tensors, adapter_config.parsed(metadata[adapter_config.KEY]), layers or [own])
+        pairs = lora.read(tensors, metadata)
+        return Part(lora.renamed(tensors, pairs), lora_format.settings(pairs), layers or [own])
     except (ValueError, KeyError, TypeError, RecursionError) as e:
         message = f"the delta's metadata cannot be read ({type(e).__name__}: {str(e)[:200]})"
         raise CoreError("cannot_stack", message, field="base_job_id") from e
@@ -110,7 +110,7 @@ def combine(parts: Sequence[tuple[dict[str, Tensor], dict[str, Any]]]) -> Delta:
     """One LoRA of scale 1 that is the sum of all, from each one's tensors and config; layers may differ in rank and be missing in some."""
     found: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for tensors, config in parts:
-        for module, (down, up, scale) in factors_of(tensors, config).items():
+        for module, (down, up, scale) in lora.factors_of(tensors, config).items():
             found.setdefault(module, []).append((down.float(), up.float() * scale))
     tensors, ranks = dict[str, Tensor](), dict[str, int]()
     for module in sorted(found):

@@ -1,5 +1,6 @@
 """A LoRA's factors, read from a file's tensors, and folded into the weights for a while."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -7,18 +8,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core import lora_format
+from core.adapter_config import KEY
+from core.lora_format import Pair
+
+
+def read(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Pair]:
+    """The layers of a LoRA in any spelling that diffusers reads. NotPlain."""
+    return lora_format.read(metadata, {name: t.shape for name, t in tensors.items()}, lambda name: float(tensors[name]))
+
+
+def renamed(tensors: Mapping[str, Tensor], pairs: Mapping[str, Pair]) -> dict[str, Tensor]:
+    """The same tensors as `unet.<layer>.lora_A.weight`, `text_encoder.text_model.<layer>.lora_B.weight`; eight-bit ones as float32."""
+    out = {}
+    for layer, pair in pairs.items():
+        name = layer.replace("text_encoder.", "text_encoder.text_model.", 1) if layer.startswith("text_encoder.") else layer
+        for half, key in (("A", pair.down), ("B", pair.up)):
+            out[f"{name}.lora_{half}.weight"] = tensors[key] if tensors[key].dtype.itemsize > 1 else tensors[key].float()
+    return out
+
 
 def factors_of(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, tuple[Tensor, Tensor, float]]:
-    """module -> (down, up, scale), by diffusers' names; the scale is alpha / rank of the file's own config, or 1 where it has none."""
-    out = {}
-    for name, down in tensors.items():
-        if not name.endswith(".lora_A.weight"):
-            continue
-        module = name.removesuffix(".lora_A.weight")
-        rank, inner = down.shape[0], module.split(".", 1)[1]
-        alpha = config.get("unet.alpha_pattern", {}).get(inner, config.get("unet.lora_alpha", rank))
-        out[module] = (down, tensors[f"{module}.lora_B.weight"], float(alpha) / rank)
-    return out
+    """module -> (down, up, scale), by diffusers' names; the scale is that of the file's own settings."""
+    pairs = read(tensors, {KEY: json.dumps(config)})
+    return {layer: (tensors[pair.down], tensors[pair.up], pair.scale) for layer, pair in pairs.items()}
 
 
 def difference(down: Tensor, up: Tensor, shape: torch.Size) -> Tensor:
