@@ -19,7 +19,11 @@ MASKED = re.compile(r"(unet\.[A-Za-z0-9_.]+)\.pruned")
 FLOATS: dict[str, Any] = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F8_E4M3": np.uint8, "F8_E5M2": np.uint8
 }  # fmt: skip
-EXPONENTS = {"BF16": 0x7F80, "F8_E4M3": 0x7F, "F8_E5M2": 0x7C}  # of types that numpy lacks: where all of these bits are set, there is no number
+EXPONENTS = {
+    "BF16": 0x7F80,
+    "F8_E4M3": 0x7F,
+    "F8_E5M2": 0x7C,
+}  # of types that numpy lacks: where all of these bits are set, there is no number
 CHUNK = 1 << 22  # values looked at in one go
 MAX_HEADER = 16 << 20  # bytes; a delta names some thousand tensors
 MAX_FAULTS = 8

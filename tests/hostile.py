@@ -118,11 +118,11 @@ HEADS = st.one_of(
 SAYING: list[Any] = [
     "", "{", "5", "null", "[]", "[" * 100_000, '"x"', {"r": 2}, {"vae.r": 2}, {"unet.r": 0}, {"unet.r": -1}, {"unet.r": "2"}, {"unet.r": 2.5}, {"unet.r": True}, {"unet.r": 10**30},
     {"unet.lora_alpha": "x"}, {"unet.lora_alpha": -1}, {"unet.lora_alpha": [1]}, {"unet.rank_pattern": {"(a+)+$": 2}}, {"unet.alpha_pattern": {".*": 2}}, {"unet.rank_pattern": {"to_q": "x"}},
-    {"unet.target_modules": "(a+)+$"}, {"unet.target_modules": ["(.*)*"]}, {"unet.target_modules": None}, {"unet.target_modules": []}, {"unet.target_modules": ["nowhere"]}, {"unet.use_dora": True},
+    {"unet.target_modules": 5}, {"unet.target_modules": ["(.*)*"]}, {"unet.target_modules": None}, {"unet.target_modules": []}, {"unet.target_modules": ["nowhere"]}, {"unet.use_dora": True},
     {"unet.megatron_config": {"x": 1}}, {"unet.megatron_config": {"x": 1}, "unet.megatron_core": "os"}, {"unet.init_lora_weights": "pissa"}, {"unet.init_lora_weights": "loftq"},
     {"unet.loftq_config": {"loftq_bits": 4}}, {"unet.eva_config": {}, "unet.init_lora_weights": "eva"}, {"unet.layer_replication": [[0, 4]]}, {"unet.modules_to_save": ["conv_in"]},
-    {"unet.trainable_token_indices": [1]}, {"unet.peft_type": "LOHA"}, {"unet.bias": "all"}, {"unet.target_parameters": ["x"]}, {"unet.exclude_modules": "(a+)+$"}, {"unet.unheard_of": 1},
-    {"unet.layers_pattern": "(a+)+"}, {"unet.alora_invocation_tokens": [1]}, {"unet.arrow_config": {"x": 1}}, {"unet.auto_mapping": {"base_model_class": {"x": 1}}}, {"unet.lora_dropout": "x"},
+    {"unet.trainable_token_indices": [1]}, {"unet.peft_type": "LOHA"}, {"unet.bias": "all"}, {"unet.target_parameters": ["x"]}, {"unet.exclude_modules": 5}, {"unet.unheard_of": 1},
+    {"unet.layers_pattern": 5}, {"r": 2}, {".r": 2}, {"unet.lora_alpha": 10**400}, {"unet.alora_invocation_tokens": [1]}, {"unet.arrow_config": {"x": 1}}, {"unet.auto_mapping": {"base_model_class": {"x": 1}}}, {"unet.lora_dropout": "x"},
 ]  # fmt: skip
 """What a file may say of its adapter and no plain LoRA does; peft's loader would go by it: regular expressions, imports, other inits."""
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from core import lora_format
 from core.delivery import words
+from core.delivery.lora import architecture
 from core.erasure.delta import Delta
 from core.errors import CoreError
 from core.evaluation.report import Report, StackEntry
@@ -132,7 +133,7 @@ def metadata(layers: Sequence[Layer], model: StableDiffusion, base: str) -> dict
     concepts = unique([c for layer in layers for c in layer.concepts])
     return described(layers) | {
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.architecture": f"{architecture(model)}/lora",
         "modelspec.implementation": "diffusers",
         "modelspec.tags": "concept-erasure,safety",
         "concept_erasure.format": "1",

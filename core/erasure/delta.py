@@ -47,6 +47,7 @@ class Delta:
         if model.masks:
             return cls(model.delta_tensors(), {}, info, "unet", "sparse_mask")
         ((component, part),) = model.worn().items()
+        model.fold_scale()
         (config,) = part.peft_config.values()
         return cls(model.lora_tensors(), adapter_metadata(config, component), info, component)
 

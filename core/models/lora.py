@@ -30,7 +30,7 @@ def renamed(tensors: Mapping[str, Tensor], pairs: Mapping[str, Pair]) -> dict[st
 
 def factors_of(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, tuple[Tensor, Tensor, float]]:
     """module -> (down, up, scale), by diffusers' names; the scale is that of the file's own settings."""
-    pairs = read(tensors, {KEY: json.dumps(config)})
+    pairs = read(tensors, {KEY: json.dumps(config)}) if tensors else {}
     return {layer: (tensors[pair.down], tensors[pair.up], pair.scale) for layer, pair in pairs.items()}
 
 

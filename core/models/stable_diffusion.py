@@ -1,7 +1,6 @@
 """Stable Diffusion 1.x and 2.x: a U-Net with one CLIP text encoder, driven through the stock diffusers pipeline."""
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -21,14 +20,15 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from core import sources
+from core import lora_format, sources
+from core.adapter_config import NotPlain
 from core.errors import CoreError
 from core.layouts import Layout
+from core.lora_format import SAVE
 from core.memory import in_batches, out_of_memory
-from core.models import masks
+from core.models import lora, masks
 from core.models.folders import digest_of, earlier_digests
 from core.models.learned import Word, WordTable
-from core.models.lora import folded
 from core.models.masks import Masks, Relaxation
 from core.models.vocabulary import load_vocabulary
 from core.progress import Callback, Clock, ignore
@@ -287,7 +287,7 @@ class StableDiffusion:
 
         `digest` names it to checkpoints; what it has erased is never a target. Any adapter is gone afterwards.
         """
-        with folded(self.unet, tensors, config):
+        with lora.folded(self.unet, tensors, config):
             self.foundation, self.erased = digest, list(erased)
             try:
                 yield
@@ -404,6 +404,15 @@ class StableDiffusion:
         layers = [m for part in self.worn().values() for m in part.modules() if isinstance(m, LoraLayer)]
         return [m.scaling[ADAPTER] * m.lora_B[ADAPTER].weight @ m.lora_A[ADAPTER].weight for m in layers]
 
+    def fold_scale(self) -> None:
+        """Scale each B by what alpha makes of it, and let alpha be the rank: then the tensors alone are the delta, for readers of no metadata too."""
+        for part in self.worn().values():
+            (config,) = part.peft_config.values()
+            for layer in (m for m in part.modules() if isinstance(m, LoraLayer)):
+                layer.lora_B[ADAPTER].weight.data *= layer.scaling[ADAPTER]
+                layer.scaling[ADAPTER], layer.lora_alpha[ADAPTER] = 1.0, layer.r[ADAPTER]
+            config.lora_alpha, config.alpha_pattern, config.use_rslora = config.r, dict(config.rank_pattern), False
+
     def delta_tensors(self) -> dict[str, Tensor]:
         """The delta as its file names it: `unet.….lora_A.weight`, `text_encoder.text_model.….lora_A.weight` (diffusers), or `unet.….pruned`."""
         return self.masks.tensors() if self.masks else self.lora_tensors()
@@ -416,7 +425,7 @@ class StableDiffusion:
     def load_delta(self, delta: str | os.PathLike[str] | Mapping[str, Tensor]) -> None:
         """Wear a LoRA in diffusers' format or a sparse mask of ours: a .safetensors file, a folder that holds one, or its tensors."""
         self.unload_delta()
-        metadata = None
+        metadata: dict[str, str] = {}
         if isinstance(delta, str | os.PathLike):
             path = Path(delta)
             if path.is_dir():
@@ -424,23 +433,24 @@ class StableDiffusion:
             try:
                 tensors = load_file(path)
                 with safe_open(path, "pt") as f:  # rank and alpha: without them every adapter would load at scale 1
-                    metadata = json.loads((f.metadata() or {}).get("lora_adapter_metadata", "null"))
+                    metadata = f.metadata() or {}
             except SafetensorError as e:
-                raise CoreError(
-                    "not_safetensors",
-                    f"the delta is not a safetensors file ({e}): save it with diffusers' save_lora_weights",
-                    field="delta",
-                ) from e
+                raise CoreError("not_safetensors", f"the delta is not a safetensors file ({e}). {SAVE}", field="delta") from e
         else:
             tensors = dict(delta)
         if masks.is_mask(tensors):
             self.masks = masks.worn_by(self.unet, tensors)
             return
+        try:
+            pairs = lora.read(tensors, metadata)
+        except NotPlain as e:
+            raise CoreError("delta_does_not_fit", f"the delta's {e}", field="delta") from e
+        tensors, settings = lora.renamed(tensors, pairs), lora_format.settings(pairs)
         if any(k.startswith("unet.") for k in tensors):
-            self.unet.load_lora_adapter(tensors, prefix="unet", adapter_name=ADAPTER, metadata=metadata)
+            self.unet.load_lora_adapter(tensors, prefix="unet", adapter_name=ADAPTER, metadata=settings)
         if any(k.startswith("text_encoder.") for k in tensors):
             self.pipe.load_lora_into_text_encoder(
-                tensors, network_alphas=None, text_encoder=self.pipe.text_encoder, adapter_name=ADAPTER, metadata=metadata
+                tensors, network_alphas=None, text_encoder=self.pipe.text_encoder, adapter_name=ADAPTER, metadata=settings
             )
         for part in self.worn().values():
             part.requires_grad_(False)
