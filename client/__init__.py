@@ -1,12 +1,24 @@
 """The typed Python client of Expunge: `from client import Expunge`."""
 
 from client.api import Expunge
-from client.errors import ApiError, ConnectionFailed, ExpungeError, IntegrityError, JobFailed, NoRecoveryKey, WaitTimeout
+from client.errors import (
+    ApiError,
+    BadFile,
+    BadSetting,
+    ConnectionFailed,
+    ExpungeError,
+    IntegrityError,
+    JobFailed,
+    NoRecoveryKey,
+    WaitTimeout,
+)
 from client.types import Artifact, Event, FieldError, Impact, Job, JobError, KeyRead, Model, Page, Pause, Problem, Queue
 
 __all__ = [
     "ApiError",
     "Artifact",
+    "BadFile",
+    "BadSetting",
     "ConnectionFailed",
     "Event",
     "Expunge",

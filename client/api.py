@@ -1,6 +1,5 @@
 """The client: one method per thing the service does."""
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,12 +8,11 @@ from typing import Any, Self, cast
 import httpx
 
 from client import download as downloads
-from client import sse
-from client.errors import ApiError, ConnectionFailed, NoRecoveryKey, WaitTimeout
+from client import settings, sse
+from client.errors import ApiError, BadFile, ConnectionFailed, NoRecoveryKey, WaitTimeout
 from client.transport import RETRIED, Transport, pause
 from client.types import Artifact, ArtifactLink, Event, Impact, Job, KeyRead, Model, Page, Queue, Validated
 
-DEFAULT_URL = "http://127.0.0.1:8000"
 ConceptLike = str | Mapping[str, Any]
 MethodLike = str | Mapping[str, Any]
 QUIET = 45.0  # seconds without even a heartbeat before a stream counts as lost; the service sends one every 15
@@ -30,11 +28,14 @@ def path_of(kind: str) -> str:
 
 
 class Expunge:
-    """Talks to one Expunge service; url and key come from EXPUNGE_URL and EXPUNGE_API_KEY unless given."""
+    """Talks to one Expunge service; url and key come from EXPUNGE_URL and EXPUNGE_API_KEY unless given. BadSetting where they cannot be used."""
 
     def __init__(self, url: str | None = None, api_key: str | None = None, *, retries: int = 5, timeout: float = 60.0) -> None:
-        self.url = (url or os.environ.get("EXPUNGE_URL") or DEFAULT_URL).rstrip("/")
-        self.transport = Transport(self.url, api_key or os.environ.get("EXPUNGE_API_KEY"), retries=retries, timeout=timeout)
+        self.url = settings.base_url(url)
+        self.transport = Transport(self.url, settings.api_key(api_key), retries=retries, timeout=timeout)
+
+    def __repr__(self) -> str:
+        return f"Expunge({self.transport.url!r})"
 
     def __enter__(self) -> Self:
         return self
@@ -297,9 +298,7 @@ class Expunge:
     def upload_image(self, path: str | Path, *, name: str | None = None, idempotency_key: str | None = None) -> Artifact:
         """Send an image (PNG, JPEG or WebP) to learn a concept from, or a mask; its id goes into a concept's `images` or `masks`."""
         file = Path(path)
-        media_type = IMAGE_TYPES.get(file.suffix.lower())
-        if media_type is None:
-            raise ValueError(f"'{file.name}' ends in none of {', '.join(IMAGE_TYPES)}")
+        media_type = image_type(file)
         answer = self.transport.request(
             "POST",
             "/artifacts",
@@ -346,7 +345,20 @@ class Expunge:
         return Artifact.model_validate(answer.json())
 
 
-IMAGE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
+IMAGE_TYPES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
+"""How a file of the type begins, whatever it is called."""
+
+
+def image_type(file: Path) -> str:
+    """The media type of an image, by its first bytes. BadFile where it is none that the service takes; OSError."""
+    with file.open("rb") as opened:
+        head = opened.read(12)
+    if not head:
+        raise BadFile(f"{file} is empty")
+    for begin, media_type in IMAGE_TYPES.items():
+        if head.startswith(begin) and (begin != b"RIFF" or head[8:] == b"WEBP"):
+            return media_type
+    raise BadFile(f"{file} is no PNG, JPEG or WebP image: save it as one of them")
 
 
 def listed(concepts: ConceptLike | Sequence[ConceptLike]) -> list[Any]:

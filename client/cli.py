@@ -1,5 +1,6 @@
 """The `expunge` command line. Results go to standard output, everything else to standard error."""
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from client import views
 from client.api import erase_spec, listed
 from client.options import (
     DryRun,
+    Evaluation,
     Folder,
     Fused,
     IdempotencyKey,
@@ -23,18 +25,37 @@ from client.options import (
     Wait,
     described,
     fields,
+    judging,
     method_of,
     pairs,
     request_of,
 )
 from client.plugins import Group
-from client.terminal import checked, emit, err, finish, out, sent, service
+from client.terminal import checked, emit, err, finish, foreseen, out, sent, service
 
-app = typer.Typer(cls=Group, no_args_is_help=True, add_completion=False, help="Take concepts out of text-to-image models, with proof.")
+app = typer.Typer(cls=Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"expunge {version('expunge')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _version: Annotated[bool, typer.Option("--version", is_eager=True, callback=tell_version, help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="On an unforeseen error, show where; EXPUNGE_DEBUG=1 does, too.")] = False,
+) -> None:
+    """Take concepts out of text-to-image models, with proof.
+
+    Exit codes: 0 all is well; 1 a job or its verdict failed; 2 a request, file or address is wrong, or the service refused; 130 Ctrl-C; 70 unforeseen.
+    """
 
 
 @app.command()
 def erase(
+    ctx: typer.Context,
     concepts: Annotated[list[str] | None, typer.Argument(help="What to erase, for example: church 'delivery truck'.")] = None,
     model: Model = "emoji",
     method: Annotated[str, typer.Option(help="A method's name, such as uce, mace, esd or age; the API's /docs has them all.")] = "age",
@@ -50,7 +71,8 @@ def erase(
     mask: Annotated[
         list[Path] | None, typer.Option(exists=True, dir_okay=False, help="Mask edit: white where the image is kept; one for each image.")
     ] = None,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
+    evaluation: Evaluation = None,
     fused: Fused = False,
     label: Labels = None,
     spec: Spec = None,
@@ -63,7 +85,7 @@ def erase(
 ) -> None:
     """Take concepts out of a model."""
     if spec:
-        request = request_of(spec)
+        request = request_of(ctx, spec)
     elif concepts:
         below = {"base_job_id": on} if on else {}
         request = erase_spec(
@@ -75,13 +97,19 @@ def erase(
             fused=fused,
             labels=pairs(label, "--label"),
             **below,
+            **judging(evaluation),
         )
     else:
         raise typer.BadParameter("name at least one concept, or give --spec", param_hint="CONCEPTS")
+    files = {} if spec else {field: given for field, given in (("images", image), ("masks", mask)) if given}
     with service(url) as client:
-        if not spec and (image or mask):
-            for field, files in (("images", image), ("masks", mask)):
-                request["concepts"][0] |= {field: sent(client, files, key and f"{key}-{field}")} if files else {}
+        if files:
+            found = foreseen(client, "erase", request, files)
+            if dry_run:
+                err.print("no image was sent: what is in them is looked at when they are", style="dim")
+                checked(found)
+                return
+            request["concepts"][0] |= {field: sent(client, given, key and f"{key}-{field}") for field, given in files.items()}
         if dry_run:
             checked(client.validate("erase", request))
             return
@@ -92,6 +120,7 @@ def erase(
 def combine(
     ids: Ids,
     model: Model = "emoji",
+    evaluation: Evaluation = None,
     fused: Fused = False,
     label: Labels = None,
     wait: Wait = True,
@@ -101,12 +130,13 @@ def combine(
 ) -> None:
     """Sum finished erase jobs into one delta; leave one of a stack out to take it back out."""
     with service(url) as client:
-        found = client.combine(ids, model=model, fused=fused, labels=pairs(label, "--label"))
+        found = client.combine(ids, model=model, fused=fused, labels=pairs(label, "--label"), **judging(evaluation))
         finish(client, [found], wait=wait, folder=download, as_json=as_json, one=True)
 
 
 @app.command()
 def hide(
+    ctx: typer.Context,
     concepts: Annotated[list[str] | None, typer.Argument(help="What to hide, for example: church 'delivery truck'.")] = None,
     model: Model = "emoji",
     method: Annotated[str, typer.Option(help="The erasing term: naive, esd, all_but_one, ap or age.")] = "age",
@@ -115,7 +145,8 @@ def hide(
         list[str] | None, typer.Option("--recovery", help="A parameter of the recovery, for example length=16; may be repeated.")
     ] = None,
     preserve: Preserve = None,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
+    evaluation: Evaluation = None,
     fused: Fused = False,
     seal_to: Annotated[
         str | None, typer.Option("--seal-to", help="Your public key from 'expunge key-pair': only its owner can open the recovery key.")
@@ -131,7 +162,7 @@ def hide(
 ) -> None:
     """Hide concepts behind a recovery key. --download leaves the key where it is; 'expunge recovery-key' fetches it."""
     if spec:
-        request = request_of(spec)
+        request = request_of(ctx, spec)
     elif concepts:
         request = erase_spec(
             concepts,
@@ -141,6 +172,7 @@ def hide(
             seed=seed,
             fused=fused,
             labels=pairs(label, "--label"),
+            **judging(evaluation),
         )
         request |= {"recovery": fields(recovery, "--recovery")} if recovery else {}
         request |= {"seal_to": seal_to} if seal_to else {}
@@ -189,6 +221,7 @@ def evaluate(
     artifact: Annotated[str | None, typer.Option("--artifact", help="An uploaded delta.")] = None,
     delta: Annotated[Path | None, typer.Option("--delta", exists=True, dir_okay=False, help="A LoRA file to upload and judge.")] = None,
     model: Model = "emoji",
+    evaluation: Evaluation = None,
     label: Labels = None,
     wait: Wait = True,
     download: Folder = None,
@@ -199,7 +232,9 @@ def evaluate(
     with service(url) as client:
         if delta:
             artifact = client.upload(delta, model=model).id
-        found = client.evaluate(job=job, artifact=artifact, concepts=listed(concepts or []), model=model, labels=pairs(label, "--label"))
+        found = client.evaluate(
+            job=job, artifact=artifact, concepts=listed(concepts or []), model=model, labels=pairs(label, "--label"), **judging(evaluation)
+        )
         finish(client, [found], wait=wait, folder=download, as_json=as_json, one=True)
 
 
@@ -269,7 +304,7 @@ def wait(ids: Ids, download: Folder = None, url: Url = None, as_json: Json = Fal
 
 @app.command()
 def jobs(
-    kind: Annotated[str | None, typer.Option(help="erase, hide or evaluate.")] = None,
+    kind: Annotated[str | None, typer.Option(help="erase, hide, combine, evaluate or inspect.")] = None,
     status: Annotated[str | None, typer.Option(help="queued, running, cancelling, succeeded, failed, cancelled or expired.")] = None,
     label: Labels = None,
     limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
@@ -316,11 +351,16 @@ def download(
     """Fetch a job's artifacts; resumes, and verifies every sha256."""
     with service(url) as client:
         paths = client.download(id_, folder)
+        if not paths:
+            job = client.job(id_)
+            err.print(f"job {job.id} is {job.status}: there is nothing to download", style="red", highlight=False)
     if as_json:
         emit([str(path) for path in paths])
     else:
         for path in paths:
             out.print(str(path), markup=False, highlight=False)
+    if not paths:
+        raise typer.Exit(1)
 
 
 @app.command()

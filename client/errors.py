@@ -14,9 +14,20 @@ class ApiError(ExpungeError):
         self.problem = problem
         self.status = problem.status
         self.code = problem.code
-        lines = [f"{problem.status} {problem.code}: {problem.detail or problem.title}"]
-        lines += [f"  {e.field}: {e.message}{f' ({e.remedy})' if e.remedy else ''}" for e in problem.errors]
+        said = f"{problem.status} {problem.code}: {problem.detail or problem.title}"
+        lines = [said]
+        for e in problem.errors:
+            news = [text for text in (e.message, e.remedy) if text and text not in said]  # the detail has the first one's, mostly
+            lines += [f"  {e.field}: {' '.join(news)}"] if news else []
         super().__init__("\n".join(lines))
+
+
+class BadSetting(ExpungeError, ValueError):
+    """The service's address, the API key or the proxy cannot be used; the key itself is never shown."""
+
+
+class BadFile(ExpungeError, ValueError):
+    """A file is not what was asked for."""
 
 
 class ConnectionFailed(ExpungeError):

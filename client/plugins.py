@@ -1,5 +1,7 @@
-"""Commands of other rooms, found by entry point and loaded only when they are called."""
+"""The command group: commands of other rooms, found by entry point and loaded only when they are called; and how errors end a command."""
 
+import os
+import sys
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -8,6 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 GROUP = "expunge.commands"
+UNFORESEEN = 70  # exit code of what no command foresees: sysexits' EX_SOFTWARE
 HELP = {
     "up": "Start the whole service on this machine.",
     "verify": "Check a bundle's digests and signature.",
@@ -51,3 +54,27 @@ class Group(TyperGroup):
         if name not in self.commands and (entry := found().get(name)):
             return name, load(entry), list(args[1:])
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """One line for what goes wrong, whatever it is; the traceback only with --debug or EXPUNGE_DEBUG."""
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, typer.TyperException, BrokenPipeError):
+            raise
+        except Exception as error:
+            if ctx.params.get("debug") or os.environ.get("EXPUNGE_DEBUG"):
+                raise
+            typer.echo(in_a_line(error), err=True)
+            sys.exit(2 if isinstance(error, OSError) else UNFORESEEN)
+
+
+def in_a_line(error: Exception) -> str:
+    """The error for whoever typed the command; the API key is never in it."""
+    if isinstance(error, OSError) and error.strerror:
+        said = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    elif isinstance(error, UnicodeError):
+        said = f"a text is not UTF-8 ({error.reason if isinstance(error, UnicodeEncodeError | UnicodeDecodeError) else error})"
+    else:
+        said = f"unforeseen: {type(error).__name__}: {' '.join(str(error).split())[:500]} (EXPUNGE_DEBUG=1 shows where)"
+    key = os.environ.get("EXPUNGE_API_KEY", "").strip()
+    return f"error: {said.replace(key, '…') if key else said}"

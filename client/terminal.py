@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from client import views
-from client.api import Expunge
-from client.errors import ExpungeError
+from client.api import Expunge, image_type
+from client.errors import ApiError, ExpungeError
 from client.types import Job, Validated
 
 out, err = Console(soft_wrap=True), Console(stderr=True)
@@ -24,6 +24,7 @@ def service(url: str | None) -> Iterator[Expunge]:
     """A client; its errors end the command with one message and exit code 2."""
     try:
         with Expunge(url) as client:
+            client.transport.told = lambda line: err.print(line, style="dim", markup=False, highlight=False)
             yield client
     except ExpungeError as error:
         err.print(str(error), style="red", markup=False, highlight=False)
@@ -51,12 +52,35 @@ def sent(client: Expunge, files: list[Path], key: str | None) -> list[str]:
     return [client.upload_image(file, idempotency_key=key and f"{key}-{i}").id for i, file in enumerate(files)]
 
 
+def foreseen(client: Expunge, kind: str, request: dict[str, Any], files: dict[str, list[Path]]) -> Validated:
+    """Whether a request with these images and masks would be accepted, before a byte of them is sent. ApiError, BadFile.
+
+    Ids that no upload has stand for the files: that they are unknown is all that the service may then find.
+    """
+    for file in (file for each in files.values() for file in each):
+        image_type(file)
+    concept = {key: value for key, value in request["concepts"][0].items() if key not in files}
+    stand_in = {field: [f"00000000-0000-4000-8000-{i:012x}" for i, _ in enumerate(each)] for field, each in files.items()}
+    try:
+        client.validate(kind, request | {"concepts": [concept | stand_in]})
+    except ApiError as error:
+        if not any(stand_in["images"][0] in e.message for e in error.problem.errors):
+            raise
+    found = client.validate(kind, request | {"concepts": [concept]})
+    found.spec["concepts"][0] |= {field: [str(file) for file in each] for field, each in files.items()}
+    return found.model_copy(update={"notes": [note for note in found.notes if not note.startswith("concepts[0]:")]})
+
+
 def follow(client: Expunge, job: Job, quiet: bool) -> Job:
-    """The finished job; a live bar on standard error."""
-    if quiet or not err.is_terminal:
-        return client.wait(job)
-    with views.Live(err, job) as live:
-        return client.wait(job, live)
+    """The finished job; on standard error a live bar, or where that is no terminal a line now and then. Ctrl-C leaves the job running."""
+    try:
+        if quiet:
+            return client.wait(job)
+        with views.Live(err, job) if err.is_terminal else views.Lines(err) as told:
+            return client.wait(job, told)
+    except KeyboardInterrupt:
+        err.print(f"the job goes on: 'expunge wait {job.id}' follows it again, 'expunge cancel {job.id}' stops it", highlight=False)
+        raise typer.Exit(130) from None
 
 
 def finish(client: Expunge, jobs: list[Job], *, wait: bool, folder: Path | None, as_json: bool, one: bool) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import httpx
 
-from client.errors import ApiError, ConnectionFailed
+from client.errors import ApiError, BadSetting, ConnectionFailed
+from client.settings import is_loopback, proxy_of, shown
 from client.types import Problem
 
 RETRIED = {429, 502, 503, 504}
@@ -47,14 +48,48 @@ def again(response: httpx.Response) -> bool:
 class Transport:
     """One HTTP connection pool to one service."""
 
-    def __init__(self, url: str, api_key: str | None, *, retries: int, timeout: float, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None,
+        *,
+        retries: int,
+        timeout: float,
+        sleep: Callable[[float], None] = time.sleep,
+        told: Callable[[str], None] = lambda _: None,
+    ) -> None:
         headers = {"Accept": "application/json", "User-Agent": "expunge-client/1"}
         if api_key:
             headers["Authorization"] = f"Bearer {api_key}"
-        self.url = url
+        self.url = shown(url)
         self.retries = retries
-        self.sleep = sleep
-        self.http = httpx.Client(base_url=url, headers=headers, timeout=httpx.Timeout(timeout, connect=10.0), follow_redirects=False)
+        self.sleep, self.told = sleep, told
+        self.reached = False
+        self.local = is_loopback(httpx.URL(url).host)
+        self.proxy = proxy_of(httpx.URL(url))
+        try:
+            self.http = httpx.Client(
+                base_url=url,
+                headers=headers,
+                timeout=httpx.Timeout(timeout, connect=10.0),
+                follow_redirects=False,
+                trust_env=not self.local,
+                verify=httpx.create_ssl_context() if url.startswith("https") else False,  # SSL_CERT_FILE counts on this machine, too
+            )
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            raise BadSetting(f"the proxy {self.proxy or 'of the environment'} cannot be used: {error}") from error
+
+    def __repr__(self) -> str:
+        return f"Transport({self.url!r})"
+
+    def failed(self, error: httpx.TransportError) -> ConnectionFailed:
+        """What to say when the service cannot be reached."""
+        said = f"{self.url} cannot be reached: {error or type(error).__name__}"
+        if self.proxy:
+            said += f" (through the proxy {self.proxy}, which the environment names; NO_PROXY leaves a host out)"
+        elif self.local and isinstance(error, httpx.ConnectError) and not self.reached:
+            said += ". Start it with 'expunge up', or set EXPUNGE_URL to where it is"
+        return ConnectionFailed(said)
 
     def request(
         self,
@@ -76,9 +111,12 @@ class Transport:
             try:
                 response = self.http.request(method, path, json=json, content=content() if content else None, params=params, headers=head)
             except httpx.TransportError as error:
-                if attempt == self.retries:
-                    raise ConnectionFailed(f"{self.url} cannot be reached: {error or type(error).__name__}") from error
+                nobody = isinstance(error, httpx.ConnectError) and self.local and not self.reached
+                if attempt == self.retries or nobody or isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
+                    raise self.failed(error) from error
+                self.told(f"{self.failed(error)}; trying again")
             if response is not None:
+                self.reached = True
                 if response.is_success:
                     return response
                 if attempt == self.retries or not again(response):

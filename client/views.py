@@ -1,6 +1,7 @@
 """How jobs look in a terminal."""
 
 from collections.abc import Iterable, Mapping
+from time import monotonic
 from typing import Any
 
 from rich.console import Console
@@ -26,9 +27,18 @@ def status(job: Job) -> str:
     return f"[{COLOURS.get(job.status, 'white')}]{job.status}[/]{word}"
 
 
-def subject(job: Job) -> str:
-    """What the job is about: its concepts."""
-    words = [c if isinstance(c, str) else str(c.get("name", "?")) for c in job.spec.get("concepts", [])]
+def named(concept: Any) -> str:
+    """A concept, and what it is to become."""
+    if not isinstance(concept, Mapping):
+        return str(concept)
+    aims = [concept["target"]] if concept.get("target") else concept.get("attributes") or []
+    return str(concept.get("name", "?")) + (f" → {' or '.join(map(str, aims))}" if aims else "")
+
+
+def subject(job: Job, longest: int = 60) -> str:
+    """What the job is about: its concepts, the first three."""
+    words = [named(c) for c in job.spec.get("concepts", [])]
+    words = [word if len(word) <= longest else f"{word[: longest - 1]}…" for word in words]
     text = ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
     return escape(text)
 
@@ -123,21 +133,71 @@ def show_notes(console: Console, notes: Iterable[str]) -> None:
         console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
 
 
+def doing(progress: Mapping[str, Any]) -> str:
+    """Where a job stands: phase, step, what it is at, and how long it still takes."""
+    facts = [str(progress[key]) for key in ("phase", "target", "message", "status") if progress.get(key)]
+    if facts and progress.get("total") and progress.get("phase"):
+        facts[0] += f" {progress.get('step') or 0}/{progress['total']}"
+    if isinstance(progress.get("loss"), float):
+        facts.append(f"loss {progress['loss']:.4f}")
+    if isinstance(progress.get("eta_s"), (int, float)):
+        facts.append(f"{progress['eta_s']:.0f} s left")
+    return "  ".join(facts)
+
+
+def parameters(job: Job) -> str:
+    """What the method was told, but for its name and what stayed null."""
+    found = job.spec.get("method")
+    own = {k: v for k, v in found.items() if k != "name" and v is not None} if isinstance(found, Mapping) else {}
+    return ", ".join(f"{k} {v}" for k, v in own.items() if not isinstance(v, (Mapping, list)))
+
+
 def show(console: Console, job: Job) -> None:
     console.print(f"[bold]{job.id}[/]  {job.kind} {method(job)}  {status(job)}")
     if subject(job):
-        console.print(f"concepts  {subject(job)}")
+        console.print(f"concepts  {subject(job, 200)}")
+    if parameters(job):
+        console.print(f"method    {escape(parameters(job))}", style="dim", highlight=False)
+    times = [("made", job.created_at), ("started", job.started_at), ("ended", job.finished_at)]
+    attempt = f"  attempt {job.attempt}" if job.attempt > 1 else ""
+    console.print("  ".join(f"{what} {at:%Y-%m-%d %H:%M:%S}" for what, at in times if at) + " UTC" + attempt, style="dim", highlight=False)
+    if job.progress and not job.finished:
+        console.print(f"at        {escape(doing(job.progress))}", highlight=False)
     show_notes(console, job.notes)
     if job.error:
         console.print(f"[red]{escape(job.error.code)}[/]: {escape(job.error.message)}")
     if job.verdict and job.verdict.get("checks"):
         console.print(verdict_table(job.verdict))
+        for line in job.verdict.get("advice") or []:
+            console.print(f"advice: {line}", style="yellow", markup=False, highlight=False)
     for artifact in job.artifacts:
         console.print(f"  {escape(artifact.name)}  {artifact.size:,} bytes  sha256 {artifact.sha256[:16]}…  [dim]{artifact.id}[/]")
 
 
+class Lines:
+    """A line for each phase of a job, and one every `pause` seconds: for logs."""
+
+    def __init__(self, console: Console, pause: float = 15.0) -> None:
+        self.console, self.pause = console, pause
+        self.phase, self.last = "", -pause
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def __call__(self, event: Event) -> None:
+        data = event.data.get("progress", event.data)
+        if not isinstance(data, Mapping) or not (said := doing(data)):
+            return
+        phase, now = str(data.get("phase") or data.get("status")), monotonic()
+        if phase != self.phase or now - self.last >= self.pause:
+            self.phase, self.last = phase, now
+            self.console.print(said, markup=False, highlight=False, soft_wrap=True)
+
+
 class Live:
-    """A progress bar fed by a job's events; quiet where the terminal is none."""
+    """A progress bar fed by a job's events."""
 
     def __init__(self, console: Console, job: Job) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}"), TimeElapsedColumn())
@@ -155,9 +215,4 @@ class Live:
         data = event.data.get("progress", event.data)
         if not isinstance(data, Mapping):
             return
-        facts = [str(data[key]) for key in ("phase", "target", "message", "status") if data.get(key)]
-        if isinstance(data.get("loss"), float):
-            facts.append(f"loss {data['loss']:.4f}")
-        if isinstance(data.get("eta_s"), (int, float)):
-            facts.append(f"{data['eta_s']:.0f} s left")
-        self.bar.update(self.task, total=data.get("total"), completed=data.get("step") or 0, facts=escape("  ".join(facts)))
+        self.bar.update(self.task, total=data.get("total"), completed=data.get("step") or 0, facts=escape(doing(data)))

@@ -88,8 +88,10 @@ def read(metadata: Mapping[str, str], shapes: Mapping[str, Sequence[int]], value
             raise NotPlain(name, f"is the same factor as '{parts[half][:200]}'", "Leave one of the two out.")
         parts[half] = name
     if len({component == "" for component, _ in found}) > 1:
-        odd = next(layer for component, layer in found if component == "")
-        raise NotPlain(odd, "has no part of the model before it, as others have", "Name every tensor unet.… or text_encoder.….")
+        odd = next(parts for (component, _), parts in found.items() if component == "")
+        raise NotPlain(
+            next(iter(odd.values())), "has no part of the model before it, as others have", "Name every tensor unet.… or text_encoder.…."
+        )
     said = adapter_config.parsed(metadata[adapter_config.KEY]) if adapter_config.KEY in metadata else None
     out = {}
     for (component, layer), parts in found.items():

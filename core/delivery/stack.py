@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from core import lora_format
+from core.adapter_config import KEY
 from core.delivery import words
 from core.delivery.lora import architecture
 from core.erasure.delta import Delta
@@ -76,7 +77,7 @@ def read(path: Path) -> Part:
             method=json.loads(metadata["concept_erasure.method"])["name"],
             sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         )
-        pairs = lora.read(tensors, metadata)
+        pairs = lora.read(tensors, {KEY: metadata[KEY]})
         return Part(lora.renamed(tensors, pairs), lora_format.settings(pairs), layers or [own])
     except (ValueError, KeyError, TypeError, RecursionError) as e:
         message = f"the delta's metadata cannot be read ({type(e).__name__}: {str(e)[:200]})"

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,21 @@ from lossy import lossy
 from PIL import Image
 from safetensors.numpy import save
 
-from client import ApiError, Artifact, ConnectionFailed, Event, Expunge, IntegrityError, Job, NoRecoveryKey, WaitTimeout, download, sse
+from client import (
+    ApiError,
+    Artifact,
+    BadFile,
+    BadSetting,
+    ConnectionFailed,
+    Event,
+    Expunge,
+    IntegrityError,
+    Job,
+    NoRecoveryKey,
+    WaitTimeout,
+    download,
+    sse,
+)
 from client.transport import pause
 from store import db, quotas
 
@@ -301,15 +316,86 @@ def test_an_upload_that_is_no_delta_is_a_problem(expunge: Expunge, tmp_path: Pat
     assert caught.value.code == "not_safetensors"
 
 
-def test_an_image_is_uploaded_by_what_its_name_says(expunge: Expunge, tmp_path: Path):
-    Image.new("RGB", (40, 40), "red").save(tmp_path / "a.JPG", "JPEG")
-    found = expunge.upload_image(tmp_path / "a.JPG")
-    assert (found.name, found.media_type, found.job_id) == ("a.JPG", "image/png", None)
-    (tmp_path / "a.png").write_bytes((tmp_path / "a.JPG").read_bytes())
-    with pytest.raises(ApiError, match="The bytes are JPEG"):
+@pytest.mark.parametrize("name", ["a.JPG", "a.jfif", "a", "a.png", "a.heic"])
+def test_an_image_is_uploaded_by_what_its_bytes_say(expunge: Expunge, tmp_path: Path, name: str):
+    Image.new("RGB", (40, 40), "red").save(tmp_path / name, "JPEG")
+    found = expunge.upload_image(tmp_path / name)
+    assert (found.name, found.media_type, found.job_id) == (name, "image/png", None)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"), [(b"", "is empty"), (b"GIF89a", "is no PNG, JPEG or WebP"), (b"RIFF    WAVEfmt ", "is no PNG")]
+)
+def test_what_is_no_image_is_not_sent(expunge: Expunge, tenant: Tenant, tmp_path: Path, content: bytes, why: str):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(BadFile, match=why):
         expunge.upload_image(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"ends in none of \.png"):
-        expunge.upload_image(tmp_path / "a.gif")
+
+
+KEY = "ex_live_0123456789abcdef"
+
+
+@pytest.mark.parametrize("around", ["{}\n", "{}\r\n", "  {} ", "\ufeff{}", "\t{}\n\n"])
+def test_a_key_and_an_address_may_stand_in_white_space(service: tuple, tenant: Tenant, monkeypatch: pytest.MonkeyPatch, around: str):
+    monkeypatch.setenv("EXPUNGE_API_KEY", around.format(tenant.key()))
+    monkeypatch.setenv("EXPUNGE_URL", around.format(f"{tenant.url}/"))
+    with Expunge() as client:
+        assert client.models()
+
+
+@pytest.mark.parametrize(
+    "key", [f"“{KEY}”", f'"{KEY}"', f"{KEY}é", f"{KEY}\n{KEY}", f"{KEY} {KEY}", f"\x1b{KEY}", f"Bearer {KEY}", f"{KEY}\u200b{KEY}"]
+)
+def test_a_malformed_key_is_named_and_never_shown(key: str):
+    with pytest.raises(BadSetting, match="api_key is malformed") as found:
+        Expunge("http://127.0.0.1:1", key)
+    assert KEY not in "".join(traceback.format_exception(found.value)).replace(f'"{key}"', "")
+    assert KEY not in repr(vars(found.value))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["127.0.0.1:8000", "localhost", "“http://a”", "ftp://a", "http://", "http://a:99999", "http://a b", "http://a/?x=1", "http://a\u201d"],
+)
+def test_a_malformed_address_is_named(url: str):
+    with pytest.raises(BadSetting, match=r"^url"):
+        Expunge(url, KEY)
+
+
+def test_neither_a_client_nor_its_errors_show_the_key():
+    with Expunge("http://name:word@127.0.0.1:1", KEY) as client:
+        with pytest.raises(ConnectionFailed, match="Start it with 'expunge up'") as found:
+            client.models()
+        assert (KEY in repr(client), KEY in repr(client.transport), "word" in repr(client)) == (False, False, False)
+        assert "word" not in str(found.value)
+
+
+def test_a_service_on_this_machine_is_reached_without_the_proxy(tenant: Tenant, monkeypatch: pytest.MonkeyPatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://user:word@127.0.0.1:9")
+    with Expunge(tenant.url, tenant.key()) as client:
+        assert client.models()
+    away = hasty("http://expunge.example", KEY, retries=1)
+    with pytest.raises(ConnectionFailed, match=r"through the proxy http://127\.0\.0\.1:9") as found:
+        away.models()
+    assert "word" not in str(found.value)
+    monkeypatch.setenv("HTTP_PROXY", "nonsense://x")
+    monkeypatch.setenv("http_proxy", "nonsense://x")
+    with pytest.raises(BadSetting, match="the proxy nonsense://x"):
+        Expunge("http://expunge.example", KEY)
+
+
+def test_nobody_at_home_is_said_at_once_and_a_lost_service_is_waited_for(tenant: Tenant):
+    pauses = []
+    client = Expunge("http://127.0.0.1:1", KEY)
+    client.transport.sleep = pauses.append
+    with pytest.raises(ConnectionFailed):
+        client.models()
+    assert pauses == []
+    client.transport.reached = True  # it was there before
+    with pytest.raises(ConnectionFailed):
+        client.models()
+    assert len(pauses) == client.transport.retries
 
 
 def test_an_upload_survives_a_lost_answer(postgres_url: str, redis_url: str, tmp_path: Path):
