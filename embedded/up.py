@@ -16,7 +16,8 @@ from typing import IO, Annotated, Any
 
 import typer
 from obstore.exceptions import BaseError as BlobError
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
+from sqlalchemy.exc import OperationalError
 
 from core.delivery.signing import key_id, load_or_create, public_pem
 from core.sources import check_all
@@ -56,10 +57,9 @@ def main(
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    folder = data_dir.expanduser().resolve()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    say(f"data directory: {folder}")
     try:
+        folder = made(data_dir)
+        say(f"data directory: {folder}")
         lock = take_lock(folder)
         children = Children(folder)
         children.clear_orphans()
@@ -74,6 +74,23 @@ def main(
     except (CannotStart, RuntimeError, roles.Unfit) as error:
         say(f"error: {error}")
         raise typer.Exit(1) from error
+    except ValidationError as error:  # not the values, which may be secrets
+        say("error: " + "; ".join(f"{e['loc'][0] if e['loc'] else 'settings'}: {e['msg']}" for e in error.errors()))
+        raise typer.Exit(1) from error
+    except OperationalError as error:
+        say(f"error: DATABASE_URL: {str(error.orig).splitlines()[0]}")
+        raise typer.Exit(1) from error
+
+
+def made(data_dir: Path) -> Path:
+    """The data directory, made if need be and to be written to."""
+    folder = data_dir.expanduser().resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (folder / "up.lock").open("a").close()
+    except OSError as error:
+        raise CannotStart(f"{folder} cannot be used ({error.strerror}): give another --data-dir") from error
+    return folder
 
 
 def say(message: str) -> None:

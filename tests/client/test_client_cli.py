@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from client import cli
 from client.cli import app
+from client.terminal import Expunge
 
 
 @pytest.fixture(autouse=True)
@@ -88,8 +90,194 @@ def test_a_spec_file_is_the_whole_request(tenant: Tenant, tmp_path: Path):
     file = tmp_path / "spec.json"
     file.write_text('{"concepts": ["fish"], "method": "uce", "seed": 9}')
     assert json.loads(run(tenant, "erase", "--spec", str(file), "--no-wait", "--json").stdout)["spec"]["seed"] == 9
-    file.write_text("{")
-    assert "is not JSON" in run(tenant, "erase", "--spec", str(file)).output
+
+
+SPEC = '{"concepts": ["fish"]}'
+
+
+@pytest.mark.parametrize("raw", [SPEC.encode(), SPEC.encode("utf-8-sig"), SPEC.replace("fish", "poisson de l’été").encode()])
+def test_a_spec_file_is_read_as_editors_write_it(tenant: Tenant, tmp_path: Path, raw: bytes):
+    (tmp_path / "spec.json").write_bytes(raw)
+    assert run(tenant, "erase", "--spec", str(tmp_path / "spec.json"), "--dry-run").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "why"),
+    [
+        ("spec.json", SPEC.encode("utf-16"), "save it as UTF-8"),
+        ("spec.json", SPEC.encode("utf-16-le"), "save it as UTF-8"),
+        ("spec.json", '{"concepts": ["é"]}'.encode("latin-1"), "not UTF-8 at byte 15"),
+        ("spec.json", b'{"concepts":\n ["fish"]', "at line 2, column 10"),
+        ("spec.yaml", b"concepts:\n - fish\n", "YAML is not read"),
+        ("spec.json", b'["fish"]', "holds no JSON object"),
+        ("spec.json", b'{"concepts": ["fish"], "seed": NaN}', "NaN"),
+        ("spec.json", b'{"concepts": ["fish"], "concepts": ["dog"]}', "'concepts' is in it twice"),
+        ("spec.json", b"", "is not JSON"),
+        ("spec.json", b"[" * 99_999, "nested too deeply"),
+    ],
+)
+def test_a_spec_file_that_cannot_be_read_is_a_usage_error(tenant: Tenant, tmp_path: Path, name: str, raw: bytes, why: str):
+    (tmp_path / name).write_bytes(raw)
+    refused(run(tenant, "erase", "--spec", str(tmp_path / name)), why)
+    assert tenant.count() == 0
+
+
+@pytest.mark.parametrize(
+    "beside", [["dog"], ["--on", "x"], ["--seed", "0"], ["--method", "age"], ["--fused"], ["--label", "a=b"], ["--evaluation", "seed=1"]]
+)
+def test_nothing_that_stands_beside_a_spec_file_is_thrown_away(tenant: Tenant, tmp_path: Path, beside: list[str]):
+    (tmp_path / "spec.json").write_text(SPEC)
+    for command in ("erase", "hide") if beside[0] != "--on" else ("erase",):
+        refused(run(tenant, command, *beside, "--spec", str(tmp_path / "spec.json")), "CONCEPTS" if beside == ["dog"] else beside[0])
+    assert tenant.count() == 0
+
+
+def refused(done: Result, why: str) -> None:
+    """One message, exit code 2, no traceback."""
+    text = " ".join(done.output.replace("│", " ").split())
+    assert (done.exit_code, "Traceback" in text, why in text) == (2, False, True), text
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--set", "ridge=NaN"], ["--set", "ridge=-Infinity"], ["--set", "ridge=1e999"], ["--set", "shares=[NaN]"], ["--set", "a.b"], ["--set", "=1"], ["--set", "a..b=1"],
+     ["--set", "lora=1", "--set", "lora.rank=2"], ["--set", "lora.rank=2", "--set", "lora=1"], ["--label", "x"]],
+)  # fmt: skip
+def test_a_parameter_that_no_request_can_hold_is_a_usage_error(tenant: Tenant, arguments: list[str]):
+    refused(run(tenant, "erase", "church", *arguments, "--dry-run"), f"Invalid value for {arguments[0]}")
+
+
+def test_a_point_leads_into_an_object(tenant: Tenant):
+    done = run(
+        tenant,
+        "erase",
+        "church",
+        "--set",
+        "lora.rank=8",
+        "--evaluation",
+        "thresholds.esr1=0.9",
+        "--evaluation",
+        "erased_images=6",
+        "--dry-run",
+    )
+    spec = json.loads(done.stdout)
+    assert spec["method"]["lora"]["rank"] == 8
+    assert (spec["evaluation"]["thresholds"]["esr1"], spec["evaluation"]["erased_images"]) == (0.9, 6)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[str]:
+    """Three JPEGs with names that say nothing of it."""
+    for k in range(3):
+        Image.fromarray(np.full((40, 40, 3), 80 * k, np.uint8)).save(tmp_path / f"p{k}.jfif", "JPEG")
+    return [part for k in range(3) for part in ("--image", str(tmp_path / f"p{k}.jfif"))]
+
+
+def uploads(tenant: Tenant) -> int:
+    return len([row for row in tenant.http().get("/audit").json()["items"] if row["action"] == "artifact.uploaded"])
+
+
+def test_a_dry_run_with_images_checks_them_and_sends_none(tenant: Tenant, pictures: list[str]):
+    done = run(tenant, "erase", "starry night", *pictures, "--set", "steps=9", "--dry-run")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["method"]["steps"], found["concepts"][0]["images"]) == (9, pictures[1::2])
+    assert "no image was sent" in done.stderr
+    assert "not in the vocabulary" not in done.stderr  # the word is learned
+    assert uploads(tenant) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [(["--set", "stepps=9"], "steps"), (["--on", "00000000-0000-4000-8000-00000000000a"], "base_job_id"), (["--model", "nowhere"], "nowhere"), (["--mask", "empty"], "is empty")],
+)  # fmt: skip
+def test_a_request_that_is_refused_has_sent_no_image(tenant: Tenant, pictures: list[str], tmp_path: Path, arguments: list[str], why: str):
+    (tmp_path / "empty").touch()
+    refused(
+        run(tenant, "erase", "starry night", *pictures, *(str(tmp_path / a) if a == "empty" else a for a in arguments), "--no-wait"), why
+    )
+    refused(run(tenant, "erase", "starry night", *pictures[:4], "--no-wait"), "images")  # too few
+    assert (uploads(tenant), tenant.count()) == (0, 0)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"print('hello')"])
+def test_what_is_no_image_is_one_line(tenant: Tenant, tmp_path: Path, content: bytes):
+    (tmp_path / "r3.py").write_bytes(content)
+    refused(run(tenant, "erase", "x", *["--image", str(tmp_path / "r3.py")] * 3, "--dry-run"), str(tmp_path / "r3.py"))
+    refused(run(tenant, "erase", "x", *["--image", str(tmp_path)] * 3, "--dry-run"), "is a directory")
+    refused(run(tenant, "erase", "x", *["--image", str(tmp_path / "no")] * 3, "--dry-run"), "does not exist")
+
+
+def test_each_message_is_printed_once(tenant: Tenant):
+    done = run(tenant, "erase", "church", "--set", "stepps=9", "--dry-run")
+    assert done.stderr.count("stepps") == 1
+    both = run(tenant, "erase", "church", "--set", "stepps=9", "--set", "ettta=2", "--dry-run")
+    assert (both.stderr.count("stepps"), both.stderr.count("ettta")) == (1, 1)
+
+
+def test_download_of_a_job_without_files_says_so(tenant: Tenant):
+    job = tenant.erase()["id"]
+    assert run(tenant, "cancel", job).exit_code == 0
+    done = run(tenant, "download", job)
+    assert (done.exit_code, "is cancelled: there is nothing to download" in done.stderr) == (1, True)
+
+
+def test_a_running_job_is_shown_with_where_it_stands(tenant: Tenant):
+    job = tenant.erase(concepts=[{"name": "church", "target": "castle"}])["id"]
+    assert "church → castle" in run(tenant, "show", job).stdout
+    tenant.progress(job, tenant.claim(job), 3)
+    shown = run(tenant, "show", job).stdout
+    assert "erase 3/10" in shown
+    assert "ridge" in shown  # what the method was told
+    assert "started" in shown
+
+
+def test_without_a_terminal_a_line_tells_each_phase(tenant: Tenant, tmp_path: Path):
+    job = tenant.erase()["id"]
+    fence = tenant.claim(job)
+    for step in (1, 2, 3):
+        tenant.progress(job, fence, step)
+    tenant.publish(job, fence, {"a": b"a"}, tmp_path)
+    done = run(tenant, "wait", job)
+    assert done.exit_code == 0, done.output
+    assert done.stderr.count("erase ") == 1
+    assert run(tenant, "wait", job, "--json").stderr == ""
+
+
+def test_ctrl_c_says_that_the_job_goes_on_and_how_to_look_again(tenant: Tenant, monkeypatch: pytest.MonkeyPatch):
+    job = tenant.erase()["id"]
+    monkeypatch.setattr(Expunge, "wait", interrupted)
+    done = run(tenant, "wait", job)
+    assert (done.exit_code, f"'expunge wait {job}' follows it again" in done.stderr) == (130, True)
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_long_name_takes_few_lines(tenant: Tenant, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cli.out, "width", 80)
+    tenant.erase(concepts=["a" * 200])
+    assert len(run(tenant, "jobs").stdout.splitlines()) < 8
+
+
+def test_the_version_is_told():
+    assert CliRunner().invoke(app, ["--version"]).stdout == f"expunge {version('expunge')}\n"
+
+
+def test_an_unforeseen_error_is_one_line_without_the_key(tenant: Tenant, monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: object) -> None:
+        raise RuntimeError(f"what is this: {os.environ['EXPUNGE_API_KEY']}")
+
+    monkeypatch.setattr(Expunge, "models", broken)
+    done = run(tenant, "models")
+    assert (done.exit_code, done.stderr.count("\n"), "EXPUNGE_DEBUG=1" in done.stderr) == (70, 1, True)
+    assert "ex_" not in done.stderr
+    assert isinstance(run(tenant, "--debug", "models").exception, RuntimeError)
+
+
+def test_a_name_that_is_no_text_is_one_line(tenant: Tenant):
+    refused(run(tenant, "erase", "chur\udce9ch", "--dry-run"), "is not UTF-8")
 
 
 def test_the_same_idempotency_key_makes_one_job(tenant: Tenant):
@@ -181,7 +369,7 @@ def test_a_markup_in_a_concept_is_shown_as_it_is(tenant: Tenant):
 def test_an_unreachable_service_is_one_message():
     done = CliRunner().invoke(app, ["jobs", "--url", "http://127.0.0.1:1"], env={"EXPUNGE_API_KEY": "x"})
     assert done.exit_code == 2
-    assert "cannot be reached" in done.stderr
+    assert "Start it with 'expunge up'" in " ".join(done.stderr.split())
 
 
 @pytest.fixture
