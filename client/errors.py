@@ -17,8 +17,9 @@ class ApiError(ExpungeError):
         said = f"{problem.status} {problem.code}: {problem.detail or problem.title}"
         lines = [said]
         for e in problem.errors:
-            news = [text for text in (e.message, e.remedy) if text and text not in said]  # the detail has the first one's, mostly
-            lines += [f"  {e.field}: {' '.join(news)}"] if news else []
+            at = "" if e.message in said else f"{e.field}: "  # the detail has the first one's words, mostly
+            news = [text for text in (e.message, e.remedy) if text and text not in said]
+            lines += [f"  {at}{'. '.join(news)}"] if news else []
         super().__init__("\n".join(lines))
 
 

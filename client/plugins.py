@@ -65,7 +65,7 @@ class Group(TyperGroup):
             if ctx.params.get("debug") or os.environ.get("EXPUNGE_DEBUG"):
                 raise
             typer.echo(in_a_line(error), err=True)
-            sys.exit(2 if isinstance(error, OSError) else UNFORESEEN)
+            sys.exit(2 if isinstance(error, OSError | UnicodeError) else UNFORESEEN)
 
 
 def in_a_line(error: Exception) -> str:

@@ -13,9 +13,11 @@ from rich.console import Console
 
 from client import views
 from client.api import Expunge, image_type
-from client.errors import ApiError, ExpungeError
+from client.download import sha256
+from client.errors import ApiError, BadFile, ExpungeError
 from client.types import Job, Validated
 
+FEWEST = 3  # different images to learn a word from
 out, err = Console(soft_wrap=True), Console(stderr=True)
 
 
@@ -59,6 +61,9 @@ def foreseen(client: Expunge, kind: str, request: dict[str, Any], files: dict[st
     """
     for file in (file for each in files.values() for file in each):
         image_type(file)
+    different = len({sha256(file) for file in files.get("images", [])})
+    if different < min(FEWEST, len(files.get("images", []))):
+        raise BadFile(f"the images are {different} different one{'s' * (different > 1)}: give {FEWEST} to 10 that differ")
     concept = {key: value for key, value in request["concepts"][0].items() if key not in files}
     stand_in = {field: [f"00000000-0000-4000-8000-{i:012x}" for i, _ in enumerate(each)] for field, each in files.items()}
     try:
