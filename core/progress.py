@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,18 @@ Callback = Callable[[Progress], None]
 
 def ignore(progress: Progress) -> None:
     """The callback of a caller who does not look."""
+
+
+def show(progress: Progress) -> None:
+    """The callback of a person: in a terminal or a notebook a line that is written over, elsewhere nothing."""
+    if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
+        return
+    step, total, eta = progress.get("step", 0), progress.get("total", 0), progress.get("eta_s")
+    facts = [f"{progress.get('phase', '')} {step}/{total}", progress.get("message") or progress.get("target") or ""]
+    facts += [f"loss {progress['loss']:.4f}"] if progress.get("loss") is not None else []
+    facts += [f"{eta:.0f} s left"] if eta else []
+    sys.stderr.write("\r" + "  ".join(filter(None, facts))[:79].ljust(79) + ("\n" if total and step >= total else ""))
+    sys.stderr.flush()
 
 
 class Clock:

@@ -24,26 +24,27 @@ from core.hiding import RecoveryKey, hide
 from core.inspection import Side, inspect
 from core.models import StableDiffusion, learned, load_model
 from core.outcome import Outcome, Output
-from core.progress import Callback, Checkpoints, ignore
+from core.progress import Callback, Checkpoints, show
 from core.specs import CombineSpec, Concept, EraseSpec, EvaluateSpec, EvaluationSpec, HideSpec, InspectSpec, same
 
 NO_DELTA = "none"
+At = str | Path
 SHOWN = 8  # concepts of an inspection whose pictures are drawn
 
 
 def run_erase(
     spec: EraseSpec,
-    out: Path,
+    out: At,
     *,
     source: str,
-    callback: Callback = ignore,
+    callback: Callback = show,
     checkpoints: Checkpoints | None = None,
-    cache: Path,
+    cache: At,
     signing_key: signing.Key | None = None,
     context: dict[str, Any] | None = None,
-    base: Path | None = None,
-    base_report: Path | None = None,
-    images: Mapping[str, Path] = {},
+    base: At | None = None,
+    base_report: At | None = None,
+    images: Mapping[str, At] = {},
 ) -> Outcome:
     """Erase, judge, and write the bundle into `out` (new or empty). Run again after a crash, it resumes from the checkpoint and the cached pictures.
 
@@ -51,7 +52,8 @@ def run_erase(
     `images` are the uploads that concepts name, by artifact id: their words are learned first, and delivered.
     """
     begun = time.monotonic()
-    out = empty_folder(out)
+    out, cache = empty_folder(out), Path(cache)
+    base, base_report, images = at(base), at(base_report), {id_: Path(file) for id_, file in images.items()}
     callback({"phase": "load", "step": 0, "total": 1})
     model = load_model(source)
     model.cache = cache
@@ -131,19 +133,19 @@ def erase_onto(
 
 def run_combine(
     spec: CombineSpec,
-    out: Path,
+    out: At,
     *,
     source: str,
-    deltas: Sequence[Path],
+    deltas: Sequence[At],
     restored: Sequence[str] = (),
-    callback: Callback = ignore,
-    cache: Path,
+    callback: Callback = show,
+    cache: At,
     signing_key: signing.Key | None = None,
     context: dict[str, Any] | None = None,
 ) -> Outcome:
     """Sum jobs' own deltas into one, judge it, and write the bundle into `out`. `restored`: concepts whose job was left out."""
     begun = time.monotonic()
-    out = empty_folder(out)
+    out, cache = empty_folder(out), Path(cache)
     callback({"phase": "load", "step": 0, "total": 1})
     model = load_model(source)
     parts = [stack.read(delta) for delta in deltas]
@@ -167,19 +169,19 @@ def run_combine(
 
 def run_hide(
     spec: HideSpec,
-    out: Path,
+    out: At,
     *,
     source: str,
-    key_folder: Path,
-    callback: Callback = ignore,
+    key_folder: At,
+    callback: Callback = show,
     checkpoints: Checkpoints | None = None,
-    cache: Path,
+    cache: At,
     signing_key: signing.Key | None = None,
     context: dict[str, Any] | None = None,
 ) -> Outcome:
     """Hide, judge, write the bundle into `out`, and the recovery key into `key_folder`: outside the bundle, whose manifest holds its digest alone."""
     begun = time.monotonic()
-    out = empty_folder(out)
+    out, cache = empty_folder(out), Path(cache)
     callback({"phase": "load", "step": 0, "total": 1})
     model = load_model(source)
     warn_of_cut(model, spec.concepts, spec.preserve, callback)
@@ -207,27 +209,27 @@ def run_hide(
 
 def run_evaluate(
     spec: EvaluateSpec,
-    out: Path,
+    out: At,
     *,
     source: str,
-    delta: Path | None,
+    delta: At | None,
     concepts: Sequence[Concept],
-    words: Sequence[Path] = (),
-    callback: Callback = ignore,
-    cache: Path,
+    words: Sequence[At] = (),
+    callback: Callback = show,
+    cache: At,
     signing_key: signing.Key | None = None,
     context: dict[str, Any] | None = None,
 ) -> Outcome:
     """Judge a delta (or, without one, the base model) and write the report's bundle into `out`. `words`: files of learned words it changed."""
     begun = time.monotonic()
-    out = empty_folder(out)
+    out, cache, delta = empty_folder(out), Path(cache), at(delta)
     callback({"phase": "load", "step": 0, "total": 1})
     model = load_model(source)
     model.cache = cache
     warn_of_cut(model, concepts, spec.evaluation.preserved_concepts or [], callback)
     concepts = named(concepts)
     for file in words:
-        name, word = learned.read(file)
+        name, word = learned.read(Path(file))
         model.learn(name, word.vectors, word.shows)
     digest = None
     if delta is not None:
@@ -244,18 +246,18 @@ def run_evaluate(
 
 def run_inspect(
     spec: InspectSpec,
-    out: Path,
+    out: At,
     *,
     source: str,
-    delta: Path,
-    against: Path | None = None,
-    callback: Callback = ignore,
-    cache: Path,
+    delta: At,
+    against: At | None = None,
+    callback: Callback = show,
+    cache: At,
     signing_key: signing.Key | None = None,
     context: dict[str, Any] | None = None,
 ) -> Outcome:
     """Rank what moved from the base model (or from the delta `against`) to the model with `delta`, and write the report's bundle into `out`."""
-    out = empty_folder(out)
+    out, cache, delta, against = empty_folder(out), Path(cache), Path(delta), at(against)
     callback({"phase": "load", "step": 0, "total": 1})
     sides, digests = list[StableDiffusion](), list[str]()
     for file in (delta, against) if against else (delta,):
@@ -312,7 +314,11 @@ def add_costs(evaluation: Evaluation, seconds: float, delta: Delta | None) -> No
         evaluation.report.metrics.append(Metric(name="leakage_nats", value=delta.info["leakage_nats"], n=delta.info["leakage_pictures"]))
 
 
-def empty_folder(out: Path) -> Path:
+def at(path: At | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def empty_folder(out: At) -> Path:
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()):

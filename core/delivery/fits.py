@@ -23,7 +23,7 @@ def refuse(code: str, message: str) -> CoreError:
     return CoreError(code, message, field="delta")
 
 
-def check_delta(path: Path, source: str) -> None:
+def check_delta(path: str | Path, source: str) -> None:
     """Refuse a delta that is not safetensors, does not fit the model's U-Net and text encoder, or holds NaN; the error says which tensor and why."""
     tensors, metadata = read_tensors(path)
     shapes = layer_shapes(source)
@@ -33,7 +33,7 @@ def check_delta(path: Path, source: str) -> None:
         check_lora(tensors, metadata, shapes)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, "pt") as f:
             return {name: f.get_tensor(name) for name in f.keys()}, f.metadata() or {}

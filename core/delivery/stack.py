@@ -60,7 +60,7 @@ def unique(concepts: Sequence[Concept]) -> list[Concept]:
     return list({c.name.casefold(): c for c in concepts}.values())
 
 
-def read(path: Path) -> Part:
+def read(path: str | Path) -> Part:
     """A delta of ours. CoreError where it is no LoRA of the U-Net, or does not say what it erases."""
     try:
         with safe_open(path, "pt") as file:
@@ -75,7 +75,7 @@ def read(path: Path) -> Part:
         own = Layer(
             concepts=json.loads(metadata["concept_erasure.concepts"]),
             method=json.loads(metadata["concept_erasure.method"])["name"],
-            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            sha256=hashlib.sha256(Path(path).read_bytes()).hexdigest(),
         )
         pairs = lora.read(tensors, {KEY: metadata[KEY]})
         return Part(lora.renamed(tensors, pairs), lora_format.settings(pairs), layers or [own])

@@ -30,8 +30,9 @@ class Result(BaseModel):
     notes: list[str] = []
 
 
-def verify(bundle: Path, public_key: bytes | None = None) -> Result:
+def verify(bundle: str | Path, public_key: bytes | None = None) -> Result:
     """Check a bundle's folder; `public_key` are the signer's keys, as signing.load_publics reads them."""
+    bundle = Path(bundle)
     if not (bundle / MANIFEST).is_file():
         why = f"{MANIFEST} is missing: this is not a bundle, or not all of it" if bundle.is_dir() else "there is no such folder"
         return Result(ok=False, bundle=str(bundle), signature="missing", problems=[why])

@@ -2,20 +2,28 @@
 
 from core.erasure import adv_unlearn, mace, prune, rece, text_encoder, time, uce
 from core.erasure.delta import Delta
+from core.erasure.label import metadata
 from core.erasure.loop import fine_tune
 from core.erasure.output_based import method_of
 from core.models import StableDiffusion
-from core.progress import Callback, Checkpoints, ignore
+from core.progress import Callback, Checkpoints, show
 from core.specs import AdvUnlearnSpec, EraseSpec, MaceSpec, PruneSpec, ReceSpec, TextEncoderSpec, TimeSpec, UceSpec
 
 __all__ = ["Delta", "erase"]
 
 
-def erase(model: StableDiffusion, spec: EraseSpec, *, callback: Callback = ignore, checkpoints: Checkpoints | None = None) -> Delta:
+def erase(model: StableDiffusion, spec: EraseSpec, *, callback: Callback = show, checkpoints: Checkpoints | None = None) -> Delta:
     """Erase the spec's concepts from the model. The adapter stays on it: the model is the sanitized one afterwards.
 
     The same spec, seed, machine type and thread count give the same bytes (CPU), resumed from a checkpoint or not.
     """
+    delta = run(model, spec, callback, checkpoints)
+    delta.labels = metadata(delta, model, spec)
+    return delta
+
+
+def run(model: StableDiffusion, spec: EraseSpec, callback: Callback, checkpoints: Checkpoints | None) -> Delta:
+    """By the method that the spec names."""
     match spec.method:
         case UceSpec() as method:
             return uce.edit(model, spec, method, callback, checkpoints)

@@ -1,6 +1,7 @@
 """What erasure returns: a LoRA in diffusers' format, and how it came about."""
 
 import json
+import os
 import resource
 import sys
 from dataclasses import dataclass, field
@@ -30,15 +31,23 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-@dataclass
+@dataclass(repr=False)
 class Delta:
-    """theta' - theta as a LoRA, or as a sparse mask of theta. `tensors` has diffusers' names; `info` says how it was made (history, evaluations, seconds)."""
+    """theta' - theta as a LoRA, or as a sparse mask of theta. `tensors` has diffusers' names; `info` says how it was made (history, evaluations, seconds);
+    `labels` is the file's metadata: what it erases, by which method, from which base model."""
 
     tensors: dict[str, Tensor]
     config: dict[str, Any]
     info: dict[str, Any] = field(default_factory=dict)
     component: Component = "unet"
     kind: Literal["lora", "sparse_mask"] = "lora"
+    labels: dict[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        size = sum(t.numel() * t.element_size() for t in self.tensors.values())
+        seconds = f", made in {self.info['seconds']:.0f} s" if "seconds" in self.info else ""
+        title = f"{self.labels['modelspec.title']!r}: " if "modelspec.title" in self.labels else ""
+        return f"Delta({title}{self.kind.replace('_', ' ')} of the {self.component}, {len(self.tensors)} tensors, {size:,} bytes{seconds})"
 
     @classmethod
     def of(cls, model: StableDiffusion, **info: Any) -> "Delta":
@@ -65,8 +74,9 @@ class Delta:
         """Its name in a bundle."""
         return FILE if self.kind == "lora" else masks.FILE
 
-    def save(self, folder: Path) -> Path:
-        """Write pytorch_lora_weights.safetensors, or sparse_mask.safetensors, into `folder`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / self.file).write_bytes(self.serialise())
-        return folder / self.file
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write pytorch_lora_weights.safetensors, or sparse_mask.safetensors, into `folder`, which is made if need be."""
+        file = Path(folder) / self.file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(self.serialise(self.labels))
+        return file

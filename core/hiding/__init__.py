@@ -7,20 +7,21 @@ import numpy as np
 from torch import Tensor
 
 from core.erasure.delta import Delta
+from core.erasure.label import metadata
 from core.erasure.loop import Run, fine_tune
 from core.erasure.output_based import method_of
 from core.errors import CoreError
 from core.hiding.key import RecoveryKey, load_key
 from core.hiding.kpop import Kpop
 from core.models import StableDiffusion
-from core.progress import Callback, Checkpoints, ignore
+from core.progress import Callback, Checkpoints, show
 from core.specs import HideSpec
 
 __all__ = ["RecoveryKey", "hide", "load_key", "recover"]
 
 
 def hide(
-    model: StableDiffusion, spec: HideSpec, *, callback: Callback = ignore, checkpoints: Checkpoints | None = None
+    model: StableDiffusion, spec: HideSpec, *, callback: Callback = show, checkpoints: Checkpoints | None = None
 ) -> tuple[Delta, dict[str, Tensor]]:
     """Hide the spec's concepts in the model. Gives the delta, which stays on the model, and p of each concept, (m, D): the recovery key.
 
@@ -33,6 +34,7 @@ def hide(
         return made[0]
 
     delta = fine_tune(model, spec, spec.method, method, callback, checkpoints)
+    delta.labels = metadata(delta, model, spec)
     return delta, made[0].keys()
 
 

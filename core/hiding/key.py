@@ -37,8 +37,9 @@ class RecoveryKey:
         }
         return serialise({PREFIX + name: p for name, p in self.prompts.items()}, head)
 
-    def save(self, folder: Path, seal_to: str | None = None) -> Path:
+    def save(self, folder: str | os.PathLike[str], seal_to: str | None = None) -> Path:
         """Write it into `folder` with mode 0600, sealed to a public key where one is given."""
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = folder / (SEALED if seal_to else FILE)
         data = self.serialise()
@@ -53,7 +54,7 @@ class RecoveryKey:
         return self.prompts[concept]
 
 
-def load_key(path: Path) -> RecoveryKey:
+def load_key(path: str | os.PathLike[str]) -> RecoveryKey:
     """Read a key that is not sealed; `expunge unseal` opens one that is. CoreError."""
     try:
         with safe_open(path, "pt") as f:
