@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.console import Console
 from client import views
 from client.api import Expunge, image_type
 from client.download import sha256
-from client.errors import ApiError, BadFile, ExpungeError
+from client.errors import BadFile, ExpungeError
 from client.types import Job, Validated
 
 FEWEST = 3  # different images to learn a word from
@@ -57,23 +58,18 @@ def sent(client: Expunge, files: list[Path], key: str | None) -> list[str]:
 def foreseen(client: Expunge, kind: str, request: dict[str, Any], files: dict[str, list[Path]]) -> Validated:
     """Whether a request with these images and masks would be accepted, before a byte of them is sent. ApiError, BadFile.
 
-    Ids that no upload has stand for the files: that they are unknown is all that the service may then find.
+    A dry run takes the ids 00000000-0000-0000-0000-000000000001 and so on for images that are still to be uploaded.
     """
     for file in (file for each in files.values() for file in each):
         image_type(file)
     different = len({sha256(file) for file in files.get("images", [])})
     if different < min(FEWEST, len(files.get("images", []))):
         raise BadFile(f"the images are {different} different one{'s' * (different > 1)}: give {FEWEST} to 10 that differ")
-    concept = {key: value for key, value in request["concepts"][0].items() if key not in files}
-    stand_in = {field: [f"00000000-0000-4000-8000-{i:012x}" for i, _ in enumerate(each)] for field, each in files.items()}
-    try:
-        client.validate(kind, request | {"concepts": [concept | stand_in]})
-    except ApiError as error:
-        if not any(stand_in["images"][0] in e.message for e in error.problem.errors):
-            raise
-    found = client.validate(kind, request | {"concepts": [concept]})
+    ids = (f"00000000-0000-0000-0000-{i:012x}" for i in count(1))
+    to_come = {field: [next(ids) for _ in each] for field, each in files.items()}
+    found = client.validate(kind, request | {"concepts": [request["concepts"][0] | to_come]})
     found.spec["concepts"][0] |= {field: [str(file) for file in each] for field, each in files.items()}
-    return found.model_copy(update={"notes": [note for note in found.notes if not note.startswith("concepts[0]:")]})
+    return found
 
 
 def follow(client: Expunge, job: Job, quiet: bool) -> Job:
