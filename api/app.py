@@ -50,7 +50,8 @@ def release() -> str:
 def methods_of(request: Request) -> set[str]:
     """What the resource takes: each of its methods is a route of its own, and the router names those of the first."""
     served = [route for module in ROUTES for route in module.router.routes]
-    return {method for route in served if route.matches(request.scope)[0] is not Match.NONE for method in getattr(route, "methods", ())}
+    found = {method for route in served if route.matches(request.scope)[0] is not Match.NONE for method in getattr(route, "methods", ())}
+    return found | {"HEAD"} if "GET" in found else found
 
 
 def bad_id(request: Request) -> Problem | None:
@@ -83,7 +84,8 @@ async def on_error(request: Request, error: Exception) -> Response:
             problem = bad_id(request) or Problem("not_found", f"There is nothing at {request.url.path}: /docs lists the addresses.")
     else:
         problem = as_problem(error)
-    return answer(problem, instance=request.url.path, request_id=request.state.request_id)
+    scope = request.scope
+    return answer(problem, instance=scope["path"], request_id=request.state.request_id, root=scope["root_path"])
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

@@ -1,23 +1,28 @@
 """Default-deny: every path needs an API key unless it is listed here, whatever serves it."""
 
+import hmac
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api import links
+from api import links, paths
 from api.problems import Problem
 from api.services import Services
 from store import keys
 
 PUBLIC = frozenset({"/", "/healthz", "/readyz", "/openapi.json", "/docs", "/signing-keys"})
-UNLIMITED = frozenset({"/healthz", "/readyz", "/metrics"})  # probes come as often as they like
+UNLIMITED = frozenset({"/healthz", "/readyz"})  # probes come as often as they like
+METRICS = "/metrics"
+UNKNOWN = "The API key is unknown, expired or revoked."
 bearer = HTTPBearer(auto_error=False, bearerFormat="API key", description="`Authorization: Bearer ex_live_…`", scheme_name="ApiKey")
 
 
@@ -45,20 +50,17 @@ def lookup(services: Services, token: str) -> Caller | None:
         return Caller(key.tenant_id, key.id, frozenset(key.scopes)) if key else None
 
 
-def follow(services: Services, link: links.Link) -> Caller:
+def follow(services: Services, link: links.Link) -> Caller | None:
     """Whoever holds a link may read its one artifact, in the name of the key that asked for it."""
-    if links.good(link, services.settings.secret.get_secret_value(), services.settings.older_secrets):
-        with services.transaction() as session:
-            key = keys.live(session, link.by)
-            if key is not None:
-                return Caller(key.tenant_id, key.id, frozenset({"artifacts:read"}))
-    raise Problem("link_expired")
+    with services.transaction() as session:
+        key = keys.live(session, link.by)
+        return Caller(key.tenant_id, key.id, frozenset({"artifacts:read"})) if key else None
 
 
-def local(scope: Scope) -> bool:
-    """Whether the request comes from this machine itself, not through a proxy on it."""
-    forwarded = any(name in (b"x-forwarded-for", b"forwarded", b"x-real-ip") for name, _ in scope["headers"])
-    return (scope.get("client") or ("", 0))[0] in ("127.0.0.1", "::1") and not forwarded
+def still(session: Session, caller: Caller, scope: str) -> bool:
+    """Whether the key that an answer in progress was begun with lives on, and has the scope."""
+    key = keys.live(session, caller.key_id)
+    return key is not None and bool({scope, "admin"} & set(key.scopes))
 
 
 class Authenticate:
@@ -67,37 +69,86 @@ class Authenticate:
     def __init__(self, app: ASGIApp, services: Services) -> None:
         self.app, self.services = app, services
 
-    def open(self, scope: Scope) -> bool:
-        path = scope["path"]
-        return path in PUBLIC or (path == "/metrics" and (self.services.settings.metrics_public or local(scope)))
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self.open(scope):
-            header = Headers(scope=scope).get("authorization", "")
-            link = None if header else links.asked(scope)
-            try:
-                known = await self.caller(header) if link is None else await run_in_threadpool(follow, self.services, link)
-            except Problem:
+        if scope["type"] == "http":
+            path = paths.route(scope)
+            if path == METRICS:
+                await self.scraper(scope)
+            elif path not in PUBLIC:
+                await self.admit(scope)
+            elif path not in UNLIMITED:
                 await self.services.limiter.stranger(scope)
-                raise
-            await self.services.limiter.known(scope, known.key_id)
-            address = (scope.get("client") or (None,))[0]
-            scope["state"]["caller"] = caller = replace(known, address=address, request_id=scope["state"]["request_id"])
-            scope["state"]["tenant"] = str(caller.tenant_id)
-        elif scope["type"] == "http" and scope["path"] not in UNLIMITED:
-            await self.services.limiter.stranger(scope)
         await self.app(scope, receive, send)
 
-    async def caller(self, header: str) -> Caller:
-        scheme, _, token = header.partition(" ")
-        if not header:
-            raise denied("No API key was sent: add 'Authorization: Bearer <key>'.")
-        if scheme.lower() != "bearer" or not token.strip():
-            raise denied("The Authorization header must be 'Bearer <key>'.", ', error="invalid_request"')
-        found = await self.services.known.caller(token.strip(), partial(lookup, self.services))
+    async def admit(self, scope: Scope) -> None:
+        """Put the caller into the request's state, or refuse."""
+        known = await self.caller(scope)
+        await self.services.limiter.known(scope, known.tenant_id)
+        address = (scope.get("client") or (None,))[0]
+        scope["state"]["caller"] = caller = replace(known, address=address, request_id=scope["state"]["request_id"])
+        scope["state"]["tenant"] = str(caller.tenant_id)
+
+    async def caller(self, scope: Scope) -> Caller:
+        """By a good link for its artifact, whatever else the request carries; else by its key."""
+        services, link = self.services, links.asked(scope)
+        if link is not None and links.good(link, services.settings.secret.get_secret_value(), services.settings.older_secrets):
+            found = await self.looked_up(scope, {str(link.by)}, partial(run_in_threadpool, follow, services, link))
+            if found is not None:
+                return found
+        header = Headers(scope=scope).get("authorization", "")
+        if not header and link is not None:
+            await services.limiter.stranger(scope)
+            raise Problem("link_expired")
+        try:
+            token = bearer_token(header)
+            if not keys.well_formed(token):
+                raise denied(UNKNOWN, ', error="invalid_token"')
+        except Problem:
+            await services.limiter.stranger(scope)
+            raise
+        ask = partial(services.known.caller, token, partial(lookup, services))
+        marks = keys.marks_of(token, (services.settings.secret.get_secret_value(), *services.settings.older_secrets))
+        found = await (ask() if services.known.remembers(token) else self.looked_up(scope, marks, ask))
         if found is None:
-            raise denied("The API key is unknown, expired or revoked.", ', error="invalid_token"')
+            raise denied(UNKNOWN, ', error="invalid_token"')
         return found
+
+    async def looked_up(self, scope: Scope, marks: set[str], ask: Callable[[], Awaitable[Caller | None]]) -> Caller | None:
+        """A look into the database costs a stranger's token, which comes back when it finds somebody. Without one, only live keys are looked up."""
+        block = None
+        try:
+            block = await self.services.limiter.stranger(scope)
+        except Problem:
+            if marks.isdisjoint(await self.services.living()):
+                raise
+        found = await ask()
+        if found is not None and block is not None:
+            block.tokens += 1
+        return found
+
+    async def scraper(self, scope: Scope) -> None:
+        """Metrics are the whole service's: they take the operator's token, no tenant's key, unless they are public."""
+        settings = self.services.settings
+        if settings.metrics_public:
+            await self.services.limiter.stranger(scope)
+            return
+        try:
+            token, wanted = bearer_token(Headers(scope=scope).get("authorization", "")), settings.metrics_token.get_secret_value()
+            if not wanted or not hmac.compare_digest(token.encode(), wanted.encode()):
+                raise denied("The metrics take the token that the operator has set as EXPUNGE_METRICS_TOKEN.", ', error="invalid_token"')
+        except Problem:
+            await self.services.limiter.stranger(scope)
+            raise
+
+
+def bearer_token(header: str) -> str:
+    """The token of an Authorization header. Problem: unauthorized."""
+    scheme, _, token = header.partition(" ")
+    if not header:
+        raise denied("No API key was sent: add 'Authorization: Bearer <key>'.")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise denied("The Authorization header must be 'Bearer <key>'.", ', error="invalid_request"')
+    return token.strip()
 
 
 def require(caller: Caller, scope: str) -> None:

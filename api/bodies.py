@@ -1,12 +1,14 @@
 """Read and vet a request body before anything parses it: size, media type, strict JSON."""
 
+import codecs
 import json
 from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.problems import Problem
+from api import paths
+from api.problems import FieldError, Problem
 
 MAX_BODY = 64 * 1024  # bytes
 MAX_DEPTH = 32
@@ -45,14 +47,30 @@ def depth(text: str) -> int:
     return deepest
 
 
+def utf8(body: bytes) -> bytes:
+    """The body without the mark that some editors put before UTF-8. Problem: it is in another encoding."""
+    encoding = json.detect_encoding(body)
+    try:
+        if not encoding.startswith("utf-8"):
+            raise ValueError
+        body.decode()
+    except ValueError as error:
+        found = encoding.upper().removesuffix("-SIG") if not encoding.startswith("utf-8") else "not UTF-8"
+        raise Problem("malformed_request", f"The body is {found}: save it as UTF-8 and send it again.") from error
+    return body.removeprefix(codecs.BOM_UTF8)
+
+
 def vet(body: bytes) -> None:
-    """Refuse what is not strict, flat JSON in UTF-8."""
+    """Refuse what is not strict, flat JSON."""
     try:
         text = body.decode()
         if depth(text) > MAX_DEPTH:
             raise ValueError(f"it nests deeper than {MAX_DEPTH} levels")
         value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
         json.dumps(value, ensure_ascii=False).encode()  # an unpaired surrogate cannot be stored nor answered
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise Problem("malformed_request", f"The body is no JSON from {where} on ({error.msg}): correct it there.") from error
     except (ValueError, RecursionError) as error:
         raise Problem("malformed_request", f"The body is not usable JSON: {error}.") from error
 
@@ -71,6 +89,17 @@ async def read(receive: Receive, limit: int) -> bytes:
             return bytes(body)
 
 
+def plain(headers: Headers) -> None:
+    """Nothing here unpacks a body. Problem: it is packed."""
+    packed = [
+        name.strip() for name in ",".join(headers.getlist("content-encoding")).split(",") if name.strip().lower() not in ("", "identity")
+    ]
+    if packed:
+        detail = f"A body in Content-Encoding '{packed[0][:50]}' is not read: send it as it is, without that header."
+        error = FieldError(field="header.Content-Encoding", message=f"is '{packed[0][:50]}'", remedy="send the body uncompressed")
+        raise Problem("unsupported_media_type", detail, errors=[error], headers={"Accept-Encoding": "identity"})
+
+
 class Bodies:
     """ASGI middleware: hands on a body that is small, strict JSON, or empty."""
 
@@ -78,14 +107,14 @@ class Bodies:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (coding := Headers(scope=scope).get("content-encoding", "identity").lower()) != "identity":
-            raise Problem(
-                "unsupported_media_type", f"The body's Content-Encoding '{coding[:40]}' is not read: send it as it is, without one."
-            )
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS") or scope["path"] in STREAMED:
+        if scope["type"] != "http" or scope["method"] in ("GET", "OPTIONS"):
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        plain(headers)
+        if paths.route(scope) in STREAMED:
+            await self.app(scope, receive, send)
+            return
         if headers.get("content-length", "0").isdecimal() and int(headers.get("content-length", "0")) > MAX_BODY:
             raise Problem("payload_too_large", f"A JSON body has at most {MAX_BODY} bytes.")
         body = await read(receive, MAX_BODY)
@@ -97,6 +126,7 @@ class Bodies:
                     "Send JSON with 'Content-Type: application/json'.",
                     headers={"Accept-Post": "application/json"},
                 )
+            body = utf8(body)
             vet(body)
         scope.setdefault("state", {})["body"] = body
         sent = False

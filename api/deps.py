@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query, Request
 
+from api import paths
 from api.auth import Caller, need
 from api.problems import Problem, bad_header
 from api.services import Services
@@ -33,7 +34,7 @@ class Ticket:
 
 def hashed(request: Request, content: bytes) -> str:
     """sha256 over method, path, query and content."""
-    parts = (request.method.encode(), request.url.path.encode(), request.url.query.encode(), content)
+    parts = (request.method.encode(), paths.route(request.scope).encode(), request.url.query.encode(), content)
     return hashlib.sha256(b"\n".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 

@@ -1,45 +1,57 @@
 """No corrupt byte leaves silently: the stored bytes are hashed before the first of them is sent."""
 
-import threading
+import asyncio
 import time
 from collections import OrderedDict
-from typing import Any
+
+from starlette.concurrency import run_in_threadpool
 
 from api.problems import Problem
-from store.blobs import Blobs
+from store.blobs import Blobs, Stamp
 from store.errors import NotFound
 from store.models import Artifact
 
-TRUSTED = 60.0  # seconds for which a check of an unchanged object counts, so that a resumed download does not hash it all again
+TRUSTED = (
+    3600.0  # seconds for which a check of an unchanged object counts: what changes no stamp (a disk that rots) is looked for that often
+)
 KEPT = 1024  # checks remembered
+AT_ONCE = 4  # objects hashed at once: each takes a thread, and all its reading
+Mark = tuple[str, Stamp]
 
 
 class Checked:
-    """Which stored objects were found whole, and when."""
+    """Which stored objects were found whole, and when. Who asks for an object that is being hashed waits for that."""
 
     def __init__(self) -> None:
-        self.seen: OrderedDict[tuple[str, Any], float] = OrderedDict()
-        self.lock = threading.Lock()
+        self.seen: OrderedDict[Mark, float] = OrderedDict()
+        self.hashing: dict[Mark, asyncio.Task[bool]] = {}
+        self.turns = asyncio.Semaphore(AT_ONCE)
 
-    def fresh(self, mark: tuple[str, Any]) -> bool:
-        with self.lock:
-            return time.monotonic() - self.seen.get(mark, -TRUSTED) < TRUSTED
-
-    def note(self, mark: tuple[str, Any]) -> None:
-        with self.lock:
-            self.seen[mark] = time.monotonic()
-            while len(self.seen) > KEPT:
-                self.seen.popitem(last=False)
-
-    def check(self, blobs: Blobs, row: Artifact) -> None:
+    async def check(self, blobs: Blobs, row: Artifact) -> None:
         """Refuse an artifact whose stored bytes are gone or do not match its sha256."""
         try:
-            mark = (row.key, blobs.stamp(row.key))
-            if self.fresh(mark):
+            mark = row.key, await run_in_threadpool(blobs.stamp, row.key)
+            if time.monotonic() - self.seen.get(mark, -TRUSTED) < TRUSTED:
                 return
-            whole = blobs.hash(row.key) == (row.size, row.sha256)
+            if mark not in self.hashing:
+                self.hashing[mark] = asyncio.create_task(self.whole(blobs, row, mark))
+            whole = await asyncio.shield(self.hashing[mark])
         except NotFound as error:
             raise Problem("artifact_corrupt", "The stored bytes are gone. Retry the job that made them.") from error
         if not whole:
             raise Problem("artifact_corrupt")
-        self.note(mark)
+
+    async def whole(self, blobs: Blobs, row: Artifact, mark: Mark) -> bool:
+        """Hash the object, and remember a good one by the stamp that it had before and has still."""
+        stamp = mark[1]
+        try:
+            async with self.turns:
+                begun = time.time()
+                whole = await run_in_threadpool(blobs.hash, row.key) == (row.size, row.sha256)
+                if whole and stamp.settled(begun) and await run_in_threadpool(blobs.stamp, row.key) == stamp:
+                    self.seen[mark] = time.monotonic()
+                    while len(self.seen) > KEPT:
+                        self.seen.popitem(last=False)
+                return whole
+        finally:
+            del self.hashing[mark]

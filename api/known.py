@@ -25,6 +25,10 @@ class Known:
         self.asking: dict[bytes, tuple[float, asyncio.Task[Caller | None]]] = {}
         self.forgotten = 0.0
 
+    def remembers(self, token: str) -> bool:
+        """Whether the key was alive when it was last looked up, however long ago."""
+        return hashlib.sha256(token.encode()).digest() in self.seen
+
     async def caller(self, token: str, lookup: "Callable[[str], Caller | None]") -> "Caller | None":
         """Who holds the key; None where nobody does. `lookup` asks the database, in a thread."""
         mark, now = hashlib.sha256(token.encode()).digest(), time.monotonic()
@@ -44,7 +48,9 @@ class Known:
             found = await run_in_threadpool(lookup, token)
         finally:
             asking.pop(mark, None)
-        if found is not None and asked > self.forgotten:
+        if found is None:
+            self.seen.pop(mark, None)
+        elif asked > self.forgotten:
             self.seen[mark] = asked, found
             self.seen.move_to_end(mark)
             while len(self.seen) > KEPT:

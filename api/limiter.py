@@ -82,20 +82,20 @@ class Limiter:
         self.away_until = 0.0
         self.redis: Any = None
 
-    async def known(self, scope: Scope, key_id: uuid.UUID) -> None:
-        """A request with a valid key. Problem: too_many_requests."""
-        await self.admit(scope, self.reads if scope["method"] in ("GET", "HEAD") else self.writes, str(key_id))
+    async def known(self, scope: Scope, tenant_id: uuid.UUID) -> None:
+        """A request with a valid key: all keys of a tenant share its buckets. Problem: too_many_requests."""
+        await self.admit(scope, self.reads if scope["method"] == "GET" else self.writes, str(tenant_id))
 
-    async def stranger(self, scope: Scope) -> None:
-        """A request without one. Problem: too_many_requests."""
-        await self.admit(scope, self.strangers, network((scope.get("client") or ("", 0))[0]))
+    async def stranger(self, scope: Scope) -> Block | None:
+        """A request without one, or of one that is yet to be looked up; where it was spent from. Problem: too_many_requests."""
+        return await self.admit(scope, self.strangers, network((scope.get("client") or ("", 0))[0]))
 
-    async def admit(self, scope: Scope, policy: Policy, whose: str) -> None:
+    async def admit(self, scope: Scope, policy: Policy, whose: str) -> Block | None:
         if not self.on:
-            return
+            return None
         now, block = time.monotonic(), await self.held(policy, f"expunge:rate:{policy.name}:{whose}")
         if block is None:
-            return
+            return None
         if block.tokens < 1:
             wait = max(0.001, block.empty_until - now)
             self.metrics.limited.labels(policy.name).inc()
@@ -104,6 +104,7 @@ class Limiter:
             raise Problem("too_many_requests", text, headers={"Retry-After": str(math.ceil(wait))})
         block.tokens -= 1
         scope["state"]["ratelimit"] = policy.headers(block.left + block.tokens)
+        return block
 
     async def held(self, policy: Policy, name: str) -> Block | None:
         """The block that a request may spend from, filled from Redis when it is empty; None when Redis does not answer."""
@@ -126,12 +127,24 @@ class Limiter:
         return block
 
     async def take(self, name: str, policy: Policy) -> tuple[int, int, bytes]:
+        self.connect()
+        found: tuple[int, int, bytes] = await self.script(keys=[name], args=[policy.a_minute, 60 / policy.a_minute, policy.block])
+        return found
+
+    def connect(self) -> None:
         if self.redis is None:
             once = Retry(NoBackoff(), 0)
             self.redis = Redis.from_url(self.url, retry=once, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE)
             self.script = self.redis.register_script(TAKE)
-        found: tuple[int, int, bytes] = await self.script(keys=[name], args=[policy.a_minute, 60 / policy.a_minute, policy.block])
-        return found
+
+    async def ping(self) -> str:
+        """Redis only counts and rings the bell: without it the service is slower to start a job, not down."""
+        self.connect()
+        try:
+            await self.redis.ping()
+        except (RedisError, OSError):
+            return "down"
+        return "ok"
 
     async def close(self) -> None:
         if self.redis is not None:

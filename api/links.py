@@ -1,4 +1,4 @@
-"""Links to the artifacts of a directory store: signed, expiring, for GET, good without an API key. (S3 signs its own.)"""
+"""Links to the artifacts of a directory store: signed, expiring, for GET and HEAD, good without an API key. (S3 signs its own.)"""
 
 import hashlib
 import hmac
@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlencode
 
 from starlette.types import Scope
 
+from api import paths
 from store.secret import derive
 
 LONGEST = 15 * 60  # seconds
@@ -40,7 +41,7 @@ def make(secret: str, artifact_id: uuid.UUID, by: uuid.UUID, expires: datetime) 
 
 def asked(scope: Scope) -> Link | None:
     """The link that a request follows, whoever signed it; None when it follows none."""
-    found, query = PATH.match(scope["path"]), parse_qs(scope["query_string"].decode("latin-1"))
+    found, query = PATH.match(paths.route(scope)), parse_qs(scope["query_string"].decode("latin-1"))
     if scope["method"] != "GET" or found is None or "sig" not in query:
         return None
     try:

@@ -7,7 +7,14 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+UNMATCHED = "unmatched"
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+def known_method(method: str) -> str:
+    """The request's method as a label: whatever a client may have made up is one."""
+    return method if method in METHODS else "OTHER"
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,8 @@ class Metrics:
         )
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Every label comes from a closed set; what was refused before it met a route for coming too often is one series."""
+        method = "OTHER" if status == 429 and route == UNMATCHED else known_method(method)
         self.requests.labels(method, route, str(status)).inc()
         self.latency.labels(method, route).observe(seconds)
 

@@ -12,7 +12,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.metrics import Metrics
+from api import paths
+from api.metrics import UNMATCHED, Metrics, known_method
 from api.problems import Problem, answer
 from store.errors import CorruptBlob, ForeignStore, KeyInFlight, KeyReused, NotFinished, NotFound, QuotaExceeded, StoreError, WrongState
 
@@ -74,7 +75,12 @@ def as_problem(error: Exception) -> Problem:
 
 def route_of(scope: Scope) -> str:
     """The route's template, so that ids neither reach the log's group-by nor blow up the metrics."""
-    return str(getattr(scope.get("route"), "path_format", "unmatched"))
+    return str(getattr(scope.get("route"), "path_format", UNMATCHED))
+
+
+def placed(scope: Scope, name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    """A header as it is below the prefix."""
+    return name, scope["root_path"].encode() + value if name == b"location" and value.startswith(b"/") else value
 
 
 class Envelope:
@@ -90,7 +96,11 @@ class Envelope:
             return
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if REQUEST_ID.match(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        method = scope["method"]
+        # From here on HEAD is GET whose body is thrown away: every route that knows the one knows the other.
+        state = {**scope.get("state", {}), "request_id": request_id, "head": method == "HEAD"}
+        scope = {**scope, "state": state, "method": "GET" if method == "HEAD" else method}
+        paths.settle(scope)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
         started, status = time.monotonic(), 0
@@ -99,10 +109,12 @@ class Envelope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                given = [pair for pair in message["headers"] if pair[0] != b"x-request-id"]
+                given = [placed(scope, *pair) for pair in message["headers"] if pair[0] != b"x-request-id"]
                 names = {name for name, _ in given}
                 safe = (pair for pair in RAW if pair[0] not in names)
                 message["headers"] = [*given, (b"x-request-id", request_id.encode()), *safe, *scope["state"].get("ratelimit", ())]
+            elif method == "HEAD":
+                message = {**message, "body": b""}
             await send(message)
 
         try:
@@ -111,12 +123,12 @@ class Envelope:
             if status:  # the head is out: breaking off is the only way left to say that the body is not whole
                 log.error("response_broken_off", error=type(error).__name__)
                 raise
-            await answer(as_problem(error), instance=scope["path"], request_id=request_id)(scope, receive, dress)
+            await answer(as_problem(error), instance=scope["path"], request_id=request_id, root=scope["root_path"])(scope, receive, dress)
         finally:
             seconds = time.monotonic() - started
-            self.metrics.observe(scope["method"], route_of(scope), status or 499, seconds)
+            self.metrics.observe(method, route_of(scope), status or 499, seconds)
             facts: dict[str, Any] = {
-                "method": scope["method"],
+                "method": known_method(method),
                 "route": route_of(scope),
                 "status": status or 499,
                 "ms": round(1000 * seconds, 1),

@@ -12,7 +12,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import SecretStr
 from pydantic.json_schema import models_json_schema
 
-from api.auth import PUBLIC
+from api.auth import METRICS, PUBLIC
 from api.problems import ProblemBody
 from store.settings import Settings
 
@@ -107,9 +107,12 @@ def document(app: FastAPI) -> dict[str, Any]:
                     del operation["responses"]["422"]  # FastAPI's own: ids in paths are checked by the router, as 404
                 for parameter in operation.get("parameters", ()):
                     plain(parameter)
-                operation["security"] = [] if path in PUBLIC else [{"ApiKey": []}]
-                if path == "/metrics":  # this machine needs no key
-                    operation["security"].append({})
+                operation["security"] = [] if path in PUBLIC else [{"MetricsToken" if path == METRICS else "ApiKey": []}]
+        found["components"]["securitySchemes"]["MetricsToken"] = {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "`Authorization: Bearer` and the operator's EXPUNGE_METRICS_TOKEN.",
+        }
         unused = ("HTTPValidationError", "ValidationError")
         found["components"]["schemas"] = {name: schema for name, schema in sorted(schemas.items()) if name not in unused}
         for_generators(found)

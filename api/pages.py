@@ -26,14 +26,13 @@ environment.filters["code"] = code
 strict = environment.overlay(undefined=StrictUndefined)
 
 
-def home(url: str, version: str, models: list[str]) -> str:
+def home(url: str, version: str, root: str) -> str:
+    """The front page, which strangers see: nothing in it is the operator's own. `root` is the prefix of the service's addresses."""
     methods = [{"name": name, "text": (spec.__doc__ or "").strip()} for name, spec in METHODS.items()]
-    return strict.get_template("home.html.j2").render(
-        url=url, version=version, models=models, model=models[0] if models else "", methods=methods
-    )
+    return strict.get_template("home.html.j2").render(url=url, version=version, root=root, methods=methods)
 
 
-def docs(document: dict[str, Any]) -> str:
+def docs(document: dict[str, Any], root: str) -> str:
     """The OpenAPI document, readable."""
     operations = [
         {"path": path, "verb": verb.upper(), **operation}
@@ -41,5 +40,9 @@ def docs(document: dict[str, Any]) -> str:
         for verb, operation in item.items()
         if verb in VERBS
     ]
+    groups = [
+        {"name": tag["name"], "text": tag["description"], "operations": [each for each in operations if tag["name"] in each["tags"]]}
+        for tag in document["tags"]
+    ]
     schemas = document["components"]["schemas"]
-    return environment.get_template("docs.html.j2").render(operations=operations, problems=KINDS.values(), schemas=schemas)
+    return environment.get_template("docs.html.j2").render(groups=groups, problems=KINDS.values(), schemas=schemas, root=root)

@@ -4,13 +4,14 @@ import asyncio
 import time
 import uuid
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api import bounds, vocabularies
-from api.auth import Caller
+from api.auth import UNKNOWN, Caller, denied, still
 from api.problems import invalid
 from api.schemas import TERMINAL, DryRun, Job, JobArtifact, JobKind
 from api.services import Services
@@ -34,17 +35,22 @@ def job(session: Session, tenant_id: uuid.UUID, row: JobRow) -> Job:
     return view(row, artifacts.of_job(session, tenant_id, row.id))
 
 
-def look(services: Services, caller: Caller, job_id: uuid.UUID) -> Job:
+def look(services: Services, caller: Caller, job_id: uuid.UUID, *, again: bool = False) -> Job:
+    """`again`: look at the key first, which may have ended while the answer was held back."""
     with services.reading() as session:
+        if again and not still(session, caller, "jobs:write"):
+            raise denied(UNKNOWN, ', error="invalid_token"')
         return Job.model_validate(jobs.look(session, caller.tenant_id, job_id))
 
 
 async def ended(services: Services, caller: Caller, job_id: uuid.UUID, deadline: float) -> Job:
-    """The job once it has ended, or as it is at the deadline; holds no connection while it waits."""
+    """The job once it has ended, or as it is at the deadline, at most MAX_WAIT away; holds no connection while it waits."""
+    again = False
     with services.hub.subscribe(str(job_id)) as bell:
         while True:
             bell.clear()
-            found = await run_in_threadpool(look, services, caller, job_id)
+            found = await run_in_threadpool(partial(look, again=again), services, caller, job_id)
+            again = True
             left = deadline - time.monotonic()
             if found.status in TERMINAL or left <= 0:
                 return found

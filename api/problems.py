@@ -184,10 +184,10 @@ def not_found(what: str) -> Problem:
     return Problem("not_found", f"There is no such {what}.")
 
 
-def body(problem: Problem, *, instance: str | None, request_id: str | None) -> dict[str, Any]:
+def body(problem: Problem, *, instance: str | None, request_id: str | None, root: str = "") -> dict[str, Any]:
     kind = problem.kind
     details = ProblemBody(
-        type=f"/docs#{kind.code}",
+        type=f"{root}/docs#{kind.code}",
         code=kind.code,
         title=kind.title,
         status=kind.status,
@@ -199,9 +199,10 @@ def body(problem: Problem, *, instance: str | None, request_id: str | None) -> d
     return details.model_dump(exclude_none=True)
 
 
-def answer(problem: Problem, *, instance: str | None, request_id: str | None) -> JSONResponse:
+def answer(problem: Problem, *, instance: str | None, request_id: str | None, root: str = "") -> JSONResponse:
+    """The response; `root` is the prefix below which the API is served."""
     return JSONResponse(
-        body(problem, instance=instance, request_id=request_id),
+        body(problem, instance=instance, request_id=request_id, root=root),
         status_code=problem.kind.status,
         headers={"Cache-Control": "no-store", **problem.headers},
         media_type=MEDIA_TYPE,

@@ -6,35 +6,58 @@ ASGI has a message for it (the extension http.response.zerocopysend), which uvic
 import asyncio
 import os
 from asyncio.trsock import TransportSocket
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any, BinaryIO, TypeGuard
 
 import h11
-from starlette.concurrency import run_in_threadpool
+from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import RequestResponseCycle
 
+Alive = Callable[[], Awaitable[bool]]
 EXTENSION = "http.response.zerocopysend"
 CHUNK = 1 << 20
+PIECE = 64 << 20  # bytes between two looks at whether the key that asked lives on
+
+
+class Ended(Exception):
+    """The key of a download has ended: it is broken off."""
+
+
+async def while_alive(chunks: Iterator[bytes], alive: Alive) -> AsyncIterator[bytes]:
+    """The chunks, as long as the key lives. Ended."""
+    sent = 0
+    async for chunk in iterate_in_threadpool(chunks):
+        yield chunk
+        sent += len(chunk)
+        if sent >= PIECE:
+            sent = 0
+            if not await alive():
+                raise Ended
 
 
 class FileResponse(Response):
-    """Bytes [start, stop) of an open file, which it closes; Content-Length is the caller's to give."""
+    """Bytes [start, stop) of an open file, which it closes; Content-Length is the caller's to give. Broken off (Ended) when the key is no longer alive."""
 
-    def __init__(self, file: BinaryIO, start: int, stop: int, status: int, headers: Mapping[str, str], media_type: str) -> None:
+    def __init__(
+        self, file: BinaryIO, start: int, stop: int, status: int, headers: Mapping[str, str], media_type: str, alive: Alive
+    ) -> None:
         super().__init__(None, status, headers, media_type)
-        self.file, self.start, self.stop = file, start, stop
+        self.file, self.start, self.stop, self.alive = file, start, stop, alive
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         with self.file:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            if EXTENSION in (scope.get("extensions") or {}):
-                count = self.stop - self.start
-                await send({"type": EXTENSION, "file": self.file, "offset": self.start, "count": count, "more_body": True})
-            else:
-                for at in range(self.start, self.stop, CHUNK):
-                    chunk = await run_in_threadpool(os.pread, self.file.fileno(), min(CHUNK, self.stop - at), at)
+            for piece in range(self.start, self.stop, PIECE):
+                stop = min(piece + PIECE, self.stop)
+                if piece > self.start and not await self.alive():
+                    raise Ended
+                if EXTENSION in (scope.get("extensions") or {}):
+                    await send({"type": EXTENSION, "file": self.file, "offset": piece, "count": stop - piece, "more_body": True})
+                    continue
+                for at in range(piece, stop, CHUNK):
+                    chunk = await run_in_threadpool(os.pread, self.file.fileno(), min(CHUNK, stop - at), at)
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -3,17 +3,22 @@
 import uuid
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
+from sqlalchemy import text
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from api.bell import Bell
 from api.hub import Hub
+from api.images import Decoder
 from api.integrity import Checked
 from api.known import Known
 from api.limiter import Limiter
 from api.metrics import Counted, Metrics
-from store import artifacts, db, deployment, jobs, pauses, workers
+from api.seats import Seats
+from api.shared import Shared
+from store import artifacts, db, deployment, jobs, keys, pauses, workers
 from store.blobs import Blobs
 from store.settings import Settings
 
@@ -30,6 +35,12 @@ class Services:
     checked: Checked = field(default_factory=Checked)
     known: Known = field(default_factory=Known)
 
+    def __post_init__(self) -> None:
+        self.decoder = Decoder()
+        self.seats = Seats(self.settings.max_streams)
+        self.living = Shared(partial(run_in_threadpool, self.marks), 1.0)
+        self.ready = Shared(self.readiness, 1.0)
+
     @cached_property
     def blobs(self) -> Blobs:
         """Known to be this database's. ForeignStore."""
@@ -38,6 +49,23 @@ class Services:
     def transaction(self) -> AbstractContextManager[Session]:
         """A session that commits at its end."""
         return db.transaction(self.settings.database_url.get_secret_value())
+
+    def marks(self) -> frozenset[str]:
+        """What tells a live key from any other text of its form."""
+        with self.reading() as session:
+            return keys.marks(session)
+
+    async def readiness(self) -> dict[str, str]:
+        """How the parts are: the database must answer; a silent Redis only degrades; a paused queue, and one without a worker that is ready, take jobs all the
+        same."""
+        queue, ready = await run_in_threadpool(self.queue_state)
+        return {"database": "ok", "redis": await self.limiter.ping(), "queue": queue, "workers": ready}
+
+    def queue_state(self) -> tuple[str, str]:
+        with self.transaction() as session:
+            session.execute(text("select 1 from jobs limit 1"))
+            queue = "running" if pauses.current(session, None) is None else "paused"
+            return queue, "ready" if workers.able(session) else "none ready"
 
     def reading(self) -> AbstractContextManager[Session]:
         """A session for one SELECT."""

@@ -158,6 +158,7 @@ def start(children: Children, folder: Path, host: str, port: int, workers: int) 
         "ARTIFACTS_URL": artifacts,
         "EXPUNGE_SECRET": secret,
         "EXPUNGE_SIGNING_KEY": signing_key,
+        "EXPUNGE_METRICS_TOKEN": given("EXPUNGE_METRICS_TOKEN") or servers.password(folder / "metrics_token"),
         "EXPUNGE_CACHE_DIR": given("EXPUNGE_CACHE_DIR") or str(folder / "cache"),
         "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
         "PYTHONUNBUFFERED": "1",
@@ -225,18 +226,7 @@ def programs(environment: dict[str, str], url: str, host: str, port: int, worker
         return Program(name, [sys.executable, "-m", *argv], env={**environment, **ports, **device(nth)}, grace=grace, ready=ready)
 
     patience = Settings().soft_shutdown_seconds + 15
-    serve = (
-        "uvicorn",
-        "api.app:create_app",
-        "--factory",
-        "--host",
-        host,
-        "--port",
-        str(port),
-        "--no-access-log",
-        "--timeout-graceful-shutdown",
-        "5",
-    )
+    serve = ("api", "--host", host, "--port", str(port))
     work = ("celery", "-A", "worker.app", "worker", "-c", "1", "--without-gossip", "--without-mingle", "-l", "WARNING")
     made = [python("loops", "worker.loops"), python("api", *serve, ready=lambda: answers(url))]
     return made + [python(f"worker-{n}", *work, "-n", f"worker-{n}@%h", nth=n, grace=patience) for n in range(1, workers + 1)]

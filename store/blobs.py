@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
 import obstore
@@ -27,12 +27,25 @@ if TYPE_CHECKING:
 CHUNK = 1 << 20
 PART, PARTS, AT_ONCE = 8 << 20, 9000, 4  # of an upload to S3 in parts: bytes of one at least, how many at most, how many under way
 COPIED = 5 << 30  # bytes that S3 copies in one request
+TICK = 0.05  # seconds: two changes of a file within one tick of the kernel's clock leave the same ctime
 PAGE = 1000  # objects of a listing held at a time
 UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 LAYOUT = re.compile(rf"({UUID})/(?:uploads|({UUID})/\d+-\d+)/{UUID}")  # what the two functions below make: tenant, job
 PARTIAL = re.compile(rf"{LAYOUT.pattern}#\d+")  # a file under way to such a key
 MARKER = "expunge-deployment.json"  # whose store it is: store/deployment.py
 QUARANTINE = "quarantine/"  # what the sweep has set aside: store/quarantine.py
+
+
+class Stamp(NamedTuple):
+    """Size and version of a stored object. `changed` is a file's ctime in nanoseconds, which no user can set back; 0 in S3, whose versions say it all."""
+
+    size: int
+    version: str
+    changed: int
+
+    def settled(self, at: float) -> bool:
+        """Whether any change after the time `at` gives another stamp."""
+        return self.changed / 1e9 < at - TICK
 
 
 def output_key(tenant_id: uuid.UUID, job_id: uuid.UUID, attempt: int, fence: int) -> str:
@@ -99,13 +112,16 @@ class Blobs:
         except FileNotFoundError as error:
             raise NotFound(f"no object '{key}'") from error
 
-    def stamp(self, key: str) -> tuple[int, str]:
-        """Size and version of the stored object, which change when it does. NotFound."""
+    def stamp(self, key: str) -> Stamp:
+        """What changes when the stored object does. NotFound."""
         try:
+            if self.folder is not None:
+                found = (self.folder / key).stat()
+                return Stamp(found.st_size, f"{found.st_ino} {found.st_mtime_ns}", found.st_ctime_ns)
             meta = obstore.head(self.store, key)
         except FileNotFoundError as error:
             raise NotFound(f"no object '{key}'") from error
-        return int(meta["size"]), f"{meta['e_tag']} {meta['last_modified'].isoformat()}"
+        return Stamp(int(meta["size"]), f"{meta['e_tag']} {meta['version']} {meta['last_modified'].isoformat()}", 0)
 
     def read(self, key: str, start: int = 0, end: int | None = None, *, chunk: int = CHUNK) -> Iterator[bytes]:
         """Bytes [start, end) in chunks, each a request of its own in S3: one that lasts as long as a slow reader would be broken off."""

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from store import audit
 from store.audit import Actor
-from store.errors import NotFound, WrongState
+from store.errors import NotFound, QuotaExceeded, WrongState
 from store.models import ApiKey, Tenant
 from store.secret import derive, long_enough, name_of
 
@@ -26,6 +26,7 @@ Scope = Literal["jobs:read", "jobs:write", "artifacts:read", "keys:read", "webho
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 ALPHABET = string.digits + string.ascii_letters
 RANDOM, CHECK = 37, 6
+SOON = 30  # seconds
 LIVE = (ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()))
 
 
@@ -78,11 +79,17 @@ def create(
     expires_in: timedelta | None = None,
     key: str | None = None,
     by: Actor | None = None,
+    at_most: int | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new key and its text, which cannot be had again. `key` registers a known text; `by` None is the operator at the server."""
+    """A new key and its text, which cannot be had again. `key` registers a known text; `by` None is the operator at the server.
+
+    QuotaExceeded when the tenant has `at_most` live keys already.
+    """
     unknown = [scope for scope in scopes if scope not in SCOPES]
     if unknown:
         raise ValueError(f"unknown scope '{unknown[0]}': the scopes are {', '.join(SCOPES)}")
+    if at_most is not None:
+        room(session, tenant_id, at_most)
     text = key or generate()
     row = ApiKey(tenant_id=tenant_id, name=name, hint=text[: len(PREFIX) + 4], scopes=list(scopes))
     row.digest, row.hashed = digest(text, secret), hashed(text, secret)
@@ -93,6 +100,13 @@ def create(
     session.refresh(row)
     audit.record(session, tenant_id, by, "key.created", row.id, name=name, scopes=list(scopes))
     return row, text
+
+
+def room(session: Session, tenant_id: uuid.UUID, at_most: int) -> None:
+    """QuotaExceeded without room for one more live key; the tenant's row stays locked, so that two requests do not both take the last place."""
+    session.execute(select(Tenant.id).where(Tenant.id == tenant_id).with_for_update(key_share=True))
+    if (session.scalar(select(func.count()).where(ApiKey.tenant_id == tenant_id, *LIVE)) or 0) >= at_most:
+        raise QuotaExceeded("max_keys", at_most, "API keys are alive: revoke one that nobody uses, with DELETE /keys/{id}", wait=SOON)
 
 
 def authenticate(session: Session, secret: str, key: str, older: Sequence[str] = ()) -> ApiKey | None:
@@ -128,6 +142,17 @@ def live(session: Session, key_id: uuid.UUID) -> ApiKey | None:
     return session.scalar(select(ApiKey).where(ApiKey.id == key_id, *LIVE))
 
 
+def marks(session: Session) -> frozenset[str]:
+    """Hash, digest and id of every live key, whosever it is."""
+    rows = session.execute(select(ApiKey.hashed, ApiKey.digest, ApiKey.id).where(*LIVE))
+    return frozenset(str(mark) for row in rows for mark in row if mark is not None)
+
+
+def marks_of(key: str, secrets_: Sequence[str]) -> set[str]:
+    """By which of those a key of this text would be found."""
+    return {mark for secret in secrets_ for mark in (hashed(key, secret), digest(key, secret))}
+
+
 def get(session: Session, tenant_id: uuid.UUID, key_id: uuid.UUID, *, lock: bool = False) -> ApiKey:
     """One key, or NotFound (another tenant's too)."""
     query = select(ApiKey).where(ApiKey.id == key_id, ApiKey.tenant_id == tenant_id)
@@ -148,15 +173,24 @@ def list_keys(
 
 
 def rotate(
-    session: Session, secret: str, tenant_id: uuid.UUID, key_id: uuid.UUID, *, overlap: timedelta, by: Actor | None = None
+    session: Session,
+    secret: str,
+    tenant_id: uuid.UUID,
+    key_id: uuid.UUID,
+    *,
+    overlap: timedelta,
+    by: Actor | None = None,
+    at_most: int | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new key of the same name, scopes and end; the old one ends after `overlap`. WrongState when the old one has ended."""
+    """A new key of the same name, scopes and end; the old one ends after `overlap`. WrongState when the old one has ended; with an overlap, QuotaExceeded."""
     old = get(session, tenant_id, key_id, lock=True)
     now = session.scalars(select(func.now())).one()
     if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
         raise WrongState("the key has expired or was revoked: make a new one")
     left = None if old.expires_at is None else old.expires_at - now
-    row, text = create(session, secret, tenant_id, name=old.name, scopes=old.scopes, expires_in=left, by=by)
+    row, text = create(
+        session, secret, tenant_id, name=old.name, scopes=old.scopes, expires_in=left, by=by, at_most=at_most if overlap else None
+    )
     audit.record(session, tenant_id, by, "key.rotated", old.id, replaced_by=str(row.id), overlap_s=int(overlap.total_seconds()))
     if overlap:
         old.expires_at = now + overlap if left is None else now + min(left, overlap)

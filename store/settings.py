@@ -169,7 +169,12 @@ class Settings(BaseSettings):
     metrics_public: bool = Field(
         default=False,
         alias="EXPUNGE_METRICS_PUBLIC",
-        description="Serve /metrics without a key; else this machine and the scope admin only.",
+        description="Serve the API's /metrics to everybody.",
+    )
+    metrics_token: SecretStr = Field(
+        default=SecretStr(""),
+        alias="EXPUNGE_METRICS_TOKEN",
+        description="The bearer token that the API's /metrics takes; omitted: nobody reads them.",
     )
     max_active_jobs: int = Field(
         default=1000,
@@ -200,13 +205,19 @@ class Settings(BaseSettings):
     max_bytes: int | None = Field(
         default=None, ge=1, description="Bytes of stored artifacts a tenant may have, uploads and what jobs made; omitted: any number."
     )
+    max_keys: int = Field(
+        default=100, ge=1, description="API keys of one tenant that are alive at once; the operator's own command is not bound by it."
+    )
+    max_streams: int = Field(
+        default=128, ge=1, description="Event streams of one tenant that an API process holds open at once; of one key half as many."
+    )
     max_upload_bytes: int = Field(default=512 * 2**20, ge=1, description="Largest delta that may be uploaded.")
 
     rate_limits: bool = Field(default=True, alias="EXPUNGE_RATE_LIMITS", description="Off switch for the three limits below.")
     reads_per_minute: int = Field(
-        default=600, ge=1, description="GET and HEAD requests of one API key; as many at once after a quiet minute."
+        default=600, ge=1, description="GET and HEAD requests of one tenant, by all of its API keys; as many at once after a quiet minute."
     )
-    writes_per_minute: int = Field(default=120, ge=1, description="All other requests of one API key.")
+    writes_per_minute: int = Field(default=120, ge=1, description="All other requests of one tenant.")
     strangers_per_minute: int = Field(
         default=60, ge=1, description="Requests without a valid API key from one address; probes, and requests with one, are not counted."
     )

@@ -84,7 +84,7 @@ class Fleet:
         """An API process that answers, and its URL."""
         port = free_port()
         url = f"http://127.0.0.1:{port}"
-        argv = ("uvicorn", "api.app:create_app", "--factory", "--host", "127.0.0.1", "--port", str(port), "--no-access-log")
+        argv = ("api", "--port", str(port))
         process = self.start(*argv, **changes)
         self.urls.append(url)
         until(lambda: not process.is_running() or alive(url))

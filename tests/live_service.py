@@ -15,6 +15,7 @@ import uvicorn
 from service_role import as_service
 
 from api.app import create_app
+from api.server import config
 from store import attempts, db, jobs, keys
 from store.attempts import NewArtifact
 from store.blobs import Blobs
@@ -26,13 +27,13 @@ LEASE = timedelta(hours=1)
 
 
 @contextmanager
-def serve(settings: Settings) -> Iterator[tuple[str, object]]:
-    """uvicorn in a thread on a free port: (url, app)."""
+def serve(settings: Settings, **options: object) -> Iterator[tuple[str, object]]:
+    """The server of `python -m api` in a thread on a free port: (url, app)."""
     app = create_app(settings)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(128)
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2))
+        server = uvicorn.Server(config(app, log_config=None, timeout_graceful_shutdown=2, **options))
         started = threading.Event()
         startup = server.startup
 
@@ -122,7 +123,7 @@ def settings(postgres_url: str, redis_url: str, tmp_path_factory: pytest.TempPat
 
 
 def make_settings(database_url: str, redis_url: str, folder: Path, **more: object) -> Settings:
-    given = {"rate_limits": False, **more}  # tests ask more often than people; those of the limits switch them on
+    given = {"rate_limits": False, "metrics_public": True, **more}  # tests ask more often than people; those of the limits switch them on
     return Settings(database_url=as_service(database_url), redis_url=redis_url, artifacts_url=folder.as_uri(), secret=SECRET, **given)
 
 

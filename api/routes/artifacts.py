@@ -3,19 +3,21 @@
 import base64
 import uuid
 from datetime import timedelta
+from functools import partial
 from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from api import links, pagination, ranges
-from api.auth import Caller, require
+from api.auth import Caller, require, still
 from api.deps import JSON, Admin, Anyone, ArtifactsReader, ServicesDep, acceptable, accepts
 from api.problems import Problem, responses
 from api.schemas import ApiKeyName, Artifact, ArtifactLink, ArtifactList, ArtifactPage, ArtifactRead, ArtifactReadPage, LinkSpec
-from api.sendfile import FileResponse
+from api.sendfile import FileResponse, while_alive
 from api.services import Services
 from store import artifacts, audit, jobs, removal
 from store.blobs import attachment
@@ -93,33 +95,47 @@ def there(row: ArtifactRow) -> None:
         )
 
 
-def check(services: Services, row: ArtifactRow) -> None:
+async def check(services: Services, row: ArtifactRow) -> None:
     """Hash the stored bytes before any of them leaves; what is damaged is refused, and flagged for the operator."""
     try:
-        services.checked.check(services.blobs, row)
+        await services.checked.check(services.blobs, row)
     except Problem:
         services.metrics.corrupt.inc()
         log.error("artifact_corrupt", artifact_id=str(row.id), key=row.key)
-        with services.transaction() as session:
-            artifacts.verified(session, row.id, whole=False)
+        await run_in_threadpool(flag, services, row)
         raise
 
 
-@router.api_route("/artifacts/{artifact_id:uuid}/content", methods=["HEAD"], include_in_schema=False)
+def flag(services: Services, row: ArtifactRow) -> None:
+    with services.transaction() as session:
+        artifacts.verified(session, row.id, whole=False)
+
+
+def find(services: Services, caller: Caller, artifact_id: uuid.UUID) -> ArtifactRow:
+    with services.transaction() as session:
+        return artifacts.get(session, caller.tenant_id, artifact_id)
+
+
+def lives(services: Services, caller: Caller, scope: str) -> bool:
+    with services.reading() as session:
+        return still(session, caller, scope)
+
+
 @router.get("/artifacts/{artifact_id:uuid}/content", response_class=Response, responses=CONTENT)
-def download_artifact(request: Request, artifact_id: uuid.UUID, services: ServicesDep, caller: Anyone) -> Response:
+async def download_artifact(request: Request, artifact_id: uuid.UUID, services: ServicesDep, caller: Anyone) -> Response:
     """Download an artifact: whole, or a range of its bytes.
 
-    Takes the scope `artifacts:read`; for a recovery key `keys:read` instead, and the read is noted before the first byte is sent.
+    Takes the scope `artifacts:read`; for a recovery key `keys:read` instead, and the read is noted before the first byte is sent. A long download is broken off
+    when its API key ends.
     """
     try:
-        with services.transaction() as session:
-            row = artifacts.get(session, caller.tenant_id, artifact_id)
+        row = await run_in_threadpool(find, services, caller, artifact_id)
     except NotFound:
         require(caller, "artifacts:read")  # the scope comes before the 404
         raise
     secret = row.kind == artifacts.RECOVERY_KEY
-    require(caller, "keys:read" if secret else "artifacts:read")
+    scope = "keys:read" if secret else "artifacts:read"
+    require(caller, scope)
     there(row)
     headers = described(row)
     if secret:
@@ -127,19 +143,22 @@ def download_artifact(request: Request, artifact_id: uuid.UUID, services: Servic
     if ranges.unchanged(request.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     acceptable(request, row.media_type, "application/octet-stream")
-    span, partial = ranges.span(request.headers, row.size, headers["ETag"])
-    if partial:
+    if request.state.head:  # a range is of GET alone
+        headers["Content-Length"] = str(row.size)
+        return Response(headers=headers, media_type=row.media_type)
+    span, part = ranges.span(request.headers, row.size, headers["ETag"])
+    if part:
         headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{row.size}"
     headers["Content-Length"] = str(span.stop - span.start)
-    status = 206 if partial else 200
-    if request.method == "HEAD":
-        return Response(status_code=status, headers=headers, media_type=row.media_type)
-    check(services, row)
-    note_read(services, caller, row, span)
-    file = services.blobs.open(row.key)
+    status = 206 if part else 200
+    await check(services, row)
+    await run_in_threadpool(note_read, services, caller, row, span)
+    file = await run_in_threadpool(services.blobs.open, row.key)
+    alive = partial(run_in_threadpool, lives, services, caller, scope)
     if file is not None:
-        return FileResponse(file, span.start, span.stop, status, headers, row.media_type)
-    return StreamingResponse(services.blobs.read(row.key, span.start, span.stop), status, headers, media_type=row.media_type)
+        return FileResponse(file, span.start, span.stop, status, headers, row.media_type, alive)
+    chunks = while_alive(services.blobs.read(row.key, span.start, span.stop), alive)
+    return StreamingResponse(chunks, status, headers, media_type=row.media_type)
 
 
 @router.post(
@@ -157,31 +176,34 @@ def download_artifact(request: Request, artifact_id: uuid.UUID, services: Servic
     ),
     dependencies=[accepts(JSON)],
 )
-def create_artifact_link(
+async def create_artifact_link(
     request: Request, artifact_id: uuid.UUID, services: ServicesDep, caller: ArtifactsReader, spec: LinkSpec = LASTING
 ) -> ArtifactLink:
     """Make an address that gives an artifact's bytes without an API key, for at most 15 minutes.
 
-    It is for GET and for this artifact only. With an S3 store it leads to S3 itself, and cannot be taken back; otherwise to this service, and it ends with the API key
+    It is for GET and HEAD and for this artifact only. With an S3 store it leads to S3 itself, and cannot be taken back; otherwise to this service, and it ends with the API key
     that asked for it. Recovery keys get no link: their reads are noted by key.
     """
-    with services.transaction() as session:
-        row = artifacts.get(session, caller.tenant_id, artifact_id)
+    row = await run_in_threadpool(find, services, caller, artifact_id)
     if row.kind == artifacts.RECOVERY_KEY:
         raise Problem(
             "wrong_state", f"The artifact '{row.name}' is a recovery key: download it with an API key that has the scope 'keys:read'."
         )
     there(row)
-    check(services, row)
+    await check(services, row)
     expires = links.until(spec.lifetime_s)
     signed = services.blobs.link(row.key, timedelta(seconds=spec.lifetime_s))
     if signed is None:
         own = links.make(services.settings.secret.get_secret_value(), row.id, caller.key_id, expires)
         signed = f"{str(request.base_url).rstrip('/')}{own}"
-    with services.transaction() as session:
-        audit.record(session, caller.tenant_id, caller, "artifact.linked", row.id, lifetime_s=spec.lifetime_s)
+    await run_in_threadpool(note_link, services, caller, row, spec.lifetime_s)
     log.info("link_made", artifact_id=str(row.id), api_key_id=str(caller.key_id), lifetime_s=spec.lifetime_s)
     return ArtifactLink(url=signed, expires_at=expires)
+
+
+def note_link(services: Services, caller: Caller, row: ArtifactRow, lifetime_s: int) -> None:
+    with services.transaction() as session:
+        audit.record(session, caller.tenant_id, caller, "artifact.linked", row.id, lifetime_s=lifetime_s)
 
 
 def note_read(services: Services, caller: Caller, row: ArtifactRow, span: ranges.Span) -> None:

@@ -4,16 +4,19 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
 
-from api.auth import Caller
+from api.auth import Caller, still
 from api.deps import JSON, JobsReader, ServicesDep, accepts
 from api.problems import bad_header, responses
 from api.schemas import TERMINAL, Event, EventPage
+from api.seats import Seat
 from api.services import Services
 from store import events
 
@@ -27,13 +30,20 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
         "description": "A page of events; or, for `Accept: text/event-stream`, every event as it happens, `id` being its seq, until the job has ended.",
         "content": {STREAM: {"schema": {"type": "string"}}},
     },
+    204: {"description": "Of a stream: nothing will follow."},
     **responses("bad_header", "not_found", "invalid_request"),
 }
 
 
-def page(services: Services, caller: Caller, job_id: uuid.UUID, after: int, limit: int) -> EventPage:
-    """Events after `after`, and whether they are the last: a terminal job's events are all there."""
+class Denied(Exception):
+    """The key of a stream has ended, or lost its scope."""
+
+
+def page(services: Services, caller: Caller, job_id: uuid.UUID, after: int, limit: int, *, again: bool = False) -> EventPage:
+    """Events after `after`, and whether they are the last: a terminal job's events are all there. `again`: look at the key first. Denied."""
     with services.reading() as session:
+        if again and not still(session, caller, "jobs:read"):
+            raise Denied
         rows = events.look(session, caller.tenant_id, job_id, after=after, limit=limit)
     items = [Event.model_validate(row) for row in rows if row.seq is not None]
     reached = items[-1].seq if items else after
@@ -41,20 +51,34 @@ def page(services: Services, caller: Caller, job_id: uuid.UUID, after: int, limi
 
 
 async def stream(services: Services, caller: Caller, job_id: uuid.UUID, first: EventPage) -> AsyncIterator[ServerSentEvent]:
-    """Events from `first` on; sleeps without a connection until the listener rings or patience ends."""
+    """Events from `first` on, as long as the key lives; sleeps without a connection until the listener rings or patience ends."""
     services.metrics.streams.inc()
     found = first
+    yield ServerSentEvent(retry=RECONNECT)
     with services.hub.subscribe(str(job_id)) as bell:
         while True:
             for item in found.items:
-                yield ServerSentEvent(item.model_dump_json(), event=item.type, id=str(item.seq), retry=RECONNECT)
+                yield ServerSentEvent(item.model_dump_json(), event=item.type, id=str(item.seq))
             if found.finished:
                 return
             bell.clear()
-            found = await run_in_threadpool(page, services, caller, job_id, found.next_after, PAGE)
+            try:
+                found = await run_in_threadpool(partial(page, again=True), services, caller, job_id, found.next_after, PAGE)
+            except Denied:
+                return
             if not found.items and not found.finished:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(bell.wait(), services.hub.patience)
+
+
+class Seated(EventSourceResponse):
+    """A stream that leaves its seat when it ends, however it ends."""
+
+    seat: Seat
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self.seat:
+            await super().__call__(scope, receive, send)
 
 
 def last_event_id(request: Request) -> int | None:
@@ -79,9 +103,19 @@ async def list_job_events(
         str | None, Header(alias="Last-Event-ID", description="Of a stream: resume after this seq; stronger than `after`.")
     ] = None,
 ) -> Response | EventPage:
-    """Read a job's events, as pages or as a live stream."""
+    """Read a job's events, as pages or as a live stream.
+
+    A stream ends with the job, or with its API key. Where nothing will follow (the job has ended, and its last event was seen) the answer is 204, which tells a
+    browser's EventSource to stop asking. A tenant's open streams are bounded: beyond that, 429.
+    """
     if media_type == JSON:
         return await run_in_threadpool(page, services, caller, job_id, after, limit)
     resumed = last_event_id(request)
     first = await run_in_threadpool(page, services, caller, job_id, after if resumed is None else resumed, PAGE)
-    return EventSourceResponse(stream(services, caller, job_id, first), ping=HEARTBEAT, headers={"Cache-Control": "private, no-store"})
+    if first.finished and not first.items:
+        return Response(status_code=204)
+    if request.state.head:
+        return Response(media_type=STREAM)
+    answer = Seated(stream(services, caller, job_id, first), ping=HEARTBEAT, headers={"Cache-Control": "private, no-store"})
+    answer.seat = services.seats.take(caller)
+    return answer

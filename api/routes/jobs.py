@@ -95,7 +95,10 @@ async def settle(services: Services, caller: Caller, done: Done, seconds: int) -
     job = done.body
     if not seconds or not isinstance(job, Job):
         return done.response()
-    job = await presenters.ended(services, caller, job.id, deadline=time.monotonic() + seconds)
+    if not services.seats.free(caller):  # the job is made all the same: the client looks by itself
+        return done.response()
+    with services.seats.take(caller):
+        job = await presenters.ended(services, caller, job.id, deadline=time.monotonic() + seconds)
     done.body, done.headers = job, {**done.headers, "Preference-Applied": f"wait={seconds}"}
     if job.status in TERMINAL:
         done.status = 200

@@ -29,14 +29,17 @@ def with_text(row: ApiKeyRow, text: str) -> Done:
     return Done(shown, status=201, headers={"Location": f"/keys/{row.id}"}, kept=shown.model_copy(update={"key": None}))
 
 
-@router.post("/keys", status_code=201, response_model=NewApiKey, responses=LOCATED | responses(*BODY, *POSTED))
+@router.post("/keys", status_code=201, response_model=NewApiKey, responses=LOCATED | responses(*BODY, *POSTED, "quota_exceeded"))
 def create_key(body: KeyRequest, services: ServicesDep, caller: Admin, ticket: TicketDep) -> JSONResponse:
-    """Make an API key of the same tenant; its text is shown this once."""
+    """Make an API key of the same tenant; its text is shown this once. A tenant has a bounded number of live keys."""
 
     def work(session: Session) -> Done:
         expires_in = None if body.expires_in_s is None else timedelta(seconds=body.expires_in_s)
         secret = services.settings.secret.get_secret_value()
-        made = keys.create(session, secret, caller.tenant_id, name=body.name, scopes=body.scopes, expires_in=expires_in, by=caller)
+        most = services.settings.max_keys
+        made = keys.create(
+            session, secret, caller.tenant_id, name=body.name, scopes=body.scopes, expires_in=expires_in, by=caller, at_most=most
+        )
         return with_text(*made)
 
     return once(services, caller, ticket, NewApiKey, work).response()
@@ -69,7 +72,7 @@ def get_key(key_id: uuid.UUID, services: ServicesDep, caller: Admin) -> ApiKey:
     "/keys/{key_id:uuid}/rotate",
     status_code=201,
     response_model=NewApiKey,
-    responses=LOCATED | responses("not_found", "wrong_state", *BODY, *POSTED),
+    responses=LOCATED | responses("not_found", "wrong_state", *BODY, *POSTED, "quota_exceeded"),
 )
 def rotate_key(
     key_id: uuid.UUID,
@@ -82,7 +85,8 @@ def rotate_key(
 
     def work(session: Session) -> Done:
         secret = services.settings.secret.get_secret_value()
-        return with_text(*keys.rotate(session, secret, caller.tenant_id, key_id, overlap=timedelta(seconds=body.overlap_s), by=caller))
+        overlap, most = timedelta(seconds=body.overlap_s), services.settings.max_keys
+        return with_text(*keys.rotate(session, secret, caller.tenant_id, key_id, overlap=overlap, by=caller, at_most=most))
 
     done = once(services, caller, ticket, NewApiKey, work)
     services.known.forget()

@@ -3,58 +3,36 @@
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from redis import Redis, RedisError
-from sqlalchemy import text
 
 from api import pages
-from api.auth import Caller
 from api.deps import ServicesDep
-from api.problems import Problem, responses
+from api.problems import responses
 from api.schemas import Health, SigningKey, SigningKeys
-from api.services import Services
-from store import pauses, signing_keys, workers
+from store import signing_keys
 
 router = APIRouter(tags=["system"])
-PROBE = 1.0  # seconds
 
 
-@router.api_route("/healthz", methods=["GET", "HEAD"], include_in_schema=False)
 @router.get("/healthz", responses=responses(public=True))
-def check_health() -> Health:
+async def check_health() -> Health:
     """Whether the process answers."""
     return Health(status="ok")
 
 
-def ping_redis(services: Services) -> str:
-    """Redis only rings the bell: without it the service is slower to start a job, not down."""
-    url = services.settings.redis_url.get_secret_value().replace("redis+socket://", "unix://", 1)
-    try:
-        with Redis.from_url(url, socket_connect_timeout=PROBE, socket_timeout=PROBE) as redis:
-            redis.ping()
-    except RedisError:
-        return "down"
-    return "ok"
-
-
-@router.api_route("/readyz", methods=["GET", "HEAD"], include_in_schema=False)
 @router.get("/readyz", responses=responses("unavailable", public=True))
-def check_readiness(services: ServicesDep) -> Health:
-    """Whether requests can be served: the database must answer; a silent Redis only degrades; a paused queue, and one without a worker that is ready, take jobs all
-    the same."""
-    with services.transaction() as session:
-        session.execute(text("select 1 from jobs limit 1"))
-        queue = "running" if pauses.current(session, None) is None else "paused"
-        ready = "ready" if workers.able(session) else "none ready"
-    redis = ping_redis(services)
-    return Health(status="ok" if redis == "ok" else "degraded", checks={"database": "ok", "redis": redis, "queue": queue, "workers": ready})
+async def check_readiness(services: ServicesDep) -> Health:
+    """Whether requests can be served, as it was found within the last second."""
+    checks = await services.ready()
+    return Health(status="ok" if checks["redis"] == "ok" else "degraded", checks=checks)
 
 
-@router.get("/metrics", response_class=PlainTextResponse, responses=responses())
-def read_metrics(request: Request, services: ServicesDep) -> Response:
-    """Prometheus metrics; needs the scope `admin`, or this machine, unless the operator made them public."""
-    caller: Caller | None = getattr(request.state, "caller", None)
-    if caller is not None and "admin" not in caller.scopes:
-        raise Problem("forbidden", "The API key lacks the scope 'admin'.")
+@router.get(
+    "/metrics",
+    response_class=PlainTextResponse,
+    responses=responses("unauthorized", "too_many_requests", "internal_error", "unavailable", public=True),
+)
+def read_metrics(services: ServicesDep) -> Response:
+    """Prometheus metrics of the whole service; take the operator's token, `Authorization: Bearer <EXPUNGE_METRICS_TOKEN>`, unless they were made public."""
     return Response(services.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -68,14 +46,16 @@ def list_signing_keys(services: ServicesDep, response: Response) -> SigningKeys:
 
 @router.get("/openapi.json", include_in_schema=False)
 def openapi_document(request: Request) -> JSONResponse:
-    return JSONResponse(request.app.openapi(), headers={"Cache-Control": "public, max-age=300"})
+    root = request.scope["root_path"]
+    servers = {"servers": [{"url": root}]} if root else {}
+    return JSONResponse({**request.app.openapi(), **servers}, headers={"Cache-Control": "public, max-age=300"})
 
 
 @router.get("/docs", include_in_schema=False)
 def docs_page(request: Request) -> HTMLResponse:
-    return HTMLResponse(pages.docs(request.app.openapi()), headers={"Cache-Control": "public, max-age=300"})
+    return HTMLResponse(pages.docs(request.app.openapi(), request.scope["root_path"]), headers={"Cache-Control": "public, max-age=300"})
 
 
 @router.get("/", include_in_schema=False)
-def home_page(request: Request, services: ServicesDep) -> HTMLResponse:
-    return HTMLResponse(pages.home(str(request.base_url), request.app.version, list(services.settings.models)))
+def home_page(request: Request) -> HTMLResponse:
+    return HTMLResponse(pages.home(str(request.base_url), request.app.version, request.scope["root_path"]))

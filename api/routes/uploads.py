@@ -2,6 +2,7 @@
 
 import hashlib
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -114,11 +115,11 @@ def keep(services: Services, caller: Caller, ticket: Ticket, path: Path, name: s
     return done
 
 
-def vet(services: Services, path: Path, media_type: str, model: str) -> tuple[str, dict[str, Any]]:
+async def vet(services: Services, caller: Caller, path: Path, media_type: str, model: str) -> tuple[str, dict[str, Any]]:
     """Check a delta where it lies, or re-encode an image in place; the media type to store it under, and what to know of it."""
     if media_type in images.MEDIA_TYPES:
-        return images.STORED, images.clean(path, media_type)
-    deltas.check(path, services.settings.models[model], model)
+        return images.STORED, await services.decoder.run(caller.tenant_id, partial(images.clean, path, media_type))
+    await run_in_threadpool(deltas.check, path, services.settings.models[model], model)
     return MEDIA_TYPES[0], {"model": model}
 
 
@@ -136,11 +137,13 @@ async def upload_artifact(
     """Upload a delta to have it judged, or an image to learn a concept from.
 
     A delta is safetensors: a LoRA as diffusers' save_lora_weights writes it, or a sparse mask as a prune job delivers it. An image is PNG, JPEG or WebP of
-    at most 10 MiB and 4096 px a side, at least 32 px, not animated; it is stored as a PNG without its metadata, turned as its EXIF orientation says,
-    transparent parts on white. Masks of images are images too: white is what is kept. The Content-Type is application/octet-stream for either, or
-    image/png, image/jpeg or image/webp for an image.
+    at most 10 MiB and 4096 px a side, at least 32 px, not animated; of a JPEG that holds several pictures, as phones make them, the first is taken. It is stored as
+    a PNG in sRGB (a colour profile is applied, then dropped like all metadata), turned as its EXIF orientation says, transparent parts on white. A job learns from
+    the middle square of an image: crop it yourself where the concept stands elsewhere. Masks of images are images too: white is what is kept. The Content-Type is
+    application/octet-stream for either, or image/png, image/jpeg or image/webp for an image.
     """
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    media_type = images.ALIASES.get(media_type, media_type)
     picture = media_type in images.MEDIA_TYPES
     if not picture:
         await run_in_threadpool(known_model, services, model, "query.model")
@@ -148,7 +151,8 @@ async def upload_artifact(
     if media_type not in ALL_TYPES:
         raise Problem(
             "unsupported_media_type",
-            f"Send the bytes of the file with 'Content-Type: {MEDIA_TYPES[0]}' for a delta, or {', '.join(images.MEDIA_TYPES)} for an image.",
+            f"'{media_type[:100]}' is not read. Send the bytes of the file with 'Content-Type: {MEDIA_TYPES[0]}' for a delta, or "
+            f"{', '.join(images.MEDIA_TYPES)} for an image.",
             headers={"Accept-Post": ", ".join(ALL_TYPES)},
         )
     with tempfile.TemporaryDirectory(prefix="expunge-upload-") as folder:
@@ -160,7 +164,7 @@ async def upload_artifact(
             if path.stat().st_size > images.MAX_BYTES:
                 raise Problem("payload_too_large", f"An image has at most {images.MAX_BYTES} bytes.")
         name = name or ("image.png" if picture else deltas.FILE)
-        stored, info = await run_in_threadpool(vet, services, path, media_type, model)
+        stored, info = await vet(services, caller, path, media_type, model)
         marked = Ticket(ticket.key, hashed(request, sha256.encode()))
         done = await run_in_threadpool(keep, services, caller, marked, path, name, stored, info)
     log.info("artifact_uploaded", sha256=sha256, media_type=media_type)

@@ -180,7 +180,7 @@ def test_kill_9_and_start_again(up, folder, whole_family):
 def test_children_that_die_are_started_again(up, folder):
     service = up()
     service.ready()
-    pids = {name: service.named(name).pid for name in ("api.app", "redis-server", "worker.app", "worker.loops")}
+    pids = {name: service.named(name).pid for name in ("-m api", "redis-server", "worker.app", "worker.loops")}
     for pid in pids.values():
         psutil.Process(pid).kill()
 

@@ -44,7 +44,7 @@ class Service:
         with db.transaction(fleet.url) as session:
             self.key = keys.create(session, fleet.settings.secret.get_secret_value(), fleet.tenant_id, name="test")[1]
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {self.key}"}, timeout=30)
-        fleet.start("uvicorn", "api.app:create_app", "--factory", "--port", str(port), **self.environment)  # with its access log
+        fleet.start("api", "--port", str(port), **self.environment)
         fleet.start("worker.loops", **self.environment)
         fleet.worker(**self.environment)
         until(self.ready)
