@@ -90,7 +90,7 @@ def opened(path: Path, media_type: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked below, before anything is decoded
-            image = Image.open(path, formats=["PNG", "JPEG", "MPO", "WEBP"])
+            image = Image.open(path, formats=["PNG", "JPEG", "WEBP"])
     except Image.DecompressionBombError as error:
         raise too_large() from error
     except Exception as error:  # a parser of hostile bytes may raise anything

@@ -24,6 +24,7 @@ SECRET = "0123456789abcdef" * 4
 QUICK: dict[str, Any] = {
     "lease_seconds": 2, "heartbeat_seconds": 0.3, "reaper_seconds": 0.3, "dispatch_seconds": 0.2, "redispatch_after_seconds": 1,
     "backoff_seconds": 0.1, "progress_seconds": 0, "cancel_seconds": 2, "soft_shutdown_seconds": 5, "self_test_seconds": 0.3, "max_attempts": 10, "rate_limits": False,
+    "metrics_public": True,
 }  # fmt: skip
 JOB = {"concepts": ["church"], "method": {"name": "esd", "steps": 12, "checkpoint_every": 3}}
 

@@ -93,7 +93,17 @@ def test_a_finished_jobs_stream_ends_by_itself(tenant: Tenant):
     client, job = tenant.http(), tenant.erase()
     client.post(f"/jobs/{job['id']}/cancel")
     assert [e["type"] for e in stream(client, job["id"])] == ["queued", "cancelled"]
-    assert list(stream(client, job["id"], **{"Last-Event-ID": "2"})) == []
+    for at_its_end in ({"headers": {**STREAM, "Last-Event-ID": "2"}}, {"headers": STREAM, "params": {"after": 2}}):
+        answer = client.get(f"/jobs/{job['id']}/events", **at_its_end)
+        assert (answer.status_code, answer.content) == (204, b""), "which stops an EventSource"
+
+
+def test_a_stream_says_once_how_soon_to_come_back(tenant: Tenant):
+    client, job = tenant.http(), tenant.erase()
+    client.post(f"/jobs/{job['id']}/cancel")
+    text = client.get(f"/jobs/{job['id']}/events", headers=STREAM).text
+    assert text.count("retry:") == 1
+    assert text.count("data:") == 2
 
 
 def test_many_idle_streams_leave_the_database_free(tenant: Tenant):

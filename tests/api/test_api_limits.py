@@ -116,7 +116,13 @@ class TestRates:
             assert client.post("/jobs/erase", json=CHURCH).status_code == 202
             assert client.post("/jobs/erase", json=CHURCH).status_code == 202
             problem(client.post("/jobs/erase", json=CHURCH), 429, "too_many_requests")
-            assert tenant.http().get("/jobs").status_code == 200, "another key"
+
+    def test_a_tenant_s_keys_share_its_buckets_and_another_tenant_has_its_own(self, limited):
+        with limited(reads_per_minute=5, writes_per_minute=2) as tenant:
+            answers = [tenant.http().get("/jobs").status_code for _ in range(7)]
+            assert answers == [200] * 5 + [429] * 2
+            assert [tenant.http().post("/jobs/erase", json=CHURCH).status_code for _ in range(3)] == [202, 202, 429]
+            assert Tenant(tenant.url, tenant.settings).http().get("/jobs").status_code == 200
 
     def test_tokens_come_back_with_time(self, limited):
         with limited(reads_per_minute=60) as tenant:
@@ -158,7 +164,7 @@ class TestRates:
                 client = tenant.http()
                 assert client.post("/jobs/erase", json=CHURCH).status_code == 202
                 proxy.cut()
-                another = tenant.http()
+                another = Tenant(where, settings).http()
                 assert [another.post("/jobs/erase", json=CHURCH).status_code for _ in range(3)] == [202] * 3
                 assert "expunge_rate_limit_failures_total 1.0" in httpx.get(f"{where}/metrics").text
         finally:
@@ -205,6 +211,7 @@ class TestQueue:
                 pauses.pause(session, None, reason="new disks")
             seen = tenant.http().post("/queue/resume").json()
             assert (seen["state"], seen["pause"], seen["maintenance"]["reason"]) == ("paused", None, "new disks")
+            time.sleep(1)  # readiness is looked at once a second
             assert httpx.get(f"{tenant.url}/readyz").json()["checks"]["queue"] == "paused"
             assert "expunge_queue_paused 1.0" in httpx.get(f"{tenant.url}/metrics").text
             assert tenant.erase()["status"] == "queued"
@@ -213,4 +220,5 @@ class TestQueue:
         finally:
             with db.transaction(tenant.database) as session:
                 pauses.resume(session, None)
+        time.sleep(1)  # readiness is looked at once a second
         assert httpx.get(f"{tenant.url}/readyz").json()["checks"]["queue"] == "running"

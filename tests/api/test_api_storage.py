@@ -53,7 +53,6 @@ class TestLinks:
         problem(anonymous.get(url.replace(str(one.id), str(two.id))), 403, "link_expired")
         problem(anonymous.get(f"/artifacts/{one.id}?{parts.query}"), 401, "unauthorized")
         problem(anonymous.delete(url), 401, "unauthorized")
-        assert anonymous.head(url).status_code == 401
 
     def test_it_ends_with_its_time_and_with_the_key_that_asked_for_it(self, anonymous, tenant, settings, tmp_path):
         (made,) = tenant.finish(tenant.erase()["id"], {"a.bin": b"a"}, tmp_path)
