@@ -1,0 +1,381 @@
+"""What a stranger, or one key, can take of the service: bounds in memory, bytes, statements and open answers."""
+
+import http.client
+import io
+import os
+import random
+import socket
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+import redis
+from fleets import fleet as fleet
+from live_service import Tenant, make_settings, problem, serve
+from PIL import Image
+from sqlalchemy import event
+
+from api import sendfile, server
+from api.hub import POLL
+from store import db, keys
+from store.settings import Settings
+
+STREAM = {"Accept": "text/event-stream"}
+MIB = 1 << 20
+
+
+@pytest.fixture
+def limited(postgres_url: str, redis_url: str, tmp_path: Path):
+    """limited(name=value…): a tenant of a service with rate limits and these settings."""
+
+    @contextmanager
+    def made(**more: object) -> Iterator[Tenant]:
+        with redis.Redis.from_url(redis_url) as client:
+            client.delete(*client.keys("expunge:rate:*") or ["none"])
+        settings = make_settings(postgres_url, redis_url, tmp_path, **{"rate_limits": True, **more})
+        with serve(settings) as (url, _):
+            yield Tenant(url, settings)
+
+    return made
+
+
+@contextmanager
+def statements(tenant: Tenant) -> Iterator[list[str]]:
+    """Every statement that the service sends to PostgreSQL meanwhile."""
+    found: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        found.append(statement)
+
+    engine = db.engine(tenant.database)
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield found
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+
+
+def samples(tenant: Tenant) -> list[str]:
+    text = httpx.get(f"{tenant.url}/metrics").text
+    return [line for line in text.splitlines() if line.startswith("expunge_http_request")]
+
+
+class TestMetrics:
+    def test_thousands_of_odd_requests_make_no_series_of_their_own(self, limited):
+        with limited(rate_limits=False) as tenant:
+            where, headers, rng = urlsplit(tenant.url), {"Authorization": f"Bearer {tenant.key()}"}, random.Random(0)
+            connection = http.client.HTTPConnection(where.hostname, where.port)
+            for i in range(2000):
+                method = "".join(rng.choices("ABCDEFGHXYZ-_!~", k=rng.randint(1, 12)))
+                path = f"/{uuid.UUID(int=rng.getrandbits(128))}" if i % 2 else f"/jobs/{uuid.UUID(int=rng.getrandbits(128))}"
+                connection.request(method, path, headers=headers | {f"X-{method.strip('-!~_')}": "1"} if i % 3 else {})
+                connection.getresponse().read()
+            found = samples(tenant)
+            assert len(found) < 200
+            assert not [line for line in found if 'method="' in line and 'method="OTHER"' not in line and 'route="unmatched"' in line]
+
+    def test_refusals_of_strangers_are_one_series(self, limited):
+        with limited(strangers_per_minute=1) as tenant:
+            for method in ("GET", "POST", "HEAD", "PUT", "BREW", "DELETE") * 3:
+                httpx.request(method, f"{tenant.url}/jobs")
+            refused = [line for line in samples(tenant) if 'status="429"' in line and "_total" in line]
+            assert [line.partition(" ")[0] for line in refused] == [
+                'expunge_http_requests_total{method="OTHER",route="unmatched",status="429"}'
+            ]
+
+
+class TestStrangers:
+    def test_an_empty_bucket_refuses_without_a_look_into_the_database(self, limited):
+        with limited(strangers_per_minute=10) as tenant, statements(tenant) as asked:
+            answers = Counter(
+                httpx.get(f"{tenant.url}/jobs", headers={"Authorization": f"Bearer {keys.generate()}"}).status_code for _ in range(200)
+            )
+            assert answers[401] <= 12
+            assert answers[401] + answers[429] == 200
+            # one for each that was looked up, and one each second for which keys are alive
+            assert len([s for s in asked if "api_keys" in s]) <= 12 + 30
+
+    def test_a_bogus_link_costs_no_statement(self, limited):
+        with limited(strangers_per_minute=1000) as tenant, statements(tenant) as asked:
+            for _ in range(50):
+                query = f"by={uuid.uuid4()}&expires=99999999999&sig={'0' * 64}"
+                problem(httpx.get(f"{tenant.url}/artifacts/{uuid.uuid4()}/content?{query}"), 403, "link_expired")
+            assert asked == []
+
+    def test_a_live_key_works_from_an_address_that_strangers_have_used_up(self, limited):
+        with limited(strangers_per_minute=3) as tenant:
+            familiar, revoked = tenant.http(), tenant.http()
+            assert familiar.get("/jobs").status_code == revoked.get("/jobs").status_code == 200
+            with db.transaction(tenant.database) as session:
+                keys.revoke(session, tenant.id, keys.list_keys(session, tenant.id)[0].id)
+            fresh = tenant.http()
+            for _ in range(6):
+                httpx.get(f"{tenant.url}/jobs", headers={"Authorization": f"Bearer {keys.generate()}"})
+            time.sleep(1.1)  # a process asks which keys are alive once a second, and trusts what it knows of a key for one
+            assert httpx.get(f"{tenant.url}/docs").status_code == 429
+            assert familiar.get("/jobs").status_code == 200
+            assert fresh.get("/jobs").status_code == 200
+            assert [revoked.get("/jobs").status_code for _ in range(2)] == [401, 429]
+
+    def test_a_hundred_looks_at_readiness_are_one_and_share_a_connection(self, limited, redis_url: str):
+        with limited() as tenant, redis.Redis.from_url(redis_url) as client, statements(tenant) as asked:
+            httpx.get(f"{tenant.url}/readyz")
+            before, connections = len(asked), client.info("stats")["total_connections_received"]
+            with ThreadPoolExecutor(10) as pool:
+                answers = list(pool.map(lambda _: httpx.get(f"{tenant.url}/readyz").json(), range(100)))
+            assert all(answer["checks"] == {"database": "ok", "redis": "ok", "queue": "running"} for answer in answers)
+            assert len(asked) - before <= 30 * before, "at most once a second"
+            assert client.info("stats")["total_connections_received"] == connections
+
+    def test_the_front_page_names_no_model(self, anonymous: httpx.Client, settings: Settings):
+        text = anonymous.get("/").text
+        assert [name for name in settings.models if f">{name}<" in text or f'"{name}"' in text] == []
+
+
+class TestKeys:
+    def test_a_tenant_has_a_bounded_number_of_live_keys(self, limited):
+        with limited(max_keys=3) as tenant:
+            admin, body = tenant.http(), {"name": "another", "scopes": ["jobs:read"]}
+            made = [admin.post("/keys", json=body) for _ in range(4)]
+            assert [answer.status_code for answer in made] == [201, 201, 429, 429]
+            assert "max_keys is 3" in problem(made[-1], 429, "quota_exceeded")["detail"]
+            rotated = admin.post(f"/keys/{made[0].json()['id']}/rotate", json={})
+            assert rotated.status_code == 201, "the old one goes at once"
+            problem(admin.post(f"/keys/{rotated.json()['id']}/rotate", json={"overlap_s": 60}), 429, "quota_exceeded")
+            admin.delete(f"/keys/{made[1].json()['id']}")
+            assert admin.post("/keys", json=body).status_code == 201
+
+
+class TestImages:
+    def test_sixteen_large_images_at_once_take_the_memory_of_one(self, fleet):
+        process, url = fleet.api(EXPUNGE_RATE_LIMITS="false")
+        picture = io.BytesIO()
+        Image.new("RGBA", (4096, 4096), (3, 4, 5, 100)).save(picture, "PNG")
+        assert len(picture.getvalue()) < 80_000
+        headers = {"Authorization": f"Bearer {fleet.key()}", "Content-Type": "image/png"}
+        httpx.post(f"{url}/artifacts", content=encoded(Image.new("RGB", (64, 64))), headers=headers)  # what the first of all loads
+        before = peak(process)
+
+        def upload(_: int) -> int:
+            return httpx.post(f"{url}/artifacts", content=picture.getvalue(), headers=headers, timeout=300).status_code
+
+        with ThreadPoolExecutor(16) as pool:
+            assert list(pool.map(upload, range(16))) == [201] * 16
+        assert peak(process) - before < 256 * MIB
+
+    def test_a_jpeg_of_scans_without_end_is_not_decoded(self, tenant: Tenant):
+        content = encoded(Image.fromarray(np.zeros((64, 64, 3), np.uint8)), "JPEG", progressive=True)
+        scan = content[content.rindex(b"\xff\xda") : -2]
+        answer = tenant.http().post("/artifacts", content=content[:-2] + scan * 500 + content[-2:], headers={"Content-Type": "image/jpeg"})
+        assert "scans" in problem(answer, 422, "image_unusable")["detail"]
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def peak(process: psutil.Process) -> int:
+    """The most memory that the process has had at any time, in bytes."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+class TestHashing:
+    def test_single_bytes_of_an_object_hash_it_once(self, tenant: Tenant, tmp_path: Path):
+        content = bytes(32 * MIB)
+        (made,) = tenant.finish(tenant.erase()["id"], {"a.bin": content}, tmp_path)
+        client, before = tenant.http(), read_by_us()
+        with ThreadPoolExecutor(8) as pool:
+            ask = lambda _: client.get(f"/artifacts/{made.id}/content", headers={"Range": "bytes=0-0"}).content  # noqa: E731
+            assert set(pool.map(ask, range(40))) == {b"\0"}
+        assert read_by_us() - before < 2 * len(content)
+
+    def test_a_flip_in_place_that_keeps_the_mtime_is_not_served(self, tenant: Tenant, settings: Settings, tmp_path: Path):
+        (made,) = tenant.finish(tenant.erase()["id"], {"a.bin": b"whole bytes"}, tmp_path)
+        client, path = tenant.http(), Path(settings.artifacts_url.removeprefix("file://")) / made.key
+        for _ in range(2):
+            time.sleep(0.1)
+            assert client.get(f"/artifacts/{made.id}/content").content == b"whole bytes"
+        was = path.stat()
+        with path.open("r+b") as file:
+            file.write(b"W")
+        os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+        now = path.stat()
+        assert (now.st_mtime_ns, now.st_size, now.st_ino) == (was.st_mtime_ns, was.st_size, was.st_ino)
+        for headers in ({}, {"Range": "bytes=5-6"}):
+            problem(client.get(f"/artifacts/{made.id}/content", headers=headers), 500, "artifact_corrupt")
+
+
+def read_by_us() -> int:
+    """Bytes that this process, in which the service runs, has read of files."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def revoke_all(tenant: Tenant) -> None:
+    with db.transaction(tenant.database) as session:
+        for key in keys.list_keys(session, tenant.id):
+            keys.revoke(session, tenant.id, key.id)
+
+
+class TestAnswersInProgress:
+    def test_a_stream_ends_with_its_key_before_the_next_event(self, tenant: Tenant):
+        job = tenant.erase()
+        names: list[str] = []
+        with tenant.http("jobs:read").stream("GET", f"/jobs/{job['id']}/events", headers=STREAM) as answer:
+            for line in answer.iter_lines():
+                if line.startswith("event:"):
+                    names.append(line)
+                    revoke_all(tenant)
+                    tenant.progress(job["id"], tenant.claim(job["id"]), 1)
+        assert names == ["event: queued"]
+
+    def test_an_idle_stream_ends_with_its_key_too(self, tenant: Tenant, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr("api.hub.SAFETY", POLL / 4)
+        job = tenant.erase()
+        with tenant.http("jobs:read").stream("GET", f"/jobs/{job['id']}/events", headers=STREAM) as answer:
+            lines = answer.iter_lines()
+            assert any(line.startswith("data:") for line in iter(lambda: next(lines), "event: never"))
+            revoke_all(tenant)
+            assert not [line for line in lines if line.startswith("event:")]
+
+    def test_a_key_and_a_tenant_hold_so_many_streams_and_no_more(self, limited):
+        with limited(max_streams=4, rate_limits=False) as tenant:
+            path, one, other = f"/jobs/{tenant.erase()['id']}/events", tenant.http(), tenant.http()
+            third = tenant.http()
+            with opened(one, path), opened(one, path):
+                refused = one.get(path, headers=STREAM)
+                problem(refused, 429, "too_many_requests")
+                assert int(refused.headers["retry-after"]) > 0
+                assert one.get(path).status_code == 200, "pages are no streams"
+                with opened(other, path), opened(other, path):
+                    problem(third.get(path, headers=STREAM), 429, "too_many_requests")
+                    held = other.post("/jobs/erase", json={"concepts": ["church"], "method": "uce"}, headers={"Prefer": "wait=30"})
+                    assert (held.status_code, "preference-applied" in held.headers) == (202, False), "made, and not waited for"
+            until(lambda: begun(third, path))  # when the service has seen that the others are closed
+
+    def test_a_download_breaks_off_when_its_key_ends(self, tenant: Tenant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(sendfile, "PIECE", 16 * MIB)
+        (made,) = tenant.finish(tenant.erase()["id"], {"a.bin": bytes(48 * MIB)}, tmp_path)
+        received = 0
+        with tenant.http().stream("GET", f"/artifacts/{made.id}/content") as answer, suppress(httpx.RemoteProtocolError):
+            for chunk in answer.iter_raw():
+                if not received:
+                    revoke_all(tenant)
+                received += len(chunk)
+        assert received == 16 * MIB
+
+
+@contextmanager
+def opened(client: httpx.Client, path: str) -> Iterator[None]:
+    """A stream that has begun."""
+    with client.stream("GET", path, headers=STREAM) as answer:
+        assert answer.status_code == 200
+        next(answer.iter_lines())
+        yield
+
+
+def begun(client: httpx.Client, path: str) -> bool:
+    with client.stream("GET", path, headers=STREAM) as answer:
+        return answer.status_code == 200
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "did not happen"
+        time.sleep(0.05)
+
+
+class TestSlowClients:
+    @pytest.fixture
+    def hasty(self, limited, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tenant]:
+        monkeypatch.setattr(server, "HEAD_SECONDS", 1.0)
+        monkeypatch.setattr(server, "BODY_SECONDS", 1.0)
+        with limited(rate_limits=False) as tenant:
+            yield tenant
+
+    def connect(self, tenant: Tenant, sent: bytes) -> socket.socket:
+        where = urlsplit(tenant.url)
+        made = socket.create_connection((where.hostname, where.port), timeout=60)
+        made.sendall(sent)
+        return made
+
+    @pytest.mark.parametrize(
+        "sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ", b"\r\n", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /he"]
+    )
+    def test_heads_that_do_not_end_are_hung_up_on_and_others_are_served(self, hasty: Tenant, sent: bytes):
+        half = [self.connect(hasty, sent) for _ in range(50)]
+        assert httpx.get(f"{hasty.url}/healthz").status_code == 200
+        for each in half:
+            assert everything(each).endswith(server.TIMEOUT)
+
+    def test_a_head_that_drips_is_no_better(self, hasty: Tenant):
+        slow = self.connect(hasty, b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
+        slow.settimeout(0.05)
+        found = None
+        while found is None:
+            with suppress(TimeoutError):
+                found = slow.recv(1000)
+            slow.sendall(b"X-A: 1\r\n")
+        assert found == server.TIMEOUT
+
+    @pytest.mark.parametrize("path", ["/jobs/erase", "/artifacts"])
+    def test_a_body_that_does_not_come_is_hung_up_on(self, hasty: Tenant, path: str):
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {hasty.key()}\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n{{"
+        assert everything(self.connect(hasty, head.encode())) == server.TIMEOUT
+
+    def test_more_half_heads_than_there_is_room_for_make_room_themselves(self, limited, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(server, "HEAD_SECONDS", 600.0)
+        monkeypatch.setattr(server, "MOST_HALF", 20)
+        with limited(rate_limits=False) as tenant:
+            half = [self.connect(tenant, b"GET /he") for _ in range(60)]
+            for each in half[:40]:
+                assert everything(each) == server.TIMEOUT
+            assert httpx.get(f"{tenant.url}/healthz").status_code == 200
+            for each in half[41:]:
+                each.sendall(b"althz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                assert everything(each).startswith(b"HTTP/1.1 200")
+
+    def test_who_keeps_a_connection_and_asks_again_is_served(self, hasty: Tenant):
+        with httpx.Client(base_url=hasty.url) as client:
+            for _ in range(3):
+                assert client.get("/healthz").status_code == 200
+                time.sleep(1.2)
+
+    def test_health_answers_while_every_thread_is_busy(self, hasty: Tenant):
+        """The locks of a hundred requests are held in the database; the process says that it lives."""
+        admin = hasty.key()
+        with db.transaction(hasty.database) as session:
+            session.connection().exec_driver_sql("lock table jobs in access exclusive mode")
+            threads = [threading.Thread(target=ask, args=(hasty.url, admin)) for _ in range(60)]
+            for thread in threads:
+                thread.start()
+            time.sleep(0.5)
+            assert httpx.get(f"{hasty.url}/healthz", timeout=5).status_code == 200
+        for thread in threads:
+            thread.join()
+
+
+def ask(url: str, key: str) -> None:
+    httpx.get(f"{url}/jobs", headers={"Authorization": f"Bearer {key}"}, timeout=60)
+
+
+def everything(end: socket.socket) -> bytes:
+    """All that comes until the other side hangs up."""
+    found = b""
+    with end:
+        while data := end.recv(65536):
+            found += data
+    return found
