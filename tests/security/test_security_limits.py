@@ -282,7 +282,8 @@ def opened(client: httpx.Client, path: str) -> Iterator[None]:
     """A stream that has begun."""
     with client.stream("GET", path, headers=STREAM) as answer:
         assert answer.status_code == 200
-        next(answer.iter_lines())
+        lines = answer.iter_lines()
+        next(lines)
         yield
 
 
@@ -313,7 +314,7 @@ class TestSlowClients:
         return made
 
     @pytest.mark.parametrize(
-        "sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ", b"\r\n", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /he"]
+        "sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nGET /he"]
     )
     def test_heads_that_do_not_end_are_hung_up_on_and_others_are_served(self, hasty: Tenant, sent: bytes):
         half = [self.connect(hasty, sent) for _ in range(50)]
@@ -331,9 +332,9 @@ class TestSlowClients:
             slow.sendall(b"X-A: 1\r\n")
         assert found == server.TIMEOUT
 
-    @pytest.mark.parametrize("path", ["/jobs/erase", "/artifacts"])
-    def test_a_body_that_does_not_come_is_hung_up_on(self, hasty: Tenant, path: str):
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {hasty.key()}\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n{{"
+    @pytest.mark.parametrize(("path", "media_type"), [("/jobs/erase", "application/json"), ("/artifacts", "image/png")])
+    def test_a_body_that_does_not_come_is_hung_up_on(self, hasty: Tenant, path: str, media_type: str):
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {hasty.key()}\r\nContent-Type: {media_type}\r\nContent-Length: 5000\r\n\r\n{{"
         assert everything(self.connect(hasty, head.encode())) == server.TIMEOUT
 
     def test_more_half_heads_than_there_is_room_for_make_room_themselves(self, limited, monkeypatch: pytest.MonkeyPatch):
@@ -342,7 +343,8 @@ class TestSlowClients:
         with limited(rate_limits=False) as tenant:
             half = [self.connect(tenant, b"GET /he") for _ in range(60)]
             for each in half[:40]:
-                assert everything(each) == server.TIMEOUT
+                with suppress(ConnectionResetError):  # what it sent was not even read
+                    assert everything(each) == server.TIMEOUT
             assert httpx.get(f"{tenant.url}/healthz").status_code == 200
             for each in half[41:]:
                 each.sendall(b"althz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
