@@ -24,6 +24,7 @@ from store.settings import Settings
 
 SECRET = "a secret of at least thirty-two characters"
 LEASE = timedelta(hours=1)
+SCRAPER = {"Authorization": f"Bearer {SECRET}"}  # who reads the metrics however many strangers come
 
 
 @contextmanager
@@ -123,7 +124,8 @@ def settings(postgres_url: str, redis_url: str, tmp_path_factory: pytest.TempPat
 
 
 def make_settings(database_url: str, redis_url: str, folder: Path, **more: object) -> Settings:
-    given = {"rate_limits": False, "metrics_public": True, **more}  # tests ask more often than people; those of the limits switch them on
+    # Tests ask more often than people; those of the limits switch them on.
+    given = {"rate_limits": False, "metrics_public": True, "metrics_token": SECRET, **more}
     return Settings(database_url=as_service(database_url), redis_url=redis_url, artifacts_url=folder.as_uri(), secret=SECRET, **given)
 
 

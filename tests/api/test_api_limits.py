@@ -13,7 +13,7 @@ from threading import Barrier
 import httpx
 import pytest
 import redis
-from live_service import Tenant, make_settings, problem, serve
+from live_service import SCRAPER, Tenant, make_settings, problem, serve
 from proxy import Proxy
 from sqlalchemy.engine import make_url
 
@@ -181,7 +181,7 @@ class TestRates:
         with limited(strangers_per_minute=1) as tenant:
             for _ in range(3):
                 httpx.get(f"{tenant.url}/jobs")
-            assert 'expunge_rate_limited_total{policy="strangers"} 2.0' in httpx.get(f"{tenant.url}/metrics").text
+            assert 'expunge_rate_limited_total{policy="strangers"} 2.0' in httpx.get(f"{tenant.url}/metrics", headers=SCRAPER).text
 
 
 class TestQueue:

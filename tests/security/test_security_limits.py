@@ -1,6 +1,5 @@
 """What a stranger, or one key, can take of the service: bounds in memory, bytes, statements and open answers."""
 
-import http.client
 import io
 import os
 import random
@@ -21,7 +20,7 @@ import psutil
 import pytest
 import redis
 from fleets import fleet as fleet
-from live_service import Tenant, make_settings, problem, serve
+from live_service import SCRAPER, Tenant, make_settings, problem, serve
 from PIL import Image
 from sqlalchemy import event
 
@@ -66,23 +65,33 @@ def statements(tenant: Tenant) -> Iterator[list[str]]:
 
 
 def samples(tenant: Tenant) -> list[str]:
-    text = httpx.get(f"{tenant.url}/metrics").text
+    text = httpx.get(f"{tenant.url}/metrics", headers=SCRAPER).text
     return [line for line in text.splitlines() if line.startswith("expunge_http_request")]
 
 
 class TestMetrics:
-    def test_thousands_of_odd_requests_make_no_series_of_their_own(self, limited):
+    def test_hundreds_of_odd_requests_make_no_series_of_their_own(self, limited):
         with limited(rate_limits=False) as tenant:
-            where, headers, rng = urlsplit(tenant.url), {"Authorization": f"Bearer {tenant.key()}"}, random.Random(0)
-            connection = http.client.HTTPConnection(where.hostname, where.port)
-            for i in range(2000):
-                method = "".join(rng.choices("ABCDEFGHXYZ-_!~", k=rng.randint(1, 12)))
-                path = f"/{uuid.UUID(int=rng.getrandbits(128))}" if i % 2 else f"/jobs/{uuid.UUID(int=rng.getrandbits(128))}"
-                connection.request(method, path, headers=headers | {f"X-{method.strip('-!~_')}": "1"} if i % 3 else {})
-                connection.getresponse().read()
+            tenant_key = tenant.key()
+            where, rng, methods = urlsplit(tenant.url), random.Random(0), set[str]()
+            connection = socket.create_connection((where.hostname, where.port), timeout=60)
+            replies = connection.makefile("rb")
+            for i in range(400):
+                method, path = (
+                    "".join(rng.choices("ABCDEFGHXYZ-_!~", k=rng.randint(3, 12))),
+                    f"{'' if i % 2 else '/jobs'}/{uuid.UUID(int=rng.getrandbits(128))}",
+                )
+                methods.add(method)
+                key = f"Authorization: Bearer {tenant_key}\r\n" if i % 3 else ""
+                connection.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\n{key}X-{i}: 1\r\n\r\n".encode())
+                length = 0
+                while (line := replies.readline()).strip():
+                    length = int(line.partition(b":")[2]) if line.lower().startswith(b"content-length") else length
+                assert replies.read(length)
             found = samples(tenant)
+            assert len(methods) > 350
             assert len(found) < 200
-            assert not [line for line in found if 'method="' in line and 'method="OTHER"' not in line and 'route="unmatched"' in line]
+            assert [method for method in methods if method in "".join(found)] == []
 
     def test_refusals_of_strangers_are_one_series(self, limited):
         with limited(strangers_per_minute=1) as tenant:
@@ -96,14 +105,13 @@ class TestMetrics:
 
 class TestStrangers:
     def test_an_empty_bucket_refuses_without_a_look_into_the_database(self, limited):
-        with limited(strangers_per_minute=10) as tenant, statements(tenant) as asked:
+        with limited(strangers_per_minute=2) as tenant, statements(tenant) as asked:
             answers = Counter(
                 httpx.get(f"{tenant.url}/jobs", headers={"Authorization": f"Bearer {keys.generate()}"}).status_code for _ in range(200)
             )
-            assert answers[401] <= 12
-            assert answers[401] + answers[429] == 200
-            # one for each that was looked up, and one each second for which keys are alive
-            assert len([s for s in asked if "api_keys" in s]) <= 12 + 30
+            lookups = [each for each in asked if "last_used_at" in each]
+            assert len(lookups) == answers[401] < 20
+            assert len(asked) - len(lookups) < 150, "which keys are alive is asked once a second"
 
     def test_a_bogus_link_costs_no_statement(self, limited):
         with limited(strangers_per_minute=1000) as tenant, statements(tenant) as asked:
