@@ -63,6 +63,117 @@ def test_transparent_parts_come_to_stand_on_white_and_sixteen_bits_become_eight(
     assert set(np.asarray(stored(tenant, upload(tenant, encoded(grey)))).ravel()) == {100}
 
 
+def fixed(*values: float) -> bytes:
+    """Numbers as ICC's s15Fixed16."""
+    return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
+
+
+def icc(space: bytes, gamma: float, *primaries: tuple[float, float, float]) -> bytes:
+    """A small ICC profile: a curve for each channel, and for RGB the XYZ (D50) of its primaries."""
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
+    tags = {b"wtpt": b"XYZ " + bytes(4) + fixed(0.9642, 1, 0.8249), b"kTRC" if space == b"GRAY" else b"rTRC": curve}
+    tags |= {name + b"XYZ": b"XYZ " + bytes(4) + fixed(*xyz) for name, xyz in zip((b"r", b"g", b"b"), primaries, strict=False)}
+    tags |= {b"gTRC": curve, b"bTRC": curve} if primaries else {}
+    table, data, at = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
+    for name, content in tags.items():
+        table += name + struct.pack(">II", at + len(data), len(content))
+        data += content
+    head = b"none" + struct.pack(">I", 0x02400000) + b"mntr" + space + b"XYZ " + bytes(12) + b"acsp" + bytes(28) + fixed(0.9642, 1, 0.8249)
+    head = (struct.pack(">I", at + len(data)) + head).ljust(128, b"\0")
+    return head + table + data
+
+
+P3 = icc(b"RGB ", 2.2, (0.5151, 0.2412, -0.0011), (0.2920, 0.6922, 0.0419), (0.1571, 0.0666, 0.7841))
+ADOBE = icc(b"RGB ", 2.2, (0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.7446))
+LIGHT = icc(b"GRAY", 1.0)
+
+
+class TestColours:
+    @pytest.mark.parametrize(("profile", "expected"), [(P3, (219, 37, 13)), (ADOBE, (231, 57, 34))], ids=["Display-P3", "Adobe RGB"])
+    @pytest.mark.parametrize("kind", ["RGB", "RGBA", "P"])
+    def test_a_wide_colour_space_becomes_srgb(self, tenant: Tenant, profile: bytes, expected: tuple[int, ...], kind: str):
+        picture = Image.new("RGB", (64, 64), (200, 60, 40)).convert(kind) if kind != "P" else Image.new("P", (64, 64))
+        if kind == "P":
+            picture.putpalette([200, 60, 40])
+        image = stored(tenant, upload(tenant, encoded(picture, icc_profile=profile)))
+        assert (image.mode, image.info) == ("RGB", {})
+        assert np.abs(np.asarray(image).reshape(-1, 3).astype(int) - expected).max() <= 3
+
+    def test_a_jpeg_s_and_a_webp_s_profile_count_too(self, tenant: Tenant):
+        for kind, options in (("JPEG", {"quality": 95}), ("WEBP", {"lossless": True})):
+            answer = upload(tenant, encoded(Image.new("RGB", (64, 64), (200, 60, 40)), kind, icc_profile=P3, **options), TYPES[kind])
+            assert np.abs(np.asarray(stored(tenant, answer)).reshape(-1, 3).astype(int) - (219, 37, 13)).max() <= 5
+
+    @pytest.mark.parametrize("mode", ["L", "LA"])
+    def test_a_grey_profile_counts_and_grey_stays_grey(self, tenant: Tenant, mode: str):
+        picture = Image.new("L", (64, 64), 55).convert(mode)
+        image = stored(tenant, upload(tenant, encoded(picture, icc_profile=LIGHT)))
+        assert np.abs(np.asarray(image.convert("L")).astype(int) - 128).max() <= 3, "a fifth of the light is sRGB's middle"
+
+    @pytest.mark.parametrize(
+        "profile", [b"secret" * 30, P3[:200], LIGHT, ADOBE.replace(b"RGB ", b"CMYK", 1)], ids=["junk", "cut", "grey", "CMYK"]
+    )
+    def test_a_profile_that_cannot_be_of_the_image_is_as_none(self, tenant: Tenant, profile: bytes):
+        image = stored(tenant, upload(tenant, encoded(Image.new("RGB", (64, 64), (200, 60, 40)), icc_profile=profile)))
+        assert image.getpixel((5, 5)) == (200, 60, 40)
+
+    def test_a_print_s_four_inks_become_three_colours(self, tenant: Tenant):
+        inks = Image.new("CMYK", (64, 64), (0, 255, 255, 0))
+        red = np.asarray(stored(tenant, upload(tenant, encoded(inks, "JPEG"), "image/jpeg"))).reshape(-1, 3).mean(0)
+        assert red[0] > 200 > 60 > red[1:].max()
+
+
+class TestPhotographs:
+    def test_of_several_pictures_in_a_jpeg_the_first_is_taken(self, tenant: Tenant):
+        first, second = Image.new("RGB", (64, 48), (200, 60, 40)), Image.new("RGB", (64, 48), (0, 0, 255))
+        content = encoded(first, "MPO", save_all=True, append_images=[second])
+        for media_type in ("image/jpeg", "image/jpg"):
+            image = stored(tenant, upload(tenant, content, media_type))
+            assert (image.size, image.getpixel((9, 9))[2] < 100) == ((64, 48), True)
+
+    def test_a_phone_s_jpeg_is_turned_and_loses_all_it_says(self, tenant: Tenant):
+        exif = Image.Exif()
+        exif[0x0112], exif[0x010E] = 6, "secret"
+        content = encoded(Image.fromarray(PIXELS), "MPO", save_all=True, append_images=[Image.fromarray(PIXELS)], exif=exif)
+        answer = upload(tenant, content, "image/jpeg")
+        assert stored(tenant, answer).size == (40, 60)
+        assert b"secret" not in tenant.http().get(answer.headers["location"] + "/content").content
+
+    @pytest.mark.parametrize("options", [{"progressive": True}, {"subsampling": 0, "optimize": True}])
+    def test_sorts_of_jpeg(self, tenant: Tenant, options: dict):
+        assert stored(tenant, upload(tenant, encoded(Image.fromarray(PIXELS), "JPEG", **options), "image/jpeg")).size == (60, 40)
+
+    def test_a_colour_that_stands_for_clear_comes_to_stand_on_white(self, tenant: Tenant):
+        palette = Image.new("P", (40, 40), 3)
+        palette.putpalette([9] * 768)
+        for picture, clear in ((Image.new("RGB", (40, 40), (9, 8, 7)), (9, 8, 7)), (Image.new("L", (40, 40), 9), 9), (palette, 3)):
+            for profile in ({}, {"icc_profile": P3}):
+                content = encoded(picture, transparency=clear, **profile)
+                assert np.asarray(stored(tenant, upload(tenant, content))).min() == 255
+
+    @pytest.mark.parametrize(
+        ("head", "name"),
+        [
+            (b"\0\0\0\x18ftypheic", "HEIC"),
+            (b"\0\0\0\x1cftypavif", "AVIF"),
+            (b"GIF89a", "GIF"),
+            (b"II*\0", "TIFF"),
+            (b"BM", "BMP"),
+            (b"%PDF-1.7", "PDF"),
+        ],
+    )
+    def test_what_is_not_read_is_refused_by_its_name(self, tenant: Tenant, head: bytes, name: str):
+        found = problem(upload(tenant, head + bytes(100), "image/jpeg"), 422, "not_an_image")
+        assert f"but {name}: save the picture as one of them" in found["detail"]
+        other = f"image/{name.lower()}"
+        assert other in problem(upload(tenant, head + bytes(100), other), 415, "unsupported_media_type")["detail"]
+
+    def test_packed_profiles_and_texts_without_end_are_not_unpacked(self, tenant: Tenant):
+        for kind, head in ((b"iCCP", b"x\0\0"), (b"zTXt", b"x\0\0"), (b"iTXt", b"x\0\1\0\0\0")):
+            content = PNG[:33] + chunk(kind, head + zlib.compress(bytes(64 << 20))) + PNG[33:]
+            problem(upload(tenant, content), 422, "not_an_image")
+
+
 def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
