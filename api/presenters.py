@@ -211,6 +211,18 @@ def check_images(session: Session, tenant_id: uuid.UUID, concepts: dict[int, Con
                 raise invalid(field, f"{what} all over", "make white what is to be kept and black what is not")
 
 
+def cut(session: Session, tenant_id: uuid.UUID, spec: AnySpec) -> list[str]:
+    """A note for each concept some of whose images, uploaded by now, are not square."""
+    notes = []
+    for i, concept in enumerate(spec.concepts if isinstance(spec, EraseSpec) else ()):
+        if concept.images and not to_come(concept):
+            found = artifacts.get_many(session, tenant_id, {uuid.UUID(id_) for id_ in concept.images})
+            odd = sum(found[uuid.UUID(id_)].info["width"] != found[uuid.UUID(id_)].info["height"] for id_ in concept.images)
+            text = f"concepts[{i}].images: {odd} of {len(concept.images)} are not square; only the middle square of each is learned from."
+            notes += [text] if odd else []
+    return notes
+
+
 def of_model(spec: AnySpec, model: str, what: str) -> None:
     if spec.model != model:
         raise invalid("model", f"is '{spec.model}', but the {what} is of '{model}'", f"give model '{model}'")
@@ -218,5 +230,5 @@ def of_model(spec: AnySpec, model: str, what: str) -> None:
 
 def dry_run(services: Services, caller: Caller, kind: JobKind, spec: AnySpec) -> dict[str, Any]:
     with services.transaction() as session:
-        resolved = resolve(services.settings, session, caller.tenant_id, spec, dry=True)
-    return DryRun(kind=kind, spec=resolved, notes=vocabularies.notes(services, spec.model, spec)).model_dump(mode="json")
+        resolved, seen = resolve(services.settings, session, caller.tenant_id, spec, dry=True), cut(session, caller.tenant_id, spec)
+    return DryRun(kind=kind, spec=resolved, notes=[*vocabularies.notes(services, spec.model, spec), *seen]).model_dump(mode="json")

@@ -71,7 +71,7 @@ def submit(services: Services, caller: Caller, ticket: Ticket, kind: JobKind, sp
             caller.tenant_id,
             kind,
             resolved,
-            notes=noticed,
+            notes=[*noticed, *presenters.cut(session, caller.tenant_id, spec)],
             labels=spec.labels,
             queue_timeout_s=spec.queue_timeout_s,
             run_timeout_s=resolved["run_timeout_s"],

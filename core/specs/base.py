@@ -108,7 +108,8 @@ class Concept(Spec):
         default=[],
         max_length=10,
         description="Visual editing: 3 to 10 uploaded images (POST /artifacts) that show the concept. Its embedding is learned from them (textual inversion, "
-        "Eq. 18) and stands where the name would: 'my dog' becomes the word <my-dog>. The name itself, unless given as a synonym, keeps its meaning.",
+        "Eq. 18) and stands where the name would: 'my dog' becomes the word <my-dog>. The name itself, unless given as a synonym, keeps its meaning. "
+        "Of an image that is not square, its middle is learned.",
     )
     masks: list[ArtifactId] = Field(
         default=[],

@@ -254,6 +254,13 @@ def test_a_visual_edit_and_a_mask_edit_are_accepted(tenant: Tenant, ids: list[st
     assert answer.json()["spec"]["inversion"]["vectors"] == 1
 
 
+def test_images_that_are_not_square_are_spoken_of(tenant: Tenant, ids: list[str]):
+    found = [note for note in asked(tenant, images=ids, target="cat").json()["notes"] if "square" in note]
+    assert found == ["concepts[0].images: 3 of 3 are not square; only the middle square of each is learned from."]
+    square = [upload(tenant, encoded(Image.fromarray(np.roll(PIXELS[:, :40], k)))).json()["id"] for k in range(3)]
+    assert not [note for note in asked(tenant, images=square, target="cat").json()["notes"] if "square" in note]
+
+
 def test_anothers_image_looks_like_none(tenant: Tenant, other: Tenant, ids: list[str]):
     theirs = upload(other, PNG).json()["id"]
     unknown = str(uuid.uuid4())
