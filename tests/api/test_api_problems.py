@@ -127,7 +127,7 @@ def test_a_body_that_is_not_declared_json_is_refused(tenant: Tenant, media_type:
 def test_a_wrong_method_names_the_right_ones(tenant: Tenant):
     answer = tenant.http().delete("/jobs")
     problem(answer, 405, "method_not_allowed")
-    assert answer.headers["allow"] == "GET"
+    assert answer.headers["allow"] == "GET, HEAD"
     assert tenant.http().get("/jobs/erase").headers["allow"] == "POST"
 
 
@@ -225,7 +225,7 @@ def test_an_unforeseen_error_shows_only_a_request_id(settings, capfd):
         tenant = Tenant(url, settings)
         app.state.services.settings = None
         answer = tenant.http()
-        answer = httpx.get(url + "/", headers={"X-Request-ID": "seen-by-the-operator"})
+        answer = httpx.get(url + "/metrics", headers={"X-Request-ID": "seen-by-the-operator"})
         found = problem(answer, 500, "internal_error")
         assert found["request_id"] == "seen-by-the-operator"
         assert "NoneType" not in answer.text
@@ -255,9 +255,9 @@ def test_logs_hold_neither_keys_nor_concepts(settings, capfd):
 @pytest.mark.parametrize(
     ("path", "methods"),
     [
-        ("/keys", "GET, POST"),
-        (f"/keys/{uuid.UUID(int=1)}", "DELETE, GET"),
-        (f"/webhooks/{uuid.UUID(int=1)}", "DELETE, GET, PATCH"),
+        ("/keys", "GET, HEAD, POST"),
+        (f"/keys/{uuid.UUID(int=1)}", "DELETE, GET, HEAD"),
+        (f"/webhooks/{uuid.UUID(int=1)}", "DELETE, GET, HEAD, PATCH"),
         ("/jobs/erase", "POST"),
     ],
 )
