@@ -97,7 +97,7 @@ class TestQuotas:
             tenant.erase(), tenant.erase()
             problem(tenant.http().post("/jobs/erase", json=CHURCH), 429, "quota_exceeded")
             quotas = tenant.http().get("/queue").json()["quotas"]
-            assert quotas == {"max_active_jobs": 2, "max_running_jobs": 5, "max_jobs_a_day": None}
+            assert quotas == {"max_active_jobs": 2, "max_running_jobs": 5, "max_jobs_a_day": None, "max_bytes": None}
             (entry,) = tenant.http().get("/audit", params={"action": "tenant.changed"}).json()["items"]
             assert (entry["api_key"], entry["details"]) == (None, {"max_active_jobs": 2, "max_running_jobs": 5})
 
