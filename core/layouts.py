@@ -44,6 +44,8 @@ OTHERS = (
 )  # beginnings of pipelines' class names
 CHANNELS = {9: "an inpainting model", 7: "an upscaler", 5: "a depth-to-image model", 8: "an image-editing model"}
 """What a U-Net is that takes more channels than the latents have."""
+BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
 ASKS_MORE = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
 
 
@@ -81,6 +83,7 @@ def look(folder: Path) -> Layout:
     config, named = read(folder, "scheduler/scheduler_config.json"), index.get("scheduler")
     scheduler = named[-1] if isinstance(named, list) and named else config.get("_class_name")
     architecture = check_parts(index, configs)
+    check_scheduler(str(scheduler), config)
     weights = [f"{part}/{name}" for part in WEIGHTS for name in wanted[part]] + [f"{part}/{n}" for part in WEIGHTS for n, _ in shards[part]]
     for name in weights:
         check_weights(folder, name)
@@ -243,6 +246,12 @@ def check_parts(index: Mapping[str, Any], configs: Mapping[Part, Mapping[str, An
         raise refuse("model_not_supported", f"it is {what}: its U-Net asks for more than a text ({more}): {LOADS}")
     if unet.get("out_channels", 4) != latent:
         raise refuse("model_not_supported", f"its U-Net gives {unet.get('out_channels')} channels, where latents have {latent}: {LOADS}")
+    size = unet.get("sample_size")
+    if not isinstance(size, int) and not (isinstance(size, list) and len(size) == 2 and size[0] == size[1]):
+        raise refuse(
+            "model_not_supported",
+            f"its U-Net's sample_size is {json.dumps(size)}: latents must be square, write their side into unet/config.json",
+        )
     states = text.get("hidden_size", 512)
     if isinstance(width, int) and width != states:
         raise refuse(
@@ -250,6 +259,21 @@ def check_parts(index: Mapping[str, Any], configs: Mapping[Part, Mapping[str, An
             f"its U-Net reads text states {width} wide, its text encoder gives {states}: the parts are of different models, take both from one",
         )
     return ARCHITECTURES.get(width, "Stable Diffusion") if isinstance(width, int) else "Stable Diffusion"
+
+
+def check_scheduler(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse a schedule that is not of noise by betas, and a network that predicts something else."""
+    betas, predicted = config.get("beta_schedule", BETAS[0]), config.get("prediction_type", PREDICTIONS[0])
+    if name.startswith(("FlowMatch", "EDM")):
+        raise refuse("model_not_supported", f"its scheduler is {name[:100]}, which has no betas: {LOADS}")
+    if betas not in BETAS and not config.get("trained_betas"):
+        raise refuse(
+            "model_not_supported", f"its scheduler has beta_schedule {str(betas)[:100]}: erasing needs {', '.join(BETAS)}, or trained_betas"
+        )
+    if predicted not in PREDICTIONS:
+        raise refuse(
+            "model_not_supported", f"its scheduler has prediction_type {str(predicted)[:100]}: erasing needs {', '.join(PREDICTIONS)}"
+        )
 
 
 def check_weights(folder: Path, name: str) -> None:

@@ -40,6 +40,10 @@ def unet(**changes: object) -> Callable[[Path], None]:
     return lambda folder: edit(folder / "unet/config.json", **changes)
 
 
+def scheduler(**changes: object) -> Callable[[Path], None]:
+    return lambda folder: edit(folder / "scheduler/scheduler_config.json", **changes)
+
+
 def lacks(name: str) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
         shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
@@ -98,6 +102,10 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str, tuple[str, ...]]] = {
     "depth": (unet(in_channels=5), "model_not_supported", ("depth", "5 channels")),
     "image variations": (index(_class_name="StableDiffusionImageVariationPipeline"), "model_not_supported", ("image-variation",)),
     "a U-Net of another model": (unet(cross_attention_dim=768), "model_not_supported", ("768", "128", "different models")),
+    "latents that are not square": (unet(sample_size=[16, 24]), "model_not_supported", ("sample_size is [16, 24]", "square")),
+    "latents of no size": (unet(sample_size=None), "model_not_supported", ("sample_size is null",)),
+    "a flow's scheduler": (index(scheduler=["diffusers", "FlowMatchEulerDiscreteScheduler"]), "model_not_supported", ("FlowMatchEuler",)),
+    "another prediction": (scheduler(prediction_type="flow"), "model_not_supported", ("prediction_type flow", "v_prediction")),
     "no unet weights": (lacks(f"{UNET}.safetensors"), "model_incomplete", (f"{UNET}.safetensors is missing",)),
     "no vae": (lacks("vae"), "model_incomplete", ("vae/ is missing",)),
     "no text encoder's configuration": (lacks("text_encoder/config.json"), "model_incomplete", ("text_encoder/config.json is missing",)),

@@ -132,12 +132,15 @@ class StableDiffusion:
                 self._digest = digest_of(self.folder)
             else:
                 total = hashlib.sha256()
-                for name, tensor in sorted(self.unet.state_dict().items()):
-                    if "lora_" not in name and not name.endswith(".logits"):
-                        total.update(
-                            name.replace(".base_layer", "").replace(".parametrizations.weight.original", ".weight").encode()
-                            + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-                        )
+                for part in (self.unet, self.pipe.vae, self.pipe.text_encoder):
+                    for name, tensor in sorted(part.state_dict().items()):
+                        if "lora_" not in name and not name.endswith(".logits"):
+                            plain = (
+                                name.replace(".base_layer", "")
+                                .replace(".base.", ".")
+                                .replace(".parametrizations.weight.original", ".weight")
+                            )
+                            total.update(plain.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
                 self._digest = total.hexdigest()
         return self._digest
 
