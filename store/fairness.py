@@ -25,8 +25,8 @@ RUNNING = "select count(*) from jobs where tenant_id = tenants.id and status in 
 UNPAUSED = "not exists (select from pauses where tenant_id is null or tenant_id = tenants.id)"
 MAY_RUN = "coalesce(max_running_jobs, :max_running)"
 MODEL = "coalesce(spec ->> 'model', '')"  # as ix_jobs_queued_model has it
-# Another worker that is ready, has the model and has not failed the job yet goes before one that has.
-NOT_ELSEWHERE = """(not :worker = any(failed_on) or not exists (
+# Another worker that is ready, has the model and has not failed the job yet goes before one that has; for five minutes, as it may be busy for days.
+NOT_ELSEWHERE = """(not :worker = any(failed_on) or available_at < now() - interval '5 minutes' or not exists (
     select from workers where expires_at > now() and state = 'ready' and not cast(workers.id as text) = any(failed_on)
     and (spec ->> 'model' is null or spec ->> 'model' = any(models))))"""
 OLDEST = f"select {{}} from jobs where tenant_id = tenants.id and {DUE} order by available_at, id limit 1 {{}}"

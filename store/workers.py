@@ -14,6 +14,7 @@ from store.models import Worker
 READY, STARTING, SUSPENDED, LOST = "ready", "starting", "suspended", "lost"
 STATES = (STARTING, READY, SUSPENDED, LOST)
 REMEMBERED = timedelta(hours=1)  # how long a lost worker is still told of
+MOST = 50
 ANY = ""  # the model of a job whose spec names none
 LIVE = Worker.expires_at > func.now()
 
@@ -63,9 +64,9 @@ def able(session: Session) -> list[str] | None:
 
 
 def bells(session: Session) -> int:
-    """How many messages make sure that a worker hears of a job which it can run: where models differ, as many as there are workers to wake."""
+    """How many messages make sure that a worker hears of a job which it can run: where models differ, as many as there are workers to wake, up to MOST."""
     ready = session.scalars(select(Worker.models).where(LIVE, Worker.state == READY)).all()
-    return 1 if len({frozenset(models) for models in ready}) < 2 else len(ready)
+    return 1 if len({frozenset(models) for models in ready}) < 2 else min(MOST, len(ready))
 
 
 # One look into ix_jobs_queued_model for each model that jobs wait for, however many those are.

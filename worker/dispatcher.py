@@ -8,7 +8,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from sqlalchemy.exc import DBAPIError
 
-from store import db
+from store import db, workers
 from store.queue import BATCH, QUEUE, TASK, to_announce
 from store.settings import Settings
 from worker import metrics
@@ -33,7 +33,8 @@ def ring_on(settings: Settings) -> None:
 def announce(settings: Settings, limit: int, full: int) -> int:
     """Ring for at most `limit` jobs unless `full` messages wait, and say for how many; a message holds a job id and nothing else.
 
-    Where none waits, no worker is about to look: then what was announced before is announced again at once.
+    Where none waits, no worker is about to look: then what was announced before is announced again at once. Where workers have different models a message may
+    wake one that has not the job's: so a job gets as many as there are workers, which Redis wakes in turn.
     """
     broker = settings.redis_url.get_secret_value()
     try:
@@ -43,8 +44,9 @@ def announce(settings: Settings, limit: int, full: int) -> int:
             return 0
         grace, again = timedelta(seconds=settings.dispatch_seconds), timedelta(seconds=settings.redispatch_after_seconds if waiting else 0)
         with db.transaction(settings.database_url.get_secret_value()) as session:
-            ids = to_announce(session, grace=grace, again=again, limit=limit, max_running=settings.max_running_jobs)
-            ring(broker, [str(job_id) for job_id in ids])
+            each = workers.bells(session)
+            ids = to_announce(session, grace=grace, again=again, limit=max(1, limit // each), max_running=settings.max_running_jobs)
+            ring(broker, [str(job_id) for job_id in ids for _ in range(each)])
         return len(ids)
     except (redis.RedisError, OperationalError) as error:  # rolled back: announced again at the next turn
         metrics.unheard.inc()

@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from core import layouts, sources
 from core.errors import CoreError
 from store import deployment
+from store.blobs import Blobs
 from store.settings import Settings, read
 from worker import devices
 from worker.runner import module_of
@@ -67,7 +70,10 @@ def write_scratch() -> None:
 
 
 def reach_store(settings: Settings) -> None:
-    blobs = deployment.owned(settings)
+    try:
+        blobs = deployment.owned(settings)
+    except SQLAlchemyError:  # the database is away: no fault of this host's, and claims need it too
+        blobs = Blobs(settings.artifacts_url)
     blobs.ping()
     if blobs.folder is not None and not os.access(blobs.folder, os.W_OK):
         raise PermissionError(f"{blobs.folder} cannot be written to")

@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -102,6 +103,7 @@ class Keeper:
         self.pause, self.test_at, self.beat_at = settings.self_test_seconds, 0.0, 0.0
         self.test: subprocess.Popen[str] | None = None
         self.test_begun = 0.0
+        self.passed: Found | None = None  # by a test, and not yet written
         self.called_since: float | None = None  # since when jobs have been announced that it has not looked for
         self.consumer: Any = None  # Celery's, once it listens
         self.over = threading.Event()
@@ -151,7 +153,9 @@ class Keeper:
             self.suspend(f"{SHARED[FAILURES]} attempts in a row failed for the worker's sake, the last because {said()}")
         elif self.row.state == READY and SHARED[FAILURES] == 0:
             self.pause = self.settings.self_test_seconds
-        if self.test is not None:
+        if self.passed is not None:
+            self.resume(self.passed)
+        elif self.test is not None:
             self.look_at_test(now)
         elif self.row.state != READY and now >= self.test_at:
             self.begin_test(now)
@@ -198,17 +202,17 @@ class Keeper:
             self.consumer.call_soon(self.consumer.cancel_task_queue, QUEUE)
 
     def resume(self, found: Found) -> None:
-        again = self.row.state == SUSPENDED
-        self.row.device = ", ".join(dict.fromkeys(filter(None, (self.settings.device, found.device))))
-        self.row.models, self.row.problems = found.models, found.problems
+        """The test has passed. The row comes first, as a child looks there for its models; while the database is away this is tried again."""
+        again, device = self.row.state == SUSPENDED, ", ".join(dict.fromkeys(filter(None, (self.settings.device, found.device))))
+        ready = replace(self.row, state=READY, reason=None, device=device, models=found.models, problems=found.problems)
+        self.written(lambda session: workers.beat(session, ready, self.lease()))
+        self.row, self.passed = ready, None
         for name, problem in found.problems.items():
             log.warning("model_unusable", model=name, problem=problem)
+        log.info("worker_ready", device=device, models=found.models, again=again)
         if again:
             SHARED[FAILURES] = self.settings.suspend_after_failures - 1
-        self.row.state, self.row.reason = READY, None
-        self.written(lambda session: workers.beat(session, self.row, self.lease()))  # before a child looks for its models there
         self.tell(READY)
-        log.info("worker_ready", device=found.device, models=found.models, again=again)
         if again and self.consumer is not None:
             self.consumer.call_soon(self.consumer.add_task_queue, QUEUE)
         dispatcher.ring_on(self.settings)
@@ -231,7 +235,7 @@ class Keeper:
         test, self.test = self.test, None
         found = read(out)
         if found is not None and not found.trouble:
-            self.resume(found)
+            self.passed = found
         else:
             why = "; ".join(found.trouble) if found else f"the self test ended with code {test.returncode}: {err.strip()[-300:]}"
             self.suspend(f"self test: {why}")
