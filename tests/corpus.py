@@ -235,13 +235,29 @@ RAW_INFINITY = "1e999"  # valid JSON whose number no float holds
 MARK = "zz-infinity"
 
 
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def near_ids(value: str) -> list[str]:
+    """What a careless pattern takes for an id: the same length, the same letters."""
+    return ["-" * 36, value.replace("-", "0"), value[:-1] + "g", value[:-1], f"{value}0", value[1:] + value[0], f"{{{value}}}"]
+
+
 def ways_wrong(at: tuple[str | int, ...], value: Any) -> list[Any]:
     """What may not stand where `value` does, in any spec of ours."""
     odd: list[Any] = [{"zz": 1}, [[1]]]
     concept = "concept" in at[-1:] or (len(at) == 2 and at[0] == "concepts")
     match value:
         case None:
-            return [{"zz": 1}, [{"zz": 1}], "\0", "\u202eevil", "x" * 3000, ["x"] * 4200]
+            return [
+                *(near_ids(ID) if str(at[-1]).endswith("_id") else []),
+                {"zz": 1},
+                [{"zz": 1}],
+                "\0",
+                "\u202eevil",
+                "x" * 3000,
+                ["x"] * 4200,
+            ]
         case bool():
             return [*odd, "true", 1, 0, "zz", 0.5]
         case int():
@@ -250,6 +266,7 @@ def ways_wrong(at: tuple[str | int, ...], value: Any) -> list[Any]:
             return [*odd, "0.5", False, "zz", 1e308, -1e308, MARK, 10**40]
         case str():
             return [
+                *(near_ids(value) if UUID.fullmatch(value) else []),
                 5,
                 True,
                 {"zz": 1},

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from core.specs import SPECS
+from core.specs.base import Spec
 from core.specs.impact import ImpactSpec
 
 Schema = Mapping[str, Any]
@@ -14,7 +15,8 @@ Schema = Mapping[str, Any]
 @lru_cache
 def roots() -> tuple[tuple[Schema, Schema], ...]:
     """(JSON schema, its definitions) of whatever a client may send."""
-    schemas = [spec.model_json_schema() for spec in (*SPECS.values(), ImpactSpec)]
+    specs: list[type[Spec]] = [*SPECS.values(), ImpactSpec]
+    schemas = [spec.model_json_schema() for spec in specs]
     return tuple((schema, schema.get("$defs", {})) for schema in schemas)
 
 

@@ -90,7 +90,7 @@ def filled(schema: dict, definitions: dict, path: str) -> Iterator[tuple[str, An
         yield from filled(definitions[schema["$ref"].rpartition("/")[2]], definitions, path)
     for choice in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
         yield from filled(choice, definitions, path)
-    if schema.get("type") == "string" and not schema.keys() & {"enum", "const", "pattern", "contentEncoding"}:
+    if schema.get("type") == "string" and not schema.keys() & {"enum", "const", "pattern", "contentEncoding", "format"}:
         yield path, WORD
     for name, inner in schema.get("properties", {}).items():
         yield from ((at, {name: value}) for at, value in filled(inner, definitions, f"{path}.{name}"))
