@@ -14,8 +14,8 @@ from kombu import Connection
 from sqlalchemy import text
 
 from core.errors import CoreError
-from store import attempts, db, events, jobs
-from store.blobs import Blobs, output_key
+from store import artifacts, attempts, db, events, jobs
+from store.blobs import Blobs, output_key, upload_key
 from store.errors import LostLease
 from store.models import Job
 from store.queue import QUEUE
@@ -23,6 +23,7 @@ from worker import bells, dispatcher, reaper, sweeper
 from worker.checkpoints import JobCheckpoints
 from worker.leader import lead
 from worker.lease import Cancelled, DeadlineExceeded, Lease
+from worker.runner import Inputs
 from worker.task import explain
 
 LEASE = timedelta(seconds=60)
@@ -133,6 +134,18 @@ def test_replaced_checkpoints_leave_no_bytes_behind(settings, lease):
         checkpoints.save_files(step, {"state": bytes([step])})
     assert len(list(blobs.older_than(timedelta(seconds=-5)))) == 2
     assert checkpoints.load_files() == {"state": b"\x04"}
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"), [("犬" * 200 + ".png", ".png"), ("x" * 255, ""), ("a.b/../c.safetensors", ".safetensors"), (f"a.{'y' * 200}", "")]
+)
+def test_inputs_lie_in_files_named_by_their_ids(settings, job, url, tmp_path, name, suffix):
+    key, content = upload_key(job.tenant_id), b"bytes"
+    size, sha256 = Blobs(settings.artifacts_url).put(key, content)
+    with db.transaction(url) as session:
+        row = artifacts.add_upload(session, job.tenant_id, name=name, media_type="image/png", size=size, sha256=sha256, key=key, info={})
+    found = Inputs(job, tmp_path, settings).upload(str(row.id), "artifact_id")
+    assert (found.name, found.read_bytes()) == (f"{row.id}{suffix}", content)
 
 
 def test_all_checkpoints_damaged_means_starting_over(settings, lease, url, job):

@@ -19,7 +19,7 @@ from core.evaluation.report import Report
 from core.models import learned, load_model
 from core.progress import DirectoryCheckpoints
 from core.run import run_erase, run_evaluate
-from core.specs import Concept, EraseSpec, EvaluateSpec, InversionSpec
+from core.specs import Concept, EraseSpec, EvaluateSpec, EvaluationSpec, InversionSpec, UceSpec
 
 SMALL = InversionSpec(steps=6, batch_size=2, checkpoint_every=2, vectors=2)
 IDS = [f"00000000-0000-0000-0000-00000000000{i}" for i in range(6)]
@@ -193,6 +193,17 @@ def test_a_visual_edit_delivers_the_word_and_is_judged_by_what_the_images_show(t
     assert "What was learned" in (tmp_path / "out" / "report.html").read_text()
     assert "load_textual_inversion" in (tmp_path / "out" / "README.md").read_text()
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["spec"]["concepts"][0]["images"] == IDS[:3]
+
+
+@pytest.mark.parametrize("name", ["犬" * 200, "../.. or /etc/passwd"])
+def test_the_files_of_words_have_names_of_ours_however_long_or_odd_the_concepts_is(name, tiny_judged, tmp_path):
+    spec = request(name=name, masks=IDS[3:]).model_copy(update={"method": UceSpec(), "evaluation": EvaluationSpec(enabled=False)})
+    run_erase(spec, tmp_path / "out", source=str(tiny_judged), cache=tmp_path / "cache", images=uploads(tmp_path))
+    words = {file.name: learned.read(file)[0] for file in (tmp_path / "out").glob("embedding-*")}
+    assert set(words) == {"embedding-1.safetensors", "embedding-2.safetensors"}
+    card = (tmp_path / "out" / "README.md").read_text()
+    for file, word in words.items():
+        assert f"`{file}` is the word `{word}`" in card
 
 
 def test_the_deltas_evaluation_with_the_word_repeats_its_jobs_numbers(tiny_judged, tmp_path):
