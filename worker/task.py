@@ -133,10 +133,11 @@ def work(settings: Settings, job: Job, lease: Lease) -> tuple[str, str | None]:
         code, message, retryable = explain(error)
         blamed = code if fault is not None and fault.blames else None
         elsewhere = fault is not None or (code == "internal_error" and not job.failed_on)
-        log.exception("worker_failed" if fault else "job_failed", code=code)
+        again = elsewhere and job.attempt < job.max_attempts
+        log.exception("worker_failed" if fault else "attempt_failed" if again else "job_failed", code=code)
         if fault is not None:
             metrics.faults.labels(code).inc()
-        if elsewhere and job.attempt < job.max_attempts:
+        if again:
             lease.write(lambda session: pass_on(session, settings, job, code))
             return "requeued", blamed
         if fault is not None:
