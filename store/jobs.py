@@ -214,8 +214,10 @@ def retry(
 
 
 def count_by_status(session: Session) -> dict[str, int]:
-    """All tenants' jobs, for the metrics."""
-    found = {status: count for status, count in session.execute(select(Job.status, func.count()).group_by(Job.status))}
+    """All tenants' jobs, for the metrics: read from two indices, not from the table."""
+    active = select(Job.status, func.count()).where(Job.status.in_(LITERAL.values())).group_by(Job.status)
+    ended = select(Job.status, func.count()).where(Job.finished_at.is_not(None)).group_by(Job.status)
+    found = {status: count for status, count in session.execute(union_all(active, ended))}
     return {status: found.get(status, 0) for status in STATUSES}
 
 

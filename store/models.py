@@ -117,6 +117,7 @@ class Job(Base):
         CheckConstraint("status in ('queued','running','cancelling','succeeded','failed','cancelled','expired')", name="status"),
         CheckConstraint("(status in ('succeeded','failed','cancelled','expired')) = (finished_at is not null)", name="finished"),
         Index("ix_jobs_page", "tenant_id", text("created_at desc"), text("id desc")),
+        Index("ix_jobs_ended", "status", postgresql_where=text("finished_at is not null")),
         Index("ix_jobs_finished", "finished_at", postgresql_where=text("finished_at is not null")),
         Index("ix_jobs_labels", "labels", postgresql_using="gin"),
         Index("ix_jobs_active", "status", "available_at", postgresql_where=text("status in ('queued','running','cancelling')")),

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
-from sqlalchemy import event, select, text
+from sqlalchemy import event, func, select, text
 from sqlalchemy.orm import Session
 
 from store import attempts, fairness, jobs, queue, workers
@@ -97,6 +98,19 @@ def test_a_worker_finds_its_jobs_behind_any_number_that_it_has_no_model_for(sess
     passed_over = [int(n) for plan in plans for n in re.findall(r"Rows Removed by Filter: (\d+)", plan)]
     assert read
     assert max([*read, *passed_over]) < ROWS / 10
+
+
+def test_the_metrics_count_jobs_in_indices(session, crowd, postgres_url):
+    with psycopg.connect(postgres_url, autocommit=True) as owner:
+        owner.execute("vacuum analyze jobs")
+    with explained(session) as plans:
+        found = jobs.count_by_status(session)
+    assert {status: n for status, n in found.items() if n} == dict(
+        session.execute(select(Job.status, func.count()).group_by(Job.status)).all()
+    )
+    (plan,) = plans
+    assert "Seq Scan on jobs" not in plan, plan
+    assert "Index Only Scan using ix_jobs_ended" in plan, plan
 
 
 def test_a_scan_of_the_whole_table_would_be_noticed(session, crowd):
