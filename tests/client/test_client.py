@@ -401,7 +401,7 @@ def test_nobody_at_home_is_said_at_once_and_a_lost_service_is_waited_for(tenant:
 def test_an_upload_survives_a_lost_answer(postgres_url: str, redis_url: str, tmp_path: Path):
     import numpy as np
 
-    settings = make_settings(postgres_url, redis_url, tmp_path, models={"away": "somebody/model"})
+    settings = make_settings(postgres_url, redis_url, tmp_path / "store", models={"away": "somebody/model"})
     file = tmp_path / "delta.safetensors"
     file.write_bytes(save({"unet.q.lora_A.weight": np.ones((2, 4)), "unet.q.lora_B.weight": np.ones((4, 2))}))
     with serve(settings) as (url, _):

@@ -133,7 +133,7 @@ def test_first_start_is_ready_when_it_says_so_and_ctrl_c_stops_all(up, folder):
         for statement in ("delete from audit", "copy jobs to program 'true'", "create table x (y int)", "drop table jobs"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(statement)
-    assert not any("POSTGRES" in name or "MIGRATION" in name for name in service.named("api.app").environ())
+    assert not any("POSTGRES" in name or "MIGRATION" in name for name in service.named("-m api").environ())
     for name in ("api_key", "secret", "signing_key.pem", "postgres.password", "service.password", "redis.password", "redis.conf"):
         assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600, name
     family = service.process.children(recursive=True)

@@ -26,14 +26,14 @@ ROOT = Path(__file__).parents[2]
 OPERATIONS = [o for o in walk(create_app(Settings(secret=SECRET))) if not o.open and o.path != METRICS]  # metrics take the operator's token
 SCOPE = {
     "jobs:write": {"POST /jobs/erase", "POST /jobs/hide", "POST /jobs/evaluate", "POST /jobs/combine", "POST /inspect", "POST /jobs/{job_id}/cancel",
-                   "POST /jobs/{job_id}/retry", "POST /artifacts"},
+                   "POST /jobs/{job_id}/retry", "DELETE /jobs/{job_id}", "POST /artifacts", "DELETE /artifacts/{artifact_id}"},
     "jobs:read": {"GET /jobs", "GET /jobs/{job_id}", "GET /jobs/{job_id}/events", "GET /models", "POST /concepts/impact", "GET /queue"},
-    "artifacts:read": {"GET /jobs/{job_id}/artifacts", "GET /artifacts/{artifact_id}", "GET /artifacts/{artifact_id}/content",
+    "artifacts:read": {"GET /artifacts", "GET /jobs/{job_id}/artifacts", "GET /artifacts/{artifact_id}", "GET /artifacts/{artifact_id}/content",
                        "POST /artifacts/{artifact_id}/link"},
     "webhooks:write": {"POST /webhooks", "GET /webhooks", "GET /webhooks/{webhook_id}", "PATCH /webhooks/{webhook_id}", "DELETE /webhooks/{webhook_id}",
                        "POST /webhooks/{webhook_id}/rotate", "POST /webhooks/{webhook_id}/ping", "GET /webhooks/{webhook_id}/deliveries",
                        "POST /webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver"},
-    "admin": {"GET /artifacts/{artifact_id}/reads", "DELETE /artifacts/{artifact_id}", "GET /audit", "POST /keys", "GET /keys", "GET /keys/{key_id}", "POST /keys/{key_id}/rotate",
+    "admin": {"GET /artifacts/{artifact_id}/reads", "GET /audit", "POST /keys", "GET /keys", "GET /keys/{key_id}", "POST /keys/{key_id}/rotate",
               "DELETE /keys/{key_id}", "POST /queue/pause", "POST /queue/resume"},
 }  # fmt: skip
 """What each operation takes; `admin` may do all."""
