@@ -13,8 +13,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from core import layouts, sources
-from core.errors import CoreError
+from core import sources
 from store import deployment
 from store.blobs import Blobs
 from store.settings import Settings, read
@@ -80,16 +79,8 @@ def reach_store(settings: Settings) -> None:
 
 
 def wrong_with(source: str) -> str | None:
-    """Why a model cannot be loaded here, as far as its files tell; what the hub has to be asked for is taken on trust."""
-    kind = sources.parse(source).kind
-    folder = sources.folder_of(source)
-    if folder is None:
-        return None if kind == "hub" else f"there is no folder at '{source}'"
-    try:
-        layouts.look(folder)
-    except CoreError as error:
-        return None if kind == "hub" and error.code == "model_incomplete" else error.message
-    return None
+    """Why a model cannot be loaded here, as far as its files tell, without a path of this host; what the hub has to be asked for is taken on trust."""
+    return sources.check("", source).problem
 
 
 def device_of(settings: Settings) -> str | None:

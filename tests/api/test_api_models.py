@@ -11,6 +11,7 @@ from live_service import Tenant, errors, make_settings, serve
 
 from store import db, workers
 from store.workers import Standing
+from worker.self_test import wrong_with
 
 
 @pytest.fixture
@@ -114,3 +115,11 @@ def db_hour() -> object:
     from datetime import timedelta
 
     return timedelta(hours=1)
+
+
+def test_what_a_worker_says_of_a_model_has_no_path_of_its_host(tmp_path: Path):
+    assert wrong_with("bundled:emoji") is None
+    for source in (tmp_path / "nowhere", tmp_path):
+        told = wrong_with(str(source))
+        assert told is not None
+        assert str(tmp_path) not in told
