@@ -75,7 +75,7 @@ def look(folder: Path) -> Layout:
     check_pipeline(index)
     names = {part: sorted(f.name for f in (folder / part).iterdir() if f.is_file()) if (folder / part).is_dir() else [] for part in NEEDED}
     wanted, variants = choose(names)
-    shards = {part: sharded(folder, part, wanted[part]) for part in WEIGHTS}
+    shards: dict[str, list[tuple[str, str]]] = {part: sharded(folder, part, wanted[part]) for part in WEIGHTS}
     faults = [fault for part in NEEDED for fault in missing(part, names[part], wanted[part], [n for n, _ in shards.get(part, [])])]
     if faults:
         raise refuse("model_incomplete", "; ".join(faults))

@@ -102,7 +102,12 @@ def offline() -> bool:
 def download(source: Source) -> Path:
     """Fetch what a hub model is read from, and nothing else of its repository: configurations and tokenizer; then, where they fit, one set of safetensors."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HTTPError,  # type: ignore[attr-defined]
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
 
     named = f"'{source.name}'" + (f" at revision '{source.revision}'" if source.revision else "")
     try:
