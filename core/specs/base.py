@@ -134,7 +134,7 @@ class Concept(Spec):
 
     @model_validator(mode="after")
     def names_differ(self) -> Self:
-        spellings = {spelt(self.name)}
+        spellings = set() if self.images else {spelt(self.name)}  # beside images, the name itself changes only where it is a synonym too
         for word in self.synonyms:
             if spelt(word) in spellings:
                 raise ValueError(

@@ -98,6 +98,11 @@ def test_a_synonym_may_be_another_form_of_its_name_but_not_the_same_word():
             EraseSpec.model_validate({"concepts": [{"name": "church", "synonyms": [same]}]})
 
 
+def test_beside_images_the_name_may_be_a_synonym_too():
+    images = [f"{ID[:-1]}{n}" for n in range(3)]
+    assert EraseSpec.model_validate({"concepts": [{"name": "my dog", "images": images, "synonyms": ["my dog", "dog"]}]})
+
+
 @pytest.mark.parametrize("pair", [("glass", "glasses"), ("church", "mosque"), ("car", "police car"), ("arm", "arms"), ("bus", "bush")])
 def test_words_that_only_look_alike_are_two_concepts(pair: tuple[str, str]):
     assert len(EraseSpec.model_validate({"concepts": list(pair)}).concepts) == 2
