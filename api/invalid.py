@@ -214,7 +214,7 @@ def explain(error: dict[str, Any], body: Any, model: Any) -> FieldError:
         what, names = takes(steps[:-1], body, model)
         message, remedy = f"{what} has no parameter '{steps[-1]}'", choice(steps[-1], names, f"{what} takes")
     elif kind == "union_tag_invalid":
-        steps = (*steps, "name") if isinstance(written(steps, body), dict) else steps
+        steps = (*steps, "name") if inside and isinstance(written(steps, body), dict) else steps
         tag, names = str(context["tag"])[:100], re.findall(r"'(\w+)'", context["expected_tags"])
         message = f"the method '{tag}' is not for this sort of job" if tag in METHODS else f"there is no method '{tag}'"
         remedy = choice(tag, names, "methods")
