@@ -209,6 +209,21 @@ class Expunge:
     def artifact(self, artifact_id: str) -> Artifact:
         return Artifact.model_validate(self._json("GET", f"/artifacts/{artifact_id}"))
 
+    def uploads(self) -> Iterator[Artifact]:
+        """Uploaded images and deltas, newest first, page by page."""
+        cursor = None
+        while True:
+            page = Page[Artifact].model_validate(
+                self._json("GET", "/artifacts", params={"limit": 100} | ({"cursor": cursor} if cursor else {}))
+            )
+            yield from page.items
+            if (cursor := page.next_cursor) is None:
+                return
+
+    def delete(self, found: Job | Artifact | str) -> None:
+        """Delete an ended job (or its id) with all that is its own, or an Artifact's bytes, for good; the audit stays."""
+        self.transport.request("DELETE", f"/artifacts/{found.id}" if isinstance(found, Artifact) else f"/jobs/{id_of(found)}")
+
     def queue(self) -> Queue:
         """Whether the tenant's queue is paused, what waits and runs, and the quotas."""
         return Queue.model_validate(self._json("GET", "/queue"))

@@ -390,3 +390,33 @@ def models(url: Url = None, as_json: Json = False) -> None:
     with service(url) as client:
         found = client.models()
     emit(found) if as_json else out.print(views.models_table(found))
+
+
+artifacts = typer.Typer(no_args_is_help=True, help="List and delete uploaded images and deltas.")
+app.add_typer(artifacts, name="artifacts")
+
+
+@artifacts.command("list")
+def list_artifacts(url: Url = None, as_json: Json = False) -> None:
+    """List uploads, newest first."""
+    with service(url) as client:
+        found = list(client.uploads())
+    emit(found) if as_json else out.print(views.uploads_table(found))
+
+
+@artifacts.command("delete")
+def delete_artifacts(ids: Annotated[list[str], typer.Argument(metavar="ARTIFACT...", help="Artifact ids.")], url: Url = None) -> None:
+    """Delete uploads, or jobs' files, for good; refused while a job needs them."""
+    with service(url) as client:
+        for id_ in ids:
+            client.delete(client.artifact(id_))
+            out.print(f"deleted {id_}", highlight=False)
+
+
+@app.command()
+def delete(ids: Ids, url: Url = None) -> None:
+    """Delete jobs that have ended, with their events and files, for good; the audit stays."""
+    with service(url) as client:
+        for id_ in ids:
+            client.delete(id_)
+            out.print(f"deleted {id_}", highlight=False)

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from client.types import Event, Impact, Job, KeyRead, Model, Queue
+from client.types import Artifact, Event, Impact, Job, KeyRead, Model, Queue
 
 COLOURS = {
     "succeeded": "green",
@@ -55,6 +55,14 @@ def jobs_table(jobs: Iterable[Job]) -> Table:
     for job in jobs:
         what = f"{job.kind} {subject(job)}" + (f" by {method(job)}" if method(job) else "")
         table.add_row(job.id, what, status(job), f"{job.created_at:%Y-%m-%d %H:%M}")
+    return table
+
+
+def uploads_table(uploads: Iterable[Artifact]) -> Table:
+    table = Table(Column("id", no_wrap=True), Column("name", overflow="fold"), "type", "bytes", "stored", box=None, header_style="bold")
+    for each in uploads:
+        made = f"{each.created_at:%Y-%m-%d %H:%M}" if each.created_at else ""
+        table.add_row(each.id, escape(each.name), each.media_type, f"{each.size:,}", made)
     return table
 
 

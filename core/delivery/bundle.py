@@ -80,12 +80,13 @@ def write_erasure(
     if fuse_too:
         fused.fuse(model, source, out / delta.file, out)
     hidden = isinstance(spec, HideSpec)
-    limits = card.limits(model.changes(), fuse_too, hidden)
+    limits = card.limits(model.changes(), fuse_too, hidden, evaluation is not None)
+    named = words.as_asked(stack.unique([c for layer in layers for c in layer.concepts]), spec.concepts, (asked or spec).concepts)
     if evaluation is not None:
         seconds = delta.info.get("seconds", 0.0)
         facts = {
-            "title": words.title(stack.unique([c for layer in layers for c in layer.concepts]), hidden),
-            "summary": f"{card.method_name(spec)}, in {seconds:.0f} s, {words.deed(spec.concepts, repr(spec.model), hidden)}.",
+            "title": words.headline(named, evaluation.report.verdict.passed, hidden),
+            "summary": f"{card.method_name(spec)}, in {seconds:.0f} s, to {words.infinitive(words.deed(named, repr(spec.model), hidden))}.",
             "limits": limits,
             "lessons": [
                 {"word": x.word, "shows": model.words[x.word].shows, "images": [data_uri(image) for image in x.images]} for x in lessons
@@ -153,9 +154,9 @@ def write_combination(
     if evaluation is not None:
         back = f" {', '.join(evaluation.report.restored)} was left out." if evaluation.report.restored else ""
         facts = {
-            "title": words.title(stack.unique([c for layer in layers for c in layer.concepts])),
+            "title": words.headline(stack.unique([c for layer in layers for c in layer.concepts]), evaluation.report.verdict.passed),
             "summary": f"{len(layers)} deltas of the model '{spec.model}', summed.{back}",
-            "limits": card.limits(model.changes(), spec.fused),
+            "limits": card.limits(model.changes(), spec.fused, judged=evaluation is not None),
             "details": {"jobs": ", ".join(spec.jobs), **manifest.libraries()},
         }
         write_report(out, evaluation, [], facts)
@@ -190,7 +191,7 @@ def write_evaluation(
     """The bundle of an evaluation: the report, bound to the delta's sha256."""
     what = f"delta {delta_digest[:12]}…" if delta_digest else "base model itself"
     facts = {
-        "title": words.title(concepts),
+        "title": words.headline(concepts, evaluation.report.verdict.passed),
         "summary": f"The {what} on the model '{spec.model}', judged.",
         "limits": card.limits(model.changes(), fused=False),
         "details": {"delta": delta_digest or "none", **manifest.libraries()},

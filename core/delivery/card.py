@@ -8,8 +8,7 @@ from typing import Any
 
 from core import sources
 from core.delivery.page import environment, table
-from core.delivery.words import deed
-from core.delivery.words import title as headline
+from core.delivery.words import deed, headline, infinitive
 from core.evaluation.report import Report
 from core.hiding.key import PREFIX
 from core.models import StableDiffusion
@@ -63,11 +62,18 @@ ZEROS = [
 ]
 
 
+JUDGED = [
+    "Only the listed prompts and seeds were drawn. Other words for the concept, other languages and other concepts were not judged.",
+    "The judges are classifiers with errors of their own; the base model's row says how often they are right on pictures that were not touched.",
+]
+UNFILTERED = "The fused checkpoint has no safety checker, whatever the base model came with: nothing filters what it draws."
+
+
 def method_name(spec: EraseSpec) -> str:
     return f"KPOP on {spec.method.name.upper()}" if isinstance(spec, HideSpec) else spec.method.name.upper()
 
 
-def limits(changed: Collection[str], fused: bool, hidden: bool = False) -> list[str]:
+def limits(changed: Collection[str], fused: bool, hidden: bool = False, judged: bool = True) -> list[str]:
     """What a reader must know before relying on the result; `changed` names what the delta changes, and how."""
     remedy = (
         "Ship the fused checkpoint where users hold the weights."
@@ -79,9 +85,9 @@ def limits(changed: Collection[str], fused: bool, hidden: bool = False) -> list[
         *([HIDDEN] if hidden else []),
         *(ZEROS if "sparse_mask" in changed else [removable]),
         STOCK_ENCODER if "text_encoder" in changed else UNTOUCHED,
+        *([UNFILTERED] if fused else []),
         "No attack was tried: no adversarial prompt, no textual inversion, no fine-tuning that could bring the concept back.",
-        "Only the listed prompts and seeds were drawn. Other words for the concept, other languages and other concepts were not judged.",
-        "The judges are classifiers with errors of their own; the base model's row says how often they are right on pictures that were not touched.",
+        *(JUDGED if judged else []),
     ]
 
 
@@ -128,15 +134,15 @@ def render(
     facts: dict[str, Any] = {
         "front": front_matter(hub or base, mask),
         "base": hub or base,
-        "title": headline(changed, hidden),
-        "deed": deed(changed, hub or base, hidden),
+        "title": headline(changed, report.verdict.passed if report else None, hidden),
+        "deed": infinitive(deed(changed, hub or base, hidden)),
         "made_by": f"KPOP, {CITATIONS['kpop']}; on {made_by(layers)}" if hidden else made_by(layers),
         "hidden": hidden,
         "key_name": json.dumps(PREFIX + changed[0].name, ensure_ascii=False),
         "prompt": json.dumps(model.vocabulary.prompts(changed[0].name)[-1], ensure_ascii=False),
         "load_from": json.dumps(hub or "path/to/the/base/model"),
         "mask": mask,
-        "limits": limits(model.changes(), fused, hidden),
+        "limits": limits(model.changes(), fused, hidden, report is not None),
         "digest": model.digest,
     }
     return env.get_template("card.md.j2").render(report=report, rows=table(report) if report else [], fused=fused, words=words, **facts)

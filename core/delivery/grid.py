@@ -26,6 +26,12 @@ def thumbnail(image: np.ndarray[Any, Any], size: int) -> Image.Image:
     return Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS)
 
 
+def written(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """The text as the font can draw it: by code points where it lacks a sign."""
+    lacking = bytes(font.getmask("\U0010fffe"))
+    return "".join(c if c.isspace() or bytes(font.getmask(c)) != lacking else f"[U+{ord(c):04X}]" for c in text)
+
+
 def data_uri(image: np.ndarray[Any, Any], limit: int = 192) -> str:
     """A data: URI; PNG up to `limit` pixels, above that a reduced JPEG, so that the page stays small."""
     picture, stream = Image.fromarray(image), io.BytesIO()
@@ -59,7 +65,7 @@ def draw_grid(evaluation: Evaluation, file: Path, max_concepts: int = 6) -> Path
     for s, (name, rows) in enumerate(sections):
         top = MARGIN + s * section_height
         title = name if name == "preserved" else f"changed: {name}"
-        pen.text((MARGIN, top - 12), title, fill=INK, font=bold)
+        pen.text((MARGIN, top - 12), written(title, bold), fill=INK, font=bold)
         for line, (when, images) in enumerate(lines):
             if rows[0] not in images:
                 continue
@@ -69,6 +75,6 @@ def draw_grid(evaluation: Evaluation, file: Path, max_concepts: int = 6) -> Path
                 x = LABEL + column * (TILE + GAP)
                 canvas.paste(thumbnail(images[i], TILE), (x, y))
                 if name == "preserved" and line == 0:
-                    pen.text((x, y - 15), pictures[i].concept[:18], fill=FAINT, font=small)
+                    pen.text((x, y - 15), written(pictures[i].concept[:18], small)[:18], fill=FAINT, font=small)
     canvas.save(file, "PNG", optimize=True)
     return file

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from core.delivery import plots
@@ -71,6 +72,11 @@ def panels(evaluation: Evaluation) -> list[dict[str, Any]]:
                     "role": role,
                     "name": name,
                     "pairs": pairs,
+                    "same": all(
+                        np.array_equal(evaluation.base[i], evaluation.sanitized[i])
+                        for i, picture in enumerate(evaluation.pictures)
+                        if picture.concept == name
+                    ),
                     "rate": rate,
                     "value": report.value(rate, name),
                     "base": report.value(f"{rate}_base", name),
@@ -99,4 +105,5 @@ def render(evaluation: Evaluation, history: Sequence[dict[str, Any]], facts: dic
         "targets": plots.target_strip(history),
     }
     template = environment().get_template("report.html.j2")
-    return template.render(report=report, panels=panels(evaluation), rows=table(report), plots=drawings, facts=facts)
+    ner = [m.name for m in report.metrics if m.name.startswith("ner_")]
+    return template.render(report=report, ner=ner, panels=panels(evaluation), rows=table(report), plots=drawings, facts=facts)

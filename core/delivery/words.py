@@ -1,5 +1,6 @@
 """What a job did to its concepts, in words: erased, edited, spread over attributes, or hidden."""
 
+import re
 from collections.abc import Sequence
 
 from core.specs import Concept
@@ -22,6 +23,25 @@ def title(concepts: Sequence[Concept], hidden: bool = False) -> str:
     ]
     text = "; ".join([*([f"without {', '.join(gone)}"] if gone else []), *changed])
     return text[:1].upper() + text[1:] if gone else text
+
+
+def headline(concepts: Sequence[Concept], passed: bool | None, hidden: bool = False) -> str:
+    """A report's headline, which claims a success only where it was judged to be one."""
+    said = title(concepts, hidden)
+    return said if passed else "Report on " + re.sub(r"^(Without|Hidden:) ", lambda m: "erasing " if m[1] == "Without" else "hiding ", said)
+
+
+def as_asked(concepts: Sequence[Concept], words: Sequence[Concept], asked: Sequence[Concept]) -> list[Concept]:
+    """The concepts, learned words by the names that the request has for them; a part that is kept has none."""
+    said = {word.name: given.model_copy(update={"images": [], "masks": []}) for word, given in zip(words, asked, strict=True)}
+    return [said.get(c.name, c) for c in concepts]
+
+
+def infinitive(phrase: str) -> str:
+    """'take church out of X', of a deed that was tried."""
+    for verb in ("takes", "turns", "spreads", "hides"):
+        phrase = re.sub(rf"(^|, | and ){verb} ", rf"\1{verb.removesuffix('s')} ", phrase)
+    return phrase
 
 
 def deed(concepts: Sequence[Concept], base: str, hidden: bool = False) -> str:

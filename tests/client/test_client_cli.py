@@ -429,3 +429,19 @@ def test_a_narrow_table_cuts_no_id_and_no_concept(tenant: Tenant, monkeypatch: p
     shown = run(tenant, "jobs").stdout
     assert job["id"] in shown
     assert "…" not in shown
+
+
+def test_uploads_and_ended_jobs_are_listed_and_deleted(tenant: Tenant, tmp_path: Path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "me.png")
+    with Expunge(tenant.url, tenant.key()) as client:
+        upload = client.upload_image(tmp_path / "me.png")
+    assert upload.id in run(tenant, "artifacts", "list").stdout
+    assert run(tenant, "artifacts", "delete", upload.id).exit_code == 0
+    assert upload.id not in [
+        item["id"] for item in json.loads(run(tenant, "artifacts", "list", "--json").stdout) if not item.get("deleted_at")
+    ]
+    job = tenant.erase()["id"]
+    refused(run(tenant, "delete", job), "wrong_state")
+    assert run(tenant, "cancel", job).exit_code == 0
+    assert run(tenant, "delete", job).exit_code == 0
+    refused(run(tenant, "show", job), "404")
