@@ -2,6 +2,7 @@
 
 import base64
 import io
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,17 @@ def thumbnail(image: np.ndarray[Any, Any], size: int) -> Image.Image:
 
 
 def written(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The text as the font can draw it: by code points where it lacks a sign."""
+    """The text as the font can draw it: where it lacks a sign, by the letter without its marks, else by its code point."""
     lacking = bytes(font.getmask("\U0010fffe"))
-    return "".join(c if c.isspace() or bytes(font.getmask(c)) != lacking else f"[U+{ord(c):04X}]" for c in text)
+
+    def drawn(sign: str) -> bool:
+        return sign.isspace() or bytes(font.getmask(sign)) != lacking
+
+    def instead(sign: str) -> str:
+        bare = "".join(c for c in unicodedata.normalize("NFKD", sign) if not unicodedata.combining(c))
+        return bare if bare and all(map(drawn, bare)) else f"[U+{ord(sign):04X}]"
+
+    return "".join(sign if drawn(sign) else instead(sign) for sign in text)
 
 
 def data_uri(image: np.ndarray[Any, Any], limit: int = 192) -> str:
