@@ -203,7 +203,7 @@ class Keeper:
 
     def resume(self, found: Found) -> None:
         """The test has passed. The row comes first, as a child looks there for its models; while the database is away this is tried again."""
-        again, device = self.row.state == SUSPENDED, ", ".join(dict.fromkeys(filter(None, (self.settings.device, found.device))))
+        again, device = self.row.state == SUSPENDED, ", ".join(dict.fromkeys(filter(None, (self.settings.device, found.device)))) or None
         ready = replace(self.row, state=READY, reason=None, device=device, models=found.models, problems=found.problems)
         self.written(lambda session: workers.beat(session, ready, self.lease()))
         self.row, self.passed = ready, None
