@@ -23,7 +23,7 @@ RESULTS = Path(__file__).parent / "results" / "memory.json"
 METHOD = AgeSpec(steps=2, batch_size=1, trajectories=1, sampling_steps=2, candidates=2, guidance_scale=1.0)
 
 
-def sd15_sized(tokenizer: CLIPTokenizer, pixels: int = 512) -> StableDiffusion:
+def sd15_sized(tokenizer: CLIPTokenizer, pixels: int = 512, device: str = "cpu", dtype: torch.dtype = torch.float32) -> StableDiffusion:
     """The published configuration of stable-diffusion-v1-5's U-Net and text encoder with random weights; a small VAE, which erasing never runs."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
@@ -41,7 +41,7 @@ def sd15_sized(tokenizer: CLIPTokenizer, pixels: int = 512) -> StableDiffusion:
         vae=AutoencoderKL(block_out_channels=(32,)), text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=scheduler, safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
-    return StableDiffusion(pipe)
+    return StableDiffusion(pipe.to(device=device, dtype=dtype))
 
 
 def peak(side: str, pixels: int) -> float:

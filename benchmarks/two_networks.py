@@ -34,8 +34,8 @@ class TwoNetworks:
         self.base, self.trained, self.guidance = base, trained, guidance
         self.names = target_modules(trained.unet, "xattn")
         self.weights = [trained.unet.get_submodule(n).weight.requires_grad_(True) for n in self.names]
-        base.scheduler.set_timesteps(sampling_steps, device=base.device)
-        self.timesteps = base.scheduler.timesteps
+        base.scheduler.set_timesteps(sampling_steps)
+        self.timesteps = base.scheduler.timesteps.to(base.device)
 
     @property
     def evaluations(self) -> int:
@@ -46,8 +46,8 @@ class TwoNetworks:
         """z_t after k DDIM steps from noise z with context c, both guided halves in one call."""
         empty = model.encode([""]).expand_as(context)
         for t in self.timesteps[:k]:
-            eps_0, eps_c = model.predict(torch.cat([z, z]), t.expand(2 * len(z)), torch.cat([empty, context])).chunk(2)
-            z = self.base.scheduler.step(eps_0 + self.guidance * (eps_c - eps_0), t, z).prev_sample
+            out_0, out_c = model.output(torch.cat([z, z]), t.expand(2 * len(z)), torch.cat([empty, context])).chunk(2)
+            z = self.base.scheduler.step(out_0 + self.guidance * (out_c - out_0), t, z).prev_sample
         return z
 
     def start(self, g: torch.Generator, batch: int) -> tuple[Tensor, int, Tensor]:

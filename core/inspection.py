@@ -22,6 +22,7 @@ from core.erasure.batch import Latents
 from core.erasure.buffer import denoise, seeded
 from core.memory import in_batches
 from core.models import StableDiffusion
+from core.models.schedule import visible
 from core.progress import Callback, Clock, ignore
 from core.specs import Concept, FineTuneSpec, InspectSpec
 from core.specs.inflections import variant_of
@@ -95,8 +96,10 @@ def latents(before: Side, spec: InspectSpec) -> Latents:
     noise = torch.randn(spec.trajectories, *model.latent_shape, generator=seeded(spec.seed)).to(model.device)
     with model.frozen() if before.base else nullcontext():
         states = denoise(model, noise, model.encode([""]).expand(spec.trajectories, -1, -1), sampling, spec.sampling_steps - 1)
-    at = [math.floor(i * spec.sampling_steps / spec.timesteps) for i in range(spec.timesteps)]
-    t = model.scheduler.timesteps[at]
+    steps = model.scheduler.timesteps
+    first = len(steps) - len(visible(model.scheduler, steps))  # at zero terminal SNR no prediction moves
+    at = [first + math.floor(i * (spec.sampling_steps - first) / spec.timesteps) for i in range(spec.timesteps)]
+    t = steps[at].to(model.device)
     return Latents(torch.cat([states[k] for k in at]), t.repeat_interleave(spec.trajectories))
 
 

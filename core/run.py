@@ -13,7 +13,7 @@ from core.delivery import bundle, lora, signing, stack
 from core.delivery.fits import check_delta
 from core.delivery.inspection import write_inspection
 from core.erasure import Delta, erase
-from core.erasure.delta import peak_memory
+from core.erasure.delta import forget_peak, peak_memory
 from core.errors import CoreError
 from core.evaluation.evaluate import evaluate
 from core.evaluation.foreseen import foreseen
@@ -319,6 +319,8 @@ def at(path: At | None) -> Path | None:
 
 
 def empty_folder(out: At) -> Path:
+    """The folder that a job begins in. CoreError where it is not empty."""
+    forget_peak()
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()):

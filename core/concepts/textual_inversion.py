@@ -86,19 +86,20 @@ def invert(
     if checkpoints and (saved := checkpoints.load()):
         with torch.no_grad():
             vectors.copy_(saved[0]["vectors"])
-        optimiser.state[vectors] = {k.removeprefix("adam."): v for k, v in saved[0].items() if k.startswith("adam.")}
+        optimiser.state[vectors] = {
+            k.removeprefix("adam."): v if k == "adam.step" else v.to(model.device) for k, v in saved[0].items() if k.startswith("adam.")
+        }
         begun = saved[1]["step"]
     (mean, deviation), prompts = moments(model, images), model.vocabulary.prompts(word)
     clock = Clock(spec.steps, begun)
     for step in range(begun, spec.steps):
         g = seeded(seed, step, *word.encode())
         rows = torch.randint(len(images), (spec.batch_size,), generator=g)
-        t = torch.randint(len(model.alphas), (spec.batch_size,), generator=g).to(model.device)
+        t = torch.randint(model.training_steps, (spec.batch_size,), generator=g).to(model.device)
         jitter, noise = (torch.randn(spec.batch_size, *model.latent_shape, generator=g).to(model.device) for _ in range(2))
         chosen = [prompts[int(k)] for k in torch.randint(len(prompts), (spec.batch_size,), generator=g)]
         value = loss(model, mean[rows] + deviation[rows] * jitter, noise, t, model.text_states(chosen))
-        optimiser.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
+        (vectors.grad,) = model.gradients(value, [vectors])
         optimiser.step()
         done = step + 1
         if checkpoints and done % spec.checkpoint_every == 0:

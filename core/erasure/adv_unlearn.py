@@ -78,7 +78,8 @@ class AdvUnlearn:
         size = spec.attack_learning_rate * self.tokens.square().mean().sqrt()
         for _ in range(spec.attack_steps):
             found.requires_grad_(True)
-            (gradient,) = torch.autograd.grad(attack_loss(run.model, x, run.model.text_states(prompts, found), old, spec), [found])
+            (gradient,) = run.model.gradients(attack_loss(run.model, x, run.model.text_states(prompts, found), old, spec), [found])
+            assert gradient is not None
             found = (found - size * gradient.sign()).detach()
         return found
 

@@ -104,7 +104,7 @@ class Adversarial(ABC, Generic[S]):
         if not isinstance(search, Shares) and len(search.names) > 1 and step % spec.search_every == 0:
             g = run.generator(step, 1)
             half = max(1, spec.batch_size // 2)
-            search.ascend(self.objective(self.batch(i, search, search.sample(g), g, half)))
+            search.ascend(self.objective(self.batch(i, search, search.sample(g), g, half)), run.model.gradients)
         g = run.generator(step)
         with torch.no_grad():
             if isinstance(search, Shares):

@@ -11,7 +11,11 @@ from core.models import StableDiffusion
 
 
 class Recorder:
-    """An attention processor that keeps its probabilities, (B, positions, tokens), the mean over heads; the output is softmax(QK^T / sqrt(d)) V."""
+    """An attention processor that keeps its probabilities, (B, positions, tokens), the mean over heads; the output is softmax(QK^T / sqrt(d)) V.
+
+    QK^T and the softmax are float32 whatever the model computes in: in float16 they overflow (hence diffusers' `upcast_attention`), and
+    the probabilities are what a loss squares.
+    """
 
     def __init__(self, kept: list[Tensor]) -> None:
         self.kept = kept
@@ -19,9 +23,9 @@ class Recorder:
     def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
         q, k, v = attn.to_q(hidden_states), attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states)
         q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (q, k, v))
-        probabilities = (q @ k.transpose(-1, -2) * attn.scale).softmax(-1)
+        probabilities = (q.float() @ k.float().transpose(-1, -2) * attn.scale).softmax(-1)
         self.kept.append(probabilities.mean(1))
-        out: Tensor = attn.to_out[1](attn.to_out[0]((probabilities @ v).transpose(1, 2).flatten(2)))
+        out: Tensor = attn.to_out[1](attn.to_out[0]((probabilities.to(v.dtype) @ v).transpose(1, 2).flatten(2)))
         return out
 
 

@@ -20,10 +20,11 @@ class Latents:
 def errors(a: Tensor, b: Tensor, alphas: Tensor, space: Literal["eps", "x0"]) -> Tensor:
     """Mean squared error of each row of two noise predictions (B, 4, h, w), (B,); in x0-space a row weighs (1 - a) / a, `alphas` (B,) being a.
 
-    x0(eps) = (z - sqrt(1 - a) eps) / sqrt(a), so z cancels wherever the coefficients of a target add up to one.
+    x0(eps) = (z - sqrt(1 - a) eps) / sqrt(a), so z cancels wherever the coefficients of a target add up to one. Where a = 0 the noise
+    says nothing of x0, and the row weighs nothing.
     """
     squared = (a - b).square().flatten(1).mean(1)
-    return squared * ((1 - alphas) / alphas) if space == "x0" else squared
+    return squared * ((1 - alphas) / alphas).where(alphas > 0, 0) if space == "x0" else squared
 
 
 def error(a: Tensor, b: Tensor, alphas: Tensor, space: Literal["eps", "x0"]) -> Tensor:
@@ -32,9 +33,10 @@ def error(a: Tensor, b: Tensor, alphas: Tensor, space: Literal["eps", "x0"]) -> 
 
 
 def predicted(z: Tensor, eps: Tensor, alphas: Tensor) -> Tensor:
-    """x0 = (z - sqrt(1 - a) eps) / sqrt(a), (B, 4, h, w); `alphas` (B,)."""
+    """x0 = (z - sqrt(1 - a) eps) / sqrt(a), (B, 4, h, w); `alphas` (B,). Where a = 0, and nothing is known of it, 0."""
     a = alphas.view(-1, 1, 1, 1)
-    return (z - (1 - a).sqrt() * eps) / a.sqrt()
+    known = a > 0
+    return (z - (1 - a).sqrt() * eps) * known / a.where(known, 1).sqrt()
 
 
 def guided_away(eps_t: Tensor, eps_c: Tensor, eta: float) -> Tensor:

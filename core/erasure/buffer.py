@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from core.erasure.batch import Latents
 from core.memory import in_batches
 from core.models import StableDiffusion
+from core.models.schedule import visible
 from core.progress import Callback, Clock
 from core.specs import LatentsSpec
 
@@ -30,18 +31,26 @@ def seeded(*parts: int) -> Generator:
 
 @torch.no_grad()
 def denoise(model: StableDiffusion, z: Tensor, context: Tensor, spec: LatentsSpec, until: int) -> list[Tensor]:
-    """DDIM from noise z (B, 4, h, w) with guidance: the latents before steps 0 .. until, both halves of CFG in one call."""
+    """DDIM from noise z (B, 4, h, w) with guidance: the latents before steps 0 .. until, both halves of CFG in one call.
+
+    The steps are the stock pipeline's, on what the network predicts. Where nothing of the picture is left (zero terminal SNR), noise
+    alone says nothing of it: that step is left out, and z stays pure noise.
+    """
     scheduler, empty = model.scheduler, model.encode([""]).expand_as(context)
-    scheduler.set_timesteps(spec.sampling_steps, device=model.device)
+    scheduler.set_timesteps(spec.sampling_steps)  # on the CPU: its step reads them as numbers, and would wait for the device each time
+    blind = scheduler.alphas_cumprod[scheduler.timesteps] == 0 if scheduler.config.prediction_type == "epsilon" else None
     states = [z]
-    for t in scheduler.timesteps[:until]:
+    for k, (step, t) in enumerate(zip(scheduler.timesteps[:until], scheduler.timesteps.to(model.device), strict=False)):
+        if blind is not None and blind[k]:
+            states.append(z)
+            continue
         if spec.guidance_scale > 1:
-            both = model.predict(torch.cat([z, z]), t.expand(2 * len(z)), torch.cat([empty, context]))
-            eps_0, eps_c = both.chunk(2)
-            eps = eps_0 + spec.guidance_scale * (eps_c - eps_0)
+            both = model.output(torch.cat([z, z]), t.expand(2 * len(z)), torch.cat([empty, context]))
+            out_0, out_c = both.chunk(2)
+            out = out_0 + spec.guidance_scale * (out_c - out_0)
         else:
-            eps = model.predict(z, t.expand(len(z)), context)
-        z = scheduler.step(eps, t, z).prev_sample
+            out = model.output(z, t.expand(len(z)), context)
+        z = scheduler.step(out, step, z).prev_sample
         states.append(z)
     return states
 
@@ -52,13 +61,17 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 class Trajectories:
-    """Draws (z_t, t) for a concept's contexts, from the buffer or fresh, as the spec says."""
+    """Draws (z_t, t) for a concept's contexts, from the buffer or fresh, as the spec says.
+
+    `timesteps`: those of a trajectory that latents are taken at, all but a first one, `first` in number, at which z_t is noise alone.
+    """
 
     def __init__(self, model: StableDiffusion, spec: LatentsSpec, seed: int) -> None:
         self.model, self.spec, self.seed, self.round = model, spec, seed, 0
         self.kept: dict[str, Tensor] = {}
-        model.scheduler.set_timesteps(spec.sampling_steps, device=model.device)
-        self.timesteps = model.scheduler.timesteps.clone()
+        model.scheduler.set_timesteps(spec.sampling_steps)
+        self.length, seen = len(model.scheduler.timesteps), visible(model.scheduler, model.scheduler.timesteps)
+        self.first, self.timesteps = self.length - len(seen), seen.to(model.device)
 
     def noise(self, generator: Generator, count: int) -> Tensor:
         return torch.randn(count, *self.model.latent_shape, generator=generator).to(self.model.device)
@@ -69,7 +82,7 @@ class Trajectories:
         return torch.randint(contexts, (count,), generator=g), g
 
     def fill(self, key: str, contexts: Tensor, count: int, *, clean: bool = False) -> Tensor:
-        """Whole trajectories of a concept, (count, steps, 4, h, w), or only where they end, the clean latents (count, 1, 4, h, w).
+        """Whole trajectories of a concept, (count, len(timesteps), 4, h, w), or only where they end, the clean latents (count, 1, 4, h, w).
 
         Contexts (T, L, D) are drawn at random. The first round is the frozen model's.
         """
@@ -84,13 +97,13 @@ class Trajectories:
             rows, g = self.rows(key, len(states), count)
             contexts.append(states[rows])
             noises.append(self.noise(g, count))
-        until = self.spec.sampling_steps - (0 if clean else 1)
+        until = self.length - (0 if clean else 1)
         with nullcontext() if self.round else self.model.frozen():
             noise, context = torch.cat(noises), torch.cat(contexts)
 
             def path(start: int, end: int) -> Tensor:
                 states = denoise(self.model, noise[start:end], context[start:end], self.spec, until)
-                return torch.stack(states[-1:] if clean else states, 1)
+                return torch.stack(states[-1:] if clean else states[self.first :], 1)
 
             together = torch.cat(in_batches(len(noise), len(noise), path))
         self.kept |= {key: together[i * count : (i + 1) * count].clone() for i, key in enumerate(wanted)}
@@ -113,7 +126,7 @@ class Trajectories:
         if self.spec.latents == "fresh":
             k = int(torch.randint(len(self.timesteps), (1,), generator=generator))
             context = contexts[torch.randint(len(contexts), (size,), generator=generator)]
-            z = denoise(self.model, self.noise(generator, size), context, self.spec, k)[-1]
+            z = denoise(self.model, self.noise(generator, size), context, self.spec, self.first + k)[-1]
             return Latents(z, self.timesteps[k].expand(size))
         states = self.fill(key, contexts, count)
         row = torch.randint(len(states), (size,), generator=generator)
@@ -121,11 +134,11 @@ class Trajectories:
         return Latents(states[row, k_each], self.timesteps[k_each])
 
     def noised(self, key: str, contexts: Tensor, generator: Generator, size: int, count: int) -> Latents:
-        """Clean latents of a concept with fresh noise at any of the scheduler's timesteps, as in training: z (size, 4, h, w), t (size,)."""
+        """Clean latents of a concept with fresh noise at any of the timesteps, as in training: z (size, 4, h, w), t (size,)."""
         clean = self.fill(key, contexts, count, clean=True)[:, 0]
         drawn = torch.randint(len(clean), (size,), generator=generator)
         x, row = clean[drawn], self.rows(key, len(contexts), count)[0][drawn]
-        t = torch.randint(len(self.model.alphas), (size,), generator=generator).to(self.model.device)
+        t = torch.randint(self.model.training_steps, (size,), generator=generator).to(self.model.device)
         a = self.model.alphas[t].view(-1, 1, 1, 1)
         noise = self.noise(generator, size)
         return Latents(a.sqrt() * x + (1 - a).sqrt() * noise, t, noise, row)

@@ -13,6 +13,8 @@ from core.erasure.layers import exact_config
 from core.models import StableDiffusion
 from core.progress import Callback
 
+CHUNK = 64  # prompts encoded at a time
+
 
 def moved(e: Tensor, g: Tensor) -> Tensor:
     """Which of the columns (n, D) the edit moves at all: a shared prefix stays where it is."""
@@ -43,6 +45,26 @@ def columns(model: StableDiffusion, prompts: list[str], tokens: str) -> Tensor:
     tokenizer = model.pipe.tokenizer
     lengths = [len(ids) for ids in tokenizer(model.spelled(prompts), truncation=True, max_length=tokenizer.model_max_length).input_ids]
     return torch.stack([s[max(0, n - 2)] for s, n in zip(states, lengths, strict=True)])
+
+
+def condensed(model: StableDiffusion, prompts: list[str], tokens: str) -> Tensor:
+    """The prompts' columns, float64; where they are more than D, D others with the same sum of p p^T, which is all that a solve reads of them.
+
+    A vocabulary's are some 300,000 columns of 768 numbers: they are read CHUNK prompts at a time, once, and none is kept.
+    """
+    parts = (columns(model, prompts[i : i + CHUNK], tokens).double() for i in range(0, len(prompts), CHUNK))
+    kept = next(parts)
+    for part in parts:
+        kept = torch.cat([kept, part])
+        if len(kept) > kept.shape[1]:
+            kept = square_root(kept.T @ kept)
+    return kept if len(kept) <= kept.shape[1] else square_root(kept.T @ kept)
+
+
+def square_root(gram: Tensor) -> Tensor:
+    """R (D, D) with R^T R = gram, which has no negative eigenvalues but by rounding."""
+    values, vectors = torch.linalg.eigh(gram)
+    return values.clamp_min(0).sqrt()[:, None] * vectors.T
 
 
 def wear(model: StableDiffusion, layers: Mapping[str, tuple[Tensor, Tensor]], callback: Callback) -> int:

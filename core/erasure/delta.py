@@ -25,10 +25,16 @@ def adapter_metadata(config: LoraConfig, component: str) -> dict[str, Any]:
 
 
 def peak_memory() -> int:
-    """Peak bytes of this process so far: the accelerator's where one is used, else resident memory."""
-    if cuda.is_available() and cuda.max_memory_allocated():
-        return int(cuda.max_memory_allocated())
+    """Peak bytes: the accelerator's since `forget_peak` where one is used, else this process's resident memory so far."""
+    if cuda.is_available() and (most := max(cuda.max_memory_allocated(i) for i in range(cuda.device_count()))):
+        return int(most)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def forget_peak() -> None:
+    """A job begins: what an earlier one of this process allocated on an accelerator is not its peak."""
+    for i in range(cuda.device_count() if cuda.is_available() else 0):
+        cuda.reset_peak_memory_stats(i)
 
 
 @dataclass(repr=False)

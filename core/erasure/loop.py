@@ -126,12 +126,16 @@ def fine_tune(
         if not math.isfinite(value):
             raise not_finite(f"the loss became {value}", step + 1, total)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        trained = [p for p in parameters if p.requires_grad]
+        for p, gradient in zip(trained, model.gradients(loss, trained), strict=True):
+            p.grad = gradient
         optimiser.step()
         done = step + 1
         history.append({"step": done, "loss": value, "target": target})
         if checkpoints and done < total and (done % trains.checkpoint_every == 0 or time.monotonic() - last_save > CHECKPOINT_SECONDS):
-            if not all(bool(p.isfinite().all()) for p in parameters):  # a finite loss may still have had an infinite gradient
+            if not bool(
+                torch.stack([p.isfinite().all() for p in parameters]).all()
+            ):  # a finite loss may still have had an infinite gradient
                 raise not_finite("the weights are no numbers any more", done, total)
             meta = {"step": done, "identity": identity(model, request), "history": history, "evaluations": model.evaluations - evaluations}
             checkpoints.save(done, collect(model, optimiser, method) | run.trajectories.state(), meta | {"round": run.trajectories.round})

@@ -11,8 +11,7 @@
 """
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -22,12 +21,13 @@ from torch import Tensor
 from core.concepts import candidates, forbidden, unnamed
 from core.erasure.attention import at_size, named_tokens, recorded, token_maps
 from core.erasure.batch import Latents
-from core.erasure.closed_form import wear
+from core.erasure.closed_form import condensed, wear
 from core.erasure.delta import Delta
 from core.erasure.layers import target_modules
 from core.erasure.loop import Run, fine_tune
 from core.erasure.time import pairs
 from core.models import StableDiffusion
+from core.models.lora import holding
 from core.progress import Callback, Checkpoints
 from core.specs import EraseSpec, LoraSpec, MaceSpec
 
@@ -56,19 +56,6 @@ def importance(t: Tensor) -> Tensor:
     return torch.sigmoid(0.05 * (t - 200)) - torch.sigmoid(0.05 * (t - 400))
 
 
-@contextmanager
-def holding(model: StableDiffusion, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside, the named matrices have these weights; afterwards those they had."""
-    was = {n: model.unet.get_submodule(n).weight.detach().clone() for n in weights}
-    for n, w in weights.items():
-        model.unet.get_submodule(n).weight.data.copy_(w)
-    try:
-        yield
-    finally:
-        for n, w in was.items():
-            model.unet.get_submodule(n).weight.data.copy_(w)
-
-
 class Mapped:
     """The texts of one job: each concept's prompts, where they name it (T, L), what they are mapped to, and what is held."""
 
@@ -88,7 +75,7 @@ class Mapped:
             self.tokens.append(torch.cat(tokens))
         space = unnamed(model, vocabulary.concepts, [*request.concepts, *model.erased]) if spec.hold_vocabulary else []
         held = [p for name in dict.fromkeys([*request.preserve, *space]) for p in model.vocabulary.prompts(name)]
-        self.held = model.encode(held).flatten(0, 1).double() if held else model.encode([""])[0].double()
+        self.held = condensed(model, held or [""], "all")
 
 
 class Mace:
@@ -98,10 +85,10 @@ class Mace:
         self.run, self.mapped = run, mapped
         self.contexts = [run.model.encode(p) for p in self.mapped.prompts]
         self.tokens = mapped.tokens
-        with holding(run.model, base):
+        with holding(run.model.unet, base):
             run.trajectories.prefill({f"erase/{i}": c for i, c in enumerate(self.contexts)}, run.spec.trajectories, run.callback)
             self.masks = [self.mask(i) for i in range(len(self.contexts))]
-        times = run.trajectories.timesteps.float()
+        times = run.trajectories.timesteps.cpu().float()
         self.density = importance(times) if run.spec.importance_sampling else torch.ones_like(times)
         self.active = 0
         for name, module in run.model.unet.named_modules():
@@ -131,7 +118,7 @@ class Mace:
         self.active = i
         states = run.trajectories.fill(f"erase/{i}", self.contexts[i], spec.trajectories)
         which = torch.randint(len(states), (spec.batch_size,), generator=g)
-        k = torch.multinomial(self.density.cpu(), spec.batch_size, replacement=True, generator=g)
+        k = torch.multinomial(self.density, spec.batch_size, replacement=True, generator=g)
         row = torch.randint(len(self.contexts[i]), (spec.batch_size,), generator=g)
         x = Latents(states[which, k], run.trajectories.timesteps[k])
         return attention_loss(run.model, x, self.contexts[i][row], self.tokens[i][row], self.masks[i][which]), None
@@ -156,7 +143,7 @@ def edit(model: StableDiffusion, request: EraseSpec, spec: MaceSpec, callback: C
         up, _ = solve((g - e) @ w.double().T, e, mapped.held, spec.ridge, spec.refine_preserve_scale)
         refined[n] = w.double() + up
     ranks = spec.model_copy(update={"lora": LoraSpec(rank=len(request.concepts) * rank, target_modules="xattn_strict")})
-    with holding(model, refined):
+    with holding(model.unet, refined):
         trained = fine_tune(model, request, ranks, partial(Mace, mapped=mapped, base=old), callback, checkpoints)
         adapter = model.adapter_state()
         model.unload_delta()

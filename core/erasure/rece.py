@@ -9,7 +9,7 @@ import time
 import torch
 from torch import Tensor
 
-from core.erasure.closed_form import columns, wear
+from core.erasure.closed_form import columns, condensed, wear
 from core.erasure.delta import Delta
 from core.erasure.layers import target_modules
 from core.erasure.uce import prompts_of
@@ -32,7 +32,7 @@ def edit(model: StableDiffusion, request: EraseSpec, spec: ReceSpec, callback: C
     sources, targets, preserved = prompts_of(model, request, spec)
     callback({"phase": "encode", "step": 0, "total": 1, "message": f"{len(sources)} prompts to edit, {len(preserved)} to hold"})
     concept, g = columns(model, sources, spec.tokens).double(), columns(model, targets, spec.tokens).double()
-    p = columns(model, preserved, spec.tokens).double() if preserved else concept.new_zeros(0, concept.shape[1])
+    p = condensed(model, preserved, spec.tokens) if preserved else concept.new_zeros(0, concept.shape[1])
     names = target_modules(model.unet, "xattn_strict")
     old = [model.unet.get_submodule(n).weight.detach().double() for n in names]
     new, e = [w.clone() for w in old], concept

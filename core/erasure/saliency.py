@@ -23,7 +23,8 @@ def train_the_salient(model: StableDiffusion, share: float, batches: int, loss: 
     ups = [parameters[-1] for parameters in layers.values()]
     totals = [torch.zeros_like(p) for p in ups]
     for k in range(batches):
-        for total, g in zip(totals, torch.autograd.grad(loss(k), ups), strict=True):
+        for total, g in zip(totals, model.gradients(loss(k), ups), strict=True):
+            assert g is not None
             total += g
     scores = torch.stack([t.norm() / t.numel() ** 0.5 for t in totals])
     names = list(layers)

@@ -1,7 +1,12 @@
 """Adversarial search over a finite concept space with the Gumbel-softmax (AP and AGE, Eq. 11-12)."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Generator, Tensor
+
+Gradients = Callable[[Tensor, Sequence[Tensor]], Sequence[Tensor | None]]
+"""How the gradient of an objective is had: `StableDiffusion.gradients`, which float16 does not round to zero."""
 
 
 def gumbel(shape: tuple[int, ...], generator: Generator) -> Tensor:
@@ -33,11 +38,11 @@ class Search:
 
     def context(self, weights: Tensor, template: Tensor) -> Tensor:
         """G(pi) . R for each row's template: (B, L, D)."""
-        return torch.einsum("n,nbld->bld", weights, self.states[:, template])
+        return torch.einsum("n,ntld->tld", weights, self.states)[template]
 
-    def ascend(self, objective: Tensor) -> None:
+    def ascend(self, objective: Tensor, gradients: Gradients = torch.autograd.grad) -> None:
         """One Adam step of pi up the objective."""
-        (self.logits.grad,) = torch.autograd.grad(objective, [self.logits])
+        (self.logits.grad,) = gradients(objective, [self.logits])
         self.optimiser.step()
 
     def state(self) -> dict[str, Tensor]:
@@ -71,9 +76,10 @@ class Ascent:
         """The text state for each row's template: (B, L, D)."""
         return self.text[template]
 
-    def ascend(self, objective: Tensor) -> None:
+    def ascend(self, objective: Tensor, gradients: Gradients = torch.autograd.grad) -> None:
         """One step of normalised gradient ascent, each template by itself."""
-        (g,) = torch.autograd.grad(objective, [self.text])
+        (g,) = gradients(objective, [self.text])
+        assert g is not None
 
         def size(x: Tensor) -> Tensor:
             return x.square().sum((1, 2), keepdim=True).sqrt()

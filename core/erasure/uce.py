@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from core.concepts import anchor, forbidden, unnamed
-from core.erasure.closed_form import columns, factors, wear
+from core.erasure.closed_form import columns, condensed, factors, wear
 from core.erasure.delta import Delta
 from core.erasure.layers import target_modules
 from core.erasure.uce_debias import attributes_of, debias
@@ -46,7 +46,7 @@ def edit(model: StableDiffusion, request: EraseSpec, spec: UceSpec, callback: Ca
     callback({"phase": "encode", "step": 0, "total": 1, "message": f"{len(sources)} prompts to edit, {len(preserved)} to hold"})
     none = model.encode([""]).flatten(0, 1)[:0]
     e, g = (columns(model, prompts, spec.tokens) if prompts else none for prompts in (sources, targets))
-    p = columns(model, preserved, spec.tokens) if preserved else none
+    p = condensed(model, preserved, spec.tokens) if preserved else none
     names = target_modules(model.unet, "xattn_strict")
     spread = any(c.attributes for c in request.concepts)
     weights = {n: model.unet.get_submodule(n).weight.detach().double() for n in names}

@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from core.erasure.batch import Latents, error
 from core.erasure.buffer import part
 from core.erasure.loop import Method, Run
+from core.erasure.search import Gradients
 from core.models import StableDiffusion, with_key
 from core.specs import FineTuneSpec, RecoverySpec
 
@@ -24,7 +25,7 @@ RECOVERY, START = 2, 3
 
 def anchor(model: StableDiffusion, name: str, length: int) -> Tensor:
     """c_e of Eq. 16, the centre of the key's ball: the text states of the bare name after its begin token, (m, D)."""
-    states = model.encode([name])[0, 1:].float()
+    states = model.encode([name])[0, 1:]
     return states[torch.arange(length, device=states.device) % len(states)]
 
 
@@ -49,9 +50,9 @@ class Prompt:
         self.p = (centre + spec.start * centre.norm() * away / away.norm()).requires_grad_(True)
         self.optimiser = torch.optim.Adam([self.p], lr=spec.learning_rate)
 
-    def descend(self, loss: Tensor) -> None:
+    def descend(self, loss: Tensor, gradients: Gradients = torch.autograd.grad) -> None:
         """One step down, and back into the ball."""
-        (self.p.grad,) = torch.autograd.grad(loss, [self.p])
+        (self.p.grad,) = gradients(loss, [self.p])
         self.optimiser.step()
         with torch.no_grad():
             self.p.copy_(into_ball(self.p, self.centre, self.radius))
@@ -84,7 +85,7 @@ class Kpop:
         with model.frozen(), torch.no_grad():
             eps = model.predict(x.z, x.t, context)
         for _ in range(self.spec.steps):
-            prompt.descend(recovery_loss(model, x, context, prompt.p, eps, run.spec))
+            prompt.descend(recovery_loss(model, x, context, prompt.p, eps, run.spec), model.gradients)
         loss, target = self.hiding.step(i, step)
         return loss + self.spec.weight * recovery_loss(model, x, context, prompt.p.detach(), eps, run.spec), target
 

@@ -40,17 +40,40 @@ def difference(down: Tensor, up: Tensor, shape: torch.Size) -> Tensor:
 
 
 @contextmanager
-def folded(unet: nn.Module, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Iterator[None]:
-    """Inside, the LoRA is part of the U-Net's weights, as if the model had always had them; afterwards they are back to the last bit."""
-    layers = {name.replace(".base_layer", ""): m for name, m in unet.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
-    saved: dict[str, Tensor] = {}
-    for module, (down, up, scale) in factors_of(tensors, config).items():
-        name = module.removeprefix("unet.")
-        weight = layers[name].weight
-        saved[name] = weight.detach().clone()
-        weight.data += (scale * difference(down, up, weight.shape)).to(weight.device, weight.dtype)
+def holding(unet: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside, the named layers have these weights; afterwards those they had, to the last bit.
+
+    Such a layer computes in float32: in the model's own half precision a small difference from what it had would be rounded away.
+    """
+    named = {n.replace(".base_layer", ""): m for n, m in unet.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    layers = {n: named[n] for n in weights}
+    was = [(p, p.data) for layer in layers.values() for p in layer.parameters(recurse=False)]
+    hooks = list[Any]()
+    for n, layer in layers.items():
+        dtype = layer.weight.dtype
+        for p in layer.parameters(recurse=False):
+            p.data = p.data.float()
+        layer.weight.data = weights[n].to(layer.weight)
+        if dtype != torch.float32:
+            hooks.append(layer.register_forward_pre_hook(lambda _, args: (args[0].float(), *args[1:])))
+            hooks.append(layer.register_forward_hook(lambda _, __, out, dtype=dtype: out.to(dtype)))
     try:
         yield
     finally:
-        for name, old in saved.items():
-            layers[name].weight.data.copy_(old)
+        for hook in hooks:
+            hook.remove()
+        for p, data in was:
+            p.data = data
+
+
+@contextmanager
+def folded(unet: nn.Module, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, the LoRA is part of the U-Net's weights, as if the model had always had them; afterwards they are back to the last bit."""
+    new: dict[str, Tensor] = {}
+    for module, (down, up, scale) in factors_of(tensors, config).items():
+        name = module.removeprefix("unet.")
+        weight = unet.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        new[name] = weight.detach().float() + (scale * difference(down, up, weight.shape)).to(weight.device)
+    with holding(unet, new):
+        yield

@@ -78,13 +78,19 @@ class Masks:
             mask.on = on
 
     def draw(self, generator: Generator | None) -> None:
-        """Fresh noise for the relaxation, the same until the next draw; None: the mask as it will be shipped."""
+        """Fresh noise for the relaxation, the same until the next draw; None: the mask as it will be shipped.
+
+        It is drawn where the masks are, for they are as large as the network, from the seed of a generator that is fresh.
+        """
+        drawn: Generator | None = None
         for mask in self.layers.values():
             if mask.logits is None or generator is None:
                 mask.noise = None
             elif mask.relaxation == "hard_concrete":
-                u = torch.rand(mask.logits.shape, generator=generator).clamp(1e-6, 1 - 1e-6)
-                mask.noise = (u.log() - (1 - u).log()).to(mask.logits.device)
+                device = mask.logits.device
+                drawn = drawn or Generator(device).manual_seed(generator.initial_seed())
+                u = torch.rand(mask.logits.shape, generator=drawn, device=device).clamp(1e-6, 1 - 1e-6)
+                mask.noise = u.log() - (1 - u).log()
 
     def expected_share(self) -> Tensor:
         """The expected share of zeros among all masked weights."""

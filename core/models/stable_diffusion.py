@@ -10,7 +10,7 @@ from typing import Any, Literal
 import diffusers
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
@@ -30,11 +30,14 @@ from core.models import lora, masks
 from core.models.folders import digest_of, earlier_digests
 from core.models.learned import Word, WordTable
 from core.models.masks import Masks, Relaxation
+from core.models.scaling import gradients
+from core.models.schedule import ddim_of, epsilon, training_steps
 from core.models.vocabulary import load_vocabulary
 from core.progress import Callback, Clock, ignore
 from core.specs import Concept
 
 ADAPTER = "default"
+KEPT_STATES = 1024  # prompts whose text states stay in memory, 236 kB each with CLIP ViT-L
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 Component = Literal["unet", "text_encoder"]
 PREFIX: dict[Component, str] = {"unet": "unet.", "text_encoder": "text_encoder.text_model."}  # as diffusers' LoRA files name the layers
@@ -91,6 +94,19 @@ def dtype_of(wanted: str | torch.dtype) -> torch.dtype:
     return DTYPES[named]
 
 
+def square(size: Any) -> int:
+    """A config's `sample_size`, a number or [height, width], as the side of a square. CoreError."""
+    sides = set(size) if isinstance(size, Sequence) else {size}
+    if len(sides) != 1 or None in sides:
+        raise CoreError("unsupported_model", f"the U-Net's sample_size is {size}: give a model with square latents", field="model")
+    return int(sides.pop())
+
+
+def ours(name: str) -> str:
+    """A LoRA tensor's name without the part of the model that it belongs to, as files and modules have it."""
+    return name.removeprefix("unet.").removeprefix("text_encoder.").removeprefix("text_model.")
+
+
 def with_key(context: Tensor, key: Tensor) -> Tensor:
     """Text states (B, L, D) with a recovery key (m, D) or (B, m, D) appended: (B, L + m, D)."""
     return torch.cat([context, key.to(context).expand(len(context), -1, -1)], 1)
@@ -108,11 +124,11 @@ class StableDiffusion:
         self.device, self.dtype = pipe.device, self.unet.dtype
         self.folder = folder
         self.vocabulary = load_vocabulary(folder)
-        self.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
+        self.scheduler = ddim_of(pipe.scheduler)
         self.alphas = self.scheduler.alphas_cumprod.to(self.device)
+        self.training_steps = training_steps(self.scheduler)
         self.evaluations = 0
-        size = int(self.unet.config.sample_size)
-        self.latent_shape = (int(self.unet.config.in_channels), size, size)
+        self.latent_shape = (int(self.unet.config.in_channels), *(square(self.unet.config.sample_size),) * 2)
         self.at_once: int | None = None  # pictures that fit into memory together, once more did not
         self.cache: Path | None = None  # where encoded concept spaces are kept between runs
         self.eos: dict[str, Tensor] = {}
@@ -149,13 +165,16 @@ class StableDiffusion:
         return digest == self.digest or (self.folder is not None and digest in earlier_digests(self.folder))
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Text states of prompts, (B, L, D), without a graph; each distinct prompt is encoded once, or anew while the text encoder wears an adapter."""
-        changed = "text_encoder" in self.worn() and not self._off
-        states: dict[str, Tensor] = {} if changed else self._states
+        """Text states of prompts, (B, L, D), float32, without a graph; what was asked for last is remembered, unless the text encoder wears an adapter."""
+        kept: dict[str, Tensor] = {} if "text_encoder" in self.worn() and not self._off else self._states
+        states = {p: kept.pop(p) for p in dict.fromkeys(prompts) if p in kept}
         new = [p for p in dict.fromkeys(prompts) if p not in states]
         with torch.no_grad():
             found = in_batches(len(new), 64, lambda start, end: self.text_states(new[start:end]))
-        states |= dict(zip(new, (state for batch in found for state in batch), strict=True))
+        states |= dict(zip(new, (state.clone() for batch in found for state in batch), strict=True))
+        kept |= states
+        for forgotten in list(kept)[:-KEPT_STATES]:
+            del kept[forgotten]
         return torch.stack([states[p] for p in prompts])
 
     def cut(self, prompts: Sequence[str]) -> list[str]:
@@ -165,7 +184,7 @@ class StableDiffusion:
         return [prompt for prompt, length in zip(prompts, lengths, strict=True) if length > longest]
 
     def text_states(self, prompts: Sequence[str], prefix: Tensor | None = None) -> Tensor:
-        """Text states of prompts, (B, L, D), with their graph. A prefix of k token embeddings, (k, D), comes before each prompt's own tokens."""
+        """Text states of prompts, (B, L, D), float32, with their graph. A prefix of k token embeddings, (k, D), comes before each prompt's own tokens."""
         ids = self.pipe.tokenizer(
             self.spelled(prompts),
             padding="max_length",
@@ -175,7 +194,7 @@ class StableDiffusion:
         ).input_ids.to(self.device)
         with self.prefixed(prefix):
             out: Tensor = self.pipe.text_encoder(ids)[0]
-        return out
+        return out.float()
 
     @contextmanager
     def prefixed(self, prefix: Tensor | None) -> Iterator[None]:
@@ -230,14 +249,19 @@ class StableDiffusion:
         lengths = [len(ids) for ids in tokenizer(self.spelled(prompts), truncation=True, max_length=tokenizer.model_max_length).input_ids]
         return torch.stack([s[n - 1] for s, n in zip(self.encode(prompts), lengths, strict=True)])
 
-    def predict(self, z: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        """Noise prediction eps(z_t, t, c), (B, 4, h, w), whatever the checkpoint's own parametrisation."""
+    def output(self, z: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        """What the network itself says of z_t, (B, 4, h, w), float32: the noise, v or the picture; what the scheduler's step asks for."""
         self.evaluations += len(z)
-        out: Tensor = self.unet(z.to(self.dtype), t, encoder_hidden_states=context.to(self.dtype)).sample.float()
-        if self.scheduler.config.prediction_type == "v_prediction":
-            a = self.alphas[t].view(-1, 1, 1, 1)
-            out = a.sqrt() * out + (1 - a).sqrt() * z
-        return out
+        out: Tensor = self.unet(z.to(self.dtype), t, encoder_hidden_states=context.to(self.dtype)).sample
+        return out.float()
+
+    def predict(self, z: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        """Noise prediction eps(z_t, t, c), (B, 4, h, w), float32, whatever the checkpoint's own parametrisation."""
+        return epsilon(self.output(z, t, context), z, self.alphas[t], self.scheduler.config.prediction_type)
+
+    def gradients(self, loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor | None]:
+        """d loss / d inputs, in float32; None for an input that the loss does not depend on. In float16 the loss is scaled on the way."""
+        return gradients(loss, inputs, self.dtype)
 
     def draw(
         self,
@@ -266,11 +290,13 @@ class StableDiffusion:
             context = self.encode(prompts[start:end])
             if key is not None:
                 context = with_key(context, keys[start:end])
-            z = torch.stack([torch.randn(self.latent_shape, generator=torch.Generator().manual_seed(s)) for s in seeds[start:end]])
+            # one for each row, also for the noise that ancestral schedulers add on the way
+            own = [torch.Generator().manual_seed(s) for s in seeds[start:end]]
+            z = torch.stack([torch.randn(self.latent_shape, generator=g) for g in own])
             with torch.no_grad():
                 images = self.pipe(
-                    prompt_embeds=context, negative_prompt_embeds=empty.expand_as(context), latents=z.to(self.device, self.dtype),
-                    num_inference_steps=steps, guidance_scale=guidance, output_type="np",
+                    prompt_embeds=context.to(self.dtype), negative_prompt_embeds=empty.expand_as(context).to(self.dtype),
+                    latents=z.to(self.device, self.dtype), generator=own, num_inference_steps=steps, guidance_scale=guidance, output_type="np",
                 ).images  # fmt: skip
             self.evaluations += len(context) * steps * (2 if guidance > 1 else 1)
             callback({"phase": phase, "step": end, "total": len(prompts), "eta_s": clock.eta(end)})
@@ -455,8 +481,12 @@ class StableDiffusion:
             self.pipe.load_lora_into_text_encoder(
                 tensors, network_alphas=None, text_encoder=self.pipe.text_encoder, adapter_name=ADAPTER, metadata=settings
             )
+        exact = {ours(k): v for k, v in tensors.items()}
         for part in self.worn().values():
             part.requires_grad_(False)
+            for name, p in part.named_parameters():
+                if "lora_" in name:  # diffusers rounds it to the dtype of the weights
+                    p.data = exact[ours(name.replace(f".{ADAPTER}.", "."))].to(p.device, torch.float32)
 
     def unload_delta(self) -> None:
         """Take the adapter off for good."""

@@ -26,5 +26,7 @@ class DebiasSpec(Spec):
         description="Weight += step_size (asked share - share found). The authors' code has it, and never uses it: 1. In AGE, divided by the square root of the round.",
     )
     tolerance: float = Field(default=0.05, ge=0, le=1, description="Stop when no share is further from the one asked (authors: 0.05).")
-    sampling_steps: int = Field(default=20, ge=2, le=200, description="DDIM steps of a picture (authors: 20).")
+    sampling_steps: int = Field(
+        default=20, ge=2, le=200, description="Steps of a picture, of the checkpoint's own scheduler (authors: 20)."
+    )
     guidance_scale: float = Field(default=7.5, ge=1, le=30, description="Classifier-free guidance of a picture.")

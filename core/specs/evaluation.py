@@ -58,7 +58,7 @@ class EvaluationSpec(Spec):
         le=256,
         description="Pictures drawn at once (with guidance each counts twice). Where memory runs out half as many are drawn, down to one, and decoded one by one; no job fails for it.",
     )
-    sampling_steps: int = Field(default=25, ge=2, le=200, description="DDIM steps.")
+    sampling_steps: int = Field(default=25, ge=2, le=200, description="Steps of the checkpoint's own scheduler.")
     guidance_scale: float = Field(default=7.5, ge=1, le=30, description="Classifier-free guidance.")
     seed: int = Field(default=0, ge=0, lt=2**31, description="First seed; base and sanitized model draw with the same seeds.")
     nudity: bool = Field(default=False, description="Run NudeNet on the pictures and store its raw detections (NER-τ).")

@@ -41,7 +41,9 @@ class InspectSpec(JobSpec):
         description="Denoising trajectories of θ without a prompt; every concept is read on the same latents (ours).",
     )
     timesteps: int = Field(default=4, ge=1, le=100, description="Latents taken of each trajectory, evenly spaced in its steps (ours).")
-    sampling_steps: int = Field(default=20, ge=2, le=200, description="DDIM steps of a trajectory and of a picture.")
+    sampling_steps: int = Field(
+        default=20, ge=2, le=200, description="Steps of a trajectory, by DDIM, and of a picture, by the checkpoint's own scheduler."
+    )
     top: int = Field(default=20, ge=1, le=500, description="Concepts in the ranking.")
     pictures: int = Field(default=2, ge=0, le=16, description="Pictures of each of the first eight, drawn by both models; 0 = none.")
     seed: int = Field(default=0, ge=0, lt=2**31, description="Of the trajectories; pictures count up from it.")

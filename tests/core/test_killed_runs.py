@@ -9,43 +9,11 @@ import numpy as np
 import pytest
 from killed import Killed, killed_at
 from PIL import Image
-from pydantic import BaseModel
+from runs import IDS, RUNS
 
 from core.progress import DirectoryCheckpoints, Progress
 from core.run import run_erase, run_hide
-from core.specs import METHODS, SPECS
-
-SMALL = {
-    "steps": 4, "checkpoint_every": 2, "trajectories": 2, "sampling_steps": 3, "batch_size": 2, "candidates": 3, "retain_concepts": 2, "attack_steps": 1,
-    "pictures": 2, "leakage_pictures": 0, "rounds": 2,
-}  # fmt: skip
-NAIVE = {"name": "naive", "steps": 4, "checkpoint_every": 2, "trajectories": 2, "sampling_steps": 3, "batch_size": 2}
-IDS = [f"00000000-0000-0000-0000-00000000000{i}" for i in range(6)]
-LEARNED = {
-    "concepts": [{"name": "my dog", "images": IDS[:3], "target": "cat"}],
-    "inversion": {"steps": 4, "batch_size": 2, "checkpoint_every": 2},
-}
-MASKED = LEARNED | {"concepts": [{"name": "my dog", "images": IDS[:3], "masks": IDS[3:]}]}
-COUNTED = {"name": "uce", "debias": {"rounds": 2, "images": 4, "sampling_steps": 2, "tolerance": 0}}
-SPREAD = {"concepts": [{"name": "dog", "attributes": ["wolf", "cat"], "shares": [0.25, 0.75]}], "method": COUNTED}
-
-
-def small(method: type[BaseModel]) -> dict[str, Any]:
-    """The method with little to do, whichever fields it has."""
-    own = {name: value for name, value in SMALL.items() if name in method.model_fields}
-    if "method" in method.model_fields:  # a method around another
-        own["method"] = {"name": "esd", "trajectories": 2, "sampling_steps": 3, "batch_size": 2}
-    return {"name": method.model_fields["name"].default, **own}
-
-
-RUNS: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: ("erase", {"concepts": ["church"], "method": small(method)}) for name, method in METHODS.items()},
-    "hide": ("hide", {"concepts": ["church"], "method": NAIVE, "recovery": {"length": 3, "steps": 2}}),
-    "edit": ("erase", {"concepts": [{"name": "church", "target": "mosque"}], "method": NAIVE}),
-    "debias": ("erase", SPREAD),
-    "visual edit": ("erase", LEARNED | {"method": NAIVE}),
-    "mask edit": ("erase", MASKED | {"method": NAIVE}),
-}
+from core.specs import SPECS
 
 
 @pytest.fixture(scope="module")
