@@ -63,7 +63,8 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 class Trajectories:
     """Draws (z_t, t) for a concept's contexts, from the buffer or fresh, as the spec says.
 
-    `timesteps`: those of a trajectory that latents are taken at, all but a first one, `first` in number, at which z_t is noise alone.
+    `timesteps`: those of a trajectory that latents are taken at, all but a first one, `first` in number, at which z_t is noise alone;
+    `levels`: the same, on the CPU.
     """
 
     def __init__(self, model: StableDiffusion, spec: LatentsSpec, seed: int) -> None:
@@ -71,7 +72,7 @@ class Trajectories:
         self.kept: dict[str, Tensor] = {}
         model.scheduler.set_timesteps(spec.sampling_steps)
         self.length, seen = len(model.scheduler.timesteps), visible(model.scheduler, model.scheduler.timesteps)
-        self.first, self.timesteps = self.length - len(seen), seen.to(model.device)
+        self.first, self.levels, self.timesteps = self.length - len(seen), seen, seen.to(model.device)
 
     def noise(self, generator: Generator, count: int) -> Tensor:
         return torch.randn(count, *self.model.latent_shape, generator=generator).to(self.model.device)

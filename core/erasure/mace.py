@@ -88,7 +88,7 @@ class Mace:
         with holding(run.model.unet, base):
             run.trajectories.prefill({f"erase/{i}": c for i, c in enumerate(self.contexts)}, run.spec.trajectories, run.callback)
             self.masks = [self.mask(i) for i in range(len(self.contexts))]
-        times = run.trajectories.timesteps.cpu().float()
+        times = run.trajectories.levels.float()
         self.density = importance(times) if run.spec.importance_sampling else torch.ones_like(times)
         self.active = 0
         for name, module in run.model.unet.named_modules():
