@@ -141,7 +141,7 @@ class TestStrangers:
             before, connections = len(asked), client.info("stats")["total_connections_received"]
             with ThreadPoolExecutor(10) as pool:
                 answers = list(pool.map(lambda _: httpx.get(f"{tenant.url}/readyz").json(), range(100)))
-            assert all(answer["checks"] == {"database": "ok", "redis": "ok", "queue": "running"} for answer in answers)
+            assert all(answer["checks"].items() >= {"database": "ok", "redis": "ok", "queue": "running"}.items() for answer in answers)
             assert len(asked) - before <= 30 * before, "at most once a second"
             assert client.info("stats")["total_connections_received"] == connections
 
