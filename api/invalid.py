@@ -107,7 +107,8 @@ def model_at(steps: Sequence[str], body: Any, model: Any) -> type[BaseModel] | N
             name = value.get("name") if isinstance(value, dict) else None
             model = next((m for m in members if len(members) == 1 or m.model_fields["name"].default == name), None)
         body = value
-    return model
+    found: type[BaseModel] | None = model
+    return found
 
 
 def takes(steps: Sequence[str], body: Any, model: Any) -> tuple[str, list[str]]:

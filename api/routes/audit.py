@@ -47,7 +47,9 @@ def list_audit(
     """
     after = pagination.decode(cursor)
     with services.transaction() as session:
-        rows = audit.page(session, caller.tenant_id, action=action, target_id=target and uuid.UUID(target), after=after, limit=limit + 1)
+        rows = audit.page(
+            session, caller.tenant_id, action=action, target_id=None if target is None else uuid.UUID(target), after=after, limit=limit + 1
+        )
         page, next_cursor = pagination.cut(rows, limit, lambda pair: pair[0])
         items = [view(row, name) for row, name in page]
     return AuditPage(items=items, next_cursor=next_cursor)

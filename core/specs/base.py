@@ -25,8 +25,9 @@ def as_id(value: str) -> str:
     return str(uuid.UUID(value))
 
 
-ArtifactId = Id = Annotated[str, AfterValidator(as_id), Field(json_schema_extra={"format": "uuid"})]
+Id = Annotated[str, AfterValidator(as_id), Field(json_schema_extra={"format": "uuid"})]
 """The id of a job, an artifact or another thing of the service's: a UUID in letters of either case, kept in small ones."""
+ArtifactId = Id
 JobId = Id
 
 Text = Annotated[str, AfterValidator(clean_text), Field(json_schema_extra={"minLength": 1, "maxLength": MAX_TEXT})]

@@ -1,5 +1,7 @@
 """What a job asks for in all: optimiser steps, and pictures drawn; field by field, so that an operator can bound them and say what to lower."""
 
+from typing import Any
+
 from core.specs.evaluation import EvaluationSpec
 from core.specs.hiding import HideSpec
 from core.specs.inspection import InspectSpec
@@ -53,11 +55,11 @@ def pictures(spec: JobSpec) -> dict[str, int]:
     return found
 
 
-def trajectories(method: object, steps: int) -> int:
+def trajectories(method: Any, steps: int) -> int:
     """Whole trajectories that a concept's buffer draws; partial ones, drawn fresh at every step, count as one for each latent."""
     if not hasattr(method, "trajectories"):
         return 0
-    if method.latents == "fresh":  # type: ignore[attr-defined]
-        return int(steps * method.batch_size)  # type: ignore[attr-defined]
-    every = method.refresh_every  # type: ignore[attr-defined]
+    if method.latents == "fresh":
+        return int(steps * method.batch_size)
+    every = method.refresh_every
     return int(method.trajectories * (1 + (steps // every if every else 0)))
