@@ -84,10 +84,11 @@ def full_disk(fleet: Fleet, worker: Callable[[], psutil.Popen]) -> Iterator[Call
 @contextmanager
 def file_size_limit(fleet: Fleet, worker: Callable[[], psutil.Popen]) -> Iterator[Callable[[], object]]:
     """A worker whose files may have one mebibyte; gives what allows it more."""
-    processes = children(worker())
+    parent = worker()
+    children(parent)
 
     def limit(size: int) -> None:
-        for process in processes:
+        for process in (parent, *parent.children(recursive=True)):  # the pool's process may be forked later than the self test's
             process.rlimit(psutil.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
     limit(MIB)
