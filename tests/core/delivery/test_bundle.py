@@ -229,3 +229,9 @@ def test_axis_ticks_are_round():
     assert plots.ticks(0.013) == pytest.approx([0, 0.005, 0.01])
     assert plots.ticks(120) == [0, 50, 100]
     assert plots.ticks(0) == [0]
+
+
+def test_the_card_says_that_a_fused_checkpoint_screens_nothing(tiny_judged: Path, erase_spec):
+    for fused in (True, False):
+        text = card.render(load_model(tiny_judged), "x/y", erase_spec.model, [("esd", erase_spec.concepts)], None, fused=fused)
+        assert ("holds no safety checker" in text) == fused
