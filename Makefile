@@ -80,7 +80,7 @@ load: $(READY) ## The whole service under load beside bare FastAPI, Celery and n
 	$(BIN)/python -m benchmarks.load
 
 audit: $(READY) ## Ask the advisory services about what is installed
-	$(BIN)/python .ci/audit.py
+	PYTHONPATH=. $(BIN)/python .ci/audit.py
 
 compose: ## Check docker-compose.yml (needs docker)
 	POSTGRES_PASSWORD=x POSTGRES_SERVICE_PASSWORD=x REDIS_PASSWORD=x EXPUNGE_SECRET=x docker compose config --quiet
