@@ -1,6 +1,7 @@
 """What the environment says: where the data lies, and how patient the service is."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -286,3 +287,21 @@ def faults(settings: Settings, secret: bool) -> Iterator[str]:
     for name, url in (("DATABASE_URL", settings.database_url), ("REDIS_URL", settings.redis_url)):
         if placeholder(make_url(url.get_secret_value()).password or "", "replaceme", "changeme"):
             yield f"{name}'s password is a placeholder: give the server one of your own ('openssl rand -hex 32') and put that into the URL"
+
+
+def table() -> str:
+    """All settings as docs/running.md has them."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        if isinstance(default, SecretStr):
+            default = default.get_secret_value()
+        shown = str(default).replace(str(Path.home()), "~") if default not in (None, "", ()) else ""
+        rows.append(
+            f"| `{(field.alias or name).upper()}` | {f'`{shown}`' if shown else ''} | {(field.description or '').replace('|', chr(92) + '|')} |"
+        )
+    return "\n".join(["| Variable | Default | |", "|---|---|---|", *rows]) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table())

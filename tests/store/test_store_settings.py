@@ -1,9 +1,11 @@
 """Settings from the environment."""
 
+from pathlib import Path
+
 import pytest
 
 from store import db
-from store.settings import Settings
+from store.settings import Settings, table
 
 
 def test_environment_names_are_those_of_the_documentation(monkeypatch):
@@ -34,3 +36,9 @@ def test_heartbeat_slower_than_half_the_lease_is_refused(monkeypatch):
 def test_database_urls_of_every_habit_are_understood(url):
     assert db.sqlalchemy_url(url) == "postgresql+psycopg://u:p%40@h:1/d?sslmode=require"
     assert db.psycopg_url(url) == "postgresql://u:p%40@h:1/d?sslmode=require"
+
+
+def test_the_documentation_lists_every_setting_with_its_default():
+    page = (Path(__file__).parents[2] / "docs" / "running.md").read_text()
+    assert table() in page, "run 'python -m store.settings' and put its table into docs/running.md"
+    assert all(field.description for field in Settings.model_fields.values())
