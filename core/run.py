@@ -53,14 +53,14 @@ def run_erase(
     """
     begun = time.monotonic()
     out, cache = empty_folder(out), Path(cache)
-    base, base_report, images = at(base), at(base_report), {id_: Path(file) for id_, file in images.items()}
+    base, base_report, uploads = at(base), at(base_report), {id_: Path(file) for id_, file in images.items()}
     callback({"phase": "load", "step": 0, "total": 1})
     model = load_model(source)
     model.cache = cache
     warn_of_cut(model, spec.concepts, spec.preserve, callback)
     part = stack.read(base) if base is not None else None
     asked = spec
-    spec, lessons, checkpoints = learn(model, spec, images, callback, checkpoints)
+    spec, lessons, checkpoints = learn(model, spec, uploads, callback, checkpoints)
     for n, lesson in enumerate(lessons, start=1):  # a word may be longer than a file's name may be; the file says whose it is
         learned.write(out / f"embedding-{n}.safetensors", lesson.word, model.words[lesson.word])
     concepts = list(spec.concepts)

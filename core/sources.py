@@ -102,9 +102,9 @@ def offline() -> bool:
 def download(source: Source) -> Path:
     """Fetch what a hub model is read from, and nothing else of its repository: configurations and tokenizer; then, where they fit, one set of safetensors."""
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
         HfHubHTTPError,
-        HTTPError,  # type: ignore[attr-defined]
+        HTTPError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
     )

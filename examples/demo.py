@@ -107,6 +107,8 @@ def verdict_table(report: dict) -> Table:
 
 
 def main() -> None:
+    if OUT.exists() and not (OUT / "manifest.json").is_file():
+        sys.exit(f"{OUT} is no earlier demo's output: move it away, and run again")
     console.print("[bold]1. Starting[/] PostgreSQL, Redis, the API and a worker …")
     up, service = start()
     try:

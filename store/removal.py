@@ -3,9 +3,10 @@
 import uuid
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import ColumnElement, String, cast, delete, exists, func, or_, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from store import audit, deletions, jobs
 from store.artifacts import THERE
@@ -18,9 +19,10 @@ BATCH = 200  # rows that one transaction takes, so that none lasts
 DELETED = "deleted"  # in place of an upload's name, which may be a person's
 QUIET = {"synchronize_session": False}
 Later = aliased(Job)
+Id = ColumnElement[uuid.UUID] | InstrumentedAttribute[uuid.UUID] | uuid.UUID
 
 
-def names(of: type[Job], id_: ColumnElement[uuid.UUID] | uuid.UUID) -> ColumnElement[bool]:
+def names(of: type[Job], id_: Id) -> ColumnElement[bool]:
     """Whether a job's spec names this id, in whatever field."""
     return func.lower(cast(of.spec, String)).contains(cast(id_, String))
 
@@ -66,7 +68,7 @@ def remove_job(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID, by: Ac
     return forget(session, [row.id])
 
 
-def stands_on(of: type[Job], id_: ColumnElement[uuid.UUID] | uuid.UUID) -> ColumnElement[bool]:
+def stands_on(of: type[Job], id_: Id) -> ColumnElement[bool]:
     """Whether a job's delta holds that of another: as its base, or combined."""
     text = cast(id_, String)
     return or_(func.lower(of.spec["base_job_id"].astext) == text, of.spec["jobs"].has_key(text))
@@ -79,7 +81,7 @@ def forget(session: Session, ids: Sequence[uuid.UUID]) -> list[str]:
         keys += [file["key"] for file in files.values()]
     deletions.note(session, keys)
     read = exists().where(ArtifactRead.artifact_id == Artifact.id)
-    gone = {"job_id": None, "name": DELETED, "info": {}, "expired_at": func.coalesce(Artifact.expired_at, func.now())}
+    gone: dict[str, Any] = {"job_id": None, "name": DELETED, "info": {}, "expired_at": func.coalesce(Artifact.expired_at, func.now())}
     session.execute(update(Artifact).where(Artifact.job_id.in_(ids), read).values(**gone), execution_options=QUIET)
     session.execute(update(Job).where(Job.retried_from.in_(ids)).values(retried_from=None), execution_options=QUIET)
     session.execute(delete(Job).where(Job.id.in_(ids)), execution_options=QUIET)

@@ -82,6 +82,7 @@ def write_erasure(
     hidden = isinstance(spec, HideSpec)
     limits = card.limits(model.changes(), fuse_too, hidden, evaluation is not None)
     named = words.as_asked(stack.unique([c for layer in layers for c in layer.concepts]), spec.concepts, (asked or spec).concepts)
+    shown = isinstance(spec, EraseSpec) and spec.inversion.show_images
     if evaluation is not None:
         seconds = delta.info.get("seconds", 0.0)
         facts = {
@@ -89,7 +90,8 @@ def write_erasure(
             "summary": f"{card.method_name(spec)}, in {seconds:.0f} s, to {words.infinitive(words.deed(named, repr(spec.model), hidden))}.",
             "limits": limits,
             "lessons": [
-                {"word": x.word, "shows": model.words[x.word].shows, "images": [data_uri(image) for image in x.images]} for x in lessons
+                {"word": x.word, "shows": model.words[x.word].shows, "images": [data_uri(i) for i in x.images] if shown else []}
+                for x in lessons
             ],
             "details": {
                 "method": spec.method.model_dump_json(),

@@ -64,7 +64,8 @@ def condensed(model: StableDiffusion, prompts: list[str], tokens: str) -> Tensor
 def square_root(gram: Tensor) -> Tensor:
     """R (D, D) with R^T R = gram, which has no negative eigenvalues but by rounding."""
     values, vectors = torch.linalg.eigh(gram)
-    return values.clamp_min(0).sqrt()[:, None] * vectors.T
+    root: Tensor = values.clamp_min(0).sqrt()[:, None] * vectors.T
+    return root
 
 
 def wear(model: StableDiffusion, layers: Mapping[str, tuple[Tensor, Tensor]], callback: Callback) -> int:

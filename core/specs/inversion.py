@@ -17,3 +17,7 @@ class InversionSpec(Spec):
         default=5e-3, gt=0, le=1, description="Rate of Adam on the embeddings (diffusers' script: 5e-4 times the batch)."
     )
     checkpoint_every: int = Field(default=50, ge=1, le=20_000, description="Steps between checkpoints.")
+    show_images: bool = Field(
+        default=True,
+        description="Whether report.html shows the images that the word was learned from; false: the bundle holds none of them.",
+    )

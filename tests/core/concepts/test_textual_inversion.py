@@ -195,6 +195,16 @@ def test_a_visual_edit_delivers_the_word_and_is_judged_by_what_the_images_show(t
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["spec"]["concepts"][0]["images"] == IDS[:3]
 
 
+@pytest.mark.parametrize("show", [True, False])
+def test_the_bundle_holds_the_images_only_where_that_is_wanted(show, tiny_judged, tmp_path):
+    spec, files = request().model_copy(update={"method": UceSpec()}), uploads(tmp_path)
+    spec.inversion.show_images = show
+    run_erase(spec, tmp_path / "out", source=str(tiny_judged), cache=tmp_path / "cache", images=files)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert ("an image that &lt;my-dog&gt; was learned from" in page) is show
+    assert ("not shown on request" in page) is not show
+
+
 @pytest.mark.parametrize("name", ["犬" * 200, "../.. or /etc/passwd"])
 def test_the_files_of_words_have_names_of_ours_however_long_or_odd_the_concepts_is(name, tiny_judged, tmp_path):
     spec = request(name=name, masks=IDS[3:]).model_copy(update={"method": UceSpec(), "evaluation": EvaluationSpec(enabled=False)})
