@@ -47,16 +47,21 @@ def test_a_gpu_computes_in_bfloat16_where_it_has_it(monkeypatch, has, wanted):
 
 FEW = {"steps": 4, "trajectories": 2, "sampling_steps": 3, "batch_size": 2}
 JOBS: dict[str, dict[str, Any]] = {name: asked for name, (_, asked) in RUNS.items() if name != "hide"} | {
+    "prune": {"concepts": ["church"], "method": RUNS["prune"][1]["method"] | {"learning_rate": 1.0}},
     "hide by age": {"concepts": ["church"], "method": {"name": "age", "candidates": 3, **FEW}, "recovery": {"length": 3, "steps": 2}},
     "ap pgd": {"concepts": ["church"], "method": {"name": "ap", "search": "pgd", "candidates": 3, **FEW}},
     "age debias": {"concepts": [{"name": "dog", "attributes": ["wolf", "cat"]}], "method": {"name": "age", "debias": {"rounds": 0}, **FEW}},
-    "prune hard_concrete": {"concepts": ["church"], "method": RUNS["prune"][1]["method"] | {"relaxation": "hard_concrete"}},
+    "prune hard_concrete": {
+        "concepts": ["church"],
+        "method": RUNS["prune"][1]["method"] | {"relaxation": "hard_concrete", "learning_rate": 1.0},
+    },
     "prune by age": {
         "concepts": ["church"],
         "method": {
             "name": "prune",
             "steps": 4,
             "retain_concepts": 2,
+            "learning_rate": 1.0,
             "method": {"name": "age", "candidates": 3, **{k: v for k, v in FEW.items() if k != "steps"}},
         },
     },
@@ -107,11 +112,12 @@ def test_a_job_in_half_precision_is_finite_and_near_float32(name, tiny_judged, i
         return change(model), [h["loss"] for h in delta.info.get("history", [])]
 
     wanted, _ = run("float32")
+    assert name == "debias" or wanted.norm() > 0  # the untrained judge sees one attribute alone, and moves nothing
     for dtype, far in FAR.items():
         found, losses = run(dtype)
         assert bool(found.isfinite().all())
         assert all(np.isfinite(losses))
-        assert (found - wanted).norm() < far * wanted.norm(), dtype
+        assert (found - wanted).norm() <= far * wanted.norm(), dtype
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
