@@ -29,6 +29,11 @@ HERE = Path(__file__).parent
 RESULTS, CACHE, STRIPS = HERE / "results" / "methods.json", HERE.parent / "build" / "pictures", HERE.parent / "build" / "strips"
 CONCEPTS = ("church", "delivery truck", "trumpet", "saw", "fish", "dog", "radio", "fuel pump", "parachute", "teapot")
 VARIANTS = {"uce, tokens: all": UceSpec(tokens="all")}  # rows beside the methods' defaults
+CHOSEN_ON = {
+    "age": ("church", "dog", "delivery truck"),
+    "ca": ("church", "dog", "trumpet", "saw"),
+}  # what a method's defaults were tried on
+ELSEWHERE = ("church", "dog", "trumpet")  # and those of all others
 JUDGING = EvaluationSpec(erased_images=16, preserved_count=30, preserved_images=1)
 TOGETHER = EvaluationSpec(erased_images=16, preserved_count=40, preserved_images=2)
 SOURCE = "bundled:emoji"
@@ -120,6 +125,21 @@ def table(runs: dict[str, dict[str, Any]], methods: list[str], concepts: list[st
     return "\n".join(lines)
 
 
+def chosen_table(runs: dict[str, dict[str, Any]], methods: list[str], concepts: list[str]) -> str:
+    """ESR-1 and PSR-1 / base of the concepts that a method's defaults were chosen on, and of those that they were not."""
+    lines = ["| method | chosen on | ESR-1: chosen on | others | PSR-1 / base: chosen on | others |", "|" + "---|" * 6]
+    for method in methods:
+        chosen = CHOSEN_ON.get(method, ELSEWHERE)
+        cells = list[str]()
+        for figure, by in (("esr1", None), ("psr1", "psr1_base")):
+            for group in (chosen, [c for c in concepts if c not in chosen]):
+                rows = [runs[f"{method}/{c}"] for c in group if f"{method}/{c}" in runs]
+                share = np.mean([r[figure]["value"] for r in rows]) / (np.mean([r[by]["value"] for r in rows]) if by else 1)
+                cells.append(f"{100 * share:.1f}")
+        lines.append(f"| {method} | {', '.join(chosen)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def style_table(runs: dict[str, dict[str, Any]], methods: list[str], styles: list[str]) -> str:
     """As `table`, for styles: the style judge's ESR and PSR, the objects' PSR, and whether a style's pictures still show their objects."""
     names = ("esr1", "psr1_styles", "psr1_objects", "content1")
@@ -201,6 +221,8 @@ def main() -> None:
             if drawn.exists():
                 strips[f"base/{concept}"], strips[key] = np.load(drawn)
     print("\n" + (style_table if of_styles else table)(runs, args.methods, args.concepts))
+    if args.concepts == list(CONCEPTS):
+        print("\n" + chosen_table(runs, args.methods, args.concepts))
     shown = [c for c in args.concepts if all(f"{m}/{c}" in strips for m in args.methods)][:3]
     if shown:
         name = "styles.png" if of_styles else "methods.png" if args.together == 1 else "together.png"

@@ -38,6 +38,12 @@ def test_every_method_has_its_row_of_single_concepts(name):
     assert all(f"{name}/{c}" in RUNS for c in methods.CONCEPTS)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_its_row_of_what_its_defaults_were_chosen_on(name):
+    (line,) = rows(methods.chosen_table(RUNS, [name], list(methods.CONCEPTS)))
+    assert line in (ROOT / "docs" / "defaults.md").read_text()
+
+
 def test_the_rows_of_five_at_once():
     measured = [n for n in NAMES if f"{n}/{FIVE}" in RUNS]
     assert measured
