@@ -31,6 +31,7 @@ from client import (
 )
 from client.transport import pause
 from store import db, quotas
+from store.settings import Settings
 
 BYTES = random.Random(2).randbytes(2_000_000)
 
@@ -398,10 +399,10 @@ def test_nobody_at_home_is_said_at_once_and_a_lost_service_is_waited_for(tenant:
     assert len(pauses) == client.transport.retries
 
 
-def test_an_upload_survives_a_lost_answer(postgres_url: str, redis_url: str, tmp_path: Path):
+def test_an_upload_survives_a_lost_answer(settings: Settings, tmp_path: Path):
     import numpy as np
 
-    settings = make_settings(postgres_url, redis_url, tmp_path / "store", models={"away": "somebody/model"})
+    settings = settings.model_copy(update={"models": {"away": "somebody/model"}})
     file = tmp_path / "delta.safetensors"
     file.write_bytes(save({"unet.q.lora_A.weight": np.ones((2, 4)), "unet.q.lora_B.weight": np.ones((4, 2))}))
     with serve(settings) as (url, _):
