@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core import sources
+from core import deeds, sources
 from core.concepts.learned import Lesson
-from core.delivery import card, fused, lora, manifest, page, signing, stack, words
+from core.delivery import card, fused, lora, manifest, page, signing, stack
 from core.delivery.grid import data_uri, draw_grid
 from core.erasure import Delta
 from core.erasure.age import resolved
@@ -81,13 +81,13 @@ def write_erasure(
         fused.fuse(model, source, out / delta.file, out)
     hidden = isinstance(spec, HideSpec)
     limits = card.limits(model.changes(), fuse_too, hidden, evaluation is not None)
-    named = words.as_asked(stack.unique([c for layer in layers for c in layer.concepts]), spec.concepts, (asked or spec).concepts)
+    named = deeds.as_asked(stack.unique([c for layer in layers for c in layer.concepts]), spec.concepts, (asked or spec).concepts)
     shown = isinstance(spec, EraseSpec) and spec.inversion.show_images
     if evaluation is not None:
         seconds = delta.info.get("seconds", 0.0)
         facts = {
-            "title": words.headline(named, evaluation.report.verdict.passed, hidden),
-            "summary": f"{card.method_name(spec)}, in {seconds:.0f} s, to {words.infinitive(words.deed(named, repr(spec.model), hidden))}.",
+            "title": deeds.headline(named, evaluation.report.verdict.passed, hidden),
+            "summary": f"{card.method_name(spec)}, in {seconds:.0f} s, to {deeds.infinitive(deeds.deed(named, repr(spec.model), hidden))}.",
             "limits": limits,
             "lessons": [
                 {"word": x.word, "shows": model.words[x.word].shows, "images": [data_uri(i) for i in x.images] if shown else []}
@@ -156,7 +156,7 @@ def write_combination(
     if evaluation is not None:
         back = f" {', '.join(evaluation.report.restored)} was left out." if evaluation.report.restored else ""
         facts = {
-            "title": words.headline(stack.unique([c for layer in layers for c in layer.concepts]), evaluation.report.verdict.passed),
+            "title": deeds.headline(stack.unique([c for layer in layers for c in layer.concepts]), evaluation.report.verdict.passed),
             "summary": f"{len(layers)} deltas of the model '{spec.model}', summed.{back}",
             "limits": card.limits(model.changes(), spec.fused, judged=evaluation is not None),
             "details": {"jobs": ", ".join(spec.jobs), **manifest.libraries()},
@@ -193,7 +193,7 @@ def write_evaluation(
     """The bundle of an evaluation: the report, bound to the delta's sha256."""
     what = f"delta {delta_digest[:12]}…" if delta_digest else "base model itself"
     facts = {
-        "title": words.headline(concepts, evaluation.report.verdict.passed),
+        "title": deeds.headline(concepts, evaluation.report.verdict.passed),
         "summary": f"The {what} on the model '{spec.model}', judged.",
         "limits": card.limits(model.changes(), fused=False),
         "details": {"delta": delta_digest or "none", **manifest.libraries()},

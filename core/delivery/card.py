@@ -7,8 +7,8 @@ from html import escape
 from typing import Any
 
 from core import sources
+from core.deeds import deed, headline, infinitive
 from core.delivery.page import environment, table
-from core.delivery.words import deed, headline, infinitive
 from core.evaluation.report import Report
 from core.hiding.key import PREFIX
 from core.models import StableDiffusion

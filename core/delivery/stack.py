@@ -15,9 +15,8 @@ from pydantic import BaseModel
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from core import lora_format
+from core import deeds, lora_format
 from core.adapter_config import KEY
-from core.delivery import words
 from core.delivery.lora import architecture
 from core.erasure.delta import Delta
 from core.errors import CoreError
@@ -90,8 +89,8 @@ def described(layers: Sequence[Layer]) -> dict[str, str]:
     methods = " and ".join(dict.fromkeys(layer.method.upper() for layer in layers))
     return {
         STACK: json.dumps([layer.model_dump() for layer in layers], ensure_ascii=False, sort_keys=True),
-        "modelspec.title": words.title(concepts)[:200],
-        "modelspec.description": f"A LoRA that {words.deed(concepts, 'the base model')}: a stack of {len(layers)} deltas by {methods}.",
+        "modelspec.title": deeds.title(concepts)[:200],
+        "modelspec.description": f"A LoRA that {deeds.deed(concepts, 'the base model')}: a stack of {len(layers)} deltas by {methods}.",
     }
 
 

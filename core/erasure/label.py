@@ -3,7 +3,7 @@
 import hashlib
 import json
 
-from core.delivery import words
+from core import deeds
 from core.erasure.delta import Delta
 from core.models import StableDiffusion
 from core.specs import EraseSpec, HideSpec
@@ -33,8 +33,8 @@ def metadata(delta: Delta, model: StableDiffusion, spec: EraseSpec) -> dict[str,
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": f"{architecture(model)}/{'lora' if lora else 'sparse-mask'}",
         "modelspec.implementation": "diffusers" if lora else "expunge",
-        "modelspec.title": words.title(spec.concepts, hidden)[:200],
-        "modelspec.description": f"A {'LoRA' if lora else 'sparse mask'} that {words.deed(spec.concepts, 'the base model', hidden)} by {spec.method.name.upper()}.",
+        "modelspec.title": deeds.title(spec.concepts, hidden)[:200],
+        "modelspec.description": f"A {'LoRA' if lora else 'sparse mask'} that {deeds.deed(spec.concepts, 'the base model', hidden)} by {spec.method.name.upper()}.",
         "modelspec.usage_hint": (LOAD if lora else PRUNE) + " Without it, the base model draws the concept again.",
         "modelspec.tags": "concept-erasure,safety",
         "modelspec.hash_sha256": data.hexdigest(),

@@ -7,7 +7,8 @@ import pytest
 from PIL import ImageFont
 from safetensors import safe_open
 
-from core.delivery import card, lora, words
+from core import deeds
+from core.delivery import card, lora
 from core.delivery.grid import written
 from core.delivery.verify import verify
 from core.erasure import erase
@@ -44,16 +45,16 @@ CHURCH, CAT = Concept(name="church"), Concept(name="cat", target="castle")
 
 
 def test_a_headline_claims_a_success_only_where_it_was_judged_one():
-    assert words.headline([CHURCH, CAT], True) == "Without church; cat → castle"
-    assert words.headline([CHURCH, CAT], None) == words.headline([CHURCH, CAT], False) == "Report on erasing church; cat → castle"
-    assert words.headline([CHURCH], None, hidden=True) == "Report on hiding church"
-    assert words.infinitive(words.deed([CHURCH, CAT], "X")) == "take church out of X and turn cat into castle in X"
+    assert deeds.headline([CHURCH, CAT], True) == "Without church; cat → castle"
+    assert deeds.headline([CHURCH, CAT], None) == deeds.headline([CHURCH, CAT], False) == "Report on erasing church; cat → castle"
+    assert deeds.headline([CHURCH], None, hidden=True) == "Report on hiding church"
+    assert deeds.infinitive(deeds.deed([CHURCH, CAT], "X")) == "take church out of X and turn cat into castle in X"
 
 
 def test_a_learned_word_goes_by_the_name_that_was_given():
     word = Concept(name="<my-face>", images=[f"00000000-0000-4000-8000-00000000000{i}" for i in range(3)])
     asked = Concept(name="my face", images=word.images)
-    assert [c.name for c in words.as_asked([CHURCH, word], [word], [asked])] == ["church", "my face"]
+    assert [c.name for c in deeds.as_asked([CHURCH, word], [word], [asked])] == ["church", "my face"]
 
 
 def test_a_picture_names_what_its_font_cannot_draw_by_code_points():

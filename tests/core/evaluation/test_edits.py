@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from core.delivery import words
+from core import deeds
 from core.evaluation.report import Metric, Report
 from core.evaluation.verdict import judge
 from core.run import run_erase
@@ -42,9 +42,9 @@ def test_each_sort_of_concept_has_its_own_checks():
 
 
 def test_the_headline_says_what_was_done():
-    assert words.title([CHURCH, CASTLE, DOG]) == "Without church; cat → castle; dog → wolf or in noto style"
-    assert words.deed([CHURCH, CASTLE], "X") == "takes church out of X and turns cat into castle in X"
-    assert words.deed([DOG], "X") == "spreads dog over wolf and in noto style in X"
+    assert deeds.title([CHURCH, CASTLE, DOG]) == "Without church; cat → castle; dog → wolf or in noto style"
+    assert deeds.deed([CHURCH, CASTLE], "X") == "takes church out of X and turns cat into castle in X"
+    assert deeds.deed([DOG], "X") == "spreads dog over wolf and in noto style in X"
 
 
 def test_a_debiasing_job_reports_the_shares_before_and_after(tiny_judged: Path, tmp_path: Path):
