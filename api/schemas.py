@@ -109,7 +109,9 @@ class Job(Answer):
     attempt: int = Field(description="How often a worker has started it.")
     progress: Progress | None = Field(description="{phase, step, total, loss, target, eta_s, message}, as far as they apply.")
     artifacts: list[JobArtifact] = []
-    verdict: dict[str, Any] | None = Field(description="{passed, …}: the report against the thresholds asked for.")
+    verdict: dict[str, Any] | None = Field(
+        description="{passed, checks, advice}: the report against the thresholds asked for; advice says of each check that did not pass by how much, and what may help."
+    )
     error: JobError | None
     notes: list[str] = Field(
         default=[],

@@ -15,6 +15,7 @@ from core.delivery.inspection import write_inspection
 from core.erasure import Delta, erase
 from core.erasure.delta import forget_peak, peak_memory
 from core.errors import CoreError
+from core.evaluation.advice import Request, advise
 from core.evaluation.evaluate import evaluate
 from core.evaluation.foreseen import foreseen
 from core.evaluation.judges import judges_for
@@ -74,7 +75,7 @@ def run_erase(
     evaluation = None
     if spec.evaluation.enabled:
         digest = hashlib.sha256(data).hexdigest()
-        evaluation = judged(model, source, concepts, spec.preserve, spec.evaluation, digest, cache, callback)
+        evaluation = judged(model, source, spec, concepts, spec.preserve, digest, cache, callback)
         add_costs(evaluation, time.monotonic() - begun, delta)
         evaluation.report.impact = foreseen(model, concepts, spec.method, evaluation.report)
         if part is not None:
@@ -158,7 +159,7 @@ def run_combine(
     evaluation = None
     if spec.evaluation.enabled:
         back = [name for name in restored if not any(same(name, c.name) for c in concepts)]
-        evaluation = judged(model, source, concepts, back, spec.evaluation, hashlib.sha256(data).hexdigest(), cache, callback)
+        evaluation = judged(model, source, spec, concepts, back, hashlib.sha256(data).hexdigest(), cache, callback)
         add_costs(evaluation, time.monotonic() - begun, None)
         evaluation.report.stack, evaluation.report.restored = stack.compared(layers, evaluation.report, None), back
     callback({"phase": "deliver", "step": 0, "total": 1})
@@ -193,7 +194,7 @@ def run_hide(
     key_file = key.save(key_folder, spec.seal_to)
     evaluation = None
     if spec.evaluation.enabled:
-        evaluation = judged(model, source, spec.concepts, spec.preserve, spec.evaluation, digest, cache, callback, keys=prompts)
+        evaluation = judged(model, source, spec, spec.concepts, spec.preserve, digest, cache, callback, keys=prompts)
         add_costs(evaluation, time.monotonic() - begun, delta)
     callback({"phase": "deliver", "step": 0, "total": 1})
     more = (context or {}) | {"kind": "hide"}
@@ -236,7 +237,7 @@ def run_evaluate(
         check_delta(delta, source)
         model.load_delta(delta)
         digest = hashlib.sha256(delta.read_bytes()).hexdigest()
-    evaluation = judged(model, source, concepts, [], spec.evaluation, digest or NO_DELTA, cache, callback)
+    evaluation = judged(model, source, spec, concepts, [], digest or NO_DELTA, cache, callback)
     add_costs(evaluation, time.monotonic() - begun, None)
     callback({"phase": "deliver", "step": 0, "total": 1})
     files = bundle.write_evaluation(out, model, source, spec, concepts, digest, evaluation, key=signing_key, context=context or {})
@@ -287,19 +288,29 @@ def run_inspect(
 def judged(
     model: StableDiffusion,
     source: str,
+    request: Request,
     concepts: Sequence[Concept],
     preserve: Sequence[str],
-    spec: EvaluationSpec,
     digest: str,
     cache: Path,
     callback: Callback,
     keys: Mapping[str, Tensor] = {},
 ) -> Evaluation:
+    """What `evaluate` found, as the request has it judged, with advice where the verdict is no pass."""
     callback({"phase": "load", "step": 1, "total": 1, "message": "judges"})
     judges = judges_for(source, str(model.device))
     evaluation = evaluate(
-        model, concepts, spec, judges=judges, cache=cache, delta_digest=digest, preserve=preserve, keys=keys, callback=callback
+        model,
+        concepts,
+        request.evaluation,
+        judges=judges,
+        cache=cache,
+        delta_digest=digest,
+        preserve=preserve,
+        keys=keys,
+        callback=callback,
     )
+    evaluation.report.verdict.advice = advise(evaluation.report, request, concepts)
     prune(cache)
     return evaluation
 

@@ -85,13 +85,14 @@ def impacts(rows: Sequence[Foreseen]) -> str:
     """The drop of each preserved concept: predicted hollow, with its 80 % interval; measured filled. Empty when nothing was predicted."""
     if not rows:
         return ""
-    low, high = min(0.0, *(min(r.low, r.measured) for r in rows)), max(10.0, *(max(r.high, r.measured) for r in rows))
+    marks = spanning(min(0.0, *(min(r.low, r.measured) for r in rows)), max(10.0, *(max(r.high, r.measured) for r in rows)))
+    low, high = marks[0], marks[-1]
     height, body = len(rows) * BAR + 30, list[str]()
 
     def x(drop: float) -> float:
         return LEFT + (drop - low) / (high - low) * (WIDTH - LEFT - RIGHT)
 
-    for tick in sorted({-t for t in ticks(-low)} | set(ticks(high))):
+    for tick in marks:
         body += [
             f'<line x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="4" y2="{height - 22:.0f}" class="rule"/>',
             text(x(tick), height - 6, f"{tick:g}", "middle", "tick"),
@@ -116,6 +117,12 @@ def ticks(top: float) -> list[float]:
     unit = 10 ** math.floor(math.log10(top / 4))
     step = next(m * unit for m in (1, 2, 2.5, 5, 10) if top / (m * unit) <= 4.5)
     return [i * step for i in range(int(top / step + 1e-9) + 1)]
+
+
+def spanning(low: float, high: float) -> list[float]:
+    """At most seven round numbers at one distance, the first at or below `low`, the last at or above `high`; 0 among them where it lies between."""
+    step = ticks(high - low)[1]
+    return [i * step for i in range(math.floor(low / step), math.ceil(high / step) + 1)]
 
 
 def loss_curve(history: Sequence[dict[str, Any]]) -> str:

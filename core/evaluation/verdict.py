@@ -30,10 +30,14 @@ class Check(BaseModel):
 
 
 class Verdict(BaseModel):
-    """`passed` is false when a check failed, null when none failed but one could not be judged (or none was asked for)."""
+    """`passed` is false when a check failed, null when none failed but one could not be judged (or none was asked for).
+
+    `advice`: for each check that did not pass, by how much, and what may help.
+    """
 
     passed: bool | None
     checks: list[Check] = []
+    advice: list[str] = []
 
 
 def judge(

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import brought
+import pages
 import pytest
 import yaml
 from live_service import Tenant, make_settings, serve
@@ -16,23 +17,8 @@ from live_service import Tenant, make_settings, serve
 from core.sources import parse
 from embedded.up import check_models
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs/your-own-model.md").read_text()
-COMMAND = """\
-import importlib, sys, tomllib, typer
-commands = tomllib.loads(open({project!r}).read())["project"]["entry-points"]["expunge.commands"]
-if sys.argv[1] in commands:
-    module, _, name = commands[sys.argv.pop(1)].partition(":")
-    typer.run(getattr(importlib.import_module(module), name))
-else:
-    from client.cli import app
-    app()
-"""
-LEAVES = ("expunge up", "hf download", "expunge fetch-judges\n")  # starts a service, or asks the hub
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+NAME = "docs/your-own-model.md"
+PAGE = (pages.ROOT / NAME).read_text()
 
 
 @pytest.fixture
@@ -43,12 +29,8 @@ def mine(tmp_path: Path) -> Path:
 @pytest.fixture
 def shell(tmp_path: Path, mine: Path) -> dict[str, str]:
     """An environment in which `expunge` is this tree's, and the hub is out of reach."""
-    script = tmp_path / "bin" / "expunge"
-    script.parent.mkdir()
-    script.write_text(f"#!{sys.executable}\n" + COMMAND.format(project=str(ROOT / "pyproject.toml")))
-    script.chmod(0o755)
     return {
-        **os.environ, "PATH": f"{script.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1",
+        **os.environ, "PATH": f"{pages.expunge(tmp_path / 'bin')}:{os.environ['PATH']}", "PYTHONPATH": str(pages.ROOT), "HF_HUB_OFFLINE": "1",
         "HF_HOME": str(tmp_path / "hf"), "TORCH_HOME": str(tmp_path / "torch"),
     }  # fmt: skip
 
@@ -58,9 +40,7 @@ def test_the_pages_commands_run(shell: dict[str, str], mine: Path, postgres_url:
     said = {}
     with serve(settings) as (url, _):
         shell |= {"EXPUNGE_URL": url, "EXPUNGE_API_KEY": Tenant(url, settings).key()}
-        for block in blocks("sh"):
-            if any(text in block for text in LEAVES):
-                continue
+        for block in pages.run(NAME, "sh"):
             for line in block.splitlines():
                 ran = subprocess.run(["bash", "-c", line.replace("/models/mine", str(mine))], env=shell, capture_output=True, text=True)
                 said[line] = ran.returncode, ran.stdout + ran.stderr
@@ -86,10 +66,10 @@ def test_the_pages_settings_are_read_and_checked_at_start(mine: Path, monkeypatc
 
 
 def test_the_page_names_services_and_commands_that_there_are():
-    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-    for block in blocks("yaml"):
+    compose = yaml.safe_load((pages.ROOT / "docker-compose.yml").read_text())
+    for block in pages.run(NAME, "yaml"):
         assert set(yaml.safe_load(block)["services"]) <= set(compose["services"])
-    commands = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["expunge.commands"]
+    commands = tomllib.loads((pages.ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["expunge.commands"]
     assert {"check-model", "fetch-judges", "up"} <= set(commands)
     for value in commands.values():
         assert callable(importlib.metadata.EntryPoint("x", value, "x").load())
@@ -111,7 +91,7 @@ def test_the_page_names_services_and_commands_that_there_are():
 def test_what_is_wrong_with_the_models_is_said_before_anything_starts(models: str, named: str, tmp_path: Path):
     ran = subprocess.run(
         [sys.executable, "-m", "embedded", "--data-dir", str(tmp_path / "data"), "--port", "0", "--workers", "0"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "EXPUNGE_MODELS": models}, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(pages.ROOT), "EXPUNGE_MODELS": models}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert ran.returncode == 1
     assert named in ran.stderr

@@ -72,7 +72,7 @@ def test_a_dry_run_stores_nothing(tenant: Tenant):
         ({"method": "uce"}, "method"),
         ({"recovery": {"radius": 0}}, "recovery.radius"),
         ({"recovery": {"radius": 0.5}}, "recovery.start"),
-        ({"base_job_id": "0" * 36}, "base_job_id"),
+        ({"base_job_id": "0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11"}, "base_job_id"),
         ({"concepts": [{"name": "dog", "attributes": ["wolf", "cat"]}]}, "concepts[0].attributes"),
         ({"recovery": {"length": 65}}, "recovery.length"),
         ({"recovery": {"lenght": 5}}, "recovery.lenght"),
@@ -91,7 +91,7 @@ def test_a_wrong_hide_request_is_told_what_would_be_right(tenant: Tenant):
     assert "did you mean 'age'" in said(method="agee")["method"]
     assert "did you mean 'length'" in said(recovery={"lenght": 5})["recovery.lenght"]
     assert "did you mean 'recovery'" in said(recovry={})["recovry"]
-    assert said(base_job_id="0" * 36) == {"base_job_id": "is not for this sort of job omit it"}
+    assert said(base_job_id="0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11") == {"base_job_id": "is not for this sort of job omit it"}
     assert "key-pair" in said(seal_to="church")["seal_to"]
 
 

@@ -322,6 +322,7 @@ CHECK = {"metric": "esr1", "concept": "church", "value": 0.9, "threshold": 0.95,
         (None, 0, "succeeded"),
         ({"passed": True, "checks": [{**CHECK, "value": 1.0, "passed": True}]}, 0, "verdict pass"),
         ({"passed": False, "checks": [CHECK]}, 1, "esr1 church"),
+        ({"passed": False, "checks": [CHECK], "advice": ["Not erased: [church]."]}, 1, "advice: Not erased: [church]."),
     ],
 )
 def test_wait_ends_with_0_only_when_the_verdict_allows(tenant: Tenant, tmp_path: Path, verdict: dict | None, code: int, shown: str):

@@ -45,7 +45,9 @@ def done(tiny_judged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluate_spec(**evaluation: object) -> EvaluateSpec:
-    return EvaluateSpec.model_validate({"artifact_id": "0" * 36, "concepts": ["church"], "evaluation": EVALUATION | evaluation})
+    return EvaluateSpec.model_validate(
+        {"artifact_id": "0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11", "concepts": ["church"], "evaluation": EVALUATION | evaluation}
+    )
 
 
 def test_phases_come_in_order_and_steps_never_fall(tiny_judged: Path, tmp_path: Path):
@@ -102,7 +104,9 @@ def test_the_base_model_can_be_judged_alone(tiny_judged: Path, tmp_path: Path):
 
 
 def test_a_concept_no_judge_knows_is_reported_and_the_verdict_is_no_pass(tiny_judged: Path, tmp_path: Path):
-    spec = EvaluateSpec.model_validate({"artifact_id": "0" * 36, "concepts": ["zeppelin", "church"], "evaluation": EVALUATION})
+    spec = EvaluateSpec.model_validate(
+        {"artifact_id": "0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11", "concepts": ["zeppelin", "church"], "evaluation": EVALUATION}
+    )
     outcome = run_evaluate(spec, tmp_path / "out", source=str(tiny_judged), delta=None, concepts=spec.concepts, cache=tmp_path / "cache")
     report = Report.model_validate_json((tmp_path / "out" / "report.json").read_text())
     assert ("esr1", "zeppelin", "no judge has a class for 'zeppelin'") in [(m.metric, m.concept, m.reason) for m in report.not_available]

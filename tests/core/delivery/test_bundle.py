@@ -1,9 +1,12 @@
 """What the bundle holds, and that it does outside what it did inside."""
 
 import hashlib
+import itertools
 import json
+import os
 import re
 import zipfile
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +95,15 @@ def test_the_outcome_lists_every_file_with_its_media_type(outcome: Outcome, bund
     assert types["pytorch_lora_weights.safetensors"] == "application/vnd.safetensors"
     assert types["report.html"].startswith("text/html")
     assert outcome.verdict == json.loads((bundle / "report.json").read_text())["verdict"]
+
+
+def test_a_failed_verdicts_advice_is_wherever_the_verdict_is(outcome: Outcome, bundle: Path):
+    assert outcome.verdict["passed"] is not True
+    assert outcome.verdict["advice"]
+    html, model_card = unescape((bundle / "report.html").read_text()), (bundle / "README.md").read_text()
+    for line in outcome.verdict["advice"]:
+        assert line in html
+        assert card.markdown(line) in model_card
 
 
 def test_the_manifest_holds_the_resolved_spec_and_every_digest(bundle: Path, tiny_judged: Path):
@@ -197,7 +209,9 @@ def test_a_zip_repeats_whatever_the_files_dates(tmp_path: Path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x").write_bytes(b"1" * 1000)
     first = pack(tmp_path / "a", tmp_path / "1.zip").read_bytes()
-    (tmp_path / "a" / "x").touch()
+    assert not (tmp_path / "a" / "x").exists()  # moved, so that the disk holds it once
+    (tmp_path / "a" / "x").write_bytes(b"1" * 1000)
+    os.utime(tmp_path / "a" / "x", (1e9, 1e9))
     assert pack(tmp_path / "a", tmp_path / "2.zip").read_bytes() == first
     assert len(first) > 1000  # stored, not compressed
 
@@ -235,3 +249,12 @@ def test_the_card_says_that_a_fused_checkpoint_screens_nothing(tiny_judged: Path
     for fused in (True, False):
         text = card.render(load_model(tiny_judged), "x/y", erase_spec.model, [("esd", erase_spec.concepts)], None, fused=fused)
         assert ("holds no safety checker" in text) == fused
+
+
+@pytest.mark.parametrize(("low", "high"), [(-7.0, 10.8), (-6.2, 21.0), (0.0, 10.0), (-0.1, 10.0), (-100.0, 10.0)])
+def test_an_axis_over_both_signs_has_marks_at_one_distance_that_hold_every_value(low: float, high: float):
+    marks = plots.spanning(low, high)
+    assert marks[0] <= low < high <= marks[-1]
+    assert 0 in marks
+    assert 3 <= len(marks) <= 7
+    assert {b - a for a, b in itertools.pairwise(marks)} == {marks[1] - marks[0]}

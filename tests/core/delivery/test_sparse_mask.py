@@ -89,7 +89,9 @@ def test_the_cards_few_lines_make_the_fused_checkpoint(done: Path, tiny_judged: 
 
 def test_a_mask_is_judged_as_it_was_in_its_job(done: Path, tiny_judged: Path, tmp_path: Path):
     check_delta(done / MASK, str(tiny_judged))
-    spec = EvaluateSpec.model_validate({"artifact_id": "0" * 36, "concepts": ["church"], "evaluation": EVALUATION})
+    spec = EvaluateSpec.model_validate(
+        {"artifact_id": "0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11", "concepts": ["church"], "evaluation": EVALUATION}
+    )
     run_evaluate(spec, tmp_path / "out", source=str(tiny_judged), delta=done / MASK, concepts=spec.concepts, cache=tmp_path / "cache")
     ours, theirs = (json.loads((folder / "report.json").read_text()) for folder in (tmp_path / "out", done))
     figures = [[m for m in r["metrics"] if not m["name"].startswith(("wall", "peak"))] for r in (ours, theirs)]
