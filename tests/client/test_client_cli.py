@@ -378,7 +378,7 @@ def test_an_unreachable_service_is_one_message():
 def plugin(tmp_path: Path) -> dict[str, str]:
     """An installed package that brings a command; the environment to find it."""
     (tmp_path / "room.py").write_text(
-        'print("loaded")\ndef main(name: str, loud: bool = False) -> None:\n    "Greet."\n    print("hello", name, loud)\n'
+        'print("the room is loaded")\ndef main(name: str, loud: bool = False) -> None:\n    "Greet."\n    print("hello", name, loud)\n'
     )
     folder = tmp_path / "room-1.0.dist-info"
     folder.mkdir()
@@ -396,11 +396,11 @@ def command(environment: dict[str, str], *arguments: str) -> str:
 def test_commands_of_other_rooms_are_listed_without_being_loaded(plugin: dict[str, str]):
     text = command(plugin, "--help")
     assert "greet" in text
-    assert "loaded" not in text
+    assert "the room is loaded" not in text
 
 
 def test_commands_of_other_rooms_run_with_their_own_options(plugin: dict[str, str]):
-    assert command(plugin, "greet", "you", "--loud").splitlines() == ["loaded", "hello you True"]
+    assert command(plugin, "greet", "you", "--loud").splitlines() == ["the room is loaded", "hello you True"]
     assert "Greet." in command(plugin, "greet", "--help")
 
 
