@@ -146,6 +146,7 @@ def test_json_is_json():
         json.loads(text)
 
 
+@pytest.mark.slow
 def test_the_commands_run_in_their_order(place: Place):
     for page in ["README.md", *(p for p in PAGES if p not in ("README.md", ELSEWHERE) and pages.run(p, "sh"))]:
         ran = place.shell(page)
@@ -157,6 +158,7 @@ def test_the_commands_run_in_their_order(place: Place):
         place.environment["JOB"] = ran.stdout.rsplit("JOB=", 1)[1].strip() or place.environment["JOB"]
 
 
+@pytest.mark.slow
 def test_the_python_runs(place: Place, monkeypatch: pytest.MonkeyPatch):
     for name in ("EXPUNGE_URL", "EXPUNGE_API_KEY"):
         monkeypatch.setenv(name, place.environment[name])
