@@ -17,7 +17,7 @@ def copy(folder: Path, of: Path = BUNDLED / "emoji") -> Path:
     def place(source: str, target: str) -> None:
         (os.symlink if source.endswith(".safetensors") else shutil.copy)(source, target)
 
-    shutil.copytree(of, folder, copy_function=place)
+    shutil.copytree(of, folder, copy_function=place, dirs_exist_ok=True)
     return folder
 
 

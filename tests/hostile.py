@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import brought
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
@@ -28,10 +29,11 @@ NOT_FINITE = {
 
 def toy_model(folder: Path) -> Path:
     """A model of three layers, as far as the api looks at one."""
-    (folder / "unet").mkdir()
+    brought.copy(folder)
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     weights = {f"{name.removeprefix('unet.')}.weight": np.zeros(shape, np.float16) for name, shape in TOY.items()}
     save_file(weights, folder / "unet" / "diffusion_pytorch_model.safetensors")
-    (folder / "text_encoder").mkdir()
+    (folder / "text_encoder" / "model.safetensors").unlink()
     save_file({"text_model.encoder.mlp.fc1.weight": np.zeros((8, 6), np.float16)}, folder / "text_encoder" / "model.safetensors")
     return folder
 
