@@ -270,6 +270,12 @@ def check_scheduler(name: str, config: Mapping[str, Any]) -> None:
         raise refuse(
             "model_not_supported", f"its scheduler has beta_schedule {str(betas)[:100]}: erasing needs {', '.join(BETAS)}, or trained_betas"
         )
+    trained, steps = config.get("trained_betas"), config.get("num_train_timesteps", 1000)
+    if trained and len(trained) != steps:
+        raise refuse(
+            "model_not_supported",
+            f"its scheduler has {len(trained)} trained_betas for {str(steps)[:100]} timesteps: one for each is needed",
+        )
     if predicted not in PREDICTIONS:
         raise refuse(
             "model_not_supported", f"its scheduler has prediction_type {str(predicted)[:100]}: erasing needs {', '.join(PREDICTIONS)}"

@@ -6,26 +6,13 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from core.errors import CoreError
-
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
-BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
-
 
 def ddim_of(scheduler: Any) -> DDIMScheduler:
-    """DDIM over the same noise. CoreError where the checkpoint's scheduler has no betas (a flow's, EDM's) or predicts something else.
+    """DDIM over the same noise, for a scheduler over betas (`core.layouts` refuses others).
 
     Every setting is taken over, also those that stand at the other class's defaults: these are not DDIM's.
     """
-    name = type(scheduler).__name__
     config = {k: v for k, v in scheduler.config.items() if k != "_use_default_values"}
-    betas, steps = config.get("trained_betas"), config.get("num_train_timesteps")
-    if betas is None and config.get("beta_schedule") not in BETAS:
-        raise unsupported(f"{name} with beta_schedule {config.get('beta_schedule')}", f"beta_schedule {', '.join(BETAS)}, or trained_betas")
-    if betas is not None and len(betas) != steps:
-        raise unsupported(f"{name} with {len(betas)} trained_betas for {steps} timesteps", "one of them for each timestep")
-    if config.get("prediction_type", "epsilon") not in PREDICTIONS:
-        raise unsupported(f"{name} with prediction_type {config['prediction_type']}", f"prediction_type {', '.join(PREDICTIONS)}")
     if not isinstance(scheduler, DDIMScheduler):
         config["thresholding"] = False
         if config.get("timestep_spacing") == "linspace":  # DDIM's step is as long as in the other spacings: latents would miss their level
@@ -33,12 +20,8 @@ def ddim_of(scheduler: Any) -> DDIMScheduler:
     return DDIMScheduler.from_config(config, clip_sample=False)
 
 
-def unsupported(what: str, needed: str) -> CoreError:
-    return CoreError("unsupported_scheduler", f"the model's scheduler is {what}: erasing needs {needed}", field="model")
-
-
 def epsilon(out: Tensor, z: Tensor, alphas: Tensor, prediction: str) -> Tensor:
-    """The noise that a network's output says is in z (B, 4, h, w); `alphas` (B,), prediction one of PREDICTIONS."""
+    """The noise that a network's output says is in z (B, 4, h, w); `alphas` (B,), prediction 'epsilon', 'v_prediction' or 'sample'."""
     if prediction == "epsilon":
         return out
     a = alphas.view(-1, 1, 1, 1)

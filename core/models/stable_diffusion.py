@@ -94,14 +94,6 @@ def dtype_of(wanted: str | torch.dtype) -> torch.dtype:
     return DTYPES[named]
 
 
-def square(size: Any) -> int:
-    """A config's `sample_size`, a number or [height, width], as the side of a square. CoreError."""
-    sides = set(size) if isinstance(size, Sequence) else {size}
-    if len(sides) != 1 or None in sides:
-        raise CoreError("unsupported_model", f"the U-Net's sample_size is {size}: give a model with square latents", field="model")
-    return int(sides.pop())
-
-
 def ours(name: str) -> str:
     """A LoRA tensor's name without the part of the model that it belongs to, as files and modules have it."""
     return name.removeprefix("unet.").removeprefix("text_encoder.").removeprefix("text_model.")
@@ -128,7 +120,9 @@ class StableDiffusion:
         self.alphas = self.scheduler.alphas_cumprod.to(self.device)
         self.training_steps = training_steps(self.scheduler)
         self.evaluations = 0
-        self.latent_shape = (int(self.unet.config.in_channels), *(square(self.unet.config.sample_size),) * 2)
+        size = self.unet.config.sample_size
+        side = int(size if isinstance(size, int) else size[0])  # a square's
+        self.latent_shape = (int(self.unet.config.in_channels), side, side)
         self.at_once: int | None = None  # pictures that fit into memory together, once more did not
         self.cache: Path | None = None  # where encoded concept spaces are kept between runs
         self.eos: dict[str, Tensor] = {}

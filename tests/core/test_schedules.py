@@ -130,9 +130,9 @@ def test_an_old_config_without_an_offset_has_the_stock_pipelines_timesteps(tiny_
 @pytest.mark.parametrize(
     ("name", "config", "said"),
     [
-        ("FlowMatchEulerDiscreteScheduler", {}, "FlowMatchEulerDiscreteScheduler with beta_schedule None"),
-        ("EDMEulerScheduler", {}, "EDMEulerScheduler with beta_schedule None"),
-        ("DDPMScheduler", {"beta_schedule": "sigmoid"}, "DDPMScheduler with beta_schedule sigmoid"),
+        ("FlowMatchEulerDiscreteScheduler", {}, "FlowMatchEulerDiscreteScheduler"),
+        ("EDMEulerScheduler", {}, "EDMEulerScheduler"),
+        ("DDPMScheduler", {"beta_schedule": "sigmoid"}, "beta_schedule sigmoid"),
         ("DPMSolverMultistepScheduler", BETAS | {"prediction_type": "flow_prediction"}, "prediction_type flow_prediction"),
         ("DDIMScheduler", {"trained_betas": [0.1, 0.2]}, "2 trained_betas for 1000 timesteps"),
     ],
@@ -140,7 +140,7 @@ def test_an_old_config_without_an_offset_has_the_stock_pipelines_timesteps(tiny_
 def test_a_scheduler_that_is_no_diffusion_over_betas_is_refused_by_name(name, config, said, tiny_sd, tmp_path):
     with pytest.raises(CoreError, match=said) as refused:
         load_model(with_scheduler(tiny_sd, tmp_path / "model", name, config))
-    assert refused.value.code == "unsupported_scheduler"
+    assert refused.value.code == "model_not_supported"
 
 
 @pytest.mark.parametrize("prediction", ["v_prediction", "epsilon"])
@@ -226,4 +226,4 @@ def test_the_side_of_the_latents_may_be_given_as_a_list(tiny_sd, tmp_path):
         (folder / "unet" / "config.json").write_text(json.dumps(config | {"sample_size": size}))
         with pytest.raises(CoreError, match="sample_size") as refused:
             load_model(folder)
-        assert refused.value.code == "unsupported_model"
+        assert refused.value.code == "model_not_supported"
