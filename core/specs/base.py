@@ -37,6 +37,23 @@ def clean_or_empty(value: str) -> str:
     return clean_text(value) if value else value
 
 
+def seen(value: str) -> str:
+    """Refuse what cannot be seen."""
+    if not value.isprintable():
+        raise ValueError("holds a control character, or one that cannot be seen: remove it")
+    return value
+
+
+# The pattern stands in the schema alone: what is no registered model's id is told which there are.
+ModelId = Annotated[
+    str,
+    AfterValidator(seen),
+    Field(
+        max_length=200,
+        json_schema_extra={"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"},
+        description="A registered model's id; GET /models lists them.",
+    ),
+]
 TextOrEmpty = Annotated[str, AfterValidator(clean_or_empty), Field(json_schema_extra={"maxLength": MAX_TEXT})]
 
 

@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from core.specs.adversarial import AgeSpec
-from core.specs.base import ConceptLike, Spec, distinct
+from core.specs.base import ConceptLike, ModelId, Spec, distinct
 from core.specs.jobs import MAX_CONCEPTS
 from core.specs.methods import MethodLike
 
@@ -13,12 +13,7 @@ from core.specs.methods import MethodLike
 class ImpactSpec(Spec):
     """Predict from the model's measured concept graph what an erasure would hurt; nothing is run."""
 
-    model: str = Field(
-        default="emoji",
-        max_length=200,
-        json_schema_extra={"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"},
-        description="A registered model's id; GET /models lists them.",
-    )
+    model: ModelId = "emoji"
     concepts: list[ConceptLike] = Field(
         min_length=1, max_length=MAX_CONCEPTS, description="What would be erased: names, or objects with synonyms, as in POST /jobs/erase."
     )

@@ -6,7 +6,7 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from core.specs.adversarial import AgeSpec
-from core.specs.base import ConceptLike, Id, JobId, Spec, Text, apart, distinct
+from core.specs.base import ConceptLike, Id, JobId, ModelId, Spec, Text, apart, distinct
 from core.specs.evaluation import EvaluationSpec
 from core.specs.inversion import InversionSpec
 from core.specs.methods import MethodLike
@@ -20,12 +20,7 @@ UNSTACKABLE = ("text_encoder", "adv_unlearn", "prune")  # only LoRAs of the U-Ne
 class JobSpec(Spec):
     """What every job takes."""
 
-    model: str = Field(
-        default="emoji",
-        max_length=200,
-        json_schema_extra={"pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"},
-        description="A registered model's id; GET /models lists them.",
-    )
+    model: ModelId = "emoji"
     labels: dict[str, str] = Field(
         default={}, max_length=16, description="Up to 16 labels of your own; keys up to 64, values up to 512 characters."
     )
