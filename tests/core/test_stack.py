@@ -147,10 +147,12 @@ def test_one_erasure_can_be_taken_back_out(bundles, tiny_judged, tmp_path):
     assert report.value("psr1", "dog") is not None
 
 
-def test_a_delta_that_no_erase_job_made_cannot_be_stacked(tiny_judged, tmp_path):
+def test_only_a_delta_that_says_what_it_erases_can_be_stacked(tiny_judged, tmp_path):
     from core.erasure import erase
 
     model = load_model(tiny_judged)
-    erase(model, EraseSpec(concepts=["church"], method={**ESD, "lora": LoraSpec(rank=2)})).save(tmp_path)
+    delta = erase(model, EraseSpec(concepts=["church"], method={**ESD, "lora": LoraSpec(rank=2)}))
+    assert [c.name for c in stack.read(delta.save(tmp_path)).concepts] == ["church"]
+    (tmp_path / LORA).write_bytes(delta.serialise())
     with pytest.raises(CoreError, match="erase job"):
         stack.read(tmp_path / LORA)
