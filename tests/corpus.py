@@ -129,6 +129,7 @@ QUERIES: dict[str, SearchStrategy[str]] = {
     "target": st.one_of(WORD, st.sampled_from(["", "0" * 31, "../x", "\0"])),
     "label": st.one_of(WORD, CONTROL.map(lambda text: f"team:{text}"), st.sampled_from(["", ":", ":x"])),
     "dry_run": st.one_of(WORD, st.sampled_from(["", "2", "null", "truefalse"])),
+    "media_type": st.one_of(WORD, st.sampled_from(["", "image", "image/", "/png", "image/png/x", "image/p ng", "image/png\0", "*/*"])),
     "model": st.one_of(WORD, JUNK, st.just("x" * 101)),
     "name": st.one_of(
         st.sampled_from(["../x", "a/b", "..", ".hidden", "a\\b", " ", "\0", "x" * 201, "/etc/passwd", "nul\0.png", "‮gnp.x", "a\nb"]),
@@ -366,7 +367,7 @@ def attacks(operation: Operation, ids: dict[str, str]) -> dict[str, SearchStrate
             lambda which, junk: Bad(verb, operation.at({**ids, which: quote(junk, safe="").replace(".", "%2E")}), "path", headers, body),
             st.sampled_from(re.findall(r"\{(\w+)\}", operation.path)), st.one_of(JUNK, st.uuids().map(str)),
         ))  # fmt: skip
-    if not operation.open:
+    if not operation.open and operation.path != "/metrics":  # which take the operator's token, or none
         with_(
             "token",
             TOKEN.map(lambda token: Bad(verb, operation.at(ids), "header.Authorization", (("Authorization", token), *headers), body)),

@@ -51,7 +51,10 @@ def list_job_artifacts(job_id: uuid.UUID, services: ServicesDep, caller: Artifac
 def list_uploads(
     services: ServicesDep,
     caller: ArtifactsReader,
-    media_type: Annotated[str | None, Query(max_length=100, description="Only uploads stored as this, for example image/png.")] = None,
+    media_type: Annotated[
+        str | None,
+        Query(max_length=100, pattern="^[a-z]+/[a-z0-9][a-z0-9.+-]*$", description="Only uploads stored as this, for example image/png."),
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=pagination.MAX_PAGE, description="Uploads on a page.")] = 50,
     cursor: pagination.Cursor = None,
 ) -> ArtifactPage:
