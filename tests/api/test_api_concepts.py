@@ -1,5 +1,6 @@
 """Concepts: POST /inspect and POST /concepts/impact."""
 
+import brought
 import httpx
 import pytest
 from live_service import Tenant, errors, make_settings, problem, serve
@@ -110,7 +111,9 @@ def test_an_unknown_model_and_a_wrong_field_are_told(tenant: Tenant):
 
 
 def test_a_model_without_a_graph_is_told_which_jobs_to_run(postgres_url: str, redis_url: str, tmp_path):
-    settings = make_settings(postgres_url, redis_url, tmp_path, models={"plain": str(tmp_path)})
+    folder = brought.copy(tmp_path / "plain")
+    (folder / "concept_graph.json").unlink()
+    settings = make_settings(postgres_url, redis_url, tmp_path / "artifacts", models={"plain": str(folder)})
     with serve(settings) as (url, _):
         answer = Tenant(url, settings).http().post("/concepts/impact", json={"model": "plain", "concepts": ["dog"]})
         assert "POST /inspect" in problem(answer, 422, "no_concept_graph")["detail"]

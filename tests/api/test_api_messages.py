@@ -94,7 +94,7 @@ def test_a_hide_job_lists_only_what_it_takes_and_a_name_of_similar_letters_is_no
 def test_bodies_that_are_no_objects_and_addresses_that_lead_nowhere_are_told_so(tenant: Tenant):
     client = tenant.http()
     assert "must be a JSON object" in errors(client.post("/jobs/erase", json=[1, 2]))["body"]
-    assert problem(client.delete("/jobs"), 405, "method_not_allowed")["detail"] == "DELETE is not a method of /jobs: use GET."
+    assert problem(client.delete("/jobs"), 405, "method_not_allowed")["detail"] == "DELETE is not a method of /jobs: use GET, HEAD."
     assert "/docs lists" in problem(client.get("/nowhere"), 404, "not_found")["detail"]
     assert "other tenants" in problem(client.get(f"/jobs/{uuid.uuid4()}"), 404, "not_found")["detail"]
     squeezed = client.post("/jobs/erase", content=b"\x1f\x8b", headers={"Content-Encoding": "gzip", "Content-Type": "application/json"})
