@@ -204,16 +204,16 @@ def test_only_the_reads_of_recovery_keys_are_listed_and_other_files_are_deleted_
         assert session.query(ArtifactRead).filter_by(artifact_id=uuid.UUID(delta)).count() == 0
 
 
-def test_no_byte_leaves_when_the_read_cannot_be_noted(tenant: Tenant, key: str):
+def test_no_byte_leaves_when_the_read_cannot_be_noted(tenant: Tenant, postgres_url: str, key: str):
     """The audit comes before the answer: without its table, the key is not given away."""
-    with db.transaction(tenant.database) as session:
+    with db.transaction(postgres_url) as session:  # as the owner, which the service is not
         session.connection().exec_driver_sql("alter table artifact_reads rename to artifact_reads_away")
     try:
         answer = tenant.http("keys:read").get(f"/artifacts/{key}/content")
         assert answer.status_code >= 500
         assert KEY[:16] not in answer.content
     finally:
-        with db.transaction(tenant.database) as session:
+        with db.transaction(postgres_url) as session:
             session.connection().exec_driver_sql("alter table artifact_reads_away rename to artifact_reads")
 
 
