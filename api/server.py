@@ -14,7 +14,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 10.0  # from a connection's beginning, or a further request's first byte, to the end of its head
 BODY_SECONDS, BODY_BYTES = 10.0, 10_240  # so many bytes of a body in each so many seconds
-MOST_HALF = 256  # heads that are not whole; beyond that, the oldest makes room
+MOST_HALF, HURRY_SECONDS = (
+    256,
+    2.0,
+)  # heads that are not whole; beyond that, the oldest has so long to end: many clients at once are no slow ones
 MOST = 1000  # connections; beyond that, requests are answered 503
 GRACE = 5  # seconds that requests have to end in when the server stops
 TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -66,11 +69,18 @@ class Patient(H11Protocol):
         self.half.pop(self, None)
         if what == "head":
             if len(self.half) >= MOST_HALF:
-                next(iter(self.half)).give_up()
+                next(iter(self.half)).hurry()
             self.half[self] = None
             self.deadline = self.loop.call_later(HEAD_SECONDS, self.give_up)
         elif what == "body":
             self.deadline = self.loop.call_later(BODY_SECONDS, self.measure)
+
+    def hurry(self) -> None:
+        """The head is to end soon, as others wait for its place."""
+        self.half.pop(self, None)
+        if self.deadline is not None:
+            self.deadline.cancel()
+        self.deadline = self.loop.call_later(min(HURRY_SECONDS, HEAD_SECONDS), self.give_up)
 
     def measure(self) -> None:
         """A body goes on as long as enough of it comes, or as it is the service that does not read on."""
