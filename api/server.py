@@ -18,7 +18,7 @@ MOST_HALF, HURRY_SECONDS = (
     256,
     2.0,
 )  # heads that are not whole; beyond that, the oldest has so long to end: many clients at once are no slow ones
-MOST = 1000  # connections; beyond that, requests are answered 503
+MOST = 2500  # connections; beyond that, requests are answered 503
 GRACE = 5  # seconds that requests have to end in when the server stops
 TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 

@@ -21,7 +21,7 @@ from store.settings import Settings
 ROOT = Path(__file__).parents[2]
 JOB = {"concepts": ["church"], "method": {"name": "esd", "steps": 3}, "evaluation": {"enabled": False}}
 # What is not the measure of a single process's speed: how much a tenant may have at once, and ask a minute.
-LIFTED = {"MAX_ACTIVE_JOBS": "1000000", "READS_PER_MINUTE": "600000", "WRITES_PER_MINUTE": "600000"}
+LIFTED = {"MAX_ACTIVE_JOBS": "1000000", "READS_PER_MINUTE": "600000", "WRITES_PER_MINUTE": "600000", "MAX_STREAMS": "4000"}
 
 
 class Loaded:
