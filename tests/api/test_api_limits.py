@@ -166,7 +166,7 @@ class TestRates:
                 proxy.cut()
                 another = Tenant(where, settings).http()
                 assert [another.post("/jobs/erase", json=CHURCH).status_code for _ in range(3)] == [202] * 3
-                assert "expunge_rate_limit_failures_total 1.0" in httpx.get(f"{where}/metrics").text
+                assert "expunge_rate_limit_failures_total 1.0" in httpx.get(f"{where}/metrics", headers=SCRAPER).text
         finally:
             proxy.close()
 

@@ -231,7 +231,7 @@ def service(settings: Settings) -> Iterator[Tenant]:
 @pytest.fixture(params=["directory", "s3"])
 def settings_of(request: pytest.FixtureRequest, settings: Settings) -> Settings:
     url = request.getfixturevalue("bucket") if request.param == "s3" else settings.artifacts_url
-    return settings.model_copy(update={"secret": type(settings.secret)(SECRET), "artifacts_url": url})
+    return settings.model_copy(update={"secret": type(settings.secret)(SECRET), "artifacts_url": url, "metrics_public": True})
 
 
 def test_f21_a_flipped_bit_is_never_served_and_the_verifier_finds_it(settings_of, tmp_path):
@@ -253,7 +253,7 @@ def test_f21_a_flipped_bit_is_never_served_and_the_verifier_finds_it(settings_of
             for headers in ({}, {"Range": "bytes=0-9"}, {"Range": "bytes=2000000-", "If-Range": f'"{made.sha256}"'}):
                 problem(client.get(f"/artifacts/{made.id}/content", headers=headers), 500, "artifact_corrupt")
             problem(client.post(f"/artifacts/{made.id}/link"), 500, "artifact_corrupt")
-        assert "expunge_corrupt_artifacts 2.0" in client.get("/metrics").text
+        assert "expunge_corrupt_artifacts 2.0" in httpx.get(f"{url}/metrics").text
 
 
 def test_f23_a_run_that_does_not_fit_is_begun_once_with_half_the_batch_and_gradient_checkpointing(fleet, worker):
