@@ -55,9 +55,9 @@ def jobs(pets: list[str], pairs: list[str], masks: list[str]) -> dict[str, dict[
     dog = {"name": "dog", "attributes": ["wolf", "fox"]}
     return {
         "edit, age": {"concepts": [{"name": "church", "target": "castle"}]},
-        "edit, uce": {"concepts": [{"name": "church", "target": "castle"}], "method": "uce"},
+        "edit, uce": {"concepts": [{"name": "church", "target": "castle"}], "method": {"name": "uce", "tokens": "all"}},
         "debias, age": {"concepts": [dog]},
-        "debias, uce": {"concepts": [dog], "method": "uce"},
+        "debias, uce": {"concepts": [dog], "method": {"name": "uce", "tokens": "all"}},
         "debias over styles, age": {"concepts": [{"name": "dog", "attributes": ["noto", "twemoji", "fluent"]}]},
         "visual edit, age": {"concepts": [{"name": "the pet", "images": pets, "target": "teapot"}]},
         "mask edit, age": {"concepts": [{"name": "the pair", "images": pairs, "masks": masks}]},

@@ -2,17 +2,26 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from live_service import Tenant
+from live_service import Tenant, make_settings, serve
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 
 
 # The links are followed for as long as they are allowed to be; the other phases end by themselves.
 PHASES = {"each operation": ["--phases", "examples,coverage,fuzzing"], "links": ["--phases", "stateful", "--max-time", "45"]}
+
+
+@pytest.fixture
+def tenant(postgres_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tenant]:
+    """Of a service whose metrics take the operator's token, as a deployment's do."""
+    settings = make_settings(postgres_url, redis_url, tmp_path_factory.mktemp("artifacts"), metrics_public=False)
+    with serve(settings) as (url, _):
+        yield Tenant(url, settings)
 
 
 @pytest.mark.slow
