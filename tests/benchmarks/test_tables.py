@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import many, methods
+from benchmarks import methods
 from core.models.folders import BUNDLED
 from core.models.vocabulary import load_vocabulary
 from core.specs import METHODS
@@ -57,10 +57,3 @@ def test_every_method_has_its_row_of_styles(name):
     styles = [f"in {s} style" for s in load_vocabulary(BUNDLED / "emoji").styles]
     (line, _) = without({5, 6}, methods.style_table(RUNS, [name], styles))
     assert line in STYLES
-
-
-def test_the_rows_of_many_concepts_at_once():
-    measured = json.loads(many.RESULTS.read_text())
-    assert set(measured) == set(many.rows())
-    for name, row in measured.items():
-        assert many.table_row(name, row) in STYLES

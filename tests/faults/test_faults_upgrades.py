@@ -24,7 +24,9 @@ def test_f27_a_downgrade_and_an_upgrade_under_a_running_worker_cost_an_attempt_a
     stage.go.touch()
     until(lambda: "database_away" in log.read_text())
     migrate.upgrade(stage.direct)
-    assert stage.start("store.deployment", "adopt").wait(120) == 0  # the release before knows no marker, so the database has a new id: docs/running.md
+    assert (
+        stage.start("store.deployment", "adopt").wait(120) == 0
+    )  # the release before knows no marker, so the database has a new id: docs/running.md
     for job_id in (running, waiting):
         assert stage.until_status(job_id, "succeeded", "failed").status == "succeeded", stage.job(job_id).error
     assert (loops.is_running(), worker.is_running()) == (True, True)
