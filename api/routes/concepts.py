@@ -63,7 +63,7 @@ def predict_impact(spec: Annotated[ImpactSpec, Body(openapi_examples=examples.IM
             raise invalid(f"concepts[{i}]", f"'{concept.name}' is not in the concept graph of '{spec.model}'", remedy)
     scale, cost = graph.scale(spec.method.name), graph.cost(spec.method, len(spec.concepts))
     how = dict(graph.content["measured_with"]["method"])
-    settings = ", ".join(f"{k} {v:g}" for k, v in how.items() if k != "name")
+    settings = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in how.items() if k != "name")
     notes = [*NOTES, f"The graph was measured by erasing {len(graph.content['erased'])} concepts with {how['name']} ({settings})."]
     if scale is None:
         notes.append(f"'{spec.method.name}' was not measured on this model: the drops are those of the graph's own method.")
