@@ -66,7 +66,7 @@ JOBS: dict[str, dict[str, Any]] = {name: asked for name, (_, asked) in RUNS.item
         },
     },
 }
-FAR = {"float16": 0.2, "bfloat16": 0.5}
+FAR = {"float16": 0.1, "bfloat16": 0.5}
 """How far the change of the noise predictions may be from float32's, as a share of it.
 
 A few steps change predictions by about a hundredth, which float16 (eps 2^-11) resolves to some hundredths of that, and bfloat16 (2^-8) to
