@@ -1,4 +1,6 @@
-"""`python -m worker.self_test`: whether a worker can do its work here, as one line of JSON; exit code 1 where it cannot.
+"""`python -m worker.self_test [FOLDER]`: whether a worker can do its work here, as one line of JSON; exit code 1 where it cannot.
+
+FOLDER is the one for temporary files that the worker's processes have settled on: a new process would look for another where that is gone.
 
 A worker runs it in a process of its own, as a broken driver may hang or crash whoever asks it: at its start, and while it is suspended.
 """
@@ -94,6 +96,7 @@ def device_of(settings: Settings) -> str | None:
 def main() -> int:
     settings = read(secret=False)
     devices.choose(settings.device, os.environ)
+    tempfile.tempdir = next(iter(sys.argv[1:]), None)
     found = look(settings)
     sys.stdout.write(json.dumps(asdict(found)) + "\n")
     return 1 if found.trouble else 0

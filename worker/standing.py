@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -220,7 +221,7 @@ class Keeper:
     # Tests
 
     def begin_test(self, now: float) -> None:
-        argv, pipe = [sys.executable, "-m", "worker.self_test"], subprocess.PIPE
+        argv, pipe = [sys.executable, "-m", "worker.self_test", *filter(None, [tempfile.tempdir])], subprocess.PIPE
         # Of Python's own copy of the environment: Celery names its processes, and moves C's meanwhile.
         self.test = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, env=dict(os.environ))
         self.test_begun = now
