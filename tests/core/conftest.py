@@ -11,7 +11,6 @@ import timm
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 TINY_VOCABULARY = {
@@ -27,34 +26,10 @@ TINY_VOCABULARY = {
 
 
 def tiny_tokenizer() -> CLIPTokenizer:
-    """A byte-level BPE in CLIP's form, trained on the tiny vocabulary's own prompts."""
-    prompts = [
-        t.format(c) + s
-        for c in TINY_VOCABULARY["concepts"]
-        for t in TINY_VOCABULARY["templates"]
-        for s in ("", " in noto style", " in twemoji style")
-    ]
-    bpe = Tokenizer(models.BPE(continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
-    bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
-    pieces = pre_tokenizers.Split(Regex(r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"), "removed", invert=True)
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([pieces, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bpe.train_from_iterator(
-        prompts,
-        trainers.BpeTrainer(
-            vocab_size=700,
-            special_tokens=["<|startoftext|>", "<|endoftext|>"],
-            end_of_word_suffix="</w>",
-            initial_alphabet=alphabet,
-            show_progress=False,
-        ),
-    )
-    model = json.loads(bpe.to_str())["model"]
-    vocab = model["vocab"]
-    for byte in alphabet:
-        vocab.setdefault(byte + "</w>", len(vocab))
-    return CLIPTokenizer(vocab=vocab, merges=[tuple(m) for m in model["merges"]], model_max_length=32)
+    """A byte-level BPE in CLIP's form, of the tiny vocabulary's own prompts. It was trained once: training breaks ties otherwise in every process."""
+    trained = json.loads((Path(__file__).parent / "tiny_tokenizer.json").read_text())
+    vocab = {token: i for i, token in enumerate(trained["vocab"])}
+    return CLIPTokenizer(vocab=vocab, merges=[tuple(m.split(" ")) for m in trained["merges"]], model_max_length=32)
 
 
 def build_tiny_sd(folder: Path, seed: int = 0) -> Path:
