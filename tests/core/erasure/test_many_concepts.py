@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from core.erasure import erase
+from core.erasure.closed_form import columns
 from core.models import StableDiffusion, load_model
-from core.specs import EraseSpec, LoraSpec
+from core.specs import EraseSpec, LoraSpec, UceSpec
 
 SOURCE = "bundled:emoji"
 FEW = {"steps": 2, "trajectories": 1, "sampling_steps": 3, "batch_size": 1, "lora": LoraSpec(rank=2)}
@@ -16,9 +17,9 @@ def fifty(model: StableDiffusion) -> list[str]:
 
 
 def moved(model: StableDiffusion, words: list[str]) -> float:
-    """Mean squared change of the words' values in a cross-attention layer."""
+    """Mean squared change, in a cross-attention layer, of the values that are edited: those of each prompt's last token."""
     layer = next(m for n, m in model.unet.named_modules() if n.endswith("attn2.to_v"))
-    states = model.encode([f"a photo of a {w}" for w in words])
+    states = columns(model, [f"a photo of a {w}" for w in words], UceSpec().tokens)
     with torch.no_grad():
         return float((layer(states) - layer.base_layer(states)).square().mean())
 
