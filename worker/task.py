@@ -19,7 +19,7 @@ from store.errors import BlobExists, CancelRequested, CorruptBlob, LostLease
 from store.models import Job
 from store.queue import TASK, pause_before
 from store.settings import Settings
-from worker import dispatcher, infrastructure, metrics, smaller, standing
+from worker import dispatcher, infrastructure, metrics, shutdown, smaller, standing
 from worker.app import app, settings
 from worker.checkpoints import JobCheckpoints
 from worker.lease import Cancelled, DeadlineExceeded, HandOver, Lease, Paused, Stop, away, settle
@@ -119,16 +119,15 @@ def work(settings: Settings, job: Job, lease: Lease) -> tuple[str, str | None]:
     except LostLease:
         raise
     except (Stop, CancelRequested) as error:
-        reason = Cancelled() if isinstance(error, CancelRequested) else error
-        log.info("job_stopped", reason=type(reason).__name__)
-        lease.write(lambda session: settle(session, job, reason))
-        return OUTCOMES.get(type(reason), "lost"), None
+        return stopped(job, lease, Cancelled() if isinstance(error, CancelRequested) else error), None
     except Exception as error:
         if away(error):  # the job goes on from its last checkpoint
             log.warning("database_away_for_long", error=type(error).__name__)
             lease.write(lambda session: hand_over(session, job))
             return "lost", None
         fault = infrastructure.fault(error)
+        if fault is not None and shutdown.requested():  # a library whose loading was cut off, say: the stop's doing, not the host's
+            return stopped(job, lease, HandOver("the worker shuts down")), None
         spoiled = fault is not None and fault.blames
         code, message, retryable = explain(error)
         blamed = code if fault is not None and fault.blames else None
@@ -144,6 +143,13 @@ def work(settings: Settings, job: Job, lease: Lease) -> tuple[str, str | None]:
             message = fault.last(job.attempt)
         lease.write(lambda session: end(session, job, code, message, retryable))
         return "failed", blamed
+
+
+def stopped(job: Job, lease: Lease, reason: Stop) -> str:
+    """Settle a run that was ended for this reason; how the attempt ended, for the metrics."""
+    log.info("job_stopped", reason=type(reason).__name__)
+    lease.write(lambda session: settle(session, job, reason))
+    return OUTCOMES.get(type(reason), "lost")
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:

@@ -6,12 +6,19 @@ spec: wants (text of an error that is the job's, wherever it runs).
 import os
 from pathlib import Path
 
+from fleets import until
 from steps import run as steps
+
+from worker import shutdown
 
 BROKEN = Path(os.environ["BROKEN"])
 
 
 def run(job, folder, *, settings, callback, checkpoints):
+    if (BROKEN / "loading").exists():  # a library, which says so when its loading is cut off
+        (BROKEN / "loading").unlink()
+        until(shutdown.requested)
+        raise ImportError("initialization failed")
     if (BROKEN / "run").exists():
         raise RuntimeError((BROKEN / "run").read_text())
     if "wants" in job.spec:

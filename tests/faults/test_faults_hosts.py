@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import uuid
@@ -145,6 +146,22 @@ def test_f32_a_worker_that_can_make_no_folder_for_temporary_files_leaves_its_job
     assert {event.data.get("reason") for job_id in passed_on for event in fleet.events(job_id) if event.type == "requeued"} == {
         "storage_error"
     }
+
+
+def test_f4_a_library_whose_loading_is_cut_off_by_a_stop_costs_no_attempt_and_blames_nobody(fleet, host):
+    """F4: SIGTERM while the run loads its libraries, which end in an ImportError."""
+    fleet.loops()
+    first, folder = host("first")
+    until(in_state(fleet, first, "ready"))
+    (folder / "loading").touch()
+    job_id = fleet.post(steps=1)
+    until(lambda: not (folder / "loading").exists())
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(60) == 0
+    assert (fleet.job(job_id).status, fleet.job(job_id).attempt, fleet.job(job_id).failed_on) == ("queued", 0, [])
+    assert [e.data["reason"] for e in fleet.events(job_id) if e.type == "requeued"] == ["worker_shutdown"]
+    host("second")
+    assert fleet.until_status(job_id, "succeeded").attempt == 1
 
 
 def test_f32_a_worker_without_the_model_leaves_its_jobs_to_one_that_has_it(fleet, host):
