@@ -6,11 +6,11 @@ from core.specs.cost import optimiser_steps, pictures
 from store.settings import Settings
 
 
-def check(settings: Settings, spec: JobSpec) -> None:
-    """422 for a job that asks for more than the operator's maxima, naming the field that asks for most."""
+def check(settings: Settings, spec: JobSpec, judged: int | None = None) -> None:
+    """422 for a job that asks for more than the operator's maxima, naming the field that asks for most. `judged`: see `pictures`."""
     for name, most, what, asked in (
         ("MAX_STEPS", settings.max_steps, "optimiser steps", optimiser_steps(spec)),
-        ("MAX_PICTURES", settings.max_pictures, "pictures", pictures(spec)),
+        ("MAX_PICTURES", settings.max_pictures, "pictures", pictures(spec, judged)),
     ):
         total = sum(asked.values())
         if total > most:

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from api import bounds, vocabularies
 from api.auth import UNKNOWN, Caller, denied, still
-from api.problems import invalid
+from api.problems import Problem, invalid
 from api.schemas import TERMINAL, DryRun, Job, JobArtifact, JobKind
 from api.services import Services
-from core.specs import MIN_IMAGES, UNSTACKABLE, CombineSpec, Concept, EraseSpec, EvaluateSpec, InspectSpec, Names
+from core.specs import MIN_IMAGES, SPECS, UNSTACKABLE, CombineSpec, Concept, EraseSpec, EvaluateSpec, InspectSpec, Names
 from store import artifacts, jobs
 from store.errors import NotFound
 from store.models import Artifact as ArtifactRow
@@ -70,6 +71,7 @@ def resolve(settings: Settings, session: Session, tenant_id: uuid.UUID, spec: An
     `dry`: images may be named that are still to be uploaded, as TO_COME has it.
     """
     bounds.check(settings, spec)
+    judged: list[Concept] = []
     if isinstance(spec, EraseSpec):
         check_images(session, tenant_id, {i: c for i, c in enumerate(spec.concepts) if not (dry and to_come(c))})
     match spec:
@@ -78,11 +80,13 @@ def resolve(settings: Settings, session: Session, tenant_id: uuid.UUID, spec: An
             of_model(spec, row.spec["model"], "job")
             stackable(row, "base_job_id")
             on_top(spec, row)
+            judged = [*erased_by(session, tenant_id, row), *spec.concepts]
         case CombineSpec():
             for i, job_id in enumerate(spec.jobs):
                 row = finished(session, tenant_id, job_id, f"jobs[{i}]", ("erase",))
                 stackable(row, f"jobs[{i}]")
                 of_model(spec, row.spec["model"], "job")
+                judged += [Concept.model_construct(**c) for c in row.spec["concepts"]]
         case EvaluateSpec() if spec.job_id is not None:
             row = finished(session, tenant_id, spec.job_id, "job_id", JUDGED)
             of_model(spec, row.spec["model"], "job")
@@ -103,8 +107,21 @@ def resolve(settings: Settings, session: Session, tenant_id: uuid.UUID, spec: An
                     of_model(spec, uploaded(session, tenant_id, of_upload, f"{prefix}artifact_id").info["model"], "upload")
         case _:
             pass
-    bounds.check(settings, spec)  # once more: the concepts may have come from the job that is judged
+    bounds.check(
+        settings, spec, len({c.name.casefold() for c in judged}) or None
+    )  # once more, with the concepts of the jobs that it builds on or judges
     return spec.model_copy(update={"run_timeout_s": spec.run_timeout_s or settings.max_run_seconds}).model_dump(mode="json")
+
+
+def resolve_again(settings: Settings, session: Session, row: JobRow) -> None:
+    """Whether a job's spec would be accepted today. Problem: wrong_state, where what it needs is gone, or it is beyond the operator's bounds of now."""
+    try:
+        spec: Any = SPECS[row.kind].model_validate({**row.spec, "run_timeout_s": None})
+        resolve(settings, session, row.tenant_id, spec)
+    except Problem as found:
+        raise Problem("wrong_state", f"The job can no longer be run as it was: {found.detail}") from found
+    except ValidationError as error:
+        raise Problem("wrong_state", "This release no longer takes the job's request: POST it anew.") from error
 
 
 def finished(session: Session, tenant_id: uuid.UUID, job_id: str, field: str, kinds: Sequence[str]) -> JobRow:

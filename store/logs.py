@@ -49,10 +49,15 @@ def forms(text: str) -> set[str]:
 
 def hide(spec: Mapping[str, Any]) -> None:
     """Keep a spec's own words out of the log, in this context and those copied from it; an empty spec ends that."""
+    hidden.set(pattern(spec))
+
+
+def pattern(spec: Mapping[str, Any]) -> re.Pattern[str] | None:
+    """What finds a spec's own words. It takes a while where they are many."""
     found = {form for text in own_words(spec) for form in forms(text)}
     longest_first = sorted((form for form in found if form.strip()), key=lambda form: (-len(form), form))
     either = "|".join(re.escape(form) for form in longest_first)
-    hidden.set(re.compile(rf"(?<!\w)(?:{either})(?!\w)", re.IGNORECASE) if either else None)
+    return re.compile(rf"(?<!\w)(?:{either})(?!\w)", re.IGNORECASE) if either else None
 
 
 class Redact:

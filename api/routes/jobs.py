@@ -109,7 +109,7 @@ async def settle(services: Services, caller: Caller, done: Done, seconds: int) -
 async def create(
     services: Services, caller: Caller, ticket: Ticket, kind: JobKind, spec: presenters.AnySpec, dry_run: bool, wait: int
 ) -> JSONResponse:
-    logs.hide(spec.model_dump())
+    logs.hidden.set(await run_in_threadpool(logs.pattern, spec.model_dump()))
     await run_in_threadpool(known_model, services, spec.model)
     if dry_run:
         return JSONResponse(await run_in_threadpool(presenters.dry_run, services, caller, kind, spec))
@@ -248,10 +248,12 @@ def retry_job(job_id: uuid.UUID, services: ServicesDep, caller: JobsWriter, tick
     """Run a failed, cancelled or expired job again: a new job, linked by `retried_from`. To repeat one that succeeded, POST its `spec` again."""
 
     def work(session: Session) -> Done:
-        known_model(services, jobs.get(session, caller.tenant_id, job_id).spec.get("model", "emoji"))
+        old = jobs.get(session, caller.tenant_id, job_id)
+        known_model(services, old.spec.get("model", "emoji"))
         quotas.spend(session, caller.tenant_id, services.settings)
         most = services.settings.max_run_seconds
         row = jobs.retry(session, caller.tenant_id, job_id, max_run_s=most, request_id=request_id(), trace=tracing.current()).job
+        presenters.resolve_again(services.settings, session, old)
         audit.record(session, caller.tenant_id, caller, "job.retried", row.id, kind=row.kind, retried_from=str(job_id))
         return accepted(row)
 

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from api import deltas, images
-from api.auth import Caller
+from api.auth import UNKNOWN, Caller, denied, still
 from api.deps import JSON, JobsWriter, ServicesDep, Ticket, TicketDep, accepts, hashed
 from api.once import Done, once
 from api.problems import Problem, invalid, responses
@@ -22,7 +22,7 @@ from api.registry import known_model
 from api.routes.jobs import CREATED
 from api.schemas import Artifact
 from api.services import Services
-from store import artifacts, audit, quotas
+from store import artifacts, audit, deployment, quotas
 from store.blobs import upload_key
 from store.errors import StoreError
 
@@ -94,10 +94,12 @@ def check_name(name: str) -> None:
 
 def keep(services: Services, caller: Caller, ticket: Ticket, path: Path, name: str, media_type: str, info: dict[str, Any]) -> Done:
     """Store the bytes, then their row: no transaction waits for an upload. Bytes that no row names are swept later."""
-    key = upload_key(caller.tenant_id)
-    size, sha256 = services.blobs.put(key, path, name=name)
+    key, blobs = upload_key(caller.tenant_id), deployment.known(services.settings)
+    size, sha256 = blobs.put(key, path, name=name)
 
     def work(session: Session) -> Done:
+        if not still(session, caller, "jobs:write"):  # it may have ended while the bytes came
+            raise denied(UNKNOWN, ', error="invalid_token"')
         row = artifacts.add_upload(
             session, caller.tenant_id, name=name, media_type=media_type, size=size, sha256=sha256, key=key, info=info
         )
@@ -107,11 +109,11 @@ def keep(services: Services, caller: Caller, ticket: Ticket, path: Path, name: s
 
     try:
         done = once(services, caller, ticket, Artifact, work)
-    except StoreError:  # no row: a key reused, or a quota
-        services.blobs.delete([key])
+    except (StoreError, Problem):  # no row: a key reused, or ended, or a quota
+        blobs.delete([key])
         raise
     if done.replayed:
-        services.blobs.delete([key])
+        blobs.delete([key])
     return done
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from core.specs.inflections import bases, plain
 
 MAX_TEXT = 200
+MAX_RAW = 10 * MAX_TEXT  # characters as they are sent: to order combining marks takes the square of their number
 STYLE_FORMS = ("{}", "{} style", "in {} style", "in the style of {}")
 """The ways to name a style that a model's vocabulary lists."""
 
@@ -31,8 +32,11 @@ OVERRIDES = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 def clean_text(value: str) -> str:
     """NFC, trimmed, single spaces, nothing that cannot be seen but in emoji; refuse empty text, control characters and direction overrides."""
-    text = value if value.isascii() else unicodedata.normalize("NFC", UNSEEN.sub(lambda found: found[1] or "", value))
-    text = text.strip()
+    if value.isascii():
+        text = value.strip()
+    else:
+        seen = UNSEEN.sub(lambda found: found[1] or "", value).strip()
+        text = unicodedata.normalize("NFC", seen) if len(seen) <= MAX_RAW else seen
     if not text:
         what = "holds nothing that can be seen" if value.strip() else "must not be empty"
         raise ValueError(f"{what}: give the words a prompt would use, for example 'church'")

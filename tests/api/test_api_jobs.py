@@ -7,6 +7,8 @@ import pytest
 from live_service import Tenant, errors, make_settings, problem, serve
 from redis import Redis
 
+from store import logs
+
 SPEC = {"concepts": ["church"], "method": "uce"}
 
 
@@ -267,3 +269,12 @@ def test_evaluating_anothers_job_is_like_evaluating_no_job(tenant: Tenant, other
 @pytest.mark.parametrize("spec", [{}, {"job_id": str(uuid.uuid4()), "artifact_id": str(uuid.uuid4()), "concepts": ["church"]}])
 def test_an_evaluation_needs_exactly_one_source(tenant: Tenant, spec: dict):
     assert "exactly one" in errors(tenant.http().post("/jobs/evaluate", json=spec))["body"]
+
+
+def test_a_spec_s_words_are_gathered_beside_the_event_loop(tenant: Tenant, monkeypatch: pytest.MonkeyPatch):
+    """Many long words take a while, in which every other request would wait."""
+    seen, gather = [], logs.own_words
+    monkeypatch.setattr(logs, "own_words", lambda spec: (seen.append(threading.current_thread().name), gather(spec))[1])
+    assert tenant.http().post("/jobs/erase?dry_run=true", json=SPEC).status_code == 200
+    assert seen
+    assert all(name.startswith("AnyIO worker thread") for name in seen), seen

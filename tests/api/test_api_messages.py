@@ -291,3 +291,12 @@ def test_images_are_counted_by_what_they_hold(tenant: Tenant):
     assert (
         client.post("/jobs/erase?dry_run=true", json={"concepts": [{"name": "my dog", "images": [*same, other, third]}]}).status_code == 200
     )
+
+
+def test_what_is_beyond_the_operator_s_bounds_of_now_is_not_retried(bounded: Tenant):
+    client, job = bounded.http(), bounded.erase(method={"name": "esd", "steps": 900})
+    client.post(f"/jobs/{job['id']}/cancel")
+    with serve(bounded.settings.model_copy(update={"max_steps": 100})) as (url, _):
+        answer = httpx.post(f"{url}/jobs/{job['id']}/retry", headers=client.headers)
+    assert "this service allows 100 a job" in problem(answer, 409, "wrong_state")["detail"]
+    assert bounded.count() == 1

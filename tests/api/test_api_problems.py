@@ -1,11 +1,17 @@
 import uuid
 
 import httpx
+import psycopg
 import pytest
 from live_service import Tenant, errors, make_settings, problem, serve
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import InternalError
 
 from api.problems import KINDS
 from core.specs import METHODS
+from store import db
+from worker.lease import away
 
 
 def post(tenant: Tenant, **spec: object) -> httpx.Response:
@@ -264,3 +270,29 @@ def test_logs_hold_neither_keys_nor_concepts(settings, capfd):
 def test_a_405_lists_every_method_of_the_resource(tenant: Tenant, path: str, methods: str):
     answer = tenant.http().request("OPTIONS", path)
     assert (answer.status_code, answer.headers["allow"]) == (405, methods)
+
+
+def test_a_database_that_takes_no_writes_is_away_and_the_next_connection_may_lead_to_one_that_does(tenant: Tenant, postgres_url: str):
+    """As after a failover, while the old primary still answers."""
+    role, client = make_url(tenant.database).username, tenant.http()
+    assert client.post("/jobs/erase", json={"concepts": ["church"]}).status_code == 202
+
+    def read_only(value: str) -> None:
+        with psycopg.connect(db.psycopg_url(postgres_url), autocommit=True) as owner:
+            owner.execute(f"alter role {role} set default_transaction_read_only = {value}")
+
+    read_only("on")
+    try:
+        db.engine(tenant.database).dispose()
+        answer = client.post("/jobs/erase", json={"concepts": ["church"]})
+        problem(answer, 503, "unavailable")
+        assert int(answer.headers["retry-after"]) > 0
+    finally:
+        read_only("off")
+    assert 202 in [client.post("/jobs/erase", json={"concepts": ["church"]}).status_code for _ in range(2)]
+    with db.transaction(tenant.database) as session:
+        session.execute(text("set transaction read only"))
+        with pytest.raises(InternalError) as caught:
+            session.execute(text("delete from idempotency"))
+        session.rollback()
+    assert away(caught.value), "a worker repeats what it had to write"

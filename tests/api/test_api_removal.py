@@ -5,6 +5,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
+import httpx
 import pytest
 from live_service import Tenant, errors, problem, serve
 from PIL import Image
@@ -169,6 +170,16 @@ class TestJobs:
         sweeper.turn(tenant.settings)
         assert gone(tenant, made.key)
 
+    def test_a_job_whose_images_are_gone_is_not_retried(self, tenant):
+        ids = [upload(tenant, colour)["id"] for colour in ("red", "green", "blue")]
+        client, job = tenant.http(), tenant.erase(concepts=[{"name": "me", "images": ids}])["id"]
+        tenant.fail(job, tenant.claim(job))
+        assert client.delete(f"/artifacts/{ids[1]}").status_code == 200
+        found = problem(client.post(f"/jobs/{job}/retry"), 409, "wrong_state")
+        assert ids[1] in found["detail"]
+        assert "deleted" in found["detail"]
+        assert tenant.count() == 1
+
 
 def tenant_failed(tenant: Tenant) -> str:
     job = tenant.erase()["id"]
@@ -221,3 +232,19 @@ class TestDryRuns:
         assert "concepts[0].images[0]" in errors(tenant.http().post("/jobs/erase", json=spec)), "a job needs them"
         spec["concepts"].append({"name": "you", "images": [str(uuid.uuid4()) for _ in range(3)]})
         assert "concepts[1].images[0]" in errors(tenant.http().post("/jobs/erase", params={"dry_run": "true"}, json=spec))
+
+
+def test_an_upload_whose_key_ends_while_its_bytes_come_is_refused_and_stores_nothing(tenant: Tenant):
+    blobs, key = Blobs(tenant.settings.artifacts_url), tenant.key()
+    before, content = set(blobs.older_than(timedelta(hours=-1))), png("red")
+
+    def slowly():
+        yield content[:50]
+        with db.transaction(tenant.database) as session:
+            session.execute(text("update api_keys set revoked_at = now() where tenant_id = :id"), {"id": tenant.id})
+        yield content[50:]
+
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "image/png"}
+    problem(httpx.post(f"{tenant.url}/artifacts", content=slowly(), headers=headers), 401, "unauthorized")
+    assert set(blobs.older_than(timedelta(hours=-1))) == before
+    assert tenant.http().get("/artifacts").json()["items"] == []

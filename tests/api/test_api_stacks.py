@@ -4,7 +4,7 @@ import uuid
 
 import httpx
 import pytest
-from live_service import Tenant, errors
+from live_service import Tenant, errors, serve
 
 NOBODY = "00000000-0000-0000-0000-000000000000"
 
@@ -67,3 +67,18 @@ def test_what_is_no_lora_of_the_unet_neither_stacks_nor_is_stacked_on(tenant: Te
     for body in ({"base_job_id": done, "method": method}, {"base_job_id": text, "method": "uce"}):
         assert "no LoRA of the U-Net" in str(errors(client.post("/jobs/erase", json={"concepts": ["cat"], **body})))
     assert set(errors(client.post("/jobs/combine", json={"jobs": [done, text]}))) == {"jobs[1]"}
+
+
+def test_what_a_stack_has_erased_counts_towards_its_pictures(tenant: Tenant, tmp_path):
+    jobs = [finished(tenant, tmp_path, concepts=[f"{letter}{i} x" for i in range(20)]) for letter in "abc"]
+    with serve(tenant.settings.model_copy(update={"max_pictures": 2000})) as (url, _):
+        client = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {tenant.key()}"})
+        asked = {"evaluation": {"erased_images": 20}}
+        for path, body in (
+            ("/jobs/combine", {"jobs": jobs}),
+            ("/jobs/erase", {"concepts": [f"d{i} x" for i in range(40)], "base_job_id": jobs[0], "method": "uce"}),
+        ):
+            for query in ("", "?dry_run=true"):
+                found = errors(client.post(path + query, json={**body, **asked}))
+                assert "2,400 of them here" in found["evaluation.erased_images"]
+        assert client.post("/jobs/combine", json={"jobs": jobs[:1], **asked}).status_code == 202

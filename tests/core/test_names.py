@@ -1,6 +1,8 @@
 """Names: what cannot be seen goes, what is named twice is refused in any form, and many names cost in proportion."""
 
 import sys
+import unicodedata
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -175,3 +177,50 @@ def test_every_method_s_defaults_on_as_many_concepts_as_may_be_named_are_within_
     spec = EraseSpec.model_validate({"concepts": [word(i) for i in range(64)], "method": method})
     assert 2 * sum(optimiser_steps(spec).values()) <= Settings().max_steps
     assert 2 * sum(pictures(spec).values()) <= Settings().max_pictures
+
+
+def test_marks_beyond_number_are_refused_before_they_are_put_in_order(monkeypatch: pytest.MonkeyPatch):
+    """To order a letter's marks takes the square of their number."""
+    seen = [0]
+
+    def normalize(form: str, text: str) -> str:
+        seen.append(len(text))
+        return unicodedata.normalize(form, text)
+
+    monkeypatch.setattr(names, "unicodedata", SimpleNamespace(normalize=normalize, category=unicodedata.category))
+    marks = "a" + "\u0345" * 8000 + "\u0301" * 8000 + "\u0327" * 8000
+    for body in (
+        {"concepts": [marks]},
+        {"concepts": [{"name": "a", "synonyms": [marks]}]},
+        {"concepts": ["a"], "preserve": [marks]},
+        {"concepts": ["a"], "method": {"name": "uce", "guide": marks}},
+        {"concepts": ["a"], "method": {"name": "age", "concept_space": [marks]}},
+    ):
+        with pytest.raises(ValidationError, match="at most 200 are allowed"):
+            EraseSpec.model_validate(body)
+    assert max(seen) <= names.MAX_RAW
+    assert names.clean_text("\u1100\u1161\u11a8" * names.MAX_TEXT) == "\uac01" * names.MAX_TEXT
+
+
+@pytest.mark.parametrize(
+    ("method", "field", "least"),
+    [
+        ({"name": "score", "leakage_pictures": 100}, "method.leakage_pictures", 2 * 100 * 4),
+        ({"name": "age", "candidates": 2000, "trajectories": 512}, "method.candidates", 4 * 2000 * 64),
+        ({"name": "prune", "retain_concepts": 2000, "method": {"name": "esd", "trajectories": 512}}, "method.retain_concepts", 2000 * 128),
+        ({"name": "prune", "method": {"name": "ap", "candidates": 2000, "trajectories": 512}}, "method.candidates", 4 * 2000 * 64),
+        (
+            {"name": "adv_unlearn", "retain_concepts": 2000, "trajectories": 512, "refresh_every": 50},
+            "method.retain_concepts",
+            3 * 2000 * 128,
+        ),
+    ],
+)
+def test_all_pictures_that_a_method_draws_are_counted(method: dict[str, object], field: str, least: int):
+    spec = EraseSpec.model_validate({"concepts": ["aba", "cud", "efe", "gig"], "method": method})
+    assert pictures(spec)[field] >= least
+
+
+def test_a_search_inside_of_prune_is_counted():
+    method = {"name": "prune", "steps": 50, "method": {"name": "ap", "search_every": 1}}
+    assert optimiser_steps(EraseSpec.model_validate({"concepts": ["aba"], "method": method}))["method.search_every"] == 50
