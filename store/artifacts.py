@@ -151,12 +151,18 @@ def named(session: Session, keys: Sequence[str]) -> set[str]:
     return found.intersection(keys)
 
 
+def ours(session: Session, keys: Sequence[str]) -> set[str]:
+    """Which of these keys are of our own layout, of a tenant of this database."""
+    found = {key: uuid.UUID(match[1]) for key in keys if (match := LAYOUT.fullmatch(key))}
+    tenants = set(session.scalars(select(Tenant.id).where(Tenant.id.in_(set(found.values())))))
+    return {key for key, tenant in found.items() if tenant in tenants}
+
+
 def unnamed(session: Session, keys: Sequence[str]) -> list[str]:
-    """Which of these keys are of our own layout, of a tenant of this database, and named by no row."""
-    ours = {key: uuid.UUID(match[1]) for key in keys if (match := LAYOUT.fullmatch(key))}
-    tenants = set(session.scalars(select(Tenant.id).where(Tenant.id.in_(set(ours.values())))))
-    known = named(session, list(ours))
-    return [key for key, tenant in ours.items() if tenant in tenants and key not in known]
+    """Which of these keys are ours, and named by no row."""
+    mine = ours(session, keys)
+    known = named(session, list(mine))
+    return [key for key in keys if key in mine and key not in known]
 
 
 def newest_keys(session: Session, limit: int) -> list[str]:

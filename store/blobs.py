@@ -189,7 +189,7 @@ class Blobs:
         """Under another key, whatever that held. What is gone already is no error."""
         with suppress(FileNotFoundError, NotFound):
             if self.folder is None and (size := self.size(key)) > COPIED:
-                part = -(-size // PARTS)
+                part = max(PART, -(-size // PARTS))
                 obstore.put(self.store, to, apart(self.read(key, chunk=part)), use_multipart=True, chunk_size=part, max_concurrency=1)
                 self.delete([key])
             else:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
-from sqlalchemy import Engine, create_engine
-from sqlalchemy.engine import make_url
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.orm import Session
 
 from store import tracing
@@ -13,6 +13,7 @@ from store import tracing
 # A stuck statement, lock or transaction must not hold up a service: the server itself ends it. A worker that is frozen in the middle of a
 # heartbeat holds its job's row, and nobody can take the job over, until the last of these passes.
 OPTIONS = "-c timezone=UTC -c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=10s"
+READ_ONLY = "25006"  # PostgreSQL's read_only_sql_transaction
 
 
 def sqlalchemy_url(url: str) -> str:
@@ -40,7 +41,14 @@ def engine(url: str, pool_size: int = 10) -> Engine:
         connect_args={"options": OPTIONS, "connect_timeout": 5, "application_name": "expunge"},
     )
     tracing.watch(made)
+    event.listen(made, "handle_error", lost)
     return made
+
+
+def lost(context: ExceptionContext) -> None:
+    """A server that takes no writes any more, as after a failover, is as good as gone: a new connection may lead to the one that does."""
+    if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
+        context.is_disconnect = True
 
 
 def forget() -> None:

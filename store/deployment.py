@@ -81,8 +81,13 @@ def looked(database_url: str, artifacts_url: str) -> Blobs:
 
 
 def known(settings: Settings) -> Blobs:
-    """The same, looked at once in a process. ForeignStore."""
-    return looked(settings.database_url.get_secret_value(), settings.artifacts_url)
+    """The same, looked at once in a process, and again where a directory's marker is gone: a volume may be lost at any time. ForeignStore."""
+    url = settings.database_url.get_secret_value()
+    blobs = looked(url, settings.artifacts_url)
+    if blobs.folder is not None and not (blobs.folder / MARKER).exists():
+        looked.cache_clear()
+        blobs = looked(url, settings.artifacts_url)
+    return blobs
 
 
 def vouch(settings: Settings, blobs: Blobs, mine: Deployment, known: list[str]) -> None:

@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
+from sqlalchemy import func, select
+
 from store import artifacts, db, deployment
-from store.blobs import LAYOUT, MARKER, QUARANTINE, Blobs
+from store.blobs import LAYOUT, QUARANTINE, Blobs
 from store.errors import ForeignStore
 from store.settings import Settings, read
 
@@ -24,7 +26,7 @@ ASIDE = re.compile(rf"{QUARANTINE}(\d{{4}}-\d\d-\d\d)/({LAYOUT.pattern})")
 
 @dataclass
 class Swept:
-    """What a sweep found, and whether it set it aside."""
+    """What a sweep found among the objects of this database's tenants, and whether it set it aside."""
 
     objects: int = 0
     orphans: int = 0
@@ -35,13 +37,19 @@ class Swept:
         return max(AT_LEAST, int(SHARE * self.objects))
 
 
+def today(settings: Settings) -> datetime:
+    """The time, by this host's clock or the database's: the one that is behind, so that a clock that runs ahead makes nothing old."""
+    with db.transaction(settings.database_url.get_secret_value()) as session:
+        return min(datetime.now(UTC), session.scalars(select(func.now())).one())
+
+
 def orphans(settings: Settings, blobs: Blobs, age: timedelta) -> Iterator[tuple[int, list[str]]]:
-    """Page by page of the store: how many objects it lists, and which of them are ours, older than `age`, and named by no row."""
-    before = datetime.now(UTC) - age
+    """Page by page of the store: how many objects are ours, and which of them are older than `age`, and named by no row."""
+    before = today(settings) - age
     for page in blobs.pages():
-        listed = [(key, at) for key, at in page if key != MARKER and not key.startswith(QUARANTINE)]
         with db.transaction(settings.database_url.get_secret_value()) as session:  # after the listing: what was stored since is not in it
-            yield len(listed), artifacts.unnamed(session, [key for key, at in listed if at < before])
+            ours = artifacts.ours(session, [key for key, _ in page])
+            yield len(ours), artifacts.unnamed(session, [key for key, at in page if key in ours and at < before])
 
 
 def sweep(settings: Settings, blobs: Blobs, *, bounded: bool = True) -> Swept:
@@ -51,10 +59,10 @@ def sweep(settings: Settings, blobs: Blobs, *, bounded: bool = True) -> Swept:
         found.objects += objects
         found.orphans += len(keys)
     if found.orphans and not (bounded and found.orphans > found.bound):
-        found.taken, today = True, f"{datetime.now(UTC):%Y-%m-%d}"
+        found.taken, day = True, f"{today(settings):%Y-%m-%d}"
         for _, keys in orphans(settings, blobs, age):
             for key in keys:
-                blobs.move(key, f"{QUARANTINE}{today}/{key}")
+                blobs.move(key, f"{QUARANTINE}{day}/{key}")
     return found
 
 
@@ -65,16 +73,16 @@ def aside(blobs: Blobs) -> Iterator[list[tuple[str, date, str]]]:
 
 
 def purge(settings: Settings, blobs: Blobs) -> int:
-    """Delete what has lain here for its days; what a row names by now, as after a database was restored, goes back instead. How many are deleted."""
-    last, gone = (datetime.now(UTC) - timedelta(days=settings.quarantine_days)).date(), 0
+    """Delete what has lain here for its days; what a row names by now, as after a database was restored, goes back at once. How many are deleted."""
+    last, gone = (today(settings) - timedelta(days=settings.quarantine_days)).date(), 0
     for page in aside(blobs):
-        due = {before: key for key, since, before in page if since <= last}
+        found, due = {before: key for key, _, before in page}, [before for _, since, before in page if since <= last]
         with db.transaction(settings.database_url.get_secret_value()) as session:
-            unnamed = artifacts.unnamed(session, list(due))
-            named = artifacts.named(session, list(due))
+            unnamed = artifacts.unnamed(session, due)
+            named = artifacts.named(session, list(found))
         for before in named:
-            blobs.move(due[before], before)
-        blobs.delete([due[before] for before in unnamed])
+            blobs.move(found[before], before)
+        blobs.delete([found[before] for before in unnamed])
         gone += len(unnamed)
     return gone
 

@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from store.artifacts import stored_bytes
-from store.errors import QuotaExceeded
+from store.errors import QuotaExceeded, WrongState
 from store.jobs import active_count
 from store.models import Tenant, Usage
 from store.settings import Settings
@@ -28,9 +28,12 @@ class Quotas:
     max_bytes: int | None
 
 
-def of(session: Session, tenant_id: uuid.UUID, settings: Settings) -> Quotas:
-    """The tenant's own numbers, where it has any, else the service's."""
-    own = session.execute(select(*(getattr(Tenant, name) for name in NAMES)).where(Tenant.id == tenant_id)).one()
+def of(session: Session, tenant_id: uuid.UUID, settings: Settings, *, keep: bool = False) -> Quotas:
+    """The tenant's own numbers, where it has any, else the service's. `keep`: it is not deleted before this transaction's end; WrongState where it is."""
+    query = select(Tenant.deleted_at, *(getattr(Tenant, name) for name in NAMES)).where(Tenant.id == tenant_id)
+    deleted, *own = session.execute(query.with_for_update(read=True, key_share=True) if keep else query).one()
+    if keep and deleted is not None:
+        raise WrongState("the tenant was deleted: ask the operator")
     return Quotas(*(getattr(settings, name) if mine is None else mine for name, mine in zip(NAMES, own, strict=True)))
 
 
@@ -39,7 +42,7 @@ def spend(session: Session, tenant_id: uuid.UUID, settings: Settings) -> None:
 
     The row of `usage` stays locked to the end of the transaction: of two requests that would both be the last, the second sees the first's job.
     """
-    limits, today = of(session, tenant_id, settings), func.current_date()
+    limits, today = of(session, tenant_id, settings, keep=True), func.current_date()
     more = case((Usage.day == today, Usage.jobs + 1), else_=1)
     counted = insert(Usage).values(tenant_id=tenant_id, day=today, jobs=1)
     counted = counted.on_conflict_do_update(index_elements=["tenant_id"], set_={"day": today, "jobs": more})
@@ -56,7 +59,7 @@ def store(session: Session, tenant_id: uuid.UUID, settings: Settings) -> None:
     """Look once an upload's row is written, whether it fits: QuotaExceeded, which rolls the row back. The lock is that of `spend`."""
     counted = insert(Usage).values(tenant_id=tenant_id, day=func.current_date(), jobs=0)
     session.execute(counted.on_conflict_do_update(index_elements=["tenant_id"], set_={"jobs": Usage.jobs}))
-    within_bytes(session, tenant_id, of(session, tenant_id, settings))
+    within_bytes(session, tenant_id, of(session, tenant_id, settings, keep=True))
 
 
 def within_bytes(session: Session, tenant_id: uuid.UUID, limits: Quotas) -> None:

@@ -93,8 +93,9 @@ def prune_jobs(session: Session, age: timedelta) -> int:
     needed = exists().where(
         Later.tenant_id == Job.tenant_id, Later.id != Job.id, or_(stands_on(Later, Job.id), active(Later) & names(Later, Job.id))
     )
-    old = select(Job).where(Job.finished_at < func.now() - age, ~needed).order_by(Job.finished_at).limit(BATCH)
-    rows = session.scalars(old.with_for_update(skip_locked=True)).all()
+    old = select(Job.id).where(Job.finished_at < func.now() - age, ~needed).order_by(Job.finished_at).limit(BATCH)
+    locked = session.scalars(old.with_for_update(skip_locked=True)).all()
+    rows = session.scalars(select(Job).where(Job.id.in_(locked), ~needed)).all()  # once more: one may have been named before it was locked
     for row in rows:
         audit.record(session, row.tenant_id, None, "job.deleted", row.id, kind=row.kind, status=row.status, reason="age")
     forget(session, [row.id for row in rows])
@@ -126,8 +127,8 @@ def expire_uploads(session: Session, age: timedelta) -> int:
 
 
 def expire(session: Session, where: Sequence[ColumnElement[bool]], **values: object) -> int:
-    some = select(Artifact.id).where(*where).limit(BATCH).with_for_update(skip_locked=True)
-    statement = update(Artifact).where(Artifact.id.in_(some)).values(expired_at=func.now(), **values).returning(Artifact.key)
+    some = session.scalars(select(Artifact.id).where(*where).limit(BATCH).with_for_update(skip_locked=True)).all()
+    statement = update(Artifact).where(Artifact.id.in_(some), *where).values(expired_at=func.now(), **values).returning(Artifact.key)
     keys = list(session.scalars(statement, execution_options=QUIET))
     deletions.note(session, keys)
     return len(keys)

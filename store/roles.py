@@ -17,7 +17,13 @@ TABLES = "select tablename from pg_tables where schemaname = 'public'"
 MAY_MAKE_ROLES = "select rolsuper or rolcreaterole from pg_roles where rolname = current_user"
 TOO_MUCH = """
     select case when r.rolsuper then 'is a superuser' when r.rolcreaterole then 'may make roles' when r.rolbypassrls then 'may bypass row security'
-                when exists (select from pg_tables t where t.tableowner = r.rolname and t.schemaname = 'public') then 'owns tables' end
+                when exists (select from pg_tables t where t.tableowner = r.rolname and t.schemaname = 'public') then 'owns tables'
+                when exists (select from pg_database d where d.datdba = r.oid and d.datname = current_database()) then 'owns the database'
+                when exists (select from pg_roles o where o.oid <> r.oid and pg_has_role(r.oid, o.oid, 'member') and (o.rolsuper or o.rolcreaterole
+                    or o.rolname in ('pg_execute_server_program', 'pg_write_server_files', 'pg_read_server_files')
+                    or exists (select from pg_tables t where t.tableowner = o.rolname and t.schemaname = 'public')
+                    or exists (select from pg_database d where d.datdba = o.oid and d.datname = current_database())))
+                then 'belongs to a role that may do more' end
     from pg_roles r where r.rolname = %s
 """
 

@@ -5,6 +5,7 @@ import json
 import sys
 import time
 import uuid
+from typing import Any
 
 from sqlalchemy import String, cast, delete, func, select, update
 from sqlalchemy.orm import Session
@@ -66,6 +67,7 @@ def forget_some(session: Session, tenant_id: uuid.UUID) -> int:
 def forget_rest(session: Session, tenant_id: uuid.UUID) -> None:
     """Remove what is left of a tenant but the audit, and the nameless rows of keys and recovery keys that it points to."""
     mine = Artifact.tenant_id == tenant_id
+    session.execute(select(Tenant.id).where(Tenant.id == tenant_id).with_for_update())  # once whoever still adds to it is done
     deletions.note(session, session.scalars(select(Artifact.key).where(mine, *artifacts.THERE)).all())
     read = select(ArtifactRead.artifact_id)
     session.execute(delete(Artifact).where(mine, Artifact.id.not_in(read)), execution_options=QUIET)
@@ -73,7 +75,8 @@ def forget_rest(session: Session, tenant_id: uuid.UUID) -> None:
     for table in (Idempotency, Usage, Pause):
         session.execute(delete(table).where(table.tenant_id == tenant_id), execution_options=QUIET)
     digest = func.encode(func.sha256(func.convert_to(cast(ApiKey.id, String), "UTF8")), "hex")
-    scrubbed = {"name": removal.DELETED, "hint": "", "scopes": [], "digest": digest}
+    ended = func.coalesce(ApiKey.revoked_at, func.now())
+    scrubbed: dict[str, Any] = {"name": removal.DELETED, "hint": "", "scopes": [], "digest": digest, "hashed": None, "revoked_at": ended}
     session.execute(update(ApiKey).where(ApiKey.tenant_id == tenant_id).values(**scrubbed), execution_options=QUIET)
     session.execute(
         update(Tenant).where(Tenant.id == tenant_id).values(name=f"deleted {tenant_id}", deleted_at=func.now()), execution_options=QUIET

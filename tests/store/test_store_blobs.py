@@ -16,7 +16,7 @@ import obstore
 import pytest
 from obstore.exceptions import BaseError
 
-from store.blobs import CHUNK, PART, Blobs, output_key, upload_key
+from store.blobs import CHUNK, PART, PARTS, Blobs, output_key, upload_key
 from store.errors import BlobExists, CorruptBlob, NotFound
 
 CONTENT = bytes(range(256)) * (CHUNK // 256) + b"the end"
@@ -207,11 +207,12 @@ def test_of_writers_of_one_large_key_in_s3_one_wins(bucket):
     assert b"".join(blobs.read("k")) == bytes([winner]) * (PART + 1)
 
 
-def test_an_object_too_large_for_one_copy_is_moved_all_the_same(bucket, monkeypatch):
+@pytest.mark.parametrize("parts", [3, PARTS])
+def test_an_object_too_large_for_one_copy_is_moved_all_the_same(bucket, monkeypatch, parts: int):
     blobs = Blobs(bucket)
     blobs.put("a", CONTENT * 20)
     monkeypatch.setattr("store.blobs.COPIED", CHUNK)
-    monkeypatch.setattr("store.blobs.PARTS", 3)
+    monkeypatch.setattr("store.blobs.PARTS", parts)
     blobs.move("a", "b")
     blobs.move("a", "b")
     assert b"".join(blobs.read("b")) == CONTENT * 20

@@ -219,3 +219,55 @@ def test_a_sweep_of_many_objects_holds_a_page_of_them(session, tenant, settings)
     tracemalloc.stop()
     assert (found.objects, found.orphans, found.taken) == (20_001, 20_000, False)
     assert peak < 8 << 20, peak
+
+
+def test_what_is_not_ours_does_not_widen_a_sweep_s_bound(session, tenant, settings):
+    """A prefix that others share: their objects, of other layouts or of other deployments' tenants, are no share of ours."""
+    blobs, hasty = Blobs(settings.artifacts_url), settings.model_copy(update={"sweep_after_seconds": -60})
+    mine, lost = upload(session, tenant, blobs), {orphan(tenant, blobs) for _ in range(quarantine.AT_LEAST + 1)}
+    deployment.owned(hasty)
+    for folder in ("photos", f"nested/{uuid.uuid4()}/uploads", f"{uuid.uuid4()}/uploads"):
+        root = blobs.folder / folder
+        root.mkdir(parents=True)
+        for _ in range(300):
+            (root / str(uuid.uuid4())).touch()
+    found = quarantine.sweep(hasty, blobs)
+    assert (found.objects, found.orphans, found.taken) == (len(lost) + 1, len(lost), False)
+    assert {mine, *lost} < keys(blobs)
+
+
+def test_what_a_row_names_again_goes_back_at_the_next_turn(session, tenant, hasty, blobs):
+    """It was set aside between its bytes and its row, or a database was restored: nobody waits for days, nor loses it."""
+    mine, late = upload(session, tenant, blobs), upload(session, tenant, blobs)
+    blobs.move(late, f"quarantine/{TODAY}/{late}")
+    sweeper.turn(hasty)
+    assert keys(blobs) == {MARKER, mine, late}
+
+
+def test_a_clock_that_runs_ahead_makes_nothing_old(session, tenant, settings, monkeypatch):
+    blobs, left = Blobs(settings.artifacts_url), None
+    mine = upload(session, tenant, blobs)
+    deployment.owned(settings)
+    left = orphan(tenant, blobs)
+    blobs.move(left, f"quarantine/{TODAY}/{left}")
+    young = orphan(tenant, blobs)
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(days=30)
+
+    monkeypatch.setattr(quarantine, "datetime", Ahead)
+    sweeper.turn(settings)
+    assert keys(blobs) == {MARKER, mine, young, f"quarantine/{TODAY}/{left}"}
+
+
+def test_nothing_is_written_to_a_directory_that_lost_its_marker_since(session, tenant, settings):
+    """A volume that is no longer mounted, under a process that runs on."""
+    blobs = deployment.known(settings)
+    upload(session, tenant, blobs)
+    blobs.delete([MARKER])
+    with pytest.raises(ForeignStore, match="has lost its marker"):
+        deployment.known(settings)
+    deployment.mark(blobs, deployment.identity(session).id)
+    assert deployment.known(settings).folder == blobs.folder

@@ -7,11 +7,12 @@ import uuid
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from store import artifacts, attempts, audit, db, deployment, idempotency, jobs, keys, quotas, removal, tenants
 from store.attempts import NewArtifact
 from store.blobs import Blobs, output_key, upload_key
+from store.errors import WrongState
 from store.models import Base
 from worker import sweeper
 
@@ -172,3 +173,42 @@ def test_a_job_that_does_not_stop_is_named_and_the_keys_have_ended(session, full
         tenants.delete_tenant(settings, "default", wait=0)
     with db.transaction(settings.database_url.get_secret_value()) as look:
         assert not [key for key in keys.list_keys(look, full.id) if key.revoked_at is None]
+
+
+@pytest.mark.parametrize("what", ["upload", "job"])
+def test_what_a_job_names_just_before_it_would_go_for_its_age_stays(session, tenant, settings, blobs, what: str):
+    """The other job's transaction ends between the look and the lock."""
+    old = upload(session, blobs, tenant, days=9).id if what == "upload" else ended(session, blobs, tenant, days=9)[0].id
+    url, named = settings.database_url.get_secret_value(), []
+
+    def name_it(connection, cursor, statement, *_) -> None:
+        if "FOR UPDATE" in statement and not named:
+            named.append(statement)
+            spec = {"concepts": [{"name": "a", "images": [str(old)]}]} if what == "upload" else {"base_job_id": str(old)}
+            with db.transaction(url) as other:
+                jobs.create_job(other, tenant.id, "erase", spec)
+
+    event.listen(db.engine(url), "after_cursor_execute", name_it)
+    try:
+        sweeper.turn(settings.model_copy(update={f"{what}_days": 5}))
+    finally:
+        event.remove(db.engine(url), "after_cursor_execute", name_it)
+    assert named
+    gone = "select count(*) from artifacts where id = :id and expired_at is null union all select count(*) from jobs where id = :id"
+    assert sum(session.scalars(text(gone), {"id": old})) == 1
+
+
+def test_nothing_joins_a_tenant_that_has_left(session, tenant, settings, blobs):
+    """What was under way when it left: a job, an upload, a key."""
+    with db.transaction(settings.database_url.get_secret_value()) as late:
+        keys.create(late, SECRET, tenant.id, name="a")
+    tenants.leave(session, tenant.name)
+    session.commit()
+    with db.transaction(settings.database_url.get_secret_value()) as late:
+        _, text_ = keys.create(late, SECRET, tenant.id, name="b")
+    tenants.delete_tenant(settings, tenant.name)
+    with db.transaction(settings.database_url.get_secret_value()) as late:
+        assert keys.authenticate(late, SECRET, text_) is None
+    for act in (quotas.spend, quotas.store):
+        with pytest.raises(WrongState, match="the tenant was deleted"), db.transaction(settings.database_url.get_secret_value()) as late:
+            act(late, tenant.id, settings)

@@ -116,7 +116,7 @@ def test_the_role_s_password_follows_the_url(fresh):
         psycopg.connect(service)
 
 
-@pytest.mark.parametrize("fault", ["superuser", "owner", "no user"])
+@pytest.mark.parametrize("fault", ["superuser", "owner", "database", "member", "program", "no user"])
 def test_a_role_that_could_do_more_is_refused_by_name(fresh, fault: str):
     owner, service = fresh
     role = make_url(service).username
@@ -125,11 +125,16 @@ def test_a_role_that_could_do_more_is_refused_by_name(fresh, fault: str):
         connection.execute(f"create role {role} login {'superuser' if fault == 'superuser' else ''} password 'own'")
         if fault == "owner":
             connection.execute(f"alter table jobs owner to {role}")
+        if fault == "database":
+            connection.execute(f"alter database {make_url(owner).database} owner to {role}")
+        if fault in ("member", "program"):
+            connection.execute(f"grant {'pg_execute_server_program' if fault == 'program' else make_url(owner).username} to {role}")
     if fault == "no user":
         service = "postgresql://" + owner.partition("@")[2]
     done = command("store.roles", owner, service)
     assert done.returncode == 1
-    assert {"superuser": "is a superuser", "owner": "owns tables", "no user": "names no user"}[fault] in done.stderr
+    why = {"superuser": "is a superuser", "owner": "owns tables", "database": "owns the database", "no user": "names no user"}
+    assert why.get(fault, "belongs to a role that may do more") in done.stderr
     assert "Traceback" not in done.stderr
     with psycopg.connect(owner, autocommit=True) as connection:
         connection.execute(f"reassign owned by {role} to current_user")
