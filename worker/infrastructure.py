@@ -16,10 +16,12 @@ from worker import smaller
 
 DISK = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.ENXIO, errno.ENODEV, errno.ENOTCONN,
+    errno.EUCLEAN, errno.EBADMSG, errno.EREMOTEIO, errno.ENOMEDIUM, errno.EHOSTDOWN,
 )  # fmt: skip
 HOST = (errno.EMFILE, errno.ENFILE, errno.EAGAIN)
+UNREACHED = (errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH)
 DEVICE = re.compile(
-    r"\bCUDA (?:error|driver|unknown error|initialization|runtime)|CUDA-capable|cuInit|No CUDA GPUs|not compiled with CUDA|NVIDIA driver|"
+    r"\bCUDA (?:error|driver|unknown error|initialization|runtime|call failed)|(?-i:\bcuda[A-Z]\w+\()|Triton Error|CUDA-capable|cuInit|No CUDA GPUs|not compiled with CUDA|NVIDIA driver|"
     r"cu(?:DNN|BLAS|SOLVER|SPARSE|FFT|RAND)(?:Lt)?[ _](?:error|status)|\bNCCL\b|\bNVML\b|\bnvrtc\b|\bHIP error|ECC error|device (?:was )?lost|fallen off the bus",
     re.IGNORECASE,
 )
@@ -97,10 +99,12 @@ def kind(error: BaseException) -> str | None:
         return "host_error"
     if isinstance(error, ImportError) or LIBRARY.search(text):
         return "library_error"
-    if type(error).__name__ == "AcceleratorError" or (isinstance(error, RuntimeError | OSError | AssertionError) and DEVICE.search(text)):
+    if type(error).__name__ in ("AcceleratorError", "DeferredCudaCallError") or (
+        isinstance(error, RuntimeError | OSError | AssertionError) and DEVICE.search(text)
+    ):
         return "device_error"
     networked = type(error).__module__.partition(".")[0] in NETWORKED or isinstance(error, ConnectionError | TimeoutError)
-    return "network_error" if networked or (isinstance(error, OSError) and NETWORK.search(text)) else None
+    return "network_error" if networked or (isinstance(error, OSError) and (error.errno in UNREACHED or NETWORK.search(text))) else None
 
 
 def host_out_of_memory(error: BaseException) -> bool:

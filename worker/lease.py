@@ -200,7 +200,8 @@ class Lease:
 def away(error: Exception) -> bool:
     """Whether the database is out of reach for a while, or has another release's schema while an upgrade or a downgrade goes on."""
     missing = isinstance(error, ProgrammingError) and getattr(error.orig, "sqlstate", None) in MISSING
-    return missing or isinstance(error, OperationalError | InterfaceError)
+    lost = isinstance(error, DBAPIError) and error.connection_invalidated
+    return missing or lost or isinstance(error, OperationalError | InterfaceError)
 
 
 def strength(reason: Exception | None) -> int:

@@ -54,6 +54,14 @@ def hub_error() -> Exception:
     return LocalEntryNotFoundError("nothing in the cache")
 
 
+def lazily() -> Exception:
+    from torch.cuda import DeferredCudaCallError
+
+    return DeferredCudaCallError(
+        "CUDA call failed lazily at initialization with error: device >= 0 && device < num_gpus INTERNAL ASSERT FAILED"
+    )
+
+
 def caused(by: Exception) -> Exception:
     try:
         raise RuntimeError("Error while loading") from by
@@ -69,7 +77,9 @@ def caused(by: Exception) -> Exception:
             "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(...)`", "No CUDA GPUs are available", "no CUDA-capable device is detected",
             "Found no NVIDIA driver on your system.", "CUDA driver initialization failed, you might not have a CUDA gpu.", "CUDA unknown error - this may be due to",
             "NCCL error in: ProcessGroupNCCL.cpp:1", "cuInit failed", "Unable to determine the device handle for GPU: GPU is lost, NVML",
+            "Unexpected error from cudaGetDeviceCount(). Error 802: system not yet initialized", "Triton Error [CUDA]: context is destroyed",
         )),
+        (lazily(), "device_error"),
         (AssertionError("Torch not compiled with CUDA enabled"), "device_error"),
         (caused(RuntimeError("CUDA error: device-side lost, ECC error")), "device_error"),
         (ConnectionResetError(), "network_error"),
@@ -77,7 +87,8 @@ def caused(by: Exception) -> Exception:
         (hub_error(), "network_error"),
         (OSError("We couldn't connect to 'https://huggingface.co' to load the files"), "network_error"),
         (OSError(errno.ENOSPC, "full"), "storage_error"),
-        (OSError(errno.ESTALE, "stale"), "storage_error"),
+        *((OSError(number, "x"), "storage_error") for number in (errno.ESTALE, errno.EUCLEAN, errno.EBADMSG, errno.EREMOTEIO, errno.EHOSTDOWN)),
+        *((OSError(number, "x"), "network_error") for number in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN)),
         (PermissionError(errno.EACCES, "no"), "storage_error"),
         (GenericError("the store is away"), "storage_error"),
         (ImportError("libcudart.so.13"), "library_error"),
