@@ -4,19 +4,20 @@ import hashlib
 import socket
 import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import httpx
 import pytest
+import redis
 import uvicorn
 from service_role import as_service
 
 from api.app import create_app
 from api.server import config
-from store import attempts, db, jobs, keys
+from store import attempts, db, deployment, jobs, keys
 from store.attempts import NewArtifact
 from store.blobs import Blobs
 from store.keys import SCOPES
@@ -120,13 +121,35 @@ class Tenant:
 @pytest.fixture(scope="session")
 def settings(postgres_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings of the service under test, its artifacts in a directory."""
-    return make_settings(postgres_url, redis_url, tmp_path_factory.mktemp("artifacts"))
+    made = make_settings(postgres_url, redis_url, tmp_path_factory.mktemp("artifacts"))
+    deployment.owned(made)  # marked before tests store anything behind the service's back
+    return made
 
 
 def make_settings(database_url: str, redis_url: str, folder: Path, **more: object) -> Settings:
     # Tests ask more often than people; those of the limits switch them on.
     given = {"rate_limits": False, "metrics_public": True, "metrics_token": SECRET, **more}
     return Settings(database_url=as_service(database_url), redis_url=redis_url, artifacts_url=folder.as_uri(), secret=SECRET, **given)
+
+
+def fill_buckets(redis_url: str) -> None:
+    """The rate limits forget what earlier tests asked for."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.delete(*client.keys("expunge:rate:*") or ["none"])
+
+
+@pytest.fixture
+def limited(postgres_url: str, redis_url: str, tmp_path: Path) -> Callable[..., AbstractContextManager[Tenant]]:
+    """limited(name=value…): a tenant of a service with rate limits and these settings."""
+
+    @contextmanager
+    def made(**more: object) -> Iterator[Tenant]:
+        fill_buckets(redis_url)
+        settings = make_settings(postgres_url, redis_url, tmp_path, **{"rate_limits": True, **more})
+        with serve(settings) as (url, _):
+            yield Tenant(url, settings)
+
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -4,37 +4,19 @@ import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from threading import Barrier
 
 import httpx
 import pytest
-import redis
-from live_service import SCRAPER, Tenant, make_settings, problem, serve
+from live_service import SCRAPER, Tenant, fill_buckets, make_settings, problem, serve
 from proxy import Proxy
 from sqlalchemy.engine import make_url
 
 from store import db, pauses, tenants
 
 CHURCH = {"concepts": ["church"], "method": "uce"}
-
-
-@pytest.fixture
-def limited(postgres_url: str, redis_url: str, tmp_path: Path):
-    """limited(name=value…): (tenant, url) of a service with rate limits and these settings."""
-
-    @contextmanager
-    def made(**more: object) -> Iterator[Tenant]:
-        with redis.Redis.from_url(redis_url) as client:
-            client.delete(*client.keys("expunge:rate:*") or ["none"])
-        settings = make_settings(postgres_url, redis_url, tmp_path, **{"rate_limits": True, **more})
-        with serve(settings) as (url, _):
-            yield Tenant(url, settings)
-
-    return made
 
 
 def fields(answer: httpx.Response) -> dict[str, tuple[int, int]]:
@@ -154,6 +136,7 @@ class TestRates:
 
     def test_without_redis_everything_is_let_through_and_counted(self, postgres_url: str, redis_url: str, tmp_path: Path):
         """F7's other half: a limit never costs an accepted job."""
+        fill_buckets(redis_url)
         parsed = make_url(redis_url)
         proxy = Proxy(str(parsed.host), int(parsed.port or 0))
         url = parsed.set(port=proxy.port).render_as_string(hide_password=False)
