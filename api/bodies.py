@@ -12,6 +12,7 @@ from api.problems import FieldError, Problem
 
 MAX_BODY = 64 * 1024  # bytes
 MAX_DEPTH = 32
+MAX_DIGITS = 1000
 STREAMED = ("/artifacts",)  # uploads bound and read their own bodies
 
 
@@ -27,6 +28,12 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON: give a finite number")
+
+
+def whole(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number in it has {len(digits)} digits, at most {MAX_DIGITS} are read")
+    return int(digits)
 
 
 def depth(text: str) -> int:
@@ -66,11 +73,14 @@ def vet(body: bytes) -> None:
         text = body.decode()
         if depth(text) > MAX_DEPTH:
             raise ValueError(f"it nests deeper than {MAX_DEPTH} levels")
-        value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+        value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_int=whole)
         json.dumps(value, ensure_ascii=False).encode()  # an unpaired surrogate cannot be stored nor answered
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise Problem("malformed_request", f"The body is no JSON from {where} on ({error.msg}): correct it there.") from error
+    except UnicodeEncodeError as error:
+        half = f"a text in it holds half of a surrogate pair, \\u{ord(error.object[error.start]):04x}: write the whole character"
+        raise Problem("malformed_request", f"The body is not usable JSON: {half}.") from error
     except (ValueError, RecursionError) as error:
         raise Problem("malformed_request", f"The body is not usable JSON: {error}.") from error
 

@@ -111,7 +111,7 @@ JobId = uuid.UUID
 DryRunQuery = Annotated[
     bool,
     Query(
-        description="Check the request and answer 200 with its resolved spec; store nothing. Images that are still to be uploaded may be named "
+        description="Check the request and answer 200 with its resolved spec; store nothing. Images and deltas that are still to be uploaded may be named "
         "00000000-0000-0000-0000-000000000001 and so on."
     ),
 ]

@@ -98,7 +98,14 @@ def opened(path: Path, media_type: str) -> Image.Image:
             raise Problem(
                 "not_an_image", f"The bytes are no PNG, JPEG or WebP image but {found}: save the picture as one of them."
             ) from error
-        raise Problem("not_an_image", f"The bytes are no PNG, JPEG or WebP image that can be read ({type(error).__name__}).") from error
+        what = (
+            f"The {found} image is broken or ends early"
+            if found
+            else "The bytes are no PNG, JPEG or WebP image"
+            if content
+            else "The body is empty"
+        )
+        raise Problem("not_an_image", f"{what}: send a whole PNG, JPEG or WebP file.") from error
     if image.format not in FORMATS[media_type]:
         raise Problem("not_an_image", f"The bytes are {image.format}, the Content-Type says {media_type}: send the true one.")
     return image
@@ -176,7 +183,7 @@ def clean(path: Path, media_type: str) -> dict[str, Any]:
             ImageOps.exif_transpose(turned, in_place=True)
             fresh = opaque(in_srgb(eight_bits(turned), profile))
         except Exception as error:
-            raise Problem("not_an_image", f"The image is broken or ends early ({type(error).__name__}).") from error
+            raise Problem("not_an_image", "The image is broken or ends early: save it anew, and send the whole file.") from error
         fresh.info = {}  # pixels alone: no profile, no text, no EXIF
         fresh.save(path, format="PNG", exif=b"", compress_level=4)
         light = sum((fresh if fresh.mode == "L" else fresh.convert("L")).histogram()[128:])

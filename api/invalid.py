@@ -42,6 +42,19 @@ CALLED: dict[Any, str] = {
     LinkSpec: "a link",
 }
 """Bodies, and what they describe."""
+UUID = "0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11"
+SENT: dict[Any, Any] = {
+    EvaluateSpec: {"job_id": UUID},
+    CombineSpec: {"jobs": [UUID]},
+    InspectSpec: {"job_id": UUID},
+    WebhookRequest: {"url": "https://example.com/expunge"},
+    WebhookPatch: {"enabled": False},
+    KeyRequest: {"name": "ci", "scopes": ["jobs:read"]},
+    KeyRotation: {"overlap_s": 3600},
+    PauseRequest: {"hand_over": True},
+    LinkSpec: {"lifetime_s": 60},
+}
+"""Bodies, and an example of what is sent; of all others it is a concept's."""
 UNUSED: dict[Any, tuple[str, ...]] = {HideSpec: ("base_job_id", "inversion")}
 """What a body has from another and makes no use of."""
 SHARES = {*Thresholds.model_fields, *HideThresholds.model_fields, "keep", "saliency", "tolerance", "warm_up", "shares"}
@@ -60,7 +73,12 @@ OBJECTS = {
         "must be a method's name, or an object with 'name' and that method's parameters",
         f'write "age", or {{"name": "age"}}; methods: {", ".join(METHODS)}',
     ),
+    "evaluation": ("must be an object", 'write {"enabled": false}, or {"erased_images": 8}; left out, it has its defaults'),
 }
+
+
+def example(model: Any) -> str:
+    return json.dumps(SENT.get(model, {"concepts": ["church"]}))
 
 
 def path(loc: Sequence[int | str], value: Any) -> tuple[str, ...]:
@@ -170,11 +188,14 @@ def told(kind: str, value: Any, context: Mapping[str, Any], field: str, what: An
         case "bool_type" | "bool_parsing":
             return f"must be true or false, not {shown(value)}", None
         case "list_type" | "tuple_type" | "set_type":
-            return f"must be a list, not {shown(value)}", f"write {shown([value])}" if isinstance(value, str) else None
+            single = isinstance(value, str) or (isinstance(value, dict) and what in OBJECTS)
+            return f"must be a list, not {shown(value)}", f"write {shown([value])}" if value and single else None
         case "dict_type" | "mapping_type" | "model_type" | "model_attributes_type":
             if not field:
-                return "must be a JSON object", 'send one, for example {"concepts": ["church"]}'
+                return "must be a JSON object", f"send one, for example {example(what)}"
             return OBJECTS.get(what) or OBJECTS.get(field) or (f"must be an object, not {shown(value)}", "write it in braces, {}")
+        case "too_long" if isinstance(value, str):
+            return f"has {len(value)} characters, at most {context['max_length']} are allowed", None
         case "too_short":
             return counted(context, True), None
         case "too_long":
@@ -188,7 +209,7 @@ def told(kind: str, value: Any, context: Mapping[str, Any], field: str, what: An
         case "literal_error" | "enum":
             return literal(context, value)
         case "uuid_type" | "uuid_parsing" | "uuid_version":
-            return f"{shown(value)} is no id", "give a UUID, such as 0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11"
+            return f"{shown(value)} is no id", f"give a UUID, such as {UUID}"
         case "union_tag_not_found":
             return OBJECTS["method"]
         case _ if kind in BOUNDS:
@@ -200,6 +221,13 @@ def of_field(field: str, text: str) -> Problem:
     """A 422 about one field, from 'what is wrong: what would be right'."""
     message, _, remedy = text.partition(": ")
     return Problem("invalid_request", f"{field}: {text}", errors=[FieldError(field=field, message=message, remedy=remedy or None)])
+
+
+def optional(steps: Sequence[str], body: Any, model: Any) -> bool:
+    """Whether the field at these steps may be left out."""
+    of = model_at(steps[:-1], body, model) if steps and written(steps[:-1], body) else None
+    field = of.model_fields.get(steps[-1]) if of else None
+    return field is not None and not field.is_required()
 
 
 def explain(error: dict[str, Any], body: Any, model: Any) -> FieldError:
@@ -218,11 +246,13 @@ def explain(error: dict[str, Any], body: Any, model: Any) -> FieldError:
         steps = (*steps, "name") if inside and isinstance(written(steps, body), dict) else steps
         tag, names = str(context["tag"])[:100], re.findall(r"'(\w+)'", context["expected_tags"])
         message = f"the method '{tag}' is not for this sort of job" if tag in METHODS else f"there is no method '{tag}'"
+        if isinstance(value, dict) and not isinstance(value.get("name"), str):
+            message = f"must be a method's name, not {shown(value.get('name'))}"
         remedy = choice(tag, names, "methods")
     elif kind == "missing" and inside and not loc:
         message, remedy = (
             "a JSON object is needed",
-            'send one, with Content-Type: application/json, for example {"concepts": ["church"]}',
+            f"send one, with Content-Type: application/json, for example {example(model)}",
         )
     elif kind in ("value_error", "not_exact", "assertion_error"):
         message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
@@ -231,14 +261,18 @@ def explain(error: dict[str, Any], body: Any, model: Any) -> FieldError:
         message, _, rest = message.partition(": ")
         remedy = rest or None
     else:
-        message, remedy = told(kind, value, context, last, model_at(steps, body, model) if inside and steps else None)
+        message, remedy = told(kind, value, context, last, (model_at(steps, body, model) if steps else model) if inside else None)
+    if value is None and remedy is None and inside and optional(steps, body, model):
+        remedy = "leave it out, and it has its default"
     return FieldError(field=dotted(steps) or "body", message=message, remedy=remedy)
 
 
 def merged(errors: list[FieldError]) -> list[FieldError]:
-    """One error a field: members of a union each complain, the client wants one sentence."""
+    """One error a field: members of a union each complain, the client wants one sentence. What is wrong within a value says more than that of the whole."""
     found: dict[str, FieldError] = {}
     for error in errors:
+        if any(other.field.startswith((f"{error.field}.", f"{error.field}[")) for other in errors):
+            continue
         seen = found.setdefault(error.field, error)
         if seen is not error and error.message not in seen.message:
             seen.message = f"{seen.message}; or {error.message}"
@@ -248,7 +282,8 @@ def merged(errors: list[FieldError]) -> list[FieldError]:
 
 def problem(exc: RequestValidationError, model: Any = None) -> Problem:
     """`model` is what the body was to be."""
-    errors = merged([explain(dict(error), exc.body, model) for error in exc.errors()[:MAX_ERRORS]])
+    raised = sorted(exc.errors()[:MAX_ERRORS], key=lambda error: error["type"] == "missing")  # a misspelt name before what lacks for it
+    errors = merged([explain(dict(error), exc.body, model) for error in raised])
     first = errors[0]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     remedy = f": {first.remedy}" if first.remedy else ""

@@ -68,7 +68,7 @@ AnySpec = InspectSpec | EraseSpec | EvaluateSpec | CombineSpec
 def resolve(settings: Settings, session: Session, tenant_id: uuid.UUID, spec: AnySpec, *, dry: bool = False) -> dict[str, Any]:
     """The spec with every default; whatever it builds on or judges must be there, be the tenant's, and be of the model, within the operator's bounds.
 
-    `dry`: images may be named that are still to be uploaded, as TO_COME has it.
+    `dry`: images and deltas may be named that are still to be uploaded, as TO_COME has it.
     """
     bounds.check(settings, spec)
     judged: list[Concept] = []
@@ -91,6 +91,8 @@ def resolve(settings: Settings, session: Session, tenant_id: uuid.UUID, spec: An
             row = finished(session, tenant_id, spec.job_id, "job_id", JUDGED)
             of_model(spec, row.spec["model"], "job")
             spec = spec.model_copy(update={"concepts": spec.concepts or erased_by(session, tenant_id, row)})
+        case EvaluateSpec() if dry and str(spec.artifact_id).startswith(TO_COME):
+            pass
         case EvaluateSpec():
             of_model(spec, uploaded(session, tenant_id, str(spec.artifact_id)).info["model"], "upload")
         case InspectSpec():
@@ -103,7 +105,7 @@ def resolve(settings: Settings, session: Session, tenant_id: uuid.UUID, spec: An
                     of_model(spec, row.spec["model"], "job")
                     if not prefix and spec.concept is None:
                         spec = spec.model_copy(update={"concept": changed_by(session, tenant_id, row)})
-                if of_upload is not None:
+                if of_upload is not None and not (dry and of_upload.startswith(TO_COME)):
                     of_model(spec, uploaded(session, tenant_id, of_upload, f"{prefix}artifact_id").info["model"], "upload")
         case _:
             pass

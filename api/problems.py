@@ -176,7 +176,8 @@ def bad_header(name: str, remedy: str) -> Problem:
 
 def invalid(field: str, message: str, remedy: str | None = None) -> Problem:
     """A 422 about one field."""
-    return Problem("invalid_request", f"{field}: {message}", errors=[FieldError(field=field, message=message, remedy=remedy)])
+    detail = f"{field}: {message}: {remedy}" if remedy else f"{field}: {message}"
+    return Problem("invalid_request", detail, errors=[FieldError(field=field, message=message, remedy=remedy)])
 
 
 def not_found(what: str) -> Problem:

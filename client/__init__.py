@@ -4,6 +4,7 @@ from client.api import Expunge
 from client.errors import (
     ApiError,
     BadFile,
+    BadId,
     BadSetting,
     ConnectionFailed,
     ExpungeError,
@@ -18,6 +19,7 @@ __all__ = [
     "ApiError",
     "Artifact",
     "BadFile",
+    "BadId",
     "BadSetting",
     "ConnectionFailed",
     "Event",

@@ -1,5 +1,6 @@
 """The client: one method per thing the service does."""
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,17 +10,26 @@ import httpx
 
 from client import download as downloads
 from client import settings, sse
-from client.errors import ApiError, BadFile, ConnectionFailed, NoRecoveryKey, WaitTimeout
+from client.errors import ApiError, BadFile, BadId, ConnectionFailed, NoRecoveryKey, WaitTimeout
 from client.transport import RETRIED, Transport, pause
 from client.types import Artifact, ArtifactLink, Event, Impact, Job, KeyRead, Model, Page, Queue, Validated
 
 ConceptLike = str | Mapping[str, Any]
 MethodLike = str | Mapping[str, Any]
+ID = re.compile(r"[A-Za-z0-9_-]+")
 QUIET = 45.0  # seconds without even a heartbeat before a stream counts as lost; the service sends one every 15
 
 
-def id_of(job: Job | str) -> str:
-    return job if isinstance(job, str) else job.id
+def id_of(found: Job | Artifact | str) -> str:
+    return found if isinstance(found, str) else found.id
+
+
+def in_path(found: Job | Artifact | str) -> str:
+    """An id as a step of an address. BadId where it is none: it would lead elsewhere."""
+    text = id_of(found)
+    if not ID.fullmatch(text):
+        raise BadId(f"'{text[:60]}' is no id: give a UUID, such as 0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11")
+    return text
 
 
 def path_of(kind: str) -> str:
@@ -47,7 +57,11 @@ class Expunge:
         self.transport.http.close()
 
     def _json(self, method: str, path: str, **request: Any) -> Any:
-        return self.transport.request(method, path, **request).json()
+        answer = self.transport.request(method, path, **request)
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise ConnectionFailed(f"{self.transport.url} answered with no JSON: set EXPUNGE_URL to an Expunge service") from error
 
     # Asking for work
 
@@ -106,11 +120,7 @@ class Expunge:
         **more: Any,
     ) -> Job:
         """Judge a finished job's delta, or an uploaded one (then name the concepts)."""
-        spec = {"model": model, "concepts": listed(concepts), **more}
-        if job is not None:
-            spec["job_id"] = id_of(job)
-        if artifact is not None:
-            spec["artifact_id"] = artifact if isinstance(artifact, str) else artifact.id
+        spec = {"model": model, "concepts": listed(concepts), **of_delta(job, artifact), **more}
         return self.submit("evaluate", spec, idempotency_key=idempotency_key)
 
     def inspect(
@@ -129,21 +139,7 @@ class Expunge:
 
         `concept`: what was changed; omitted, it is found. `more`: locality, trajectories, timesteps, top, pictures, seed, labels, …
         """
-        spec: dict[str, Any] = {
-            "model": model,
-            "concept_space": concept_space if isinstance(concept_space, str) else list(concept_space),
-            **more,
-        }
-        if job is not None:
-            spec["job_id"] = id_of(job)
-        if artifact is not None:
-            spec["artifact_id"] = artifact if isinstance(artifact, str) else artifact.id
-        if against is not None:
-            spec["against_artifact_id" if isinstance(against, Artifact) else "against_job_id"] = (
-                against if isinstance(against, str) else against.id
-            )
-        if concept is not None:
-            spec["concept"] = concept
+        spec = inspect_spec(job=job, artifact=artifact, against=against, concept=concept, concept_space=concept_space, model=model, **more)
         return self.submit("inspect", spec, idempotency_key=idempotency_key)
 
     def impact(
@@ -160,16 +156,16 @@ class Expunge:
         return Impact.model_validate(self._json("POST", "/concepts/impact", json=body))
 
     def cancel(self, job: Job | str) -> Job:
-        return Job.model_validate(self._json("POST", f"/jobs/{id_of(job)}/cancel"))
+        return Job.model_validate(self._json("POST", f"/jobs/{in_path(job)}/cancel"))
 
     def retry(self, job: Job | str, *, idempotency_key: str | None = None) -> Job:
         """A new job with the same spec."""
-        return Job.model_validate(self._json("POST", f"/jobs/{id_of(job)}/retry", idempotency_key=idempotency_key))
+        return Job.model_validate(self._json("POST", f"/jobs/{in_path(job)}/retry", idempotency_key=idempotency_key))
 
     # Looking
 
     def job(self, job: Job | str) -> Job:
-        return Job.model_validate(self._json("GET", f"/jobs/{id_of(job)}"))
+        return Job.model_validate(self._json("GET", f"/jobs/{in_path(job)}"))
 
     def jobs_page(
         self,
@@ -204,10 +200,10 @@ class Expunge:
         return [Model.model_validate(item) for item in self._json("GET", "/models")["items"]]
 
     def artifacts(self, job: Job | str) -> list[Artifact]:
-        return [Artifact.model_validate(item) for item in self._json("GET", f"/jobs/{id_of(job)}/artifacts")["items"]]
+        return [Artifact.model_validate(item) for item in self._json("GET", f"/jobs/{in_path(job)}/artifacts")["items"]]
 
     def artifact(self, artifact_id: str) -> Artifact:
-        return Artifact.model_validate(self._json("GET", f"/artifacts/{artifact_id}"))
+        return Artifact.model_validate(self._json("GET", f"/artifacts/{in_path(artifact_id)}"))
 
     def uploads(self) -> Iterator[Artifact]:
         """Uploaded images and deltas, newest first, page by page."""
@@ -222,7 +218,7 @@ class Expunge:
 
     def delete(self, found: Job | Artifact | str) -> None:
         """Delete an ended job (or its id) with all that is its own, or an Artifact's bytes, for good; the audit stays."""
-        self.transport.request("DELETE", f"/artifacts/{found.id}" if isinstance(found, Artifact) else f"/jobs/{id_of(found)}")
+        self.transport.request("DELETE", f"/{'artifacts' if isinstance(found, Artifact) else 'jobs'}/{in_path(found)}")
 
     def queue(self) -> Queue:
         """Whether the tenant's queue is paused, what waits and runs, and the quotas."""
@@ -240,7 +236,7 @@ class Expunge:
 
     def events(self, job: Job | str, *, after: int = 0) -> Iterator[Event]:
         """Every event after `after`, live, until the job has ended; a lost connection resumes without gap or repeat."""
-        path, failures = f"/jobs/{id_of(job)}/events", 0
+        path, failures = f"/jobs/{in_path(job)}/events", 0
         limits = httpx.Timeout(self.transport.http.timeout.connect, read=QUIET)
         while True:
             before = after
@@ -280,7 +276,7 @@ class Expunge:
                     on_progress(event)
             return self.job(job)
         while True:
-            page = self._json("GET", f"/jobs/{id_of(job)}/events", params={"after": after})
+            page = self._json("GET", f"/jobs/{in_path(job)}/events", params={"after": after})
             for item in page["items"]:
                 if on_progress:
                     on_progress(Event.model_validate(item))
@@ -301,7 +297,7 @@ class Expunge:
     def link(self, artifact: Artifact | str, *, lifetime_s: int = 900) -> ArtifactLink:
         """An address for others, good for GET without an API key, for at most 900 seconds; none for recovery keys."""
         artifact_id = artifact if isinstance(artifact, str) else artifact.id
-        return ArtifactLink.model_validate(self._json("POST", f"/artifacts/{artifact_id}/link", json={"lifetime_s": lifetime_s}))
+        return ArtifactLink.model_validate(self._json("POST", f"/artifacts/{in_path(artifact_id)}/link", json={"lifetime_s": lifetime_s}))
 
     def report(self, job: Job | str) -> dict[str, Any]:
         """A finished job's report.json. Raises FileNotFoundError where the job has none."""
@@ -335,7 +331,7 @@ class Expunge:
 
     def reads(self, artifact: Artifact | str) -> Iterator[KeyRead]:
         """Who read a recovery key, newest first; takes the scope admin."""
-        path, cursor = f"/artifacts/{artifact if isinstance(artifact, str) else artifact.id}/reads", None
+        path, cursor = f"/artifacts/{in_path(artifact)}/reads", None
         while True:
             page = Page[KeyRead].model_validate(self._json("GET", path, params={"limit": 100} | ({"cursor": cursor} if cursor else {})))
             yield from page.items
@@ -344,7 +340,7 @@ class Expunge:
 
     def revoke(self, artifact: Artifact | str) -> Artifact:
         """Delete a recovery key for good; takes the scope admin."""
-        return Artifact.model_validate(self._json("DELETE", f"/artifacts/{artifact if isinstance(artifact, str) else artifact.id}"))
+        return Artifact.model_validate(self._json("DELETE", f"/artifacts/{in_path(artifact)}"))
 
     def upload(self, path: str | Path, *, model: str = "emoji", name: str | None = None, idempotency_key: str | None = None) -> Artifact:
         """Send a LoRA delta (safetensors) for evaluation."""
@@ -386,4 +382,31 @@ def erase_spec(
     spec: dict[str, Any] = {"model": model, "concepts": listed(concepts), "method": method, **more}
     if preserve:
         spec["preserve"] = list(preserve)
+    return spec
+
+
+def of_delta(job: Job | str | None, artifact: Artifact | str | None) -> dict[str, Any]:
+    """Which delta is meant: a finished job's, or an uploaded one."""
+    found = {"job_id": job, "artifact_id": artifact}
+    return {name: id_of(of) for name, of in found.items() if of is not None}
+
+
+def inspect_spec(
+    *,
+    job: Job | str | None,
+    artifact: Artifact | str | None,
+    against: Job | Artifact | str | None,
+    concept: ConceptLike | None,
+    concept_space: str | Sequence[str],
+    **more: Any,
+) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "concept_space": concept_space if isinstance(concept_space, str) else list(concept_space),
+        **of_delta(job, artifact),
+        **more,
+    }
+    if against is not None:
+        spec["against_artifact_id" if isinstance(against, Artifact) else "against_job_id"] = id_of(against)
+    if concept is not None:
+        spec["concept"] = concept
     return spec

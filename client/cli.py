@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from client import views
-from client.api import erase_spec, listed
+from client.api import erase_spec, inspect_spec, listed, of_delta
 from client.options import (
     DryRun,
     Evaluation,
@@ -27,11 +27,12 @@ from client.options import (
     fields,
     judging,
     method_of,
+    one_of,
     pairs,
     request_of,
 )
 from client.plugins import Group
-from client.terminal import checked, emit, err, finish, foreseen, out, sent, service
+from client.terminal import checked, delta_id, emit, err, finish, foreseen, out, sent, service
 
 app = typer.Typer(cls=Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -229,12 +230,11 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge a sanitized model."""
+    one_of(job=job, artifact=artifact, delta=delta)
     with service(url) as client:
-        if delta:
-            artifact = client.upload(delta, model=model).id
-        found = client.evaluate(
-            job=job, artifact=artifact, concepts=listed(concepts or []), model=model, labels=pairs(label, "--label"), **judging(evaluation)
-        )
+        request = {"model": model, "concepts": listed(concepts or []), "labels": pairs(label, "--label"), **judging(evaluation)}
+        request |= of_delta(job, delta_id(client, "evaluate", request, delta, model) if delta else artifact)
+        found = client.submit("evaluate", request)
         finish(client, [found], wait=wait, folder=download, as_json=as_json, one=True)
 
 
@@ -279,10 +279,9 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Rank the concepts that moved most between two models."""
+    one_of(job=job, artifact=artifact, delta=delta)
     with service(url) as client:
-        if delta:
-            artifact = client.upload(delta, model=model).id
-        found = client.inspect(
+        request = inspect_spec(
             job=job,
             artifact=artifact,
             against=against,
@@ -292,6 +291,8 @@ def inspect(
             labels=pairs(label, "--label"),
             **fields(settings, "--set"),
         )
+        request |= of_delta(None, delta_id(client, "inspect", request, delta, model)) if delta else {}
+        found = client.submit("inspect", request)
         finish(client, [found], wait=wait, folder=download, as_json=as_json, one=True)
 
 

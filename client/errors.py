@@ -17,6 +17,8 @@ class ApiError(ExpungeError):
         said = f"{problem.status} {problem.code}: {problem.detail or problem.title}"
         lines = [said]
         for e in problem.errors:
+            if e.message == problem.title and not e.remedy:
+                continue  # the sort of problem, which the detail has told
             at = "" if e.message in said else f"{e.field}: "  # the detail has the first one's words, mostly
             news = [text for text in (e.message, e.remedy) if text and text not in said]
             lines += [f"  {at}{'. '.join(news)}"] if news else []
@@ -25,6 +27,10 @@ class ApiError(ExpungeError):
 
 class BadSetting(ExpungeError, ValueError):
     """The service's address, the API key or the proxy cannot be used; the key itself is never shown."""
+
+
+class BadId(ExpungeError, ValueError):
+    """A text is not the id of a job or an artifact."""
 
 
 class BadFile(ExpungeError, ValueError):

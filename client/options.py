@@ -36,7 +36,11 @@ def pairs(options: list[str] | None, name: str) -> dict[str, str]:
     for option in options or []:
         if "=" not in option:
             raise typer.BadParameter(f"'{option}' is not key=value", param_hint=name)
-    return dict(option.split("=", 1) for option in options or [])
+    found = [option.split("=", 1) for option in options or []]
+    keys = [key for key, _ in found]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        raise typer.BadParameter(f"'{twice}' is given twice: give it once", param_hint=name)
+    return {key: value for key, value in found}
 
 
 def value_of(text: str) -> Any:
@@ -91,7 +95,17 @@ def judging(options: list[str] | None) -> dict[str, Any]:
 
 def method_of(name: str, settings: list[str] | None) -> Any:
     """The method as the request has it: its name, or with parameters an object."""
-    return {"name": name, **fields(settings, "--set")} if settings else name
+    given = fields(settings, "--set")
+    if "name" in given:
+        raise typer.BadParameter("'name' is the method's own: give it as --method", param_hint="--set")
+    return {"name": name, **given} if given else name
+
+
+def one_of(**options: Any) -> None:
+    """A usage error where several options say the same thing."""
+    said = [f"--{name}" for name, value in options.items() if value]
+    if len(said) > 1:
+        raise typer.BadParameter(f"give one of {' and '.join(said)}, not both", param_hint=said[0])
 
 
 def request_of(ctx: typer.Context, spec: Path) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
 from client import views
@@ -18,8 +18,9 @@ from client.download import sha256
 from client.errors import BadFile, ExpungeError
 from client.types import Job, Validated
 
+TO_COME = "00000000-0000-0000-0000-"  # how a dry run is told of what is still to be uploaded
 FEWEST = 3  # different images to learn a word from
-out, err = Console(soft_wrap=True), Console(stderr=True)
+out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
 
 
 @contextmanager
@@ -31,6 +32,10 @@ def service(url: str | None) -> Iterator[Expunge]:
             yield client
     except ExpungeError as error:
         err.print(str(error), style="red", markup=False, highlight=False)
+        raise typer.Exit(2) from error
+    except ValidationError as error:
+        said = f"{client.transport.url} does not answer as an Expunge service of this version does ({error.title})"
+        err.print(f"{said}: set EXPUNGE_URL to one", style="red", markup=False, highlight=False)
         raise typer.Exit(2) from error
 
 
@@ -65,11 +70,17 @@ def foreseen(client: Expunge, kind: str, request: dict[str, Any], files: dict[st
     different = len({sha256(file) for file in files.get("images", [])})
     if different < min(FEWEST, len(files.get("images", []))):
         raise BadFile(f"the images are {different} different one{'s' * (different > 1)}: give {FEWEST} to 10 that differ")
-    ids = (f"00000000-0000-0000-0000-{i:012x}" for i in count(1))
+    ids = (f"{TO_COME}{i:012x}" for i in count(1))
     to_come = {field: [next(ids) for _ in each] for field, each in files.items()}
     found = client.validate(kind, request | {"concepts": [request["concepts"][0] | to_come]})
     found.spec["concepts"][0] |= {field: [str(file) for file in each] for field, each in files.items()}
     return found
+
+
+def delta_id(client: Expunge, kind: str, request: dict[str, Any], file: Path, model: str) -> str:
+    """The id of an uploaded delta; nothing is sent unless the request would be accepted with it. ApiError."""
+    client.validate(kind, request | {"artifact_id": f"{TO_COME}{1:012x}"})
+    return client.upload(file, model=model).id
 
 
 def follow(client: Expunge, job: Job, quiet: bool) -> Job:

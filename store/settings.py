@@ -5,10 +5,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from core.sources import ID
 from store.secret import REMEDY, placeholder, weakness
@@ -267,7 +269,7 @@ def read(*, secret: bool = True) -> Settings:
     try:
         settings = Settings()
     except ValidationError as error:
-        raise SystemExit("\n".join(f"{variable(*entry['loc'])}{entry['msg']}" for entry in error.errors())) from None
+        raise SystemExit("\n".join(told(dict(entry)) for entry in error.errors())) from None
     except SettingsError as error:  # JSON that is none
         raise SystemExit(str(error)) from None
     wrong = list(faults(settings, secret))
@@ -276,16 +278,45 @@ def read(*, secret: bool = True) -> Settings:
     return settings
 
 
-def variable(*where: object) -> str:
-    return f"{str(where[0]).upper()}: " if where else ""
+WANTED = {
+    "int_": "must be a whole number",
+    "float_": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_": "must be true or false",
+    "string_pattern_mismatch": "is not in its form",
+}
+"""What a variable must be, by how the sort of error begins."""
+BOUNDS = {"greater_than": "more than", "greater_than_equal": "at least", "less_than": "less than", "less_than_equal": "at most"}
+
+
+def told(error: dict[str, Any]) -> str:
+    """What is wrong with a variable, and what would be right; never its value, which may be a secret."""
+    if not error["loc"]:
+        return str(error["msg"]).removeprefix("Value error, ")
+    name, kind = str(error["loc"][0]), error["type"]
+    variable = name.upper()
+    field = next((f for own, f in Settings.model_fields.items() if variable in (own.upper(), f.alias)), None)
+    means = f" ({field.description})" if field and field.description else ""
+    if kind == "value_error":
+        return f"{variable}: " + str(error["msg"]).removeprefix("Value error, ").removeprefix(f"{variable}: ").removeprefix(f"{variable} ")
+    if kind in BOUNDS:
+        return f"{variable} must be {BOUNDS[kind]} {next(iter(error['ctx'].values())):g}{means}"
+    return f"{variable} {next((words for start, words in WANTED.items() if kind.startswith(start)), 'cannot be used')}{means}"
 
 
 def faults(settings: Settings, secret: bool) -> Iterator[str]:
     """What would run, but unguarded."""
     if secret and (why := weakness(settings.secret.get_secret_value())):
         yield f"EXPUNGE_SECRET {why}: {REMEDY}"
+    if urlsplit(settings.artifacts_url).scheme not in ("file", "s3"):
+        yield "ARTIFACTS_URL is no address of a store: write it as file:///directory or s3://bucket/prefix"
     for name, url in (("DATABASE_URL", settings.database_url), ("REDIS_URL", settings.redis_url)):
-        if placeholder(make_url(url.get_secret_value()).password or "", "replaceme", "changeme"):
+        try:
+            password = make_url(url.get_secret_value()).password
+        except (ArgumentError, ValueError):  # not the URL itself, which may hold a password
+            yield f"{name} is no URL: write it as {name.split('_')[0].lower().replace('database', 'postgresql')}://user:password@host:port/name"
+            continue
+        if placeholder(password or "", "replaceme", "changeme"):
             yield f"{name}'s password is a placeholder: give the server one of your own ('openssl rand -hex 32') and put that into the URL"
 
 

@@ -59,7 +59,7 @@ def predict_impact(spec: Annotated[ImpactSpec, Body(openapi_examples=examples.IM
     for i, concept in enumerate(spec.concepts):
         if graph.find(concept.name) is None:
             meant = near.ask(near.concept(concept.name, graph.names, graph.forms))
-            remedy = f"{meant}or erase it with POST /jobs/erase and look at what moved with POST /inspect"
+            remedy = f"{meant}{'or ' if meant else ''}erase it with POST /jobs/erase and look at what moved with POST /inspect"
             raise invalid(f"concepts[{i}]", f"'{concept.name}' is not in the concept graph of '{spec.model}'", remedy)
     scale, cost = graph.scale(spec.method.name), graph.cost(spec.method, len(spec.concepts))
     how = dict(graph.content["measured_with"]["method"])

@@ -13,6 +13,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from core.specs.names import MAX_TEXT, Names, clean_text, same, spelt
 
 MIN_IMAGES = 3
+NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 UUID = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
 
@@ -70,7 +71,8 @@ def exact(annotation: Any, value: Any) -> Any:
     """Refuse what JSON would not call a number or a truth value, and pydantic would make one of: true for 1, "5" for 5, 1 for true."""
     admitted = leaves(annotation) - {NoneType}
     if isinstance(value, bool | str) and admitted and admitted <= {int, float}:
-        raise ValueError(f"must be a number, not {json.dumps(value)[:40]}: write it without quotes")
+        quoted = isinstance(value, str) and NUMBER.fullmatch(value)
+        raise ValueError(f"must be a number, not {json.dumps(value)[:40]}{': write it without quotes' if quoted else ''}")
     if admitted == {bool} and value is not None and not isinstance(value, bool):
         raise ValueError("must be true or false")
     if isinstance(value, list):

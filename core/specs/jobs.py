@@ -85,6 +85,8 @@ class EraseSpec(JobSpec):
                 raise ValueError(f"concepts[{i}].attributes: '{lost}' is itself to be erased: choose another attribute")
             if concept.attributes and self.method.name not in DEBIASING:
                 raise ValueError(f"concepts[{i}].attributes: the method '{self.method.name}' cannot debias: use {' or '.join(DEBIASING)}")
+        if self.inversion != InversionSpec() and not any(concept.images for concept in self.concepts):
+            raise ValueError("inversion: no concept is given by images, so nothing is learned: omit it")
         if self.base_job_id is not None and self.method.name in UNSTACKABLE:
             raise ValueError(f"base_job_id: the method '{self.method.name}' gives no LoRA of the U-Net, so it cannot stand on another job")
         return self

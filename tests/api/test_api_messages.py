@@ -79,6 +79,71 @@ def test_a_refusal_is_one_sentence_and_one_remedy_of_the_operation_that_was_call
     assert expected in found[field]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "detail"),
+    [
+        ("/jobs/erase", {"concepts": ["x"], "model": ""}, "model: there is no model '' here: models: emoji; one is added to EXPUNGE_MODELS"),
+        ("/jobs/erase", {"concepts": ["x"], "model": "m" * 300}, "model: has 300 characters, at most 200 are allowed"),
+        ("/jobs/erase", {"concepts": ""}, 'concepts: must be a list, not ""'),
+        ("/jobs/erase", {"concepts": {"name": "church"}}, 'must be a list, not {"name": "church"}: write [{"name": "church"}]'),
+        ("/jobs/erase", {"concepts": ["x"], "seed": True}, "seed: must be a number, not true"),
+        ("/jobs/erase", {"concepts": ["x"], "run_timeout_s": "1h"}, 'run_timeout_s: must be a number, not "1h"'),
+        ("/jobs/erase", {"concepts": ["x"], "seed": "-1.5e3"}, 'seed: must be a number, not "-1.5e3": write it without quotes'),
+        ("/jobs/erase", {"concepts": ["x"], "seed": None}, "seed: must be a whole number, not null: leave it out, and it has its default"),
+        ("/jobs/erase", {"concepts": None}, "concepts: must be a list, not null"),
+        ("/jobs/erase", {"concepts": ["x"], "method": {"name": None}}, "method.name: must be a method's name, not null: methods: uce"),
+        ("/jobs/erase", {"concepts": ["x"], "evaluation": False}, 'evaluation: must be an object: write {"enabled": false}'),
+        ("/jobs/erase", {"concepts": ["x"], "method": {"name": "age", "concept_space": ["a", 5]}}, "method.concept_space[1]: must be a text, not 5"),
+        ("/jobs/erase", {"concepts": ["x"], "inversion": {"steps": 5}}, "inversion: no concept is given by images, so nothing is learned: omit it"),
+        ("/jobs/hide", {"concepts": ["x"], "inversion": {"steps": 5}}, "inversion: no concept is given by images, so nothing is learned: omit it"),
+        ("/jobs/combine", {"job_ids": [ID]}, "job_ids: a combine job has no parameter 'job_ids': did you mean 'jobs'? a combine job takes: model"),
+        ("/jobs/combine", {"jobs": [ID]}, f"jobs[0]: there is no job {ID}: GET /jobs lists yours"),
+        ("/jobs/combine", [], 'body: must be a JSON object: send one, for example {"jobs": ["'),
+        ("/jobs/evaluate", "x", 'body: must be a JSON object: send one, for example {"job_id": "'),
+        ("/keys", [], 'body: must be a JSON object: send one, for example {"name": "ci", "scopes": ["jobs:read"]}'),
+        ("/queue/pause", 5, 'body: must be a JSON object: send one, for example {"hand_over": true}'),
+        (f"/artifacts/{ID}/link", [1], 'body: must be a JSON object: send one, for example {"lifetime_s": 60}'),
+        ("/webhooks", {"url": "ftp://example.com"}, "url: is not https: "),
+        ("/concepts/impact", {"concepts": ["nudity"]}, "is not in the concept graph of 'emoji': erase it with POST /jobs/erase"),
+    ],
+)  # fmt: skip
+def test_the_detail_alone_says_what_is_wrong_and_what_would_be_right(tenant: Tenant, path: str, body: Any, detail: str):
+    said = problem(tenant.http().post(path, json=body), 422, "invalid_request")["detail"]
+    assert detail in said
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (rb'{"concepts": ["\ud800"]}', r"a text in it holds half of a surrogate pair, \ud800: write the whole character"),
+        (b'{"concepts": ["x"], "seed": ' + b"1" * 5000 + b"}", "a number in it has 5000 digits, at most 1000 are read"),
+    ],
+)
+def test_json_that_cannot_be_read_is_told_in_the_service_s_words(tenant: Tenant, raw: bytes, expected: str):
+    answer = tenant.http().post("/jobs/erase", content=raw, headers={"Content-Type": "application/json"})
+    assert problem(answer, 400, "malformed_request")["detail"] == f"The body is not usable JSON: {expected}."
+
+
+def test_a_resolved_spec_is_accepted_again(tenant: Tenant):
+    client = tenant.http()
+    for kind in ("erase", "hide"):
+        spec = client.post(f"/jobs/{kind}?dry_run=true", json={"concepts": ["church"]}).json()["spec"]
+        assert client.post(f"/jobs/{kind}?dry_run=true", json=spec).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "The body is empty: send a whole PNG, JPEG or WebP file."),
+        (b"hello", "The bytes are no PNG, JPEG or WebP image: send a whole PNG, JPEG or WebP file."),
+        (b"\x89PNG\r\n\x1a\n", "The PNG image is broken or ends early: send a whole PNG, JPEG or WebP file."),
+    ],
+)
+def test_bytes_that_are_no_image_are_told_in_the_service_s_words(tenant: Tenant, content: bytes, said: str):
+    answer = tenant.http().post("/artifacts", content=content, headers={"Content-Type": "image/png"})
+    assert problem(answer, 422, "not_an_image")["detail"] == said
+
+
 def test_a_hide_job_lists_only_what_it_takes_and_a_name_of_similar_letters_is_not_suggested(tenant: Tenant):
     client = tenant.http()
     listed = errors(client.post("/jobs/hide", json={"concepts": ["x"], "zz": 1}))["zz"]

@@ -5,13 +5,17 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from live_service import Tenant
 from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from typer.testing import CliRunner, Result
 
-from client import cli
+import core
+from client import cli, terminal
 from client.cli import app
 from client.terminal import Expunge
 
@@ -446,3 +450,80 @@ def test_uploads_and_ended_jobs_are_listed_and_deleted(tenant: Tenant, tmp_path:
     assert run(tenant, "cancel", job).exit_code == 0
     assert run(tenant, "delete", job).exit_code == 0
     refused(run(tenant, "show", job), "404")
+
+
+@pytest.mark.parametrize("id_", ["../jobs", "", "a/b", "x?y=1", "#", ".."])
+@pytest.mark.parametrize("command", ["show", "wait", "cancel", "retry", "download", "delete", "key-reads"])
+def test_a_text_that_is_no_id_leads_to_no_other_address(tenant: Tenant, command: str, id_: str):
+    done = run(tenant, command, id_)
+    assert done.exit_code == 2
+    assert done.stderr == f"'{id_}' is no id: give a UUID, such as 0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11\n"
+
+
+@pytest.mark.parametrize("answer", [b"<html></html>", b"[]", b'{"hello": 1}'])
+def test_an_address_where_something_else_answers_is_one_line(monkeypatch: pytest.MonkeyPatch, answer: bytes):
+    monkeypatch.setenv("EXPUNGE_URL", "http://127.0.0.1:9")
+    other = httpx.Response(200, content=answer, request=httpx.Request("GET", "http://127.0.0.1:9"))
+    monkeypatch.setattr(httpx.Client, "request", lambda *_, **__: other)
+    done = CliRunner().invoke(app, ["show", "0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11"])
+    assert done.exit_code == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "set EXPUNGE_URL to" in done.stderr
+    assert "pydantic" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["erase", "church", "--label", "a=1", "--label", "a=2"], "'a' is given twice"),
+        (["erase", "church", "--set", "steps=5", "--set", "steps=6"], "'steps' is given twice"),
+        (["erase", "church", "--method", "esd", "--set", "name=uce"], "give it as --method"),
+        (["evaluate", "church", "--artifact", "x", "--delta", __file__], "give one of --artifact and --delta, not both"),
+        (["inspect", "--job", "x", "--delta", __file__], "give one of --job and --delta, not both"),
+    ],
+)
+def test_no_option_is_thrown_away_for_another(tenant: Tenant, arguments: list[str], why: str):
+    before = uploads(tenant)
+    refused(run(tenant, *arguments), why)
+    assert uploads(tenant) == before
+
+
+def test_a_refusal_is_one_line_however_narrow_the_output(tenant: Tenant, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(terminal.err, "width", 40)
+    for arguments in (["erase", "church", "--evaluation", "thresholds.esr1=95"], ["impact", "nudity"], ["jobs", "--kind", "foo"]):
+        done = run(tenant, *arguments)
+        assert done.exit_code == 2
+        assert len([line for line in done.stderr.splitlines() if not line.startswith('{"service"')]) == 1, done.stderr
+
+
+def written(folder: Path) -> Path:
+    """A LoRA of one layer of the bundled model."""
+    layer = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+    with safe_open(Path(core.__path__[0]) / "bundled/emoji/unet/diffusion_pytorch_model.safetensors", "numpy") as weights:
+        out, into = weights.get_slice(f"{layer.removeprefix('unet.')}.weight").get_shape()
+    halves = {f"{layer}.lora_A.weight": np.ones((2, into), np.float32), f"{layer}.lora_B.weight": np.ones((out, 2), np.float32)}
+    save_file(halves, folder / "lora.safetensors")
+    return folder / "lora.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["evaluate"], "concepts: "),
+        (["evaluate", "church", "--evaluation", "steps=3"], "evaluation.steps"),
+        (["evaluate", "church", "--model", "nope"], "there is no model 'nope'"),
+        (["inspect", "--space", "modl"], "concept_space"),
+        (["inspect", "--set", "top=0"], "top: "),
+        (["inspect", "--against", "0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11"], "against_job_id: there is no job"),
+    ],
+)
+def test_a_request_that_is_refused_has_sent_no_delta(tenant: Tenant, tmp_path: Path, arguments: list[str], why: str):
+    refused(run(tenant, *arguments, "--delta", str(written(tmp_path))), why)
+    assert uploads(tenant) == 0
+
+
+def test_a_delta_is_uploaded_once_its_request_is_good(tenant: Tenant, tmp_path: Path):
+    for arguments in (["evaluate", "church"], ["inspect"]):
+        done = run(tenant, *arguments, "--delta", str(written(tmp_path)), "--no-wait", "--json")
+        assert json.loads(done.stdout)["status"] == "queued"
+    assert uploads(tenant) == 2
