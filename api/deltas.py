@@ -25,7 +25,7 @@ EXPONENTS = {
     "F8_E5M2": 0x7C,
 }  # of types that numpy lacks: where all of these bits are set, there is no number
 CHUNK = 1 << 22  # values looked at in one go
-MAX_HEADER = 16 << 20  # bytes; a delta names some thousand tensors
+MAX_HEADER = 4 << 20  # bytes, which take some twenty times as many of memory; a delta names some thousand tensors
 MAX_FAULTS = 8
 FILE = "pytorch_lora_weights.safetensors"
 

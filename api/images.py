@@ -28,7 +28,7 @@ MAX_BYTES = 10 << 20
 MIN_SIDE, MAX_SIDE = 32, 4096  # pixels
 SCAN, MAX_SCANS = b"\xff\xda", 200  # each scan of a progressive JPEG goes over the whole picture; ten are usual
 STRIP = 256  # rows that are made opaque at a time
-WAITING = 32  # images of one tenant that may wait to be decoded
+WAITING = 32  # uploads of one tenant that may wait to be looked at
 SRGB = ImageCms.createProfile("sRGB")
 SPACES = {"RGB ": ("RGB", "RGBA"), "GRAY": ("L",), "CMYK": ("CMYK",)}  # a profile's colour space, and the modes of images that it can be of
 BRANDS = {
@@ -48,7 +48,7 @@ MAGIC = {
 
 
 class Decoder:
-    """One thread that decodes, one image at a time: the memory of a whole service is that of one image. Tenants take turns."""
+    """One thread that vets, one upload at a time: the memory of a whole service is that of one. Tenants take turns."""
 
     def __init__(self) -> None:
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="images")
@@ -59,7 +59,7 @@ class Decoder:
     async def run(self, tenant_id: uuid.UUID, work: Callable[[], T]) -> T:
         """The work's result. Problem: too_many_requests, when as many of the tenant's wait already."""
         if self.waiting[tenant_id] >= WAITING:
-            text = f"{WAITING} images of yours are waiting to be decoded: send fewer at a time."
+            text = f"{WAITING} uploads of yours are waiting to be looked at: send fewer at a time."
             raise Problem("too_many_requests", text, headers={"Retry-After": "10"})
         self.waiting[tenant_id] += 1
         try:

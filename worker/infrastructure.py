@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from obstore.exceptions import BaseError as BlobError
 
 from core.errors import CoreError
-from store.errors import ForeignStore
+from store.errors import ForeignStore, Unreadable
 from worker import smaller
 
 DISK = (
@@ -74,6 +74,7 @@ FAULTS = {
     "storage_error": "the artifact store or the worker's disk refused to read or write",
     "library_error": "a library could not be loaded on the worker",
     "host_error": "the worker's host had no process, thread or open file to spare",
+    "secret_error": "the worker's EXPUNGE_SECRET is not the one that the deployment's signing key lies under",
     "out_of_memory": "the run did not fit into the host's memory: lower method.batch_size or method.lora.rank",
 }
 
@@ -91,6 +92,8 @@ def kind(error: BaseException) -> str | None:
     text = str(error)
     if ASSERTED.search(text) or (smaller.out_of_memory(error) and not host_out_of_memory(error)):
         return None
+    if isinstance(error, Unreadable):
+        return "secret_error"
     if isinstance(error, BlobError | ForeignStore) or (isinstance(error, OSError) and error.errno in DISK):
         return "storage_error"
     if host_out_of_memory(error):

@@ -121,7 +121,7 @@ async def vet(services: Services, caller: Caller, path: Path, media_type: str, m
     """Check a delta where it lies, or re-encode an image in place; the media type to store it under, and what to know of it."""
     if media_type in images.MEDIA_TYPES:
         return images.STORED, await services.decoder.run(caller.tenant_id, partial(images.clean, path, media_type))
-    await run_in_threadpool(deltas.check, path, services.settings.models[model], model)
+    await services.decoder.run(caller.tenant_id, partial(deltas.check, path, services.settings.models[model], model))
     return MEDIA_TYPES[0], {"model": model}
 
 

@@ -1,8 +1,11 @@
 import base64
 import hashlib
+import json
 import random
 import struct
+import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ from hostile import TOY, toy_model
 from live_service import Tenant, errors, make_settings, problem, serve
 from safetensors.numpy import save
 
+from api import deltas
 from store import artifacts, db
 
 BYTES = random.Random(1).randbytes(3_000_001)
@@ -286,3 +290,28 @@ def test_an_upload_repeated_with_its_key_is_stored_once(toy: Tenant):
     assert first.json()["id"] == again.json()["id"]
     assert again.headers["idempotency-replayed"] == "true"
     problem(upload(toy, save(delta(rank=3)), **key), 422, "idempotency_mismatch")
+
+
+def test_deltas_are_looked_at_one_at_a_time_and_their_headers_are_bounded(tenant: Tenant, monkeypatch: pytest.MonkeyPatch):
+    """A header takes many times its size in memory, and uploads come from many at once."""
+    inside, most, look = [0], [0], deltas.check
+
+    def check(*given: object) -> None:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        try:
+            time.sleep(0.02)
+            look(*given)
+        finally:
+            inside[0] -= 1
+
+    monkeypatch.setattr(deltas, "check", check)
+    names = json.dumps({f"{n:x}": {"dtype": "F16", "shape": [0], "data_offsets": [0, 0]} for n in range(2000)}).encode()
+    client, sent = tenant.http(), {"headers": {"Content-Type": "application/octet-stream"}}
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: client.post("/artifacts", content=len(names).to_bytes(8, "little") + names, **sent), range(16)))
+    assert {answer.json()["code"] for answer in answers} == {"delta_does_not_fit"}
+    assert most == [1]
+    large = deltas.MAX_HEADER + 1
+    answer = client.post("/artifacts", content=large.to_bytes(8, "little") + b"{}".ljust(large), **sent)
+    assert "does not begin with a safetensors header" in problem(answer, 422, "not_safetensors")["detail"]

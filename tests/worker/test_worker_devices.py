@@ -6,6 +6,7 @@ import pytest
 from obstore.exceptions import GenericError
 
 from core.errors import CoreError
+from store.errors import Unreadable
 from store.settings import Settings
 from worker import devices
 from worker.infrastructure import fault
@@ -95,6 +96,7 @@ def caused(by: Exception) -> Exception:
         (OSError("libcudnn.so.9: cannot open shared object file: No such file or directory"), "library_error"),
         (OSError(errno.EMFILE, "Too many open files"), "host_error"),
         (RuntimeError("can't start new thread"), "host_error"),
+        (Unreadable("sealed under another secret"), "secret_error"),
         (MemoryError(), "out_of_memory"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "out_of_memory"),
         (CoreError("model_incomplete", "unet/ is missing", field="model"), "model_incomplete"),
