@@ -1,6 +1,6 @@
 """The concept graph of the bundled model, measured: `python -m benchmarks.concept_graph`.
 
-Erases each of 24 concepts with UCE (every token, λ = 50, nothing preserved), draws 44 concepts with each sanitized model and with the base model, and takes the drop in
+Erases each of 24 concepts with UCE (its defaults, nothing preserved), draws 44 concepts with each sanitized model and with the base model, and takes the drop in
 CLIP score and in the classifier's hits. Each row is written as it is finished: run again, the command goes on where it was stopped.
 """
 
@@ -37,7 +37,7 @@ OTHERS = ("mosque", "synagogue", "lorry", "car", "canoe", "saxophone", "guitar",
 NEIGHBOURS, SHOWN = 16, 15  # neighbours kept of each concept; drop from which an arrow is drawn
 KINDS = (("clip", "clip"), ("psr", "hits"))
 WEAKEST = 8  # and as many of the concepts that the base model draws worst: the seeds' abnormal ones
-METHOD = UceSpec(ridge=50, tokens="all")  # by its defaults UCE hurts few concepts enough to draw a graph of
+METHOD = UceSpec()
 JUDGING = EvaluationSpec(preserved_images=2, sampling_steps=12)
 
 
@@ -201,6 +201,7 @@ def picture(model: StableDiffusion, content: dict[str, Any]) -> Image.Image:
         mask = Image.new("L", image.size, 0)
         ImageDraw.Draw(mask).ellipse((0, 0, 91, 91), fill=255)
         page.paste(image, (int(x) - 46, int(y) - 46), mask)
+    for n, (x, y) in at.items():
         pen.text((x, y + 66), n, fill=(29, 31, 35), font=font, anchor="mm", stroke_width=3, stroke_fill="white")
     pen.text((24, 20), "Erasing the concept at an arrow's tail lowers the CLIP score of the one at its head; the darker, the more "
              f"(from {SHOWN} points). Blue ring: was erased.", fill=(98, 102, 109), font=small)  # fmt: skip

@@ -21,6 +21,7 @@ from core.models.vocabulary import load_vocabulary
 from core.specs import AgeSpec, EraseSpec, EvaluationSpec, UceSpec
 
 RESULTS = Path(__file__).parent / "results" / "many.json"
+SCALES = (1, 4, 12, 40)  # of erase_scale, on the first fifty
 JUDGING = EvaluationSpec(erased_images=2, preserved_count=20, preserved_images=2)
 JUDGING_TEN = EvaluationSpec(preserved_count=24, preserved_images=2)
 
@@ -35,8 +36,8 @@ def rows() -> dict[str, tuple[EraseSpec, EvaluationSpec]]:
 
     return {
         "fifty, nothing held": uce(fifty),
-        **{f"fifty, hold_vocabulary, erase_scale {s}": uce(fifty, hold_vocabulary=True, erase_scale=s) for s in (1, 4, 12)},
-        **{f"another fifty, hold_vocabulary, erase_scale {s}": uce(others, hold_vocabulary=True, erase_scale=s) for s in (1, 4)},
+        **{f"fifty, hold_vocabulary, erase_scale {s}": uce(fifty, hold_vocabulary=True, erase_scale=s) for s in SCALES},
+        **{f"another fifty, hold_vocabulary, erase_scale {s}": uce(others, hold_vocabulary=True, erase_scale=s) for s in SCALES[1:3]},
         "ten, AGE, 60 steps each": (EraseSpec(concepts=list(CONCEPTS), method=AgeSpec(steps=60)), JUDGING_TEN),
     }
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import methods
+from benchmarks import many, methods
 from core.models.folders import BUNDLED
 from core.models.vocabulary import load_vocabulary
 from core.specs import METHODS
 
 ROOT = Path(__file__).parents[2]
-README, STYLES = (ROOT / "README.md").read_text(), (ROOT / "docs" / "styles-and-many-concepts.md").read_text()
+README, STYLES, IMPACT = ((ROOT / name).read_text() for name in ("README.md", "docs/styles-and-many-concepts.md", "docs/impact.md"))
 RUNS = json.loads(methods.RESULTS.read_text())
 NAMES = [*METHODS, *methods.VARIANTS]
 FIVE = " + ".join(methods.CONCEPTS[:5])
@@ -57,3 +57,23 @@ def test_every_method_has_its_row_of_styles(name):
     styles = [f"in {s} style" for s in load_vocabulary(BUNDLED / "emoji").styles]
     (line, _) = without({5, 6}, methods.style_table(RUNS, [name], styles))
     assert line in STYLES
+
+
+def test_the_rows_of_many_concepts_at_once():
+    measured = json.loads(many.RESULTS.read_text())
+    assert set(measured) == set(many.rows())
+    for name, row in measured.items():
+        assert many.table_row(name, row) in STYLES
+
+
+def test_the_figures_of_the_concept_graph():
+    found = json.loads((BUNDLED / "emoji" / "concept_graph.json").read_text())
+    locality, asymmetry, abnormal = (found["statistics"][k] for k in ("locality", "asymmetry", "abnormal"))
+    expected = [f"{b['mean_drop']:.1f} points ({b['ci'][0]:.1f}–{b['ci'][1]:.1f}), {b['edges']} arrows" for b in locality["bands"]]
+    expected += [f"{asymmetry['strong_pairs']} pairs with a strong arrow | {asymmetry['strong_one_way']} have it in one direction only"]
+    expected += [f"own CLIP score of it | {abnormal['rank_correlation_with_g0']:.2f} |".replace("-", "−")]
+    expected += [f"over all arrows {locality['rank_correlation']:.2f}".replace("-", "−")]
+    held = found["fit"]["clip"]["held_out"]
+    expected += [f"R² {held['r2']:.2f} over all arrows, rank correlation {held['rank_correlation']:.2f}"]
+    expected += [f"hurt most, {held['worst_three_among_first_five']:.0%} stand".replace("%", " %")]
+    assert [text for text in expected if text not in IMPACT] == []
