@@ -70,10 +70,10 @@ def named(spec: BaseModel) -> Iterator[tuple[str, list[str]]]:
 LIST = re.compile(r"\s*[,;|/、，；]\s*(?:and\s+|or\s+)?|\s+(?:and|or|&)\s+", re.IGNORECASE)
 SYNTAX = re.compile(
     r"[(\[{]\s*(?P<held>[^()\[\]{}|:]+?)\s*(?::\s*[^()\[\]{}]*)?[)\]}]+[-+]*[\d.]*|(?P<sign>[^-+]+?)[-+]{2,}|(?P<colon>[^:]+?):{1,2}-?\d*\.?\d+|<[\w-]+:[^<>]*>|\{[^{}]*\|[^{}]*\}"
-    r"|\[[^\[\]]*[:|][^\[\]]*\]|\(\(.*\)\)"
+    r"|\[[^\[\]]*[:|][^\[\]]*\]|\(\(.*\)\)|__[\w/-]+__|(?P<before>\S.*?)\s+--[a-z].*"
 )
 INSIDE = re.compile(r"[(\[][^()\[\]]*:\s*-?\d*\.?\d+\s*[)\]]|<[\w-]+:[^<>]*>|\{[^{}]*\|[^{}]*\}")
-"""How tools for prompts write weights, alternatives and adapters: (church:1.3), [church], church++, church:1.3, {church|dog}, <lora:x:1>."""
+"""How tools for prompts write weights, alternatives and adapters: (church:1.3), [church], church++, church:1.3, {church|dog}, <lora:x:1>, __animal__, church --no dog."""
 
 
 def misread(field: str, name: str) -> str | None:

@@ -28,6 +28,7 @@ from store import db, deployment, keys, migrate, roles, signing_keys
 from store.errors import ForeignStore
 from store.secret import REMEDY, weakness
 from store.settings import DATA, Settings, read
+from worker import signing
 
 ROOT = Path(__file__).parent.parent
 
@@ -128,9 +129,14 @@ def choose_port(host: str, port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def check_models() -> None:
-    """CannotStart where a model of EXPUNGE_MODELS is not there or does not load: all of this service runs on this host."""
-    models = read(secret=False).models
+def check_settings() -> None:
+    """CannotStart where the signing key cannot be read, or a model of EXPUNGE_MODELS is not there or does not load: all of this service runs on this host."""
+    settings = read(secret=False)
+    try:
+        signing.given(settings)
+    except ValueError as error:
+        raise CannotStart(str(error)) from error
+    models = settings.models
     wrong = [f"EXPUNGE_MODELS: '{c.id}' ({models[c.id]}) cannot be used: {c.problem}" for c in check_all(models) if c.problem]
     if wrong:
         raise CannotStart("; ".join(wrong))
@@ -138,7 +144,7 @@ def check_models() -> None:
 
 def start(children: Children, folder: Path, host: str, port: int, workers: int) -> Service:
     """Everything, in the order in which each part needs the one before."""
-    check_models()
+    check_settings()
     port = choose_port(host, port)
     database, owner = databases(children, folder)
     broker = given("REDIS_URL") or started(children, servers.redis_server(folder, servers.free_port()))

@@ -44,7 +44,7 @@ def clean_text(value: str) -> str:
         raise ValueError(f"has {len(text)} characters, at most {MAX_TEXT} are allowed: name the concept, not a whole text")
     if not text.isprintable():
         for c in text:
-            if c in "\n\r":
+            if c in "\n\r\u2028\u2029":
                 raise ValueError("holds a line break: write each name as a text of its own")
             if unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn") or c in OVERRIDES:
                 raise ValueError(f"holds the control character U+{ord(c):04X}: remove it")

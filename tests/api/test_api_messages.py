@@ -242,6 +242,8 @@ def test_a_list_written_as_one_concept_is_noted(tenant: Tenant, name: str, parts
         "church:1.3",
         "a photo of (church:1.2)",
         "(church)1.3",
+        "__animal__",
+        "church --no dog",
     ],
 )
 def test_the_syntax_of_prompts_is_noted_as_not_read(tenant: Tenant, name: str):

@@ -15,7 +15,7 @@ import yaml
 from live_service import Tenant, make_settings, serve
 
 from core.sources import parse
-from embedded.up import check_models
+from embedded.up import CannotStart, check_settings
 
 NAME = "docs/your-own-model.md"
 PAGE = (pages.ROOT / NAME).read_text()
@@ -60,7 +60,7 @@ def test_the_pages_settings_are_read_and_checked_at_start(mine: Path, monkeypatc
     found = re.findall(r"EXPUNGE_MODELS='([^']*)'", PAGE)
     assert len(found) == 2
     monkeypatch.setenv("EXPUNGE_MODELS", found[0].replace("/models/mine", str(mine)))
-    check_models()
+    check_settings()
     assert parse("stable-diffusion-v1-5/stable-diffusion-v1-5@main").revision == "main"
     assert found[1].count('"mine": "/models/mine#sha256:') == 1
 
@@ -97,3 +97,9 @@ def test_what_is_wrong_with_the_models_is_said_before_anything_starts(models: st
     assert named in ran.stderr
     assert "Traceback" not in ran.stderr
     assert not (tmp_path / "data" / "postgres").exists()
+
+
+def test_a_signing_key_that_cannot_be_read_stops_the_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("EXPUNGE_SIGNING_KEY", str(tmp_path / "nowhere.pem"))
+    with pytest.raises(CannotStart, match=r"EXPUNGE_SIGNING_KEY: .*nowhere.pem cannot be read \(No such file or directory\)"):
+        check_settings()

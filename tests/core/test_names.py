@@ -41,7 +41,8 @@ def test_what_cannot_be_seen_is_taken_out_of_every_name_but_not_out_of_emoji_or_
 
 
 @pytest.mark.parametrize(
-    "name", ["\u200b", " \u00ad ", "\u2800", "\u3164", "\ufe0f", "ab\u202ecd", "a\nb", "\u2066x\u2069", "\ud800", "\x00"]
+    "name",
+    ["\u200b", " \u00ad ", "\u2800", "\u3164", "\ufe0f", "ab\u202ecd", "a\nb", "a\u2028b", "a\u2029b", "\u2066x\u2069", "\ud800", "\x00"],
 )
 def test_a_name_of_nothing_to_be_seen_or_with_a_control_character_is_refused(name: str):
     for body in ({"concepts": [name]}, {"concepts": ["saw"], "preserve": [name]}, {"concepts": [{"name": "saw", "target": name}]}):
