@@ -8,8 +8,8 @@ import torch
 from benchmarks import gpu
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_nothing_is_measured_and_nothing_written(tmp_path):
+def test_without_a_gpu_nothing_is_measured_and_nothing_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="there is no GPU on this machine"):
         gpu.main(["--out", str(tmp_path / "gpu.json")])
     assert not (tmp_path / "gpu.json").exists()
