@@ -46,6 +46,11 @@ CHANNELS = {9: "an inpainting model", 7: "an upscaler", 5: "a depth-to-image mod
 """What a U-Net is that takes more channels than the latents have."""
 BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
+SCHEDULERS = (
+    "DDIM", "DDIMParallel", "DDPM", "DDPMParallel", "PNDM", "LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete",
+    "KDPM2AncestralDiscrete", "DPMSolverMultistep", "DPMSolverSinglestep", "DPMSolverSDE", "DEISMultistep", "UniPCMultistep", "SASolver", "LCM", "TCD",
+)  # fmt: skip
+"""Those of diffusers over the same noise by betas that draw pictures from it, without the 'Scheduler' at their names' ends."""
 ASKS_MORE = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
 
 
@@ -264,13 +269,22 @@ def check_parts(index: Mapping[str, Any], configs: Mapping[Part, Mapping[str, An
 def check_scheduler(name: str, config: Mapping[str, Any]) -> None:
     """Refuse a schedule that is not of noise by betas, and a network that predicts something else."""
     betas, predicted = config.get("beta_schedule", BETAS[0]), config.get("prediction_type", PREDICTIONS[0])
-    if name.startswith(("FlowMatch", "EDM")):
-        raise refuse("model_not_supported", f"its scheduler is {name[:100]}, which has no betas: {LOADS}")
+    if name.removesuffix("Scheduler") not in SCHEDULERS or not name.endswith("Scheduler"):
+        raise refuse(
+            "model_not_supported",
+            f"its scheduler is {name[:100]}: erasing needs one of noise by betas, such as DDIMScheduler or PNDMScheduler",
+        )
+    if config.get("use_flow_sigmas"):
+        raise refuse("model_not_supported", f"its scheduler has use_flow_sigmas, a flow's noise, which has no betas: {LOADS}")
     if betas not in BETAS and not config.get("trained_betas"):
         raise refuse(
             "model_not_supported", f"its scheduler has beta_schedule {str(betas)[:100]}: erasing needs {', '.join(BETAS)}, or trained_betas"
         )
     trained, steps = config.get("trained_betas"), config.get("num_train_timesteps", 1000)
+    if type(steps) is not int or steps < 2:
+        raise refuse("model_broken", f"its scheduler has num_train_timesteps {str(steps)[:100]}: write how many there are, such as 1000")
+    if trained and not (isinstance(trained, list) and all(type(b) in (int, float) for b in trained)):
+        raise refuse("model_broken", "its scheduler's trained_betas are no list of numbers: fetch or save it again")
     if trained and len(trained) != steps:
         raise refuse(
             "model_not_supported",

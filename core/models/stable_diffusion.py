@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -61,11 +61,14 @@ def load_pipeline(layout: Layout, dtype: torch.dtype) -> StableDiffusionPipeline
     types = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
     folder = str(layout.folder)
     try:
-        parts = {
-            part: types[part].from_pretrained(folder, subfolder=part, variant=variant, use_safetensors=True, dtype=dtype)
-            for part, variant in layout.variants.items()
-        }
+        parts: dict[str, Any] = {}
+        for part, variant in layout.variants.items():
+            parts[part], found = types[part].from_pretrained(
+                folder, subfolder=part, variant=variant, use_safetensors=True, dtype=dtype, output_loading_info=True
+            )
+            check_complete(part, found["missing_keys"])
         tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
+        tokenizer.model_max_length = min(tokenizer.model_max_length, parts["text_encoder"].config.max_position_embeddings)
         scheduler = getattr(diffusers, layout.scheduler).from_pretrained(folder, subfolder="scheduler")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as e:
         if out_of_memory(e):
@@ -77,6 +80,16 @@ def load_pipeline(layout: Layout, dtype: torch.dtype) -> StableDiffusionPipeline
     return StableDiffusionPipeline(
         **parts, tokenizer=tokenizer, scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
+
+
+def check_complete(part: str, missing: Collection[str]) -> None:
+    """Refuse a part whose files lack some of its tensors: they would be random."""
+    if missing:
+        raise CoreError(
+            "model_incomplete",
+            f"{part}/ lacks {len(missing)} of its tensors, {min(missing)} for one: fetch or save it again",
+            field="model",
+        )
 
 
 def fitting(device: str) -> torch.dtype:

@@ -13,6 +13,7 @@ import hub as hub_server
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from core import layouts, sources
 from core.errors import CoreError
@@ -304,3 +305,27 @@ def test_what_a_source_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert sources.parse("models/mine").kind == "local"
     assert sources.parse("models/other").kind == "hub"
     assert json.dumps(sources.parse(tmp_path).name) == json.dumps(str(tmp_path))
+
+
+@pytest.mark.parametrize(("part", "name"), [("unet", brought.UNET), ("vae", brought.VAE), ("text_encoder", brought.TEXT)])
+def test_a_part_that_lacks_a_tensor_is_refused_and_never_random(part: str, name: str, tmp_path: Path):
+    file = brought.copy(tmp_path / "mine") / f"{name}.safetensors"
+    tensors = load_file(file)
+    lost = sorted(tensors)[len(tensors) // 2]
+    del tensors[lost]
+    file.unlink()
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(CoreError, match=f"{part}/ lacks 1 of its tensors, .*{lost.split('.')[-2]}") as error:
+        load_model(tmp_path / "mine")
+    assert error.value.code == "model_incomplete"
+
+
+def test_a_tokenizer_that_does_not_say_how_long_a_text_may_be_has_the_text_encoders_length(tmp_path: Path):
+    folder = brought.copy(tmp_path / "mine")
+    config = json.loads((folder / "tokenizer" / "tokenizer_config.json").read_text())
+    longest = config.pop("model_max_length")
+    (folder / "tokenizer" / "tokenizer_config.json").unlink()
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(config))
+    model = load_model(folder)
+    assert model.encode(["a church"]).shape[1] == longest
+    assert model.cut(["church " * longest])
