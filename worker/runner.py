@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
 from core.errors import CoreError
-from core.specs import SPECS, CombineSpec, Concept, EraseSpec, EvaluateSpec, HideSpec, InspectSpec
+from core.specs import ACCEPTED, SPECS, CombineSpec, Concept, EraseSpec, EvaluateSpec, HideSpec, InspectSpec
 from store import artifacts, db, jobs
 from store.blobs import Blobs
 from store.errors import NotFound
@@ -50,7 +50,7 @@ def run(job: Job, folder: Path, *, settings: Settings, callback: Callable[[Any],
     """Whatever the job's kind asks for."""
     from core import run as science
 
-    spec = SPECS[job.kind].model_validate(job.spec)
+    spec = SPECS[job.kind].model_validate(job.spec, context=ACCEPTED)
     if spec.model not in settings.models:
         known = ", ".join(sorted(settings.models))
         raise CoreError("unknown_model", f"this worker has no model '{spec.model}': its EXPUNGE_MODELS lists {known}", field="model")

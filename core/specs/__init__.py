@@ -23,7 +23,7 @@ from core.specs.hiding import HideEvaluationSpec, HideSpec, HideThresholds, Hidi
 from core.specs.impact import ImpactSpec
 from core.specs.inspection import InspectSpec
 from core.specs.inversion import InversionSpec
-from core.specs.jobs import MAX_CONCEPTS, UNSTACKABLE, CombineSpec, EraseSpec, EvaluateSpec, JobSpec
+from core.specs.jobs import ACCEPTED, MAX_CONCEPTS, UNSTACKABLE, CombineSpec, EraseSpec, EvaluateSpec, JobSpec
 from core.specs.methods import METHODS, AnyMethod, MethodLike, MethodName, MethodSpec
 from core.specs.names import MAX_TEXT, STYLE_FORMS, Names, clean_text, folded, same
 from core.specs.output_based import AllButOneSpec, AntSpec, CaSpec, EraseAnythingSpec, EsdSpec, MaceSpec, NaiveSpec, ScoreSpec
@@ -40,6 +40,7 @@ SPECS: dict[str, type[JobSpec]] = {
 """What each kind of job takes."""
 
 __all__ = [
+    "ACCEPTED",
     "MAX_CONCEPTS",
     "MAX_TEXT",
     "METHODS",

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from core.specs.adversarial import AgeSpec
 from core.specs.base import ConceptLike, Id, JobId, ModelId, Spec, Text, apart, distinct
@@ -14,6 +14,8 @@ from core.specs.methods import MethodLike
 MAX_CONCEPTS = 64
 MAX_KEY, MAX_VALUE = 64, 512  # characters of a label
 DEBIASING = ("age", "uce")
+ACCEPTED = {"accepted": True}
+"""Context of model_validate for the spec of a job that was accepted, maybe by a release that refused less: its parts are not held against each other again."""
 UNSTACKABLE = ("text_encoder", "adv_unlearn", "prune")  # only LoRAs of the U-Net add up
 
 
@@ -69,7 +71,9 @@ class EraseSpec(JobSpec):
     evaluation: EvaluationSpec = Field(default=EvaluationSpec(), description="How the result is judged.")
 
     @model_validator(mode="after")
-    def consistent(self) -> Self:
+    def consistent(self, info: ValidationInfo) -> Self:
+        if info.context == ACCEPTED:
+            return self
         words = distinct(self.concepts)
         apart("preserve", self.preserve, words)
         apart("method.preserve", getattr(self.method, "preserve", ()), words)
@@ -103,7 +107,9 @@ class EvaluateSpec(JobSpec):
     evaluation: EvaluationSpec = Field(default=EvaluationSpec(), description="How the result is judged.")
 
     @model_validator(mode="after")
-    def one_source(self) -> Self:
+    def one_source(self, info: ValidationInfo) -> Self:
+        if info.context == ACCEPTED:
+            return self
         if (self.job_id is None) == (self.artifact_id is None):
             raise ValueError("give exactly one of job_id (a finished job) and artifact_id (an uploaded delta)")
         if self.artifact_id is not None and not self.concepts:

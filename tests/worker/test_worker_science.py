@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from nacl.public import PrivateKey, SealedBox
 from PIL import Image
+from pydantic import ValidationError
 from safetensors.torch import load
 from sqlalchemy import text
 
@@ -246,3 +247,15 @@ def test_an_inspect_job_ranks_what_a_finished_job_moved(settings, post, shown):
     gone = post("inspect", job_id=str(erased.id), against_artifact_id="00000000-0000-0000-0000-000000000000", **how)
     attempt(settings, gone.id)
     assert "against_artifact_id" in shown(gone)[0].error["message"]
+
+
+def test_a_job_that_a_release_before_accepted_runs_though_this_one_would_refuse_it(settings, post, shown):
+    refused = {"concepts": ["church", "Churches"], "preserve": ["the church"], "inversion": {"steps": 7}}
+    job = post("erase", concepts=["church"], method="uce", evaluation={"enabled": False})
+    with pytest.raises(ValidationError):
+        SPECS["erase"].model_validate({**job.spec, **refused})
+    with db.transaction(settings.database_url.get_secret_value()) as session:
+        session.execute(text("update jobs set spec = spec || cast(:more as jsonb)"), {"more": json.dumps(refused)})
+    attempt(settings, job.id)
+    done, _ = shown(job)
+    assert done.status == "succeeded", done.error
