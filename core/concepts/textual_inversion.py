@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from core.erasure.buffer import seeded
+from core.errors import CoreError
 from core.models import StableDiffusion
 from core.progress import Callback, Checkpoints, Clock
 from core.specs import InversionSpec
@@ -102,6 +103,12 @@ def invert(
         (vectors.grad,) = model.gradients(value, [vectors])
         optimiser.step()
         done = step + 1
+        if not bool(vectors.isfinite().all()):
+            raise CoreError(
+                "loss_not_finite",
+                f"the vectors of '{word}' are no numbers any more at step {done} of {spec.steps}: lower inversion.learning_rate",
+                field="inversion.learning_rate",
+            )
         if checkpoints and done % spec.checkpoint_every == 0:
             slots = {f"adam.{k}": torch.as_tensor(v) for k, v in optimiser.state[vectors].items()}
             checkpoints.save(done, {"vectors": vectors.detach(), **slots}, {"step": done})

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from core.concepts import distances, nearest
+from core.concepts import distances, nearest, unnamed
 from core.erasure.attention import at_size, named_tokens, recorded, token_maps
 from core.erasure.batch import Latents, cat, error, guided_away
 from core.erasure.loop import Run
@@ -56,7 +56,9 @@ class EraseAnything:
             away = distances(model, concept.name, space)
             strangers = [space[k] for k in away.argsort(descending=True, stable=True)[: spec.strangers].tolist()]
             self.others.append([concept.synonyms[0] if concept.synonyms else space[0], *strangers])
-        self.kept = {f"keep/{n}": run.contexts([n]) for n in dict.fromkeys([*run.preserve, *(n for names in self.others for n in names)])}
+        others = unnamed(model, [n for names in self.others for n in names], run.concepts)  # a synonym is erased with its concept
+        held = dict.fromkeys([*run.preserve, *others])
+        self.kept = {f"keep/{n}": run.contexts([n]) for n in held}
         if spec.latents == "buffer":
             run.trajectories.prefill({f"erase/{i}": c for i, c in enumerate(self.contexts)}, spec.trajectories, run.callback)
             run.trajectories.prefill(self.kept, max(1, spec.trajectories // 4), run.callback)

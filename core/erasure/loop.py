@@ -133,14 +133,12 @@ def fine_tune(
         done = step + 1
         history.append({"step": done, "loss": value, "target": target})
         if checkpoints and done < total and (done % trains.checkpoint_every == 0 or time.monotonic() - last_save > CHECKPOINT_SECONDS):
-            if not bool(
-                torch.stack([p.isfinite().all() for p in parameters]).all()
-            ):  # a finite loss may still have had an infinite gradient
-                raise not_finite("the weights are no numbers any more", done, total)
+            check_finite(parameters, done, total)
             meta = {"step": done, "identity": identity(model, request), "history": history, "evaluations": model.evaluations - evaluations}
             checkpoints.save(done, collect(model, optimiser, method) | run.trajectories.state(), meta | {"round": run.trajectories.round})
             last_save = time.monotonic()
         callback({"phase": "erase", "step": done, "total": total, "loss": value, "target": target, "eta_s": clock.eta(done)})
+    check_finite(parameters, total, total)
     finished = method.finish()
     model.recompute(False)
     return Delta.of(
@@ -152,6 +150,12 @@ def fine_tune(
         residual=0.0,
         **finished,
     )
+
+
+def check_finite(parameters: Sequence[Tensor], step: int, total: int) -> None:
+    """A finite loss may still have had an infinite gradient."""
+    if not bool(torch.stack([p.isfinite().all() for p in parameters]).all()):
+        raise not_finite("the weights are no numbers any more", step, total)
 
 
 def not_finite(what: str, step: int, total: int) -> CoreError:

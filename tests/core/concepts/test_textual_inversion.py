@@ -51,6 +51,14 @@ class Scaled:
         return 2 * z + t.view(-1, 1, 1, 1) / 100 + context.mean((1, 2)).view(-1, 1, 1, 1)
 
 
+def test_a_word_whose_vectors_are_no_numbers_is_never_learned(tiny_sd):
+    model = load_model(tiny_sd)
+    model.gradients = lambda _, inputs: [torch.full_like(x, float("nan")) for x in inputs]
+    with pytest.raises(CoreError, match="step 1 of 6") as caught:
+        invert(model, "<dog>", "dog", pictures(), SMALL, 0, lambda _: None)
+    assert (caught.value.code, caught.value.field) == ("loss_not_finite", "inversion.learning_rate")
+
+
 def test_the_loss_is_equation_18():
     g = torch.Generator().manual_seed(0)
     z, noise, c, t = (

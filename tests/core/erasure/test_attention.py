@@ -159,6 +159,7 @@ def test_the_contrast_is_with_the_synonym_and_the_strangers_and_they_get_no_grad
     method, parameters = upper(model, {"hold_weight": 0.0})
     assert method.others[0][0] == "mosque"
     assert len(method.others[0]) == 1 + 3
+    assert list(method.kept) == [f"keep/{n}" for n in method.others[0][1:]]  # the synonym is erased too, and is not held
     loss, name = method.step(0, 1)
     assert name in [k.removeprefix("keep/") for k in method.kept]
     loss.backward()

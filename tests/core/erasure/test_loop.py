@@ -241,6 +241,21 @@ def test_weights_that_are_no_numbers_are_never_kept_and_the_good_checkpoint_stay
     assert all(bool(tensor.isfinite().all()) for name, tensor in tensors.items() if name.startswith("adapter."))
 
 
+def test_a_last_step_to_weights_that_are_no_numbers_is_never_delivered(tiny_sd):
+    """No loss comes after it that could tell."""
+    model, steps = load_model(tiny_sd), list[int]()
+    right = model.gradients
+
+    def overflown(loss, inputs):
+        steps.append(len(steps) + 1)
+        return [g * float("inf") for g in right(loss, inputs)] if len(steps) == 3 else right(loss, inputs)
+
+    model.gradients = overflown
+    with pytest.raises(CoreError, match="step 3 of 3") as caught:
+        erase(model, EraseSpec(concepts=["church"], method=METHODS["esd"].model_copy(update={"steps": 3})))
+    assert caught.value.code == "loss_not_finite"
+
+
 @pytest.mark.parametrize("name", ["esd", "age paper", "ap paper", "score", "erase_anything"])
 def test_activations_computed_again_give_the_same_training(name, tiny_sd):
     deltas = [
