@@ -55,9 +55,9 @@ def jobs(pets: list[str], pairs: list[str], masks: list[str]) -> dict[str, dict[
     dog = {"name": "dog", "attributes": ["wolf", "fox"]}
     return {
         "edit, age": {"concepts": [{"name": "church", "target": "castle"}]},
-        "edit, uce": {"concepts": [{"name": "church", "target": "castle"}], "method": {"name": "uce", "tokens": "all"}},
+        "edit, uce": {"concepts": [{"name": "church", "target": "castle"}], "method": {"name": "uce"}},
         "debias, age": {"concepts": [dog]},
-        "debias, uce": {"concepts": [dog], "method": {"name": "uce", "tokens": "all"}},
+        "debias, uce": {"concepts": [dog], "method": {"name": "uce"}},
         "debias over styles, age": {"concepts": [{"name": "dog", "attributes": ["noto", "twemoji", "fluent"]}]},
         "visual edit, age": {"concepts": [{"name": "the pet", "images": pets, "target": "teapot"}]},
         "mask edit, age": {"concepts": [{"name": "the pair", "images": pairs, "masks": masks}]},
@@ -74,6 +74,32 @@ def figures(report: Report) -> dict[str, Any]:
     found["shares"] = [s.model_dump() for d in report.distributions for s in d.shares]
     found["seconds"] = report.value("wall_seconds_erase")
     return found
+
+
+ROWS = {
+    "edit, age": "edit, `age`: church → castle",
+    "edit, uce": "edit, `uce`: church → castle",
+    "debias, age": "debias, `age`: dog over wolf, fox",
+    "debias, uce": "debias, `uce`: the same",
+    "debias over styles, age": "debias, `age`: dog over noto, twemoji, fluent",
+    "visual edit, age": "visual edit, `age`: the pet (four images) → teapot",
+    "mask edit, age": "mask edit, `age`: the pair → what the masks keep",
+}
+"""How the documentation calls the jobs."""
+
+
+def table_row(name: str, row: dict[str, Any]) -> str:
+    """A row of docs/editing.md; per cent, 95 % intervals in brackets."""
+
+    def cell(figure: str) -> str:
+        if figure not in row:
+            return ""
+        return f"{100 * row[figure]['value']:.0f} ({'–'.join(f'{100 * end:.0f}' for end in row[figure]['ci'])})"
+
+    shares = ", ".join(f"{s['attribute']} {100 * s['value']:.0f} ({100 * s['asked']:.0f})" for s in row["shares"] if s["attribute"])
+    away = f"{100 * row['attribute_distance_base']['value']:.0f} → {cell('attribute_distance')}" if shares else ""
+    cells = (ROWS[name], cell("esr1"), cell("edit1"), shares, away, cell("psr1_ratio"), f"{row['seconds']:.0f}")
+    return f"| {' | '.join(cells)} |"
 
 
 def strips(folder: Path) -> Image.Image:
@@ -112,8 +138,7 @@ def main() -> None:
             spec = EraseSpec.model_validate(request)
             run_erase(spec, out, source=SOURCE, cache=FOLDER / "cache", images=files, callback=lambda p: print(f"\r  {p}"[:110], end=""))
         measured[name] = figures(Report.model_validate_json((out / "report.json").read_text()))
-        print(f"\r{name:28}", {k: f"{v['value']:.1%}" for k, v in measured[name].items() if isinstance(v, dict)}, flush=True)
-        print(" " * 28, {s["attribute"]: f"{s['base']:.0%} -> {s['value']:.0%} of {s['asked']:.0%}" for s in measured[name]["shares"]})
+        print("\r" + table_row(name, measured[name]), flush=True)
     RESULTS.write_text(json.dumps(measured, indent=1) + "\n")
     picture(folders, PICTURE)
 

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import many, methods
+from benchmarks import editing, many, methods
 from core.models.folders import BUNDLED
 from core.models.vocabulary import load_vocabulary
 from core.specs import METHODS
 
 ROOT = Path(__file__).parents[2]
-README, STYLES, IMPACT = ((ROOT / name).read_text() for name in ("README.md", "docs/styles-and-many-concepts.md", "docs/impact.md"))
+README, STYLES, IMPACT, EDITING = (
+    (ROOT / name).read_text() for name in ("README.md", "docs/styles-and-many-concepts.md", "docs/impact.md", "docs/editing.md")
+)
 RUNS = json.loads(methods.RESULTS.read_text())
 NAMES = [*METHODS, *methods.VARIANTS]
 FIVE = " + ".join(methods.CONCEPTS[:5])
@@ -77,3 +79,10 @@ def test_the_figures_of_the_concept_graph():
     expected += [f"R² {held['r2']:.2f} over all arrows, rank correlation {held['rank_correlation']:.2f}"]
     expected += [f"hurt most, {held['worst_three_among_first_five']:.0%} stand".replace("%", " %")]
     assert [text for text in expected if text not in IMPACT] == []
+
+
+def test_the_rows_of_edits():
+    measured = json.loads(editing.RESULTS.read_text())
+    assert set(measured) == set(editing.ROWS)
+    for name, row in measured.items():
+        assert editing.table_row(name, row) in EDITING

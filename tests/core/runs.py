@@ -1,7 +1,11 @@
-"""One small job of every method of the registry and of every kind of edit."""
+"""One small job of every method of the registry and of every kind of edit, and the images that they learn from."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+from PIL import Image
 from pydantic import BaseModel
 
 from core.specs import METHODS
@@ -37,3 +41,14 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "visual edit": ("erase", LEARNED | {"method": NAIVE}),
     "mask edit": ("erase", MASKED | {"method": NAIVE}),
 }
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Three images, and three masks that keep their left half."""
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    left = np.tile(np.where(np.arange(64) < 32, 255, 0).astype(np.uint8), (64, 1))
+    pixels = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(3)] + [left] * 3
+    for id_, each in zip(IDS, pixels, strict=True):
+        Image.fromarray(each).save(folder / f"{id_}.png")
+    return {id_: folder / f"{id_}.png" for id_ in IDS}

@@ -5,26 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from killed import Killed, killed_at
-from PIL import Image
-from runs import IDS, RUNS
+from runs import RUNS, images
 
 from core.progress import DirectoryCheckpoints, Progress
 from core.run import run_erase, run_hide
 from core.specs import SPECS
 
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Three images, and three masks that keep their left half."""
-    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-    left = np.tile(np.where(np.arange(64) < 32, 255, 0).astype(np.uint8), (64, 1))
-    pixels = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(3)] + [left] * 3
-    for id_, each in zip(IDS, pixels, strict=True):
-        Image.fromarray(each).save(folder / f"{id_}.png")
-    return {id_: folder / f"{id_}.png" for id_ in IDS}
+__all__ = ["images"]
 
 
 @pytest.mark.parametrize("name", RUNS)

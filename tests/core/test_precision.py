@@ -1,7 +1,6 @@
 """What a model computes in: the dtype it is loaded in, and that every method is finite and near float32 in each."""
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +8,7 @@ import pytest
 import torch
 from killed import Killed, killed_at
 from peft import LoraConfig
-from PIL import Image
-from runs import IDS, RUNS
+from runs import IDS, RUNS, images
 
 from core.concepts.learned import learn
 from core.erasure import erase
@@ -24,6 +22,8 @@ from core.models import StableDiffusion, load_model, stable_diffusion
 from core.models.scaling import gradients
 from core.progress import DirectoryCheckpoints
 from core.specs import METHODS, SPECS, EraseSpec, EsdSpec, InspectSpec
+
+__all__ = ["images"]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", torch.bfloat16, torch.float32])
@@ -75,16 +75,6 @@ some tenths; Adam's first steps, which look at a gradient's sign alone, make of 
 OF_A_WORD = 0.2
 """The same in float16 where words are learned first: the tiny model's have 32 numbers, and one that Adam moves the other way is 18 % of a word's
 way (measured: 12.6 % with AVX2's kernels, 3.6 % without)."""
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-    left = np.tile(np.where(np.arange(64) < 32, 255, 0).astype(np.uint8), (64, 1))
-    pixels = [rng.integers(0, 256, (64, 64, 3), dtype=np.uint8) for _ in range(3)] + [left] * 3
-    for id_, each in zip(IDS, pixels, strict=True):
-        Image.fromarray(each).save(folder / f"{id_}.png")
-    return {id_: folder / f"{id_}.png" for id_ in IDS}
 
 
 @torch.no_grad()
