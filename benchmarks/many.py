@@ -38,6 +38,10 @@ def rows() -> dict[str, tuple[EraseSpec, EvaluationSpec]]:
         "fifty, nothing held": uce(fifty),
         **{f"fifty, hold_vocabulary, erase_scale {s}": uce(fifty, hold_vocabulary=True, erase_scale=s) for s in SCALES},
         **{f"another fifty, hold_vocabulary, erase_scale {s}": uce(others, hold_vocabulary=True, erase_scale=s) for s in SCALES[1:3]},
+        **{
+            f"{which} fifty, hold_vocabulary, erase_scale 4, tokens all": uce(names, hold_vocabulary=True, erase_scale=4, tokens="all")
+            for which, names in (("the first", fifty), ("another", others))
+        },
         "ten, AGE, 60 steps each": (EraseSpec(concepts=list(CONCEPTS), method=AgeSpec(steps=60)), JUDGING_TEN),
     }
 
