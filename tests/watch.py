@@ -105,6 +105,7 @@ def grown(slopes: dict[str, float | None]) -> list[str]:
 def draw(watch: Watch, path: Path) -> None:
     """Memory over time, every fault as a tick, jobs accepted and finished."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(11, 9), layout="constrained")
     memory, faults, jobs = figure.subplots(3, 1, sharex=True, height_ratios=[3, 2, 1.6])
@@ -119,6 +120,7 @@ def draw(watch: Watch, path: Path) -> None:
             label = "_"
     memory.set(ylabel="resident memory, MiB", yscale="log")
     memory.yaxis.set_major_formatter("{x:.0f}")
+    memory.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     memory.yaxis.set_minor_formatter("{x:.0f}")
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
     names = sorted({name for _, name in watch.faults})
