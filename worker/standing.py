@@ -138,15 +138,15 @@ class Keeper:
 
     def guarded(self, event: str, act: Callable[[], object]) -> None:
         """An error costs a turn, never the thread: a database that is away, which claims need too, or a host that can start no test."""
-        try:
-            with WORKING:
+        with WORKING:  # to the end of what is logged: a child that is forked while a line is written could never write one
+            try:
                 act()
-        except SQLAlchemyError as error:
-            log.warning(event, error=type(error).__name__)
-            self.over.wait(1)
-        except Exception:
-            log.exception(event)
-            self.over.wait(1)
+                return
+            except SQLAlchemyError as error:
+                log.warning(event, error=type(error).__name__)
+            except Exception:
+                log.exception(event)
+        self.over.wait(1)
 
     def turn(self) -> None:
         now = time.monotonic()

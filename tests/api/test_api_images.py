@@ -191,7 +191,7 @@ FRAMES = [Image.fromarray(np.roll(PIXELS, k)) for k in (0, 7)]
 @pytest.mark.parametrize(
     ("content", "media_type", "code", "words"),
     [
-        (b"", "image/png", "not_an_image", "no PNG, JPEG or WebP"),
+        (b"", "image/png", "not_an_image", "The body is empty: send a whole PNG, JPEG or WebP file"),
         (b"GIF89a" + bytes(50), "image/png", "not_an_image", "no PNG, JPEG or WebP"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/png", "not_an_image", "no PNG, JPEG or WebP"),
         (encoded(Image.fromarray(PIXELS), "GIF"), "image/png", "not_an_image", "no PNG, JPEG or WebP"),

@@ -7,11 +7,13 @@ import threading
 import uuid
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import redis
 from kombu import Connection
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from core.errors import CoreError
 from store import artifacts, attempts, db, events, jobs
@@ -19,7 +21,7 @@ from store.blobs import Blobs, output_key, upload_key
 from store.errors import LostLease
 from store.models import Job
 from store.queue import QUEUE
-from worker import bells, dispatcher, reaper, sweeper
+from worker import bells, dispatcher, reaper, standing, sweeper
 from worker.checkpoints import JobCheckpoints
 from worker.leader import lead
 from worker.lease import Cancelled, DeadlineExceeded, Lease
@@ -303,3 +305,23 @@ def test_a_bell_for_an_unknown_job_does_nothing(settings):
     from worker.task import attempt
 
     assert attempt(settings, uuid.uuid4()) is None
+
+
+def test_no_child_is_forked_while_the_worker_s_own_thread_writes_a_log_line(settings, monkeypatch):
+    """It would inherit standard output's lock, taken for ever, and stop at its first line, with a job claimed."""
+    held: list[bool] = []
+
+    def write(*_: object, **__: object) -> None:
+        held.append(standing.WORKING.locked())
+
+    monkeypatch.setattr(standing, "log", SimpleNamespace(warning=write, exception=write))
+    keeper = standing.Keeper(settings)
+    keeper.over.set()  # so that it does not wait after an error
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    keeper.guarded("row_left", lambda: fail(OperationalError("select 1", {}, Exception())))
+    keeper.guarded("row_left", lambda: fail(RuntimeError()))
+    assert held == [True, True]
+    assert not standing.WORKING.locked()
