@@ -296,8 +296,7 @@ class Expunge:
 
     def link(self, artifact: Artifact | str, *, lifetime_s: int = 900) -> ArtifactLink:
         """An address for others, good for GET without an API key, for at most 900 seconds; none for recovery keys."""
-        artifact_id = artifact if isinstance(artifact, str) else artifact.id
-        return ArtifactLink.model_validate(self._json("POST", f"/artifacts/{in_path(artifact_id)}/link", json={"lifetime_s": lifetime_s}))
+        return ArtifactLink.model_validate(self._json("POST", f"/artifacts/{in_path(artifact)}/link", json={"lifetime_s": lifetime_s}))
 
     def report(self, job: Job | str) -> dict[str, Any]:
         """A finished job's report.json. Raises FileNotFoundError where the job has none."""
