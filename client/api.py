@@ -1,6 +1,5 @@
 """The client: one method per thing the service does."""
 
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,26 +9,12 @@ import httpx
 
 from client import download as downloads
 from client import settings, sse
-from client.errors import ApiError, BadFile, BadId, ConnectionFailed, NoRecoveryKey, WaitTimeout
+from client.errors import ApiError, BadFile, ConnectionFailed, NoRecoveryKey, WaitTimeout
+from client.requests import ConceptLike, MethodLike, erase_spec, id_of, in_path, inspect_spec, listed, of_delta
 from client.transport import RETRIED, Transport, pause
 from client.types import Artifact, ArtifactLink, Event, Impact, Job, KeyRead, Model, Page, Queue, Validated
 
-ConceptLike = str | Mapping[str, Any]
-MethodLike = str | Mapping[str, Any]
-ID = re.compile(r"[A-Za-z0-9_-]+")
 QUIET = 45.0  # seconds without even a heartbeat before a stream counts as lost; the service sends one every 15
-
-
-def id_of(found: Job | Artifact | str) -> str:
-    return found if isinstance(found, str) else found.id
-
-
-def in_path(found: Job | Artifact | str) -> str:
-    """An id as a step of an address. BadId where it is none: it would lead elsewhere."""
-    text = id_of(found)
-    if not ID.fullmatch(text):
-        raise BadId(f"'{text[:60]}' is no id: give a UUID, such as 0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11")
-    return text
 
 
 def path_of(kind: str) -> str:
@@ -369,43 +354,3 @@ def image_type(file: Path) -> str:
         if head.startswith(begin) and (begin != b"RIFF" or head[8:] == b"WEBP"):
             return media_type
     raise BadFile(f"{file} is no PNG, JPEG or WebP image: save it as one of them")
-
-
-def listed(concepts: ConceptLike | Sequence[ConceptLike]) -> list[Any]:
-    return [concepts] if isinstance(concepts, (str, Mapping)) else list(concepts)
-
-
-def erase_spec(
-    concepts: ConceptLike | Sequence[ConceptLike], *, model: str, method: MethodLike, preserve: Sequence[str] = (), **more: Any
-) -> dict[str, Any]:
-    spec: dict[str, Any] = {"model": model, "concepts": listed(concepts), "method": method, **more}
-    if preserve:
-        spec["preserve"] = list(preserve)
-    return spec
-
-
-def of_delta(job: Job | str | None, artifact: Artifact | str | None) -> dict[str, Any]:
-    """Which delta is meant: a finished job's, or an uploaded one."""
-    found = {"job_id": job, "artifact_id": artifact}
-    return {name: id_of(of) for name, of in found.items() if of is not None}
-
-
-def inspect_spec(
-    *,
-    job: Job | str | None,
-    artifact: Artifact | str | None,
-    against: Job | Artifact | str | None,
-    concept: ConceptLike | None,
-    concept_space: str | Sequence[str],
-    **more: Any,
-) -> dict[str, Any]:
-    spec: dict[str, Any] = {
-        "concept_space": concept_space if isinstance(concept_space, str) else list(concept_space),
-        **of_delta(job, artifact),
-        **more,
-    }
-    if against is not None:
-        spec["against_artifact_id" if isinstance(against, Artifact) else "against_job_id"] = id_of(against)
-    if concept is not None:
-        spec["concept"] = concept
-    return spec

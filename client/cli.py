@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from client import views
-from client.api import erase_spec, inspect_spec, listed, of_delta
 from client.options import (
     DryRun,
     Evaluation,
@@ -32,6 +31,7 @@ from client.options import (
     request_of,
 )
 from client.plugins import Group
+from client.requests import erase_spec, inspect_spec, listed, of_delta
 from client.terminal import checked, delta_id, emit, err, finish, foreseen, out, sent, service
 
 app = typer.Typer(cls=Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
