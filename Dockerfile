@@ -10,6 +10,7 @@ COPY embedded embedded
 COPY migrations migrations
 COPY store store
 COPY worker worker
+COPY src src
 COPY requirements/api.lock requirements/
 # These rooms import no torch, so the science's dependencies are not in this lock file. Everything in it goes by hash.
 RUN python -m venv /opt/expunge \
@@ -26,4 +27,4 @@ WORKDIR /var/lib/expunge
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=15s \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=2)"]
-CMD ["python", "-m", "api", "--host", "0.0.0.0"]
+CMD ["python", "-m", "expunge.api", "--host", "0.0.0.0"]

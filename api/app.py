@@ -1,4 +1,4 @@
-"""The app: `uvicorn api.app:create_app --factory`."""
+"""The app: `uvicorn expunge.api.app:create_app --factory`."""
 
 import contextlib
 import re
@@ -14,19 +14,31 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
-from api import hub, invalid, openapi, queries, services
-from api.auth import Authenticate
-from api.bodies import Bodies
-from api.middleware import Envelope, as_problem
-from api.problems import BY_STATUS, Problem, answer
-from api.routes import artifacts, audit, concepts, events, jobs, keys, models, queue, system, uploads, webhooks
-from api.sendfile import ZeroCopy
-from core.sources import check_all
-from core.specs.base import as_id
-from store import logs, tracing
-from store.errors import StoreError
-from store.secret import long_enough
-from store.settings import Settings, read
+from expunge.api import event_listener, openapi, query_parameters, services, validation_errors
+from expunge.api.auth import Authenticate
+from expunge.api.middleware.body_limit import Bodies
+from expunge.api.middleware.envelope import Envelope, as_problem
+from expunge.api.middleware.sendfile import ZeroCopy
+from expunge.api.problems import BY_STATUS, Problem, answer
+from expunge.api.routes import (
+    artifacts,
+    audit,
+    concepts,
+    events,
+    jobs,
+    keys,
+    models,
+    queue,
+    system,
+    uploads,
+    webhooks,
+)
+from expunge.core.sources import check_all
+from expunge.core.specs.base import as_id
+from expunge.store import logs, tracing
+from expunge.store.errors import StoreError
+from expunge.store.server_secret import long_enough
+from expunge.store.settings import Settings, read
 
 TAGS = [
     {"name": "jobs", "description": "Ask for work and follow it."},
@@ -48,9 +60,16 @@ def release() -> str:
 
 
 def methods_of(request: Request) -> set[str]:
-    """What the resource takes: each of its methods is a route of its own, and the router names those of the first."""
+    """What the resource takes: each of its methods is a route of its own, and the router names those of the
+    first.
+    """
     served = [route for module in ROUTES for route in module.router.routes]
-    found = {method for route in served if route.matches(request.scope)[0] is not Match.NONE for method in getattr(route, "methods", ())}
+    found = {
+        method
+        for route in served
+        if route.matches(request.scope)[0] is not Match.NONE
+        for method in getattr(route, "methods", ())
+    }
     return found | {"HEAD"} if "GET" in found else found
 
 
@@ -59,12 +78,16 @@ def bad_id(request: Request) -> Problem | None:
     for module in ROUTES:
         for route in module.router.routes:
             pattern = re.sub(r"\{(\w+):uuid\}", r"(?P<\1>[^/]+)", getattr(route, "path", ""))
-            found = re.fullmatch(pattern, request.url.path) if request.method in (getattr(route, "methods", None) or ()) else None
+            found = (
+                re.fullmatch(pattern, request.url.path)
+                if request.method in (getattr(route, "methods", None) or ())
+                else None
+            )
             for name, value in found.groupdict().items() if found else ():
                 try:
                     as_id(value)
                 except ValueError as error:
-                    return invalid.of_field(f"path.{name}", str(error))
+                    return validation_errors.of_field(f"path.{name}", str(error))
     return None
 
 
@@ -72,7 +95,7 @@ async def on_error(request: Request, error: Exception) -> Response:
     """Problems, validation errors and the router's own 404 and 405, all as problems."""
     if isinstance(error, RequestValidationError):
         field = getattr(request.scope.get("route"), "body_field", None)
-        problem = invalid.problem(error, field and field.field_info.annotation)
+        problem = validation_errors.problem(error, field and field.field_info.annotation)
     elif isinstance(error, HTTPException):
         kind = BY_STATUS.get(error.status_code, BY_STATUS[500])
         detail, headers = None, dict(error.headers or {})
@@ -81,26 +104,35 @@ async def on_error(request: Request, error: Exception) -> Response:
             detail = f"{request.method} is not a method of {request.url.path}: use {headers['Allow']}."
         problem = Problem(kind.code, detail, headers=headers)
         if kind.status == 404:
-            problem = bad_id(request) or Problem("not_found", f"There is nothing at {request.url.path}: /docs lists the addresses.")
+            problem = bad_id(request) or Problem(
+                "not_found", f"There is nothing at {request.url.path}: /docs lists the addresses."
+            )
     else:
         problem = as_problem(error)
     scope = request.scope
-    return answer(problem, instance=scope["path"], request_id=request.state.request_id, root=scope["root_path"])
+    return answer(
+        problem, instance=scope["path"], request_id=request.state.request_id, root=scope["root_path"]
+    )
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Reads the environment unless given settings; connects to nothing before the first request. ValueError without a secret."""
+    """Reads the environment unless given settings; connects to nothing before the first request.
+
+    ValueError without a secret.
+    """
     settings = settings or read()
     long_enough(settings.secret.get_secret_value())
     logs.configure(settings, "api")
     for model in check_all(settings.models):
         if model.problem:
-            structlog.get_logger("api").warning("model_not_usable_here", model=model.id, code=model.code, problem=model.problem)
+            structlog.get_logger("api").warning(
+                "model_not_usable_here", model=model.id, code=model.code, problem=model.problem
+            )
     shared = services.build(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with hub.running(shared.hub):
+        async with event_listener.running(shared.hub):
             yield
         await shared.limiter.close()
 
@@ -112,7 +144,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         openapi_url=None,
         openapi_tags=TAGS,
-        dependencies=[Depends(queries.known)],
+        dependencies=[Depends(query_parameters.known)],
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )

@@ -14,16 +14,21 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api import links, paths
-from api.problems import Problem
-from api.services import Services
-from store import keys
+from expunge.api import root_path, signed_urls
+from expunge.api.problems import Problem
+from expunge.api.services import Services
+from expunge.store import keys
 
 PUBLIC = frozenset({"/", "/healthz", "/readyz", "/openapi.json", "/docs", "/signing-keys"})
 UNLIMITED = frozenset({"/healthz", "/readyz"})  # probes come as often as they like
 METRICS = "/metrics"
 UNKNOWN = "The API key is unknown, expired or revoked."
-bearer = HTTPBearer(auto_error=False, bearerFormat="API key", description="`Authorization: Bearer ex_live_…`", scheme_name="ApiKey")
+bearer = HTTPBearer(
+    auto_error=False,
+    bearerFormat="API key",
+    description="`Authorization: Bearer ex_live_…`",
+    scheme_name="ApiKey",
+)
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,13 @@ def denied(detail: str, error: str = "") -> Problem:
 
 def lookup(services: Services, token: str) -> Caller | None:
     with services.transaction() as session:
-        key = keys.authenticate(session, services.settings.secret.get_secret_value(), token, services.settings.older_secrets)
+        key = keys.authenticate(
+            session, services.settings.secret.get_secret_value(), token, services.settings.older_secrets
+        )
         return Caller(key.tenant_id, key.id, frozenset(key.scopes)) if key else None
 
 
-def follow(services: Services, link: links.Link) -> Caller | None:
+def follow(services: Services, link: signed_urls.Link) -> Caller | None:
     """Whoever holds a link may read its one artifact, in the name of the key that asked for it."""
     with services.transaction() as session:
         key = keys.live(session, link.by)
@@ -71,7 +78,7 @@ class Authenticate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            path = paths.route(scope)
+            path = root_path.route(scope)
             if path == METRICS:
                 await self.scraper(scope)
             elif path not in PUBLIC:
@@ -85,14 +92,20 @@ class Authenticate:
         known = await self.caller(scope)
         await self.services.limiter.known(scope, known.tenant_id)
         address = (scope.get("client") or (None,))[0]
-        scope["state"]["caller"] = caller = replace(known, address=address, request_id=scope["state"]["request_id"])
+        scope["state"]["caller"] = caller = replace(
+            known, address=address, request_id=scope["state"]["request_id"]
+        )
         scope["state"]["tenant"] = str(caller.tenant_id)
 
     async def caller(self, scope: Scope) -> Caller:
         """By a good link for its artifact, whatever else the request carries; else by its key."""
-        services, link = self.services, links.asked(scope)
-        if link is not None and links.good(link, services.settings.secret.get_secret_value(), services.settings.older_secrets):
-            found = await self.looked_up(scope, {str(link.by)}, partial(run_in_threadpool, follow, services, link))
+        services, link = self.services, signed_urls.asked(scope)
+        if link is not None and signed_urls.good(
+            link, services.settings.secret.get_secret_value(), services.settings.older_secrets
+        ):
+            found = await self.looked_up(
+                scope, {str(link.by)}, partial(run_in_threadpool, follow, services, link)
+            )
             if found is not None:
                 return found
         header = Headers(scope=scope).get("authorization", "")
@@ -107,14 +120,21 @@ class Authenticate:
             await services.limiter.stranger(scope)
             raise
         ask = partial(services.known.caller, token, partial(lookup, services))
-        marks = keys.marks_of(token, (services.settings.secret.get_secret_value(), *services.settings.older_secrets))
+        marks = keys.marks_of(
+            token, (services.settings.secret.get_secret_value(), *services.settings.older_secrets)
+        )
         found = await (ask() if services.known.remembers(token) else self.looked_up(scope, marks, ask))
         if found is None:
             raise denied(UNKNOWN, ', error="invalid_token"')
         return found
 
-    async def looked_up(self, scope: Scope, marks: set[str], ask: Callable[[], Awaitable[Caller | None]]) -> Caller | None:
-        """A look into the database costs a stranger's token, which comes back when it finds somebody. Without one, only live keys are looked up."""
+    async def looked_up(
+        self, scope: Scope, marks: set[str], ask: Callable[[], Awaitable[Caller | None]]
+    ) -> Caller | None:
+        """A look into the database costs a stranger's token, which comes back when it finds somebody.
+
+        Without one, only live keys are looked up.
+        """
         block = None
         try:
             block = await self.services.limiter.stranger(scope)
@@ -127,14 +147,19 @@ class Authenticate:
         return found
 
     async def scraper(self, scope: Scope) -> None:
-        """Metrics are the whole service's: they take the operator's token, no tenant's key, unless they are public."""
+        """Metrics are the whole service's: they take the operator's token, no tenant's key, unless they are
+        public.
+        """
         settings, header = self.services.settings, Headers(scope=scope).get("authorization", "")
         wanted = settings.metrics_token.get_secret_value()
         if wanted and hmac.compare_digest(header.encode(), f"Bearer {wanted}".encode()):
             return
         await self.services.limiter.stranger(scope)
         if not settings.metrics_public:
-            raise denied("The metrics take 'Authorization: Bearer' and the token that the operator has set as EXPUNGE_METRICS_TOKEN.")
+            raise denied(
+                "The metrics take 'Authorization: Bearer' and the token that the operator has set as"
+                " EXPUNGE_METRICS_TOKEN."
+            )
 
 
 def bearer_token(header: str) -> str:

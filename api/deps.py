@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query, Request
 
-from api import paths
-from api.auth import Caller, need
-from api.problems import Problem, bad_header
-from api.services import Services
+from expunge.api import root_path
+from expunge.api.auth import Caller, need
+from expunge.api.problems import Problem, bad_header
+from expunge.api.services import Services
 
 MAX_WAIT = 30  # seconds
 KEY = re.compile(r"^[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?$")
@@ -34,17 +34,28 @@ class Ticket:
 
 def hashed(request: Request, content: bytes) -> str:
     """sha256 over method, path, query and content."""
-    parts = (request.method.encode(), paths.route(request.scope).encode(), request.url.query.encode(), content)
+    parts = (
+        request.method.encode(),
+        root_path.route(request.scope).encode(),
+        request.url.query.encode(),
+        content,
+    )
     return hashlib.sha256(b"\n".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
 KeyHeader = Header(
     alias="Idempotency-Key",
-    description="Any unique text, for example a UUID: the same request with the same key is done once, and its first answer is given again for a day.",
+    description=(
+        "Any unique text, for example a UUID: the same request with the same key is done once, and its first"
+        " answer is given again for a day."
+    ),
     json_schema_extra={"minLength": 1, "maxLength": 255, "pattern": "^[\\x21-\\x7e]+( +[\\x21-\\x7e]+)*$"},
 )
 PreferHeader = Header(
-    alias="Prefer", description="`wait=N`: hold the answer back for up to N seconds (at most 30) until the job has ended (RFC 7240)."
+    alias="Prefer",
+    description=(
+        "`wait=N`: hold the answer back for up to N seconds (at most 30) until the job has ended (RFC 7240)."
+    ),
 )
 
 
@@ -81,12 +92,16 @@ def acceptable(request: Request, *media_types: str) -> str:
         if q > best:
             best, found = q, media_type
     if not found:
-        raise Problem("not_acceptable", f"This resource comes as {' or '.join(media_types)}: accept one of them.")
+        raise Problem(
+            "not_acceptable", f"This resource comes as {' or '.join(media_types)}: accept one of them."
+        )
     return found
 
 
 def quality(header: str, media_type: str) -> float:
-    """The q of a media type under an Accept header: the most specific range that matches counts (RFC 9110, 12.5.1)."""
+    """The q of a media type under an Accept header: the most specific range that matches counts (RFC 9110,
+    12.5.1).
+    """
     rank, q = -1, 0.0
     for item in header.split(","):
         name, *parameters = (part.strip() for part in item.split(";"))
@@ -111,7 +126,9 @@ JobId = uuid.UUID
 DryRunQuery = Annotated[
     bool,
     Query(
-        description="Check the request and answer 200 with its resolved spec; store nothing. Images and deltas that are still to be uploaded may be named "
-        "00000000-0000-0000-0000-000000000001 and so on."
+        description=(
+            "Check the request and answer 200 with its resolved spec; store nothing. Images and deltas that"
+            " are still to be uploaded may be named 00000000-0000-0000-0000-000000000001 and so on."
+        )
     ),
 ]

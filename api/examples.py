@@ -3,21 +3,34 @@
 from fastapi.openapi.models import Example
 
 ERASE: dict[str, Example] = {
-    "plain": {"summary": "As little as possible", "value": {"model": "emoji", "concepts": ["church"], "method": "age"}},
+    "plain": {
+        "summary": "As little as possible",
+        "value": {"model": "emoji", "concepts": ["church"], "method": "age"},
+    },
     "method": {
         "summary": "A method with its own parameters",
         "value": {
             "model": "emoji",
             "concepts": ["church", "delivery truck"],
             "preserve": ["mosque", "castle"],
-            "method": {"name": "age", "variant": "paper", "steps": 120, "candidates": 20, "lora": {"rank": 16}},
+            "method": {
+                "name": "age",
+                "variant": "paper",
+                "steps": 120,
+                "candidates": 20,
+                "lora": {"rank": 16},
+            },
             "seed": 7,
             "labels": {"ticket": "DMCA-1042"},
         },
     },
     "stack": {
         "summary": "On top of an earlier erasure",
-        "value": {"model": "emoji", "base_job_id": "0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11", "concepts": ["dog"]},
+        "value": {
+            "model": "emoji",
+            "base_job_id": "0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11",
+            "concepts": ["dog"],
+        },
     },
     "concept": {
         "summary": "Synonyms, a target, thresholds for the verdict",
@@ -30,13 +43,20 @@ ERASE: dict[str, Example] = {
     },
     "edit": {
         "summary": "Edit: one concept becomes another",
-        "value": {"model": "emoji", "concepts": [{"name": "church", "target": "castle"}], "preserve": ["mosque"], "method": "age"},
+        "value": {
+            "model": "emoji",
+            "concepts": [{"name": "church", "target": "castle"}],
+            "preserve": ["mosque"],
+            "method": "age",
+        },
     },
     "debias": {
         "summary": "Debias: one concept is spread over attributes",
         "value": {
             "model": "emoji",
-            "concepts": [{"name": "dog", "attributes": ["noto", "twemoji", "fluent"], "shares": [0.4, 0.3, 0.3]}],
+            "concepts": [
+                {"name": "dog", "attributes": ["noto", "twemoji", "fluent"], "shares": [0.4, 0.3, 0.3]}
+            ],
             "method": {"name": "age", "debias": {"rounds": 8, "images": 24}},
             "evaluation": {"thresholds": {"attribute_distance": 0.2}},
         },
@@ -46,7 +66,10 @@ ERASE: dict[str, Example] = {
 COMBINE: dict[str, Example] = {
     "out": {
         "summary": "Two erasures summed; one that is not named is taken back out",
-        "value": {"model": "emoji", "jobs": ["0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11", "5d1f0c7b-3c52-4b6e-8f11-0a9a4c1f2e33"]},
+        "value": {
+            "model": "emoji",
+            "jobs": ["0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11", "5d1f0c7b-3c52-4b6e-8f11-0a9a4c1f2e33"],
+        },
     },
 }
 
@@ -66,10 +89,17 @@ HIDE: dict[str, Example] = {
 }
 
 EVALUATE: dict[str, Example] = {
-    "job": {"summary": "A finished job", "value": {"model": "emoji", "job_id": "0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11"}},
+    "job": {
+        "summary": "A finished job",
+        "value": {"model": "emoji", "job_id": "0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11"},
+    },
     "upload": {
         "summary": "An uploaded delta",
-        "value": {"model": "emoji", "artifact_id": "6a2f41a3-c654-4b7c-a1f4-0b9a3c1d8e55", "concepts": ["church"]},
+        "value": {
+            "model": "emoji",
+            "artifact_id": "6a2f41a3-c654-4b7c-a1f4-0b9a3c1d8e55",
+            "concepts": ["church"],
+        },
     },
 }
 
@@ -91,7 +121,10 @@ INSPECT: dict[str, Example] = {
 }
 
 IMPACT: dict[str, Example] = {
-    "plain": {"summary": "What would erasing church hurt?", "value": {"model": "emoji", "concepts": ["church"]}},
+    "plain": {
+        "summary": "What would erasing church hurt?",
+        "value": {"model": "emoji", "concepts": ["church"]},
+    },
     "method": {
         "summary": "By another method, with synonyms",
         "value": {

@@ -7,8 +7,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Undefined
 from markupsafe import Markup, escape
 
-from api.problems import KINDS
-from core.specs import METHODS
+from expunge.api.problems import KINDS
+from expunge.core.specs import METHODS
 
 BACKTICKS = re.compile(r"`([^`]+)`")
 VERBS = ("get", "post", "put", "patch", "delete")
@@ -20,14 +20,20 @@ def code(text: str) -> Markup:
 
 
 environment = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=Undefined, trim_blocks=True
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=Undefined,
+    trim_blocks=True,
 )
 environment.filters["code"] = code
 strict = environment.overlay(undefined=StrictUndefined)
 
 
 def home(url: str, version: str, root: str) -> str:
-    """The front page, which strangers see: nothing in it is the operator's own. `root` is the prefix of the service's addresses."""
+    """The front page, which strangers see: nothing in it is the operator's own.
+
+    `root` is the prefix of the service's addresses.
+    """
     methods = [{"name": name, "text": (spec.__doc__ or "").strip()} for name, spec in METHODS.items()]
     return strict.get_template("home.html.j2").render(url=url, version=version, root=root, methods=methods)
 
@@ -41,8 +47,14 @@ def docs(document: dict[str, Any], root: str) -> str:
         if verb in VERBS
     ]
     groups = [
-        {"name": tag["name"], "text": tag["description"], "operations": [each for each in operations if tag["name"] in each["tags"]]}
+        {
+            "name": tag["name"],
+            "text": tag["description"],
+            "operations": [each for each in operations if tag["name"] in each["tags"]],
+        }
         for tag in document["tags"]
     ]
     schemas = document["components"]["schemas"]
-    return environment.get_template("docs.html.j2").render(groups=groups, problems=KINDS.values(), schemas=schemas, root=root)
+    return environment.get_template("docs.html.j2").render(
+        groups=groups, problems=KINDS.values(), schemas=schemas, root=root
+    )

@@ -9,7 +9,7 @@ from typing import Annotated, Protocol, TypeVar
 
 from fastapi import Query
 
-from api.problems import invalid
+from expunge.api.problems import invalid
 
 MAX_PAGE = 200
 Cursor = Annotated[str | None, Query(max_length=300, description="`next_cursor` of the page before.")]
@@ -26,7 +26,9 @@ class Placed(Protocol):
 
 
 def cut(rows: Sequence[Row], limit: int, place: Callable[[Row], Placed]) -> tuple[Sequence[Row], str | None]:
-    """The page's rows and the cursor of the next page; `rows` was asked for with one more than the limit, which tells whether there is one."""
+    """The page's rows and the cursor of the next page; `rows` was asked for with one more than the limit,
+    which tells whether there is one.
+    """
     page = rows[:limit]
     if len(rows) <= limit:
         return page, None
@@ -35,7 +37,9 @@ def cut(rows: Sequence[Row], limit: int, place: Callable[[Row], Placed]) -> tupl
 
 
 def encode(created_at: datetime, id_: uuid.UUID) -> str:
-    return base64.urlsafe_b64encode(json.dumps([created_at.isoformat(), str(id_)]).encode()).decode().rstrip("=")
+    return (
+        base64.urlsafe_b64encode(json.dumps([created_at.isoformat(), str(id_)]).encode()).decode().rstrip("=")
+    )
 
 
 def decode(cursor: str | None) -> tuple[datetime, uuid.UUID] | None:
@@ -49,4 +53,8 @@ def decode(cursor: str | None) -> tuple[datetime, uuid.UUID] | None:
             raise ValueError("no time zone")
         return moment, uuid.UUID(id_)
     except (ValueError, TypeError, AttributeError) as error:
-        raise invalid("query.cursor", "is not a cursor of this service", "take 'next_cursor' of the page before, or omit it") from error
+        raise invalid(
+            "query.cursor",
+            "is not a cursor of this service",
+            "take 'next_cursor' of the page before, or omit it",
+        ) from error

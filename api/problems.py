@@ -40,9 +40,24 @@ KINDS = {
             "The link has expired, or is not what the service gave out",
             "Ask for a new one: POST /artifacts/{id}/link.",
         ),
-        Kind(404, "not_found", "There is no such resource", "Check the address; ids of other tenants are unknown to you."),
-        Kind(405, "method_not_allowed", "The resource does not take this method", "Use a method of the Allow header."),
-        Kind(406, "not_acceptable", "No acceptable representation", "Accept one of the media types the detail names."),
+        Kind(
+            404,
+            "not_found",
+            "There is no such resource",
+            "Check the address; ids of other tenants are unknown to you.",
+        ),
+        Kind(
+            405,
+            "method_not_allowed",
+            "The resource does not take this method",
+            "Use a method of the Allow header.",
+        ),
+        Kind(
+            406,
+            "not_acceptable",
+            "No acceptable representation",
+            "Accept one of the media types the detail names.",
+        ),
         Kind(
             409,
             "wrong_state",
@@ -68,8 +83,18 @@ KINDS = {
             "Run its job again: POST that job's `spec` to the address that made it, for example /jobs/erase.",
         ),
         Kind(413, "payload_too_large", "The body is too large", "Stay below the limit the detail names."),
-        Kind(415, "unsupported_media_type", "The body's media type is not supported", "Use the media type the detail names."),
-        Kind(416, "range_not_satisfiable", "The range lies outside the artifact", "Ask for a range within the size in Content-Range."),
+        Kind(
+            415,
+            "unsupported_media_type",
+            "The body's media type is not supported",
+            "Use the media type the detail names.",
+        ),
+        Kind(
+            416,
+            "range_not_satisfiable",
+            "The range lies outside the artifact",
+            "Ask for a range within the size in Content-Range.",
+        ),
         Kind(422, "invalid_request", "The request is not valid", "Correct the fields listed in 'errors'."),
         Kind(
             422,
@@ -81,25 +106,52 @@ KINDS = {
             422,
             "delta_does_not_fit",
             "The upload is not a delta of the model",
-            "Send a LoRA as diffusers' save_lora_weights writes it, or a prune job's sparse mask, and name its model.",
+            "Send a LoRA as diffusers' save_lora_weights writes it, or a prune job's sparse mask, and name"
+            " its model.",
         ),
-        Kind(422, "delta_not_finite", "The upload holds NaN or infinity", "The training that made it diverged; send finite weights."),
+        Kind(
+            422,
+            "delta_not_finite",
+            "The upload holds NaN or infinity",
+            "The training that made it diverged; send finite weights.",
+        ),
         Kind(
             422,
             "not_an_image",
             "The upload is no image of its media type",
             "Send a whole PNG, JPEG or WebP file with its own Content-Type.",
         ),
-        Kind(422, "image_unusable", "The image cannot be learned from", "Send a still image of 32 to 4096 px a side."),
+        Kind(
+            422,
+            "image_unusable",
+            "The image cannot be learned from",
+            "Send a still image of 32 to 4096 px a side.",
+        ),
         Kind(
             422,
             "no_concept_graph",
             "The model's concept graph was not measured",
-            "Erase it with POST /jobs/erase and look at what moved with POST /inspect; measured graphs lie beside a model's weights as concept_graph.json.",
+            "Erase it with POST /jobs/erase and look at what moved with POST /inspect; measured graphs lie"
+            " beside a model's weights as concept_graph.json.",
         ),
-        Kind(422, "idempotency_mismatch", "This Idempotency-Key belongs to another request", "Use a new key for a new request."),
-        Kind(429, "too_many_requests", "Too many requests", "Repeat after the Retry-After seconds, and ask less often."),
-        Kind(429, "quota_exceeded", "A quota of the tenant is used up", "Repeat after the Retry-After seconds; GET /queue has all quotas."),
+        Kind(
+            422,
+            "idempotency_mismatch",
+            "This Idempotency-Key belongs to another request",
+            "Use a new key for a new request.",
+        ),
+        Kind(
+            429,
+            "too_many_requests",
+            "Too many requests",
+            "Repeat after the Retry-After seconds, and ask less often.",
+        ),
+        Kind(
+            429,
+            "quota_exceeded",
+            "A quota of the tenant is used up",
+            "Repeat after the Retry-After seconds; GET /queue has all quotas.",
+        ),
         Kind(500, "internal_error", "The server failed", "Report the request_id to the operator."),
         Kind(
             500,
@@ -107,7 +159,12 @@ KINDS = {
             "The stored bytes do not match their sha256",
             "Do not use copies of this artifact; run its job again: POST that job's `spec`.",
         ),
-        Kind(503, "unavailable", "A part of the service is down", "Repeat after the Retry-After seconds, with the same Idempotency-Key."),
+        Kind(
+            503,
+            "unavailable",
+            "A part of the service is down",
+            "Repeat after the Retry-After seconds, with the same Idempotency-Key.",
+        ),
     )
 }
 BY_STATUS = {kind.status: kind for kind in reversed(KINDS.values())}
@@ -135,7 +192,10 @@ class FieldError(BaseModel):
     """What is wrong with one field of the request."""
 
     field: str = Field(
-        description="Where, as written in the request: 'concepts[0]', 'method.steps', 'query.limit', 'header.Accept', 'path', 'method', 'body'.",
+        description=(
+            "Where, as written in the request: 'concepts[0]', 'method.steps', 'query.limit', 'header.Accept',"
+            " 'path', 'method', 'body'."
+        ),
         examples=["concepts[0]"],
     )
     message: str = Field(description="What is wrong.")
@@ -145,25 +205,39 @@ class FieldError(BaseModel):
 class ProblemBody(BaseModel):
     """RFC 9457 problem details; every error of this service has this shape."""
 
-    type: str = Field(description="Identifies the sort of problem; leads to its explanation.", examples=["/docs#invalid_request"])
+    type: str = Field(
+        description="Identifies the sort of problem; leads to its explanation.",
+        examples=["/docs#invalid_request"],
+    )
     code: str = Field(description="The same as a bare word, for programs.", examples=["invalid_request"])
     title: str
     status: int
     detail: str = Field(description="What happened this time, and the remedy.")
     instance: str | None = Field(default=None, description="The path that was asked for.")
-    request_id: str | None = Field(default=None, description="Also in the X-Request-ID header and in the server's log.")
-    errors: list[FieldError] | None = Field(default=None, description="Each part of the request that is at fault.")
+    request_id: str | None = Field(
+        default=None, description="Also in the X-Request-ID header and in the server's log."
+    )
+    errors: list[FieldError] | None = Field(
+        default=None, description="Each part of the request that is at fault."
+    )
 
 
 class Problem(Exception):
     """Raise to answer with this problem."""
 
     def __init__(
-        self, code: str, detail: str | None = None, *, errors: list[FieldError] | None = None, headers: dict[str, str] | None = None
+        self,
+        code: str,
+        detail: str | None = None,
+        *,
+        errors: list[FieldError] | None = None,
+        headers: dict[str, str] | None = None,
     ) -> None:
         self.kind = KINDS[code]
         self.detail = detail or self.kind.remedy
-        self.errors = errors or ([FieldError(field=ABOUT[code], message=self.kind.title)] if code in ABOUT else None)
+        self.errors = errors or (
+            [FieldError(field=ABOUT[code], message=self.kind.title)] if code in ABOUT else None
+        )
         self.headers = headers or {}
         super().__init__(f"{code}: {self.detail}")
 
@@ -177,7 +251,9 @@ def bad_header(name: str, remedy: str) -> Problem:
 def invalid(field: str, message: str, remedy: str | None = None) -> Problem:
     """A 422 about one field."""
     detail = f"{field}: {message}: {remedy}" if remedy else f"{field}: {message}"
-    return Problem("invalid_request", detail, errors=[FieldError(field=field, message=message, remedy=remedy)])
+    return Problem(
+        "invalid_request", detail, errors=[FieldError(field=field, message=message, remedy=remedy)]
+    )
 
 
 def not_found(what: str) -> Problem:
@@ -210,11 +286,21 @@ def answer(problem: Problem, *, instance: str | None, request_id: str | None, ro
     )
 
 
-EVERYWHERE = ("invalid_request", "unauthorized", "forbidden", "not_acceptable", "too_many_requests", "internal_error", "unavailable")
+EVERYWHERE = (
+    "invalid_request",
+    "unauthorized",
+    "forbidden",
+    "not_acceptable",
+    "too_many_requests",
+    "internal_error",
+    "unavailable",
+)
 
 
 def responses(*codes: str, public: bool = False) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI `responses=` of a route that may answer with these problems, and (unless public) with those that every route may."""
+    """The OpenAPI `responses=` of a route that may answer with these problems, and (unless public) with those
+    that every route may.
+    """
     found: dict[int | str, dict[str, Any]] = {}
     for code in dict.fromkeys((*codes, "invalid_request") if public else (*codes, *EVERYWHERE)):
         kind = KINDS[code]
@@ -222,11 +308,15 @@ def responses(*codes: str, public: bool = False) -> dict[int | str, dict[str, An
         if kind.status in found:
             found[kind.status]["description"] += "\n\n" + text
         else:
-            found[kind.status] = {"description": text, "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+            found[kind.status] = {
+                "description": text,
+                "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            }
             headers = OPENAPI_HEADERS.get(kind.status)
             if headers:
                 found[kind.status]["headers"] = {
-                    name: {"description": text, "schema": {"type": "string"}} for name, text in headers.items()
+                    name: {"description": text, "schema": {"type": "string"}}
+                    for name, text in headers.items()
                 }
     return dict(sorted(found.items(), key=lambda item: int(item[0])))
 

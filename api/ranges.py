@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from starlette.datastructures import Headers
 
-from api.problems import Problem
+from expunge.api.problems import Problem
 
 ONE_RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
 
@@ -33,7 +33,10 @@ def unchanged(headers: Headers, etag: str) -> bool:
 
 
 def span(headers: Headers, size: int, etag: str) -> tuple[Span, bool]:
-    """Which bytes to send, and whether as 206. Several ranges, other units or a stale If-Range mean the whole."""
+    """Which bytes to send, and whether as 206.
+
+    Several ranges, other units or a stale If-Range mean the whole.
+    """
     whole = Span(0, size, size), False
     if "range" not in headers or ("if-range" in headers and headers["if-range"].strip() != etag):
         return whole
@@ -47,5 +50,9 @@ def span(headers: Headers, size: int, etag: str) -> tuple[Span, bool]:
     else:
         start, stop = max(0, size - int(found[2][:20])), size
     if start >= size or stop <= start:
-        raise Problem("range_not_satisfiable", f"The artifact has {size} bytes.", headers={"Content-Range": f"bytes */{size}"})
+        raise Problem(
+            "range_not_satisfiable",
+            f"The artifact has {size} bytes.",
+            headers={"Content-Range": f"bytes */{size}"},
+        )
     return Span(start, stop, size), True

@@ -6,16 +6,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from api import links
-from core.specs.base import Spec
-from store.audit import Action as AuditAction
-from store.webhooks import Event as WebhookEvent
+from expunge.api import signed_urls
+from expunge.core.specs.base import Spec
+from expunge.store.audit import Action as AuditAction
+from expunge.store.webhooks import Event as WebhookEvent
 
 JobStatus = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled", "expired"]
 JobKind = Literal["erase", "hide", "evaluate", "combine", "inspect"]
 ArtifactKind = Literal["file", "recovery_key"]
 KindField = Field(
-    description="A `recovery_key` is a secret: its content takes the scope `keys:read`, every read is noted, and it can be revoked."
+    description=(
+        "A `recovery_key` is a secret: its content takes the scope `keys:read`, every read is noted, and it"
+        " can be revoked."
+    )
 )
 TERMINAL = ("succeeded", "failed", "cancelled", "expired")
 
@@ -37,19 +40,25 @@ class Artifact(Answer):
     size: int = Field(description="Bytes.")
     sha256: str = Field(description="Of the content, in hex; also its strong ETag.")
     created_at: datetime
-    revoked_at: datetime | None = Field(description="Since when a recovery key's bytes are deleted; null while they are not.")
+    revoked_at: datetime | None = Field(
+        description="Since when a recovery key's bytes are deleted; null while they are not."
+    )
     expired_at: datetime | None = Field(
-        default=None, description="Since when the bytes are deleted, on request or for their age; null while they are not."
+        default=None,
+        description="Since when the bytes are deleted, on request or for their age; null while they are not.",
     )
     corrupt_at: datetime | None = Field(
-        default=None, description="Since when the bytes are known to be damaged or gone; null while they are not."
+        default=None,
+        description="Since when the bytes are known to be damaged or gone; null while they are not.",
     )
 
 
 class LinkSpec(Spec):
     """How long a link is to be good."""
 
-    lifetime_s: int = Field(default=links.LONGEST, ge=1, le=links.LONGEST, description="Seconds until it expires.")
+    lifetime_s: int = Field(
+        default=signed_urls.LONGEST, ge=1, le=signed_urls.LONGEST, description="Seconds until it expires."
+    )
 
 
 class ArtifactLink(BaseModel):
@@ -90,7 +99,10 @@ Progress = Annotated[
                 "step": {"type": "integer", "description": "Of the phase, from 0."},
                 "total": {"type": "integer", "description": "Steps of the phase."},
                 "loss": {"type": ["number", "null"]},
-                "target": {"type": ["string", "null"], "description": "What the concept is steered to just now."},
+                "target": {
+                    "type": ["string", "null"],
+                    "description": "What the concept is steered to just now.",
+                },
                 "eta_s": {"type": ["number", "null"], "description": "Seconds that the phase still takes."},
                 "message": {"type": "string"},
             },
@@ -107,15 +119,23 @@ class Job(Answer):
     status: JobStatus
     spec: dict[str, Any] = Field(description="The request, with every default filled in.")
     attempt: int = Field(description="How often a worker has started it.")
-    progress: Progress | None = Field(description="{phase, step, total, loss, target, eta_s, message}, as far as they apply.")
+    progress: Progress | None = Field(
+        description="{phase, step, total, loss, target, eta_s, message}, as far as they apply."
+    )
     artifacts: list[JobArtifact] = []
     verdict: dict[str, Any] | None = Field(
-        description="{passed, checks, advice}: the report against the thresholds asked for; advice says of each check that did not pass by how much, and what may help."
+        description=(
+            "{passed, checks, advice}: the report against the thresholds asked for; advice says of each check"
+            " that did not pass by how much, and what may help."
+        )
     )
     error: JobError | None
     notes: list[str] = Field(
         default=[],
-        description="What was noticed about the request, for people: names that the model's vocabulary lacks, and which come near. No errors.",
+        description=(
+            "What was noticed about the request, for people: names that the model's vocabulary lacks, and"
+            " which come near. No errors."
+        ),
     )
     labels: dict[str, str]
     version: int = Field(description="Grows with every change.")
@@ -202,7 +222,9 @@ class ApiKey(Answer):
 class NewApiKey(ApiKey):
     """An API key, the one time that its text is shown."""
 
-    key: str | None = Field(description="Keep it: it cannot be had again. Null in the answer to a repeat by Idempotency-Key.")
+    key: str | None = Field(
+        description="Keep it: it cannot be had again. Null in the answer to a repeat by Idempotency-Key."
+    )
 
 
 class ApiKeyPage(BaseModel):
@@ -216,7 +238,9 @@ class Pause(Answer):
     """A pause in force."""
 
     paused_at: datetime
-    hand_over: bool = Field(description="Whether running jobs stop at their next checkpoint, to go on after the pause.")
+    hand_over: bool = Field(
+        description="Whether running jobs stop at their next checkpoint, to go on after the pause."
+    )
     reason: str
 
 
@@ -225,8 +249,12 @@ class Quotas(Answer):
 
     max_active_jobs: int = Field(description="Jobs queued or running; beyond it, POST answers 429.")
     max_running_jobs: int | None = Field(description="Jobs that run at once; beyond it, they wait.")
-    max_jobs_a_day: int | None = Field(description="Jobs made between two midnights UTC; beyond it, POST answers 429.")
-    max_bytes: int | None = Field(description="Of stored artifacts, uploads and what jobs made; beyond it, POST answers 429.")
+    max_jobs_a_day: int | None = Field(
+        description="Jobs made between two midnights UTC; beyond it, POST answers 429."
+    )
+    max_bytes: int | None = Field(
+        description="Of stored artifacts, uploads and what jobs made; beyond it, POST answers 429."
+    )
 
 
 class Queue(Answer):
@@ -235,10 +263,14 @@ class Queue(Answer):
     state: Literal["running", "paused"]
     pause: Pause | None = Field(description="The tenant's own pause.")
     maintenance: Pause | None = Field(description="The operator's, of the whole service.")
-    jobs: dict[Literal["queued", "running", "cancelling"], int] = Field(description="Unfinished jobs by status.")
+    jobs: dict[Literal["queued", "running", "cancelling"], int] = Field(
+        description="Unfinished jobs by status."
+    )
     jobs_today: int = Field(description="Jobs made since midnight UTC.")
     blocked: dict[str, str] = Field(
-        description="Models that queued jobs wait for in vain, and why: they start once a worker has the model."
+        description=(
+            "Models that queued jobs wait for in vain, and why: they start once a worker has the model."
+        )
     )
     quotas: Quotas
 
@@ -256,13 +288,17 @@ class AuditEntry(BaseModel):
     id: uuid.UUID
     at: datetime
     api_key: ApiKeyName | None = Field(
-        description="The key that the request carried; null for the operator at the server, and the service itself."
+        description=(
+            "The key that the request carried; null for the operator at the server, and the service itself."
+        )
     )
     address: str | None = Field(description="The client's address, as the server saw it.")
     request_id: str | None = Field(description="Also in the server's log.")
     action: AuditAction
     target: AuditTarget
-    details: dict[str, Any] = Field(description="Facts of the act; never a concept's text, a label or a secret.")
+    details: dict[str, Any] = Field(
+        description="Facts of the act; never a concept's text, a label or a secret."
+    )
 
 
 class AuditPage(BaseModel):
@@ -280,8 +316,12 @@ class Webhook(Answer):
     description: str
     events: list[WebhookEvent]
     enabled: bool
-    disabled_reason: Literal["gone"] | None = Field(description="`gone`: the endpoint answered 410. Null when a client disabled it.")
-    previous_until: datetime | None = Field(description="Until when messages carry a signature of the secret before the last rotation too.")
+    disabled_reason: Literal["gone"] | None = Field(
+        description="`gone`: the endpoint answered 410. Null when a client disabled it."
+    )
+    previous_until: datetime | None = Field(
+        description="Until when messages carry a signature of the secret before the last rotation too."
+    )
     created_at: datetime
 
 
@@ -289,7 +329,10 @@ class NewWebhook(Webhook):
     """A webhook, the one time that its secret is shown."""
 
     secret: str | None = Field(
-        description="Standard Webhooks secret, `whsec_…`. Keep it: it cannot be had again. Null in the answer to a repeat by Idempotency-Key."
+        description=(
+            "Standard Webhooks secret, `whsec_…`. Keep it: it cannot be had again. Null in the answer to a"
+            " repeat by Idempotency-Key."
+        )
     )
 
 
@@ -300,7 +343,15 @@ class WebhookList(BaseModel):
 
 
 DeliveryError = Literal[
-    "host_refused", "timeout", "unreachable", "tls_failed", "bad_answer", "http_status", "redirected", "secret_unreadable", "internal_error"
+    "host_refused",
+    "timeout",
+    "unreachable",
+    "tls_failed",
+    "bad_answer",
+    "http_status",
+    "redirected",
+    "secret_unreadable",
+    "internal_error",
 ]
 
 
@@ -349,11 +400,17 @@ class Model(BaseModel):
     id: str
     title: str
     kind: Literal["bundled", "local", "hub"]
-    revision: str | None = Field(description="The hub's branch, tag or commit that it is pinned to; null without one.")
-    architecture: str | None = Field(
-        description="Such as 'Stable Diffusion 1.x'; null where its files are not seen by the API, or do not load."
+    revision: str | None = Field(
+        description="The hub's branch, tag or commit that it is pinned to; null without one."
     )
-    usable: bool | None = Field(description="Whether jobs may name it; null where no host has seen its files yet.")
+    architecture: str | None = Field(
+        description=(
+            "Such as 'Stable Diffusion 1.x'; null where its files are not seen by the API, or do not load."
+        )
+    )
+    usable: bool | None = Field(
+        description="Whether jobs may name it; null where no host has seen its files yet."
+    )
     problem: str | None = Field(description="Why it cannot be used, and how that is mended.")
     vocabulary: Vocabulary | None = Field(description="Null when the model comes with none.")
 
@@ -370,7 +427,10 @@ class DryRun(BaseModel):
     spec: dict[str, Any] = Field(description="The request, with every default filled in.")
     notes: list[str] = Field(
         default=[],
-        description="What was noticed about the request, for people: names that the model's vocabulary lacks, and which come near. No errors.",
+        description=(
+            "What was noticed about the request, for people: names that the model's vocabulary lacks, and"
+            " which come near. No errors."
+        ),
     )
 
 
@@ -378,7 +438,10 @@ class SigningKey(Answer):
     """An Ed25519 key that signs manifests, or signed some."""
 
     id: str = Field(
-        description="As `signed_by` in a manifest and `key_id` in its signature name it: 16 hex digits of the sha256 of the raw key."
+        description=(
+            "As `signed_by` in a manifest and `key_id` in its signature name it: 16 hex digits of the sha256"
+            " of the raw key."
+        )
     )
     public_key: str = Field(description="PEM.")
     created_at: datetime
@@ -421,7 +484,9 @@ class ProposedTarget(Answer):
 
     target: str
     distance: float
-    g0: float = Field(description="CLIP score of the base model's own pictures of it: its generation capability.")
+    g0: float = Field(
+        description="CLIP score of the base model's own pictures of it: its generation capability."
+    )
     reason: str
 
 
@@ -435,7 +500,9 @@ class ConceptTargets(BaseModel):
 class EstimatedCost(Answer):
     """What the job would take."""
 
-    seconds: float = Field(description="Of the erasure alone, on the two CPU cores it was measured on; a GPU takes less.")
+    seconds: float = Field(
+        description="Of the erasure alone, on the two CPU cores it was measured on; a GPU takes less."
+    )
     unet_evaluations: int
 
 
@@ -445,10 +512,15 @@ class Impact(BaseModel):
     model: str
     method: str
     hurt: list[HurtConcept] = Field(description="The concepts predicted to lose most, the worst first.")
-    targets: list[ConceptTargets] = Field(description="In-class concepts, close but no synonyms: what AGE calls fantastic targets.")
+    targets: list[ConceptTargets] = Field(
+        description="In-class concepts, close but no synonyms: what AGE calls fantastic targets."
+    )
     cost: EstimatedCost | None = Field(description="Null where the method was not measured.")
     scale: float | None = Field(
-        description="How much the method hurts beside the one the graph was measured with; predictions are scaled by it. Null where it was not measured: then 1."
+        description=(
+            "How much the method hurts beside the one the graph was measured with; predictions are scaled by"
+            " it. Null where it was not measured: then 1."
+        )
     )
     held_out: dict[str, float] = Field(description="How good the fit is on erasures that it has not seen.")
     notes: list[str]

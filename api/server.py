@@ -1,6 +1,8 @@
-"""uvicorn as the API runs under it: HTTP/1.1 with deadlines, so that a client that sends slowly, or nothing, holds a connection for a bounded time only.
+"""uvicorn as the API runs under it: HTTP/1.1 with deadlines, so that a client that sends slowly, or nothing,
+holds a connection for a bounded time only.
 
-uvicorn itself has no time limit for a request's head or body. A proxy in front (docs/running.md) is good for more: TLS, and slow readers.
+uvicorn itself has no time limit for a request's head or body. A proxy in front (docs/running.md) is good for
+more: TLS, and slow readers.
 """
 
 import asyncio
@@ -12,19 +14,23 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_SECONDS = 10.0  # from a connection's beginning, or a further request's first byte, to the end of its head
+HEAD_SECONDS = (
+    10.0  # from a connection's beginning, or a further request's first byte, to the end of its head
+)
 BODY_SECONDS, BODY_BYTES = 10.0, 10_240  # so many bytes of a body in each so many seconds
-MOST_HALF, HURRY_SECONDS = (
-    256,
-    2.0,
-)  # heads that are not whole; beyond that, the oldest has so long to end: many clients at once are no slow ones
+MOST_HALF = 256  # connections whose heads are not whole yet
+# Beyond MOST_HALF the oldest has so long to end: many clients at once are not slow ones.
+HURRY_SECONDS = 2.0
 MOST = 2500  # connections; beyond that, requests are answered 503
 GRACE = 5  # seconds that requests have to end in when the server stops
 TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 class Patient(H11Protocol):
-    """uvicorn's protocol over h11, one object for each connection. A deadline runs while the client owes the rest of a head or of a body."""
+    """uvicorn's protocol over h11, one object for each connection.
+
+    A deadline runs while the client owes the rest of a head or of a body.
+    """
 
     half: dict["Patient", None] = {}  # noqa: RUF012  # connections whose head is not whole, the oldest first; of all in this process
     deadline: asyncio.TimerHandle | None = None
@@ -49,7 +55,9 @@ class Patient(H11Protocol):
         self.owe("")
 
     def look(self) -> None:
-        """What the client owes after what has just happened; between two requests nothing, as uvicorn's own keep-alive runs then."""
+        """What the client owes after what has just happened; between two requests nothing, as uvicorn's own
+        keep-alive runs then.
+        """
         owed = ""
         if self.conn.their_state is h11.SEND_BODY:
             owed = "body"
@@ -84,7 +92,11 @@ class Patient(H11Protocol):
 
     def measure(self) -> None:
         """A body goes on as long as enough of it comes, or as it is the service that does not read on."""
-        if self.received >= BODY_BYTES or self.flow.read_paused or self.conn.they_are_waiting_for_100_continue:
+        if (
+            self.received >= BODY_BYTES
+            or self.flow.read_paused
+            or self.conn.they_are_waiting_for_100_continue
+        ):
             self.owe("body")
         else:
             self.give_up()
@@ -101,11 +113,16 @@ class Patient(H11Protocol):
 
 
 def config(app: str | Callable[..., Any], **more: Any) -> uvicorn.Config:
-    """One way to serve for the image, for `expunge up` and for the tests. Raises the soft limit of open files to what that many connections take."""
+    """One way to serve for the image, for `expunge up` and for the tests.
+
+    Raises the soft limit of open files to what that many connections take.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * MOST + 256
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
     kept = {
         "http": Patient,
         "loop": "asyncio",

@@ -9,18 +9,18 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from api.bell import Bell
-from api.hub import Hub
-from api.images import Decoder
-from api.integrity import Checked
-from api.known import Known
-from api.limiter import Limiter
-from api.metrics import Counted, Metrics
-from api.seats import Seats
-from api.shared import Shared
-from store import artifacts, db, deployment, jobs, keys, pauses, workers
-from store.blobs import Blobs
-from store.settings import Settings
+from expunge.api.checksums import Checked
+from expunge.api.event_listener import Hub
+from expunge.api.key_cache import Known
+from expunge.api.metrics import Counted, Metrics
+from expunge.api.middleware.rate_limit import Limiter
+from expunge.api.single_flight import Shared
+from expunge.api.stream_limits import Seats
+from expunge.api.task_queue import Bell
+from expunge.api.vet_image import Decoder
+from expunge.store import artifacts, db, deployment, jobs, keys, queue_pauses, workers
+from expunge.store.blobs import Blobs
+from expunge.store.settings import Settings
 
 
 @dataclass
@@ -56,15 +56,15 @@ class Services:
             return keys.marks(session)
 
     async def readiness(self) -> dict[str, str]:
-        """How the parts are: the database must answer; a silent Redis only degrades; a paused queue, and one without a worker that is ready, take jobs all the
-        same."""
+        """How the parts are: the database must answer; a silent Redis only degrades; a paused queue, and one
+        without a worker that is ready, take jobs all the same."""
         queue, ready = await run_in_threadpool(self.queue_state)
         return {"database": "ok", "redis": await self.limiter.ping(), "queue": queue, "workers": ready}
 
     def queue_state(self) -> tuple[str, str]:
         with self.transaction() as session:
             session.execute(text("select 1 from jobs limit 1"))
-            queue = "running" if pauses.current(session, None) is None else "paused"
+            queue = "running" if queue_pauses.current(session, None) is None else "paused"
             return queue, "ready" if workers.able(session) else "none ready"
 
     def reading(self) -> AbstractContextManager[Session]:
@@ -83,7 +83,7 @@ class Services:
                 jobs=jobs.count_by_status(session),
                 oldest=jobs.queue_age(session),
                 corrupt=artifacts.corrupt_count(session),
-                paused=pauses.count(session),
+                paused=queue_pauses.count(session),
                 workers=workers.count_by_state(session),
                 blocked=len(workers.blocked(session)),
             )
@@ -92,6 +92,8 @@ class Services:
 def build(settings: Settings) -> Services:
     dsn = db.psycopg_url(settings.database_url.get_secret_value())
     metrics = Metrics()
-    services = Services(settings, Hub(dsn), Bell(settings.redis_url.get_secret_value()), metrics, Limiter(settings, metrics))
+    services = Services(
+        settings, Hub(dsn), Bell(settings.redis_url.get_secret_value()), metrics, Limiter(settings, metrics)
+    )
     services.metrics.watch(services.count)
     return services

@@ -1,4 +1,6 @@
-"""What models are known to draw, and what is noticed about a valid request before any GPU does: names that its model does not know, or that are more than names."""
+"""What models are known to draw, and what is noticed about a valid request before any GPU does: names that
+its model does not know, or that are more than names.
+"""
 
 import json
 import re
@@ -9,11 +11,11 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from api import near
-from api.deltas import directory
-from api.services import Services
-from core.sources import parse
-from core.specs import STYLE_FORMS, Concept, Names, folded
+from expunge.api import suggestions
+from expunge.api.services import Services
+from expunge.api.vet_delta import directory
+from expunge.core.sources import parse
+from expunge.core.specs import STYLE_FORMS, Concept, Names, folded
 
 MOST = 20
 
@@ -32,7 +34,9 @@ def of_folder(folder: Path | None) -> tuple[Path, float] | None:
 
 
 class Words(NamedTuple):
-    """A vocabulary's concepts, and its styles in every way to write them; the same folded, and in all their forms."""
+    """A vocabulary's concepts, and its styles in every way to write them; the same folded, and in all their
+    forms.
+    """
 
     all: list[str]
     folded: frozenset[str]
@@ -42,12 +46,17 @@ class Words(NamedTuple):
 @lru_cache(maxsize=64)
 def known(path: Path, changed: float) -> Words:
     found = read(path, changed)
-    words = [*found.get("concepts", []), *(form.format(style) for style in found.get("styles", []) for form in STYLE_FORMS)]
+    words = [
+        *found.get("concepts", []),
+        *(form.format(style) for style in found.get("styles", []) for form in STYLE_FORMS),
+    ]
     return Words(words, frozenset(map(folded, words)), Names(words))
 
 
 def named(spec: BaseModel) -> Iterator[tuple[str, list[str]]]:
-    """(field, name and synonyms) of what a spec asks to change, to become, or to keep; a word that is learned from images is no word of the model's."""
+    """(field, name and synonyms) of what a spec asks to change, to become, or to keep; a word that is learned
+    from images is no word of the model's.
+    """
     one = getattr(spec, "concept", None)
     for at, concept in [
         *((f"concepts[{i}]", c) for i, c in enumerate(getattr(spec, "concepts", []))),
@@ -73,20 +82,30 @@ SYNTAX = re.compile(
     r"|\[[^\[\]]*[:|][^\[\]]*\]|\(\(.*\)\)|__[\w/-]+__|(?P<before>\S.*?)\s+--[a-z].*"
 )
 INSIDE = re.compile(r"[(\[][^()\[\]]*:\s*-?\d*\.?\d+\s*[)\]]|<[\w-]+:[^<>]*>|\{[^{}]*\|[^{}]*\}")
-"""How tools for prompts write weights, alternatives and adapters: (church:1.3), [church], church++, church:1.3, {church|dog}, <lora:x:1>, __animal__, church --no dog."""
+"""How tools for prompts write weights, alternatives and adapters: (church:1.3), [church], church++,
+church:1.3, {church|dog}, <lora:x:1>, __animal__, church --no dog.
+"""
 
 
 def misread(field: str, name: str) -> str | None:
-    """A note where a name looks as though it were more than words: several concepts, or the syntax of a prompt."""
+    """A note where a name looks as though it were more than words: several concepts, or the syntax of a
+    prompt.
+    """
     whole = SYNTAX.fullmatch(name)
     if whole or INSIDE.search(name):
         word = next((word for word in whole.groupdict().values() if word), None) if whole else None
         instead = f"write '{word}' for the concept alone" if word else "write the concept's words alone"
-        return f"{field}: '{name}' is taken letter by letter, as weights and other syntax of prompts are not read: {instead}"
+        return (
+            f"{field}: '{name}' is taken letter by letter, as weights and other syntax of prompts are not"
+            f" read: {instead}"
+        )
     parts = [part for part in LIST.split(name) if part]
     if len(parts) > 1:
         several = json.dumps(parts, ensure_ascii=False)
-        return f"{field}: '{name}' is one concept; did you mean {COUNT.get(len(parts), len(parts))}? Then write {several}"
+        return (
+            f"{field}: '{name}' is one concept; did you mean {COUNT.get(len(parts), len(parts))}? Then write"
+            f" {several}"
+        )
     return None
 
 
@@ -98,15 +117,23 @@ def untried(services: Services, model: str, spec: BaseModel) -> list[str]:
     if not hasattr(spec, "method") or parse(services.settings.models[model]).kind == "bundled":
         return []
     return [
-        f"the defaults of method '{spec.method.name}' were measured on the bundled 64-pixel model alone, and are untried on '{model}': start from few steps, look "
-        "at the report, then raise steps or learning_rate"
-        if hasattr(spec.method, "steps")
-        else f"the defaults of method '{spec.method.name}' were measured on the bundled 64-pixel model alone, and are untried on '{model}': look at the report"
+        (
+            f"the defaults of method '{spec.method.name}' were measured on the bundled 64-pixel model alone,"
+            f" and are untried on '{model}': start from few steps, look at the report, then raise steps or"
+            " learning_rate"
+            if hasattr(spec.method, "steps")
+            else (
+                f"the defaults of method '{spec.method.name}' were measured on the bundled 64-pixel model"
+                f" alone, and are untried on '{model}': look at the report"
+            )
+        )
     ]
 
 
 def notes(services: Services, model: str, spec: BaseModel) -> list[str]:
-    """For people: what is untried on the model; each name that looks like several, or like a prompt's syntax, and each that the model's vocabulary lacks, where it has one."""
+    """For people: what is untried on the model; each name that looks like several, or like a prompt's syntax,
+    and each that the model's vocabulary lacks, where it has one.
+    """
     file = of_folder(directory(services.settings.models[model]))
     words = known(*file) if file is not None else None
     found: list[str] = []
@@ -115,9 +142,14 @@ def notes(services: Services, model: str, spec: BaseModel) -> list[str]:
         odd = [] if known_here else [note for name in names if (note := misread(field, name)) is not None]
         found += odd
         if words is not None and not known_here:
-            meant = "" if odd or len(found) >= MOST else near.ask(near.concept(names[0], words.all, words.forms))
+            meant = (
+                ""
+                if odd or len(found) >= MOST
+                else suggestions.ask(suggestions.concept(names[0], words.all, words.forms))
+            )
             found.append(
-                f"{field}: '{names[0]}' is not in the vocabulary of model '{model}'; {meant}taken as written, it may not be judged"
+                f"{field}: '{names[0]}' is not in the vocabulary of model '{model}'; {meant}taken as written,"
+                " it may not be judged"
             )
     found = [*found[:MOST], f"and {len(found) - MOST} more"] if len(found) > MOST else found
     return [*untried(services, model, spec), *found]

@@ -1,7 +1,8 @@
 """The concept graph of the bundled model, measured: `python -m benchmarks.concept_graph`.
 
-Erases each of 24 concepts with UCE (its defaults, nothing preserved), draws 44 concepts with each sanitized model and with the base model, and takes the drop in
-CLIP score and in the classifier's hits. Each row is written as it is finished: run again, the command goes on where it was stopped.
+Erases each of 24 concepts with UCE (its defaults, nothing preserved), draws 44 concepts with each sanitized
+model and with the base model, and takes the drop in CLIP score and in the classifier's hits. Each row is
+written as it is finished: run again, the command goes on where it was stopped.
 """
 
 import hashlib
@@ -15,25 +16,60 @@ from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.methods import JUDGING as METHOD_JUDGING
 from benchmarks.methods import RESULTS as METHODS_RESULTS
-from core.concepts import distances
-from core.concepts.graph import fit, statistics
-from core.erasure import erase
-from core.evaluation import clip_score, success_rates
-from core.evaluation.judges import Judges, judges_for
-from core.evaluation.pictures import draw, plan, preserved_concepts
-from core.impact import FILE, FORMAT, Graph
-from core.models import StableDiffusion, load_model
-from core.models.folders import BUNDLED
-from core.specs import METHODS, Concept, EraseSpec, EvaluationSpec, UceSpec
+from expunge.core.concepts import distances
+from expunge.core.concepts.graph import fit, statistics
+from expunge.core.erasure import erase
+from expunge.core.evaluation import clip_score, success_rates
+from expunge.core.evaluation.judges import Judges, judges_for
+from expunge.core.evaluation.pictures import draw, plan, preserved_concepts
+from expunge.core.impact import FILE, FORMAT, Graph
+from expunge.core.models import Denoiser, load_model
+from expunge.core.models.folders import BUNDLED
+from expunge.core.specs import METHODS, Concept, EraseSpec, EvaluationSpec, UceSpec
 
 HERE = Path(__file__).parent
 RESULTS, CACHE = HERE / "results" / "concept_graph.json", HERE.parent / "build" / "pictures"
 SOURCE = "bundled:emoji"
 ERASED = (
-    "church", "castle", "hospital", "delivery truck", "bus", "airplane", "sailboat", "bicycle", "trumpet", "violin", "saw", "fish", "shark", "dog",
-    "cat", "horse", "eagle", "apple", "strawberry", "pizza", "rose", "soccer ball", "radio", "teapot",
-)  # fmt: skip
-OTHERS = ("mosque", "synagogue", "lorry", "car", "canoe", "saxophone", "guitar", "hammer", "dolphin", "wolf", "duck", "pear")
+    "church",
+    "castle",
+    "hospital",
+    "delivery truck",
+    "bus",
+    "airplane",
+    "sailboat",
+    "bicycle",
+    "trumpet",
+    "violin",
+    "saw",
+    "fish",
+    "shark",
+    "dog",
+    "cat",
+    "horse",
+    "eagle",
+    "apple",
+    "strawberry",
+    "pizza",
+    "rose",
+    "soccer ball",
+    "radio",
+    "teapot",
+)
+OTHERS = (
+    "mosque",
+    "synagogue",
+    "lorry",
+    "car",
+    "canoe",
+    "saxophone",
+    "guitar",
+    "hammer",
+    "dolphin",
+    "wolf",
+    "duck",
+    "pear",
+)
 NEIGHBOURS, SHOWN = 16, 15  # neighbours kept of each concept; drop from which an arrow is drawn
 KINDS = (("clip", "clip"), ("psr", "hits"))
 WEAKEST = 8  # and as many of the concepts that the base model draws worst: the seeds' abnormal ones
@@ -41,11 +77,18 @@ METHOD = UceSpec()
 JUDGING = EvaluationSpec(preserved_images=2, sampling_steps=12)
 
 
-def scores(model: StableDiffusion, judges: Judges, names: list[str], digest: str | None) -> dict[str, dict[str, float]]:
+def scores(
+    model: Denoiser, judges: Judges, names: list[str], digest: str | None
+) -> dict[str, dict[str, float]]:
     """Of each name: the mean CLIP score of its pictures, and the share the classifier names rightly."""
     pictures = plan(model.vocabulary, [], names, JUDGING)
     images = draw(
-        model, pictures, JUDGING, cache=CACHE, delta_digest=digest, callback=lambda p: print(f"\r  {p['step']}/{p['total']}  ", end="")
+        model,
+        pictures,
+        JUDGING,
+        cache=CACHE,
+        delta_digest=digest,
+        callback=lambda p: print(f"\r  {p['step']}/{p['total']}  ", end=""),
     )
     assert judges.clip is not None
     clip = clip_score.clip_scores(judges.clip, images, [p.prompt for p in pictures])
@@ -54,19 +97,28 @@ def scores(model: StableDiffusion, judges: Judges, names: list[str], digest: str
         rows = [i for i, p in enumerate(pictures) if p.concept == name]
         label = success_rates.label_of([name], judges, model.vocabulary)
         assert label is not None
-        found[name] = {"clip": round(float(clip[rows].mean()), 2), "hits": float(success_rates.hits(label, images[rows])[1].mean())}
+        found[name] = {
+            "clip": round(float(clip[rows].mean()), 2),
+            "hits": float(success_rates.hits(label, images[rows])[1].mean()),
+        }
     return found
 
 
-def measured(model: StableDiffusion, judges: Judges) -> tuple[dict[str, Any], list[str]]:
+def measured(model: Denoiser, judges: Judges) -> tuple[dict[str, Any], list[str]]:
     """Every row, read from the results file or measured now; and the nodes, the erased concepts first."""
     known: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     asked = JUDGING.model_dump_json(exclude_defaults=True) + METHOD.model_dump_json(exclude_defaults=True)
     identity = hashlib.sha256(f"{model.digest}{asked}".encode()).hexdigest()
     if known.get("identity") != identity:
-        known = {"identity": identity, "base": scores(model, judges, model.vocabulary.concepts, None), "erased": {}}
+        known = {
+            "identity": identity,
+            "base": scores(model, judges, model.vocabulary.concepts, None),
+            "erased": {},
+        }
         keep(known)
-    weakest = sorted((n for n in known["base"] if n not in (*ERASED, *OTHERS)), key=lambda n: known["base"][n]["clip"])[:WEAKEST]
+    weakest = sorted(
+        (n for n in known["base"] if n not in (*ERASED, *OTHERS)), key=lambda n: known["base"][n]["clip"]
+    )[:WEAKEST]
     nodes = [*ERASED, *OTHERS, *weakest]
     for concept in ERASED:
         if concept in known["erased"]:
@@ -77,7 +129,8 @@ def measured(model: StableDiffusion, judges: Judges) -> tuple[dict[str, Any], li
         keep(known)
         drops = [known["base"][n]["clip"] - row[n]["clip"] for n in nodes if n != concept]
         print(
-            f"\r{concept}: CLIP drop {np.mean(drops):.1f} on the others, {known['base'][concept]['clip'] - row[concept]['clip']:.1f} on itself"
+            f"\r{concept}: CLIP drop {np.mean(drops):.1f} on the others,"
+            f" {known['base'][concept]['clip'] - row[concept]['clip']:.1f} on itself"
         )
         model.unload_delta()
     return known, nodes
@@ -90,12 +143,18 @@ def keep(known: dict[str, Any]) -> None:
     RESULTS.write_text(f"{head}{rows}\n}}}}\n")
 
 
-def methods(model: StableDiffusion, graph: Graph) -> dict[str, Any]:
-    """What each method costs and how much it hurts beside the graph's, from the benchmark of methods: the ratio of mean drops on the same concepts."""
+def methods(model: Denoiser, graph: Graph) -> dict[str, Any]:
+    """What each method costs and how much it hurts beside the graph's, from the benchmark of methods: the
+    ratio of mean drops on the same concepts.
+    """
     results = json.loads(METHODS_RESULTS.read_text())
     found = {}
     for method in METHODS:
-        rows = {key.split("/")[1]: row for key, row in results.items() if key.split("/")[0] == method and key.split("/")[1] in graph.names}
+        rows = {
+            key.split("/")[1]: row
+            for key, row in results.items()
+            if key.split("/")[0] == method and key.split("/")[1] in graph.names
+        }
         rows = {c: row for c, row in rows.items() if "clip_delta" in row}
         if not rows:
             continue
@@ -103,9 +162,18 @@ def methods(model: StableDiffusion, graph: Graph) -> dict[str, Any]:
         for concept in rows:
             held = preserved_concepts(model, [Concept(name=concept)], [], METHOD_JUDGING)
             away = distances(model, concept, held).tolist()
-            predicted += [graph.predict(d, graph.concepts[n]["g0"])[0].value for n, d in zip(held, away, strict=True)]
+            predicted += [
+                graph.predict(d, graph.concepts[n]["g0"])[0].value for n, d in zip(held, away, strict=True)
+            ]
         found[method] = {
-            "scale": round(max(0.0, float(np.mean([r["clip_delta"]["value"] for r in rows.values()])) / float(np.mean(predicted))), 3),
+            "scale": round(
+                max(
+                    0.0,
+                    float(np.mean([r["clip_delta"]["value"] for r in rows.values()]))
+                    / float(np.mean(predicted)),
+                ),
+                3,
+            ),
             "seconds": round(float(np.mean([r["seconds"] for r in rows.values()])), 2),
             "unet_evaluations": round(float(np.mean([r["unet_evaluations"] for r in rows.values()]))),
             "erasures": len(rows),
@@ -113,24 +181,37 @@ def methods(model: StableDiffusion, graph: Graph) -> dict[str, Any]:
     return found
 
 
-def assemble(model: StableDiffusion, known: dict[str, Any], nodes: list[str]) -> dict[str, Any]:
-    """concept_graph.json: the graph, its statistics, its fit, every concept's neighbours, every method's cost."""
+def assemble(model: Denoiser, known: dict[str, Any], nodes: list[str]) -> dict[str, Any]:
+    """concept_graph.json: the graph, its statistics, its fit, every concept's neighbours, every method's
+    cost.
+    """
     base, words, erased = known["base"], model.vocabulary.concepts, list(ERASED)
     away = np.stack([distances(model, w, words).numpy() for w in words])
     at = [words.index(n) for n in nodes]
     distance = away[np.ix_(at[: len(erased)], at)]
-    drops = {kind: np.array([[base[n][key] - known["erased"][e][n][key] for n in nodes] for e in erased]) for kind, key in KINDS}
+    drops = {
+        kind: np.array([[base[n][key] - known["erased"][e][n][key] for n in nodes] for e in erased])
+        for kind, key in KINDS
+    }
     g0 = np.array([base[n]["clip"] for n in nodes])
     concepts = {}
     for i, name in enumerate(words):
         near = [int(j) for j in away[i].argsort(kind="stable") if j != i][:NEIGHBOURS]
-        facts = {"g0": base[name]["clip"], "hits": base[name]["hits"], "class": model.vocabulary.subcategory.get(name)}
+        facts = {
+            "g0": base[name]["clip"],
+            "hits": base[name]["hits"],
+            "class": model.vocabulary.subcategory.get(name),
+        }
         concepts[name] = facts | {"near": [[j, round(float(away[i, j]), 2)] for j in near]}
     content: dict[str, Any] = {
         "format": FORMAT,
         "model": model.digest,
-        "measured_with": {"method": METHOD.model_dump(exclude_defaults=True) | {"name": METHOD.name}, "pictures": JUDGING.preserved_images,
-                          "sampling_steps": JUDGING.sampling_steps, "unit": "points of CLIP score; hits are shares of pictures named rightly"},
+        "measured_with": {
+            "method": METHOD.model_dump(exclude_defaults=True) | {"name": METHOD.name},
+            "pictures": JUDGING.preserved_images,
+            "sampling_steps": JUDGING.sampling_steps,
+            "unit": "points of CLIP score; hits are shares of pictures named rightly",
+        },
         "erased": erased,
         "nodes": nodes,
         "distance": distance.round(2).tolist(),
@@ -140,7 +221,7 @@ def assemble(model: StableDiffusion, known: dict[str, Any], nodes: list[str]) ->
         "fit": {kind: rounded(fit(drop, distance.astype(float), g0)) for kind, drop in drops.items()},
         "concepts": concepts,
         "methods": {},
-    }  # fmt: skip
+    }
     content["methods"] = methods(model, Graph(content))
     return content
 
@@ -165,7 +246,7 @@ def lines(content: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(entry(k, v) for k, v in content.items()) + "\n}\n"
 
 
-def thumbnails(model: StableDiffusion, names: list[str]) -> dict[str, Image.Image]:
+def thumbnails(model: Denoiser, names: list[str]) -> dict[str, Image.Image]:
     """The base model's first picture of each concept."""
     pictures = plan(model.vocabulary, [], names, JUDGING)
     images = draw(model, pictures, JUDGING, cache=CACHE, delta_digest=None)
@@ -173,8 +254,10 @@ def thumbnails(model: StableDiffusion, names: list[str]) -> dict[str, Image.Imag
     return {n: Image.fromarray(images[first[n]]).resize((92, 92), Image.Resampling.LANCZOS) for n in names}
 
 
-def picture(model: StableDiffusion, content: dict[str, Any]) -> Image.Image:
-    """Nodes near one another where they hurt one another; an arrow from the erased concept to each that it hurts by 15 points or more."""
+def picture(model: Denoiser, content: dict[str, Any]) -> Image.Image:
+    """Nodes near one another where they hurt one another; an arrow from the erased concept to each that it
+    hurts by 15 points or more.
+    """
     nodes, erased = content["nodes"], content["erased"]
     net = nx.Graph()
     net.add_nodes_from(nodes)
@@ -188,7 +271,10 @@ def picture(model: StableDiffusion, content: dict[str, Any]) -> Image.Image:
     width, height, margin = 2000, 1360, 110
     page = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(page, "RGBA")
-    at = {n: (margin + x * (width - 2 * margin), margin + y * (height - 2 * margin)) for n, (x, y) in place.items()}
+    at = {
+        n: (margin + x * (width - 2 * margin), margin + y * (height - 2 * margin))
+        for n, (x, y) in place.items()
+    }
     for i, e in enumerate(erased):
         for j, n in enumerate(nodes):
             if n != e and content["drop"][i][j] >= SHOWN:
@@ -202,9 +288,16 @@ def picture(model: StableDiffusion, content: dict[str, Any]) -> Image.Image:
         ImageDraw.Draw(mask).ellipse((0, 0, 91, 91), fill=255)
         page.paste(image, (int(x) - 46, int(y) - 46), mask)
     for n, (x, y) in at.items():
-        pen.text((x, y + 66), n, fill=(29, 31, 35), font=font, anchor="mm", stroke_width=3, stroke_fill="white")
-    pen.text((24, 20), "Erasing the concept at an arrow's tail lowers the CLIP score of the one at its head; the darker, the more "
-             f"(from {SHOWN} points). Blue ring: was erased.", fill=(98, 102, 109), font=small)  # fmt: skip
+        pen.text(
+            (x, y + 66), n, fill=(29, 31, 35), font=font, anchor="mm", stroke_width=3, stroke_fill="white"
+        )
+    pen.text(
+        (24, 20),
+        "Erasing the concept at an arrow's tail lowers the CLIP score of the one at its head; the darker,"
+        f" the more (from {SHOWN} points). Blue ring: was erased.",
+        fill=(98, 102, 109),
+        font=small,
+    )
     return page.resize((width // 2, height // 2), Image.Resampling.LANCZOS).quantize(64)
 
 
@@ -212,7 +305,10 @@ def spread(place: dict[str, Any]) -> dict[str, tuple[float, float]]:
     """Positions moved apart until no two nodes overlap, within the unit square."""
     names = list(place)
     xy = np.array([place[n] for n in names])
-    xy = (3 * np.argsort(np.argsort(xy, axis=0), axis=0) / (len(names) - 1) + (xy - xy.min(0)) / np.ptp(xy, axis=0)) / 4
+    xy = (
+        3 * np.argsort(np.argsort(xy, axis=0), axis=0) / (len(names) - 1)
+        + (xy - xy.min(0)) / np.ptp(xy, axis=0)
+    ) / 4
     for _ in range(600):
         apart = xy[:, None] - xy[None]
         gap = np.hypot(apart[..., 0] / 0.072, apart[..., 1] / 0.125)
@@ -225,7 +321,9 @@ def spread(place: dict[str, Any]) -> dict[str, tuple[float, float]]:
     return {n: (float(x), float(y)) for n, (x, y) in zip(names, xy, strict=True)}
 
 
-def arrow(pen: ImageDraw.ImageDraw, tail: tuple[float, float], head: tuple[float, float], drop: float) -> None:
+def arrow(
+    pen: ImageDraw.ImageDraw, tail: tuple[float, float], head: tuple[float, float], drop: float
+) -> None:
     """A curved arrow, bent to its left so that its opposite stays visible."""
     a, b = np.array(tail), np.array(head)
     along = (b - a) / np.hypot(*(b - a))
@@ -242,7 +340,14 @@ def arrow(pen: ImageDraw.ImageDraw, tail: tuple[float, float], head: tuple[float
     tip = line[-1] - line[-2]
     tip = tip / np.hypot(*tip)
     side, size = np.array([-tip[1], tip[0]]), 9 + 9 * strength
-    pen.polygon([tuple(line[-1] + tip * size), tuple(line[-1] + side * size * 0.6), tuple(line[-1] - side * size * 0.6)], fill=colour)
+    pen.polygon(
+        [
+            tuple(line[-1] + tip * size),
+            tuple(line[-1] + side * size * 0.6),
+            tuple(line[-1] - side * size * 0.6),
+        ],
+        fill=colour,
+    )
 
 
 def main() -> None:

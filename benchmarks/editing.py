@@ -1,7 +1,8 @@
 """Edit, debias, visual edit and mask edit on the bundled model, each as one whole job: `make bench-editing`.
 
-The images that concepts are learned from are drawn by the base model itself: its training pictures are not in the package. Jobs whose
-bundle lies in build/editing already are read from there. Writes benchmarks/results/editing.json and docs/editing.png.
+The images that concepts are learned from are drawn by the base model itself: its training pictures are not in
+the package. Jobs whose bundle lies in build/editing already are read from there. Writes
+benchmarks/results/editing.json and docs/editing.png.
 """
 
 import argparse
@@ -14,13 +15,17 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from core.evaluation.report import Report
-from core.models import load_model
-from core.run import run_erase
-from core.specs import EraseSpec
+from expunge.core.evaluation.report import Report
+from expunge.core.models import load_model
+from expunge.core.run import run_erase
+from expunge.core.specs import EraseSpec
 
 HERE = Path(__file__).parent
-FOLDER, RESULTS, PICTURE = HERE.parent / "build" / "editing", HERE / "results" / "editing.json", HERE.parent / "docs" / "editing.png"
+FOLDER, RESULTS, PICTURE = (
+    HERE.parent / "build" / "editing",
+    HERE / "results" / "editing.json",
+    HERE.parent / "docs" / "editing.png",
+)
 SOURCE = "bundled:emoji"
 STYLES = ("noto", "twemoji", "fluent", "noto")
 FIGURES = ("esr1", "edit1", "attribute_distance", "psr1_ratio")
@@ -37,7 +42,10 @@ def put(folder: Path, name: str, image: np.ndarray[Any, Any], files: dict[str, P
 def uploads(folder: Path) -> tuple[dict[str, Path], list[str], list[str], list[str]]:
     """Files by id; four dogs; four pairs of a dog and a cat; masks that keep the dog."""
     model, files = load_model(SOURCE), dict[str, Path]()
-    dogs, cats = (model.draw([f"a {name} in {style} style" for style in STYLES], [101, 102, 103, 104]) for name in ("dog", "cat"))
+    dogs, cats = (
+        model.draw([f"a {name} in {style} style" for style in STYLES], [101, 102, 103, 104])
+        for name in ("dog", "cat")
+    )
     pets, pairs, masks = list[str](), list[str](), list[str]()
     mask = np.zeros((128, 128), np.uint8)
     mask[32:96, :64] = 255
@@ -58,7 +66,9 @@ def jobs(pets: list[str], pairs: list[str], masks: list[str]) -> dict[str, dict[
         "edit, uce": {"concepts": [{"name": "church", "target": "castle"}], "method": {"name": "uce"}},
         "debias, age": {"concepts": [dog]},
         "debias, uce": {"concepts": [dog], "method": {"name": "uce"}},
-        "debias over styles, age": {"concepts": [{"name": "dog", "attributes": ["noto", "twemoji", "fluent"]}]},
+        "debias over styles, age": {
+            "concepts": [{"name": "dog", "attributes": ["noto", "twemoji", "fluent"]}]
+        },
         "visual edit, age": {"concepts": [{"name": "the pet", "images": pets, "target": "teapot"}]},
         "mask edit, age": {"concepts": [{"name": "the pair", "images": pairs, "masks": masks}]},
     }
@@ -67,9 +77,15 @@ def jobs(pets: list[str], pairs: list[str], masks: list[str]) -> dict[str, dict[
 def figures(report: Report) -> dict[str, Any]:
     """What a row says: the changed concept's figures and its base model's, with intervals."""
     name = report.erased[0]
-    wanted = {(f"{m}{suffix}", c) for m, c in ((m, None if m == "psr1_ratio" else name) for m in FIGURES) for suffix in ("", "_base")}
+    wanted = {
+        (f"{m}{suffix}", c)
+        for m, c in ((m, None if m == "psr1_ratio" else name) for m in FIGURES)
+        for suffix in ("", "_base")
+    }
     found: dict[str, Any] = {
-        m.name: {"value": m.value, "ci": [m.ci_low, m.ci_high], "n": m.n} for m in report.metrics if (m.name, m.concept) in wanted
+        m.name: {"value": m.value, "ci": [m.ci_low, m.ci_high], "n": m.n}
+        for m in report.metrics
+        if (m.name, m.concept) in wanted
     }
     found["shares"] = [s.model_dump() for d in report.distributions for s in d.shares]
     found["seconds"] = report.value("wall_seconds_erase")
@@ -94,11 +110,29 @@ def table_row(name: str, row: dict[str, Any]) -> str:
     def cell(figure: str) -> str:
         if figure not in row:
             return ""
-        return f"{100 * row[figure]['value']:.0f} ({'–'.join(f'{100 * end:.0f}' for end in row[figure]['ci'])})"
+        return (
+            f"{100 * row[figure]['value']:.0f} ({'–'.join(f'{100 * end:.0f}' for end in row[figure]['ci'])})"
+        )
 
-    shares = ", ".join(f"{s['attribute']} {100 * s['value']:.0f} ({100 * s['asked']:.0f})" for s in row["shares"] if s["attribute"])
-    away = f"{100 * row['attribute_distance_base']['value']:.0f} → {cell('attribute_distance')}" if shares else ""
-    cells = (ROWS[name], cell("esr1"), cell("edit1"), shares, away, cell("psr1_ratio"), f"{row['seconds']:.0f}")
+    shares = ", ".join(
+        f"{s['attribute']} {100 * s['value']:.0f} ({100 * s['asked']:.0f})"
+        for s in row["shares"]
+        if s["attribute"]
+    )
+    away = (
+        f"{100 * row['attribute_distance_base']['value']:.0f} → {cell('attribute_distance')}"
+        if shares
+        else ""
+    )
+    cells = (
+        ROWS[name],
+        cell("esr1"),
+        cell("edit1"),
+        shares,
+        away,
+        cell("psr1_ratio"),
+        f"{row['seconds']:.0f}",
+    )
     return f"| {' | '.join(cells)} |"
 
 
@@ -113,10 +147,14 @@ def picture(rows: dict[str, Path], file: Path) -> None:
     font, small = ImageFont.load_default(size=15), ImageFont.load_default(size=12)
     parts = {name: strips(folder) for name, folder in rows.items()}
     scale, label, height = 0.5, 190, 0
-    canvas = Image.new("RGB", (label + int(8 * 118 * scale) + 20, 20 + len(parts) * (int(236 * scale) + 16)), "white")
+    canvas = Image.new(
+        "RGB", (label + int(8 * 118 * scale) + 20, 20 + len(parts) * (int(236 * scale) + 16)), "white"
+    )
     pen, height = ImageDraw.Draw(canvas), 12
     for name, part in parts.items():
-        small_part = part.resize((int(part.width * scale), int(part.height * scale)), Image.Resampling.LANCZOS)
+        small_part = part.resize(
+            (int(part.width * scale), int(part.height * scale)), Image.Resampling.LANCZOS
+        )
         canvas.paste(small_part, (label, height))
         pen.text((14, height + 22), name, fill="#1f2328", font=font)
         pen.text((14, height + 44), "above before, below after", fill="#6a737d", font=small)
@@ -136,7 +174,14 @@ def main() -> None:
         if again or not (out / "report.json").exists():
             shutil.rmtree(out, ignore_errors=True)
             spec = EraseSpec.model_validate(request)
-            run_erase(spec, out, source=SOURCE, cache=FOLDER / "cache", images=files, callback=lambda p: print(f"\r  {p}"[:110], end=""))
+            run_erase(
+                spec,
+                out,
+                source=SOURCE,
+                cache=FOLDER / "cache",
+                images=files,
+                callback=lambda p: print(f"\r  {p}"[:110], end=""),
+            )
         measured[name] = figures(Report.model_validate_json((out / "report.json").read_text()))
         print("\r" + table_row(name, measured[name]), flush=True)
     RESULTS.write_text(json.dumps(measured, indent=1) + "\n")

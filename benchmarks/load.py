@@ -1,6 +1,7 @@
 """The whole service under load, beside bare FastAPI, bare Celery and nginx on the same machine: `make load`.
 
-Every bar is a ratio of two things that were measured one after the other, in several rounds; the exit code says whether all were held.
+Every bar is a ratio of two things that were measured one after the other, in several rounds; the exit code
+says whether all were held.
 """
 
 import argparse
@@ -16,23 +17,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-
-import ledger
 from sqlalchemy import func, select, text
 
 from benchmarks.under_load import bare, depth
 from benchmarks.under_load.figures import Bar, latencies, side_by_side
 from benchmarks.under_load.service import Loaded, answers, loaded, until
-from embedded.servers import free_port
-from store import artifacts, db
-from store.models import ACTIVE, Artifact, Job
+from expunge.embedded.servers import free_port
+from expunge.store import artifacts, db
+from expunge.store.models import ACTIVE, Artifact, Job
+from tests.support import ledger
 
 RESULTS = Path(__file__).parent / "results" / "load.json"
 CONNECTIONS = 16
 LARGE = 128 * 1024  # KiB
 FEW = 100  # jobs that the event streams are spread over
-WORKER = ("celery", "-A", "benchmarks.under_load.bare:celery", "worker", "-c", "1", "--without-gossip", "--without-mingle", "-l", "WARNING")
+WORKER = (
+    "celery",
+    "-A",
+    "benchmarks.under_load.bare:celery",
+    "worker",
+    "-c",
+    "1",
+    "--without-gossip",
+    "--without-mingle",
+    "-l",
+    "WARNING",
+)
 Report = dict[str, Any]
 
 
@@ -61,7 +71,11 @@ class Load:
     def post(self, times: int, *, kib: int = 1, wait: bool = True) -> list[uuid.UUID]:
         """Jobs that a client posted, one after the other."""
         more = ["--wait"] if wait else []
-        found = seen(self.service.client("post", "--url", self.service.url, "--times", str(times), "--kib", str(kib), *more))
+        found = seen(
+            self.service.client(
+                "post", "--url", self.service.url, "--times", str(times), "--kib", str(kib), *more
+            )
+        )
         made = [uuid.UUID(id_) for id_ in found["accepted"]]
         self.accepted += made
         return made
@@ -105,18 +119,33 @@ class Load:
                 before = sum(process.cpu_times()[:2])
                 found = seen(
                     service.client(
-                        "hammer", "--url", f"{url}/jobs/{job_id}", "--connections", str(CONNECTIONS), "--seconds", "1" if n < 0 else "3"
+                        "hammer",
+                        "--url",
+                        f"{url}/jobs/{job_id}",
+                        "--connections",
+                        str(CONNECTIONS),
+                        "--seconds",
+                        "1" if n < 0 else "3",
                     )
                 )
                 if n >= 0:
                     rates[name].append(found["requests"] / found["seconds"])
                     costs[name].append((sum(process.cpu_times()[:2]) - before) / found["requests"])
         service.stop("bare-api")
-        self.bars.append(side_by_side("GET /jobs/{id}, requests a second to a bare route's", rates["api"], rates["bare-api"], least=0.7))
+        self.bars.append(
+            side_by_side(
+                "GET /jobs/{id}, requests a second to a bare route's",
+                rates["api"],
+                rates["bare-api"],
+                least=0.7,
+            )
+        )
         self.report["reading"] = {
             "connections": CONNECTIONS,
             "requests_a_second": middle(rates),
-            "processor_ms_a_request": {name: round(1000 * statistics.median(c), 3) for name, c in costs.items()},
+            "processor_ms_a_request": {
+                name: round(1000 * statistics.median(c), 3) for name, c in costs.items()
+            },
         }
 
     def starting(self) -> None:
@@ -127,12 +156,21 @@ class Load:
         found: dict[str, list[float]] = defaultdict(list)
         for n in range(self.rounds):
             for what in order(n, "post", "celery"):
-                took = self.waits(self.post(times)) if what == "post" else seen(service.client("celery", "--times", str(times)))
+                took = (
+                    self.waits(self.post(times))
+                    if what == "post"
+                    else seen(service.client("celery", "--times", str(times)))
+                )
                 for name, values in took.items():
                     found[name].append(statistics.median(values))
         service.stop("bare-worker")
         self.bars.append(
-            side_by_side("accepted to claimed, to a bare Celery round trip", found["accepted_to_claimed"], found["round_trip"], most=1.5)
+            side_by_side(
+                "accepted to claimed, to a bare Celery round trip",
+                found["accepted_to_claimed"],
+                found["round_trip"],
+                most=1.5,
+            )
         )
         self.report["starting"] = {
             "jobs": times * self.rounds,
@@ -140,17 +178,22 @@ class Load:
         }
 
     def waits(self, ids: list[uuid.UUID]) -> dict[str, list[float]]:
-        """Seconds until jobs were claimed, by the database's clock: from the commit that accepted each, from that transaction's begin, and to the claim's commit."""
+        """Seconds until jobs were claimed, by the database's clock: from the commit that accepted each, from
+        that transaction's begin, and to the claim's commit.
+        """
         commits = text(
-            "select pg_xact_commit_timestamp(a.xmin), pg_xact_commit_timestamp(b.xmin), jobs.created_at, started_at from jobs "
-            "join events a on a.job_id = id and a.seq = 1 join events b on b.job_id = id and b.seq = 2 where id = any(:ids)"
+            "select pg_xact_commit_timestamp(a.xmin), pg_xact_commit_timestamp(b.xmin), jobs.created_at,"
+            " started_at from jobs join events a on a.job_id = id and a.seq = 1 join events b on b.job_id ="
+            " id and b.seq = 2 where id = any(:ids)"
         )
         with db.transaction(self.service.settings.database_url.get_secret_value()) as session:
             rows = session.execute(commits, {"ids": ids}).all()
         return {
             "accepted_to_claimed": [(started - accepted).total_seconds() for accepted, _, _, started in rows],
             "begun_to_claimed": [(started - begun).total_seconds() for _, _, begun, started in rows],
-            "accepted_to_claim_committed": [(claimed - accepted).total_seconds() for accepted, claimed, _, _ in rows],
+            "accepted_to_claim_committed": [
+                (claimed - accepted).total_seconds() for accepted, claimed, _, _ in rows
+            ],
         }
 
     def downloading(self) -> None:
@@ -164,9 +207,20 @@ class Load:
         port, folder = free_port(), service.folder / "nginx"
         folder.mkdir()
         config = bare.nginx_config(folder, service.folder / "artifacts", port)
-        urls = {"api": f"{service.url}/artifacts/{row.id}/content", "nginx": f"http://127.0.0.1:{port}/{row.key}"}
+        urls = {
+            "api": f"{service.url}/artifacts/{row.id}/content",
+            "nginx": f"http://127.0.0.1:{port}/{row.key}",
+        }
         service.start(
-            "nginx", program, "-c", str(config), "-p", str(folder), "-e", f"{folder}/nginx.log", ready=lambda: answers(urls["nginx"])
+            "nginx",
+            program,
+            "-c",
+            str(config),
+            "-p",
+            str(folder),
+            "-e",
+            f"{folder}/nginx.log",
+            ready=lambda: answers(urls["nginx"]),
         )
         first = seen(service.client("download", "--url", urls["api"]))
         rates: dict[str, list[float]] = {"api": [], "nginx": []}
@@ -179,17 +233,23 @@ class Load:
         self.bars.append(side_by_side(name, rates["api"], rates["nginx"], least=0.8))
         self.report["downloading"] = {
             "mebibytes": LARGE // 1024,
-            "megabytes_a_second": middle(rates) | {"api_first_time": round(first["bytes"] / first["seconds"] / 1e6)},
+            "megabytes_a_second": (
+                middle(rates) | {"api_first_time": round(first["bytes"] / first["seconds"] / 1e6)}
+            ),
         }
 
     def mixing(self, seconds: float) -> None:
-        """POST, GET, event streams and downloads at once; afterwards the ledger of everything that was accepted so far."""
+        """POST, GET, event streams and downloads at once; afterwards the ledger of everything that was
+        accepted so far.
+        """
         service = self.service
         found = seen(service.client("mixed", "--url", service.url, "--seconds", str(seconds)))
         self.accepted += [uuid.UUID(id_) for id_ in found["accepted"]]
         statuses = {int(k): v for k, v in found["statuses"].items()}
         book = self.ledger()
-        self.bars.append(Bar("mixed traffic, answers of 5xx", sum(v for k, v in statuses.items() if k >= 500), most=0))
+        self.bars.append(
+            Bar("mixed traffic, answers of 5xx", sum(v for k, v in statuses.items() if k >= 500), most=0)
+        )
         self.bars.append(Bar("mixed traffic, wrong answers, gaps and bytes", len(found["wrong"]), most=0))
         self.report["mixing"] = {
             "seconds": round(found["took"], 1),
@@ -207,7 +267,13 @@ class Load:
         until(lambda: self.unfinished() == 0, 300)
         until(lambda: ledger.read(settings, self.accepted, faults=0, kills=0, names=[]).messages_left == 0)
         book = ledger.read(settings, self.accepted, faults=0, kills=0, names=[])
-        self.bars.append(Bar(f"ledger of {book.jobs_accepted} jobs, entries that are wrong", sum(book.wrong.values()), most=0))
+        self.bars.append(
+            Bar(
+                f"ledger of {book.jobs_accepted} jobs, entries that are wrong",
+                sum(book.wrong.values()),
+                most=0,
+            )
+        )
         return book
 
     def streaming(self, clients: int) -> None:
@@ -218,7 +284,9 @@ class Load:
         ids = self.post(min(FEW, clients), wait=False)
         memory = {"before": api.memory_info().rss}
         begun = time.monotonic()
-        process = service.client("watch", "--url", service.url, "--clients", str(clients), "--jobs", *map(str, ids))
+        process = service.client(
+            "watch", "--url", service.url, "--clients", str(clients), "--jobs", *map(str, ids)
+        )
         if not process.stdout or process.stdout.readline() != "open\n":
             raise RuntimeError("not every stream could be opened")
         opened = time.monotonic() - begun
@@ -251,10 +319,16 @@ class Load:
         for act, by_depth in found.items():
             if act in depth.BARRED:
                 self.bars.append(
-                    side_by_side(f"{act.replace('_', ' ')}, {high:,} queued jobs to {low}", by_depth[high], by_depth[low], most=2)
+                    side_by_side(
+                        f"{act.replace('_', ' ')}, {high:,} queued jobs to {low}",
+                        by_depth[high],
+                        by_depth[low],
+                        most=2,
+                    )
                 )
         self.report["queueing"] = {
-            act: {str(n): round(1000 * statistics.median(values), 3) for n, values in by_depth.items()} for act, by_depth in found.items()
+            act: {str(n): round(1000 * statistics.median(values), 3) for n, values in by_depth.items()}
+            for act, by_depth in found.items()
         }
 
 
@@ -272,7 +346,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=30, help="of mixed traffic")
     parser.add_argument("--clients", type=int, default=1000, help="event streams at once")
-    parser.add_argument("--only", nargs="*", help="parts: reading starting downloading mixing streaming queueing")
+    parser.add_argument(
+        "--only", nargs="*", help="parts: reading starting downloading mixing streaming queueing"
+    )
     parser.add_argument("--dry", action="store_true", help="leave the results file as it is")
     args = parser.parse_args()
     begun = time.monotonic()
@@ -297,10 +373,18 @@ def main() -> int:
                 if not args.dry:
                     keep(
                         name,
-                        {"rounds": args.rounds, "cores": os.cpu_count(), **load.report.get(name, {}), "bars": [bar.row() for bar in new]},
+                        {
+                            "rounds": args.rounds,
+                            "cores": os.cpu_count(),
+                            **load.report.get(name, {}),
+                            "bars": [bar.row() for bar in new],
+                        },
                     )
     missed = [bar for bar in load.bars if bar.missed]
-    print(f"{len(missed)} of {len(load.bars)} bars missed" if missed else f"all {len(load.bars)} bars held", flush=True)
+    print(
+        f"{len(missed)} of {len(load.bars)} bars missed" if missed else f"all {len(load.bars)} bars held",
+        flush=True,
+    )
     return 1 if missed else 0
 
 

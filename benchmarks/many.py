@@ -1,7 +1,9 @@
-"""Fifty concepts at once with UCE, and ten with AGE, on the bundled model: the table of docs/styles-and-many-concepts.md.
+"""Fifty concepts at once with UCE, and ten with AGE, on the bundled model: the table of
+docs/styles-and-many-concepts.md.
 
-`python -m benchmarks.many`. The first fifty are every fourth concept of the vocabulary, the other fifty those behind them; half of the 20 preserved concepts are
-the erased ones' nearest neighbours. Rows that were measured already are read from the results file.
+`python -m benchmarks.many`. The first fifty are every fourth concept of the vocabulary, the other fifty those
+behind them; half of the 20 preserved concepts are the erased ones' nearest neighbours. Rows that were
+measured already are read from the results file.
 """
 
 import argparse
@@ -11,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.methods import CACHE, CONCEPTS, SOURCE
-from core.erasure import erase
-from core.evaluation.evaluate import evaluate
-from core.evaluation.intervals import wilson
-from core.evaluation.judges import judges_for
-from core.models import load_model
-from core.models.folders import BUNDLED
-from core.models.vocabulary import load_vocabulary
-from core.specs import AgeSpec, EraseSpec, EvaluationSpec, UceSpec
+from expunge.core.erasure import erase
+from expunge.core.evaluation.evaluate import evaluate
+from expunge.core.evaluation.intervals import wilson
+from expunge.core.evaluation.judges import judges_for
+from expunge.core.models import load_model
+from expunge.core.models.folders import BUNDLED
+from expunge.core.models.vocabulary import load_vocabulary
+from expunge.core.specs import AgeSpec, EraseSpec, EvaluationSpec, UceSpec
 
 RESULTS = Path(__file__).parent / "results" / "many.json"
 SCALES = (1, 4, 12, 40)  # of erase_scale, on the first fifty
@@ -36,13 +38,26 @@ def rows() -> dict[str, tuple[EraseSpec, EvaluationSpec]]:
 
     return {
         "fifty, nothing held": uce(fifty),
-        **{f"fifty, hold_vocabulary, erase_scale {s}": uce(fifty, hold_vocabulary=True, erase_scale=s) for s in SCALES},
-        **{f"another fifty, hold_vocabulary, erase_scale {s}": uce(others, hold_vocabulary=True, erase_scale=s) for s in SCALES[1:3]},
         **{
-            f"{which} fifty, hold_vocabulary, erase_scale 4, tokens all": uce(names, hold_vocabulary=True, erase_scale=4, tokens="all")
+            f"fifty, hold_vocabulary, erase_scale {s}": uce(fifty, hold_vocabulary=True, erase_scale=s)
+            for s in SCALES
+        },
+        **{
+            f"another fifty, hold_vocabulary, erase_scale {s}": uce(
+                others, hold_vocabulary=True, erase_scale=s
+            )
+            for s in SCALES[1:3]
+        },
+        **{
+            f"{which} fifty, hold_vocabulary, erase_scale 4, tokens all": uce(
+                names, hold_vocabulary=True, erase_scale=4, tokens="all"
+            )
             for which, names in (("the first", fifty), ("another", others))
         },
-        "ten, AGE, 60 steps each": (EraseSpec(concepts=list(CONCEPTS), method=AgeSpec(steps=60)), JUDGING_TEN),
+        "ten, AGE, 60 steps each": (
+            EraseSpec(concepts=list(CONCEPTS), method=AgeSpec(steps=60)),
+            JUDGING_TEN,
+        ),
     }
 
 
@@ -56,11 +71,24 @@ def share(metric: dict[str, Any]) -> str:
 def measure(spec: EraseSpec, judging: EvaluationSpec) -> dict[str, Any]:
     """One job, judged: shares of all pictures, not means over concepts."""
     model = load_model(SOURCE)
-    delta = erase(model, spec, callback=lambda p: print(f"\r  {p['phase']} {p.get('step')}/{p.get('total')}   ", end="", flush=True))
+    delta = erase(
+        model,
+        spec,
+        callback=lambda p: print(f"\r  {p['phase']} {p.get('step')}/{p.get('total')}   ", end="", flush=True),
+    )
     digest = hashlib.sha256(delta.serialise()).hexdigest()
-    report = evaluate(model, spec.concepts, judging, judges=judges_for(SOURCE), cache=CACHE, delta_digest=digest).report
-    found = {m.name: {"value": m.value, "n": m.n} for m in report.metrics if m.concept is None and m.name in ("esr1", "psr1", "psr1_base")}
-    return found | {"seconds": round(delta.info["seconds"], 1), "unet_evaluations": delta.info["unet_evaluations"]}
+    report = evaluate(
+        model, spec.concepts, judging, judges=judges_for(SOURCE), cache=CACHE, delta_digest=digest
+    ).report
+    found = {
+        m.name: {"value": m.value, "n": m.n}
+        for m in report.metrics
+        if m.concept is None and m.name in ("esr1", "psr1", "psr1_base")
+    }
+    return found | {
+        "seconds": round(delta.info["seconds"], 1),
+        "unet_evaluations": delta.info["unet_evaluations"],
+    }
 
 
 def main() -> None:

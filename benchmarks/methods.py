@@ -1,9 +1,10 @@
 """Every method with its defaults on the bundled model, side by side: `make bench-methods`.
 
-For each concept and method: erase, then judge 16 pictures of the erased concept and one of each of 30 others (its 15 nearest
-and 15 strangers). `--styles` erases styles instead, each judged by 16 pictures, as many of every other style, and one of each of
-some 27 objects; the table is one of its own. `--together 5` erases five concepts in one job, as the papers' tables do, and judges two
-pictures of each of 40 others, half of them neighbours. Runs that were measured already, with the same weights and spec, are read from the results file.
+For each concept and method: erase, then judge 16 pictures of the erased concept and one of each of 30 others
+(its 15 nearest and 15 strangers). `--styles` erases styles instead, each judged by 16 pictures, as many of
+every other style, and one of each of some 27 objects; the table is one of its own. `--together 5` erases five
+concepts in one job, as the papers' tables do, and judges two pictures of each of 40 others, half of them
+neighbours. Runs that were measured already, with the same weights and spec, are read from the results file.
 """
 
 import argparse
@@ -16,23 +17,36 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from core.erasure import erase
-from core.evaluation.evaluate import evaluate
-from core.evaluation.intervals import wilson
-from core.evaluation.judges import judges_for
-from core.models import load_model
-from core.models.folders import BUNDLED
-from core.models.vocabulary import load_vocabulary
-from core.specs import METHODS, EraseSpec, EvaluationSpec, UceSpec
+from expunge.core.erasure import erase
+from expunge.core.evaluation.evaluate import evaluate
+from expunge.core.evaluation.intervals import wilson
+from expunge.core.evaluation.judges import judges_for
+from expunge.core.models import load_model
+from expunge.core.models.folders import BUNDLED
+from expunge.core.models.vocabulary import load_vocabulary
+from expunge.core.specs import METHODS, EraseSpec, EvaluationSpec, UceSpec
 
 HERE = Path(__file__).parent
-RESULTS, CACHE, STRIPS = HERE / "results" / "methods.json", HERE.parent / "build" / "pictures", HERE.parent / "build" / "strips"
-CONCEPTS = ("church", "delivery truck", "trumpet", "saw", "fish", "dog", "radio", "fuel pump", "parachute", "teapot")
+RESULTS, CACHE, STRIPS = (
+    HERE / "results" / "methods.json",
+    HERE.parent / "build" / "pictures",
+    HERE.parent / "build" / "strips",
+)
+CONCEPTS = (
+    "church",
+    "delivery truck",
+    "trumpet",
+    "saw",
+    "fish",
+    "dog",
+    "radio",
+    "fuel pump",
+    "parachute",
+    "teapot",
+)
 VARIANTS = {"uce, tokens: all": UceSpec(tokens="all")}  # rows beside the methods' defaults
-CHOSEN_ON = {
-    "age": ("church", "dog", "delivery truck"),
-    "ca": ("church", "dog", "trumpet", "saw"),
-}  # what a method's defaults were tried on
+# What a method's defaults were tried on
+CHOSEN_ON = {"age": ("church", "dog", "delivery truck"), "ca": ("church", "dog", "trumpet", "saw")}
 ELSEWHERE = ("church", "dog", "trumpet")  # and those of all others
 JUDGING = EvaluationSpec(erased_images=16, preserved_count=30, preserved_images=1)
 TOGETHER = EvaluationSpec(erased_images=16, preserved_count=40, preserved_images=2)
@@ -46,7 +60,9 @@ def judging(spec: EraseSpec) -> EvaluationSpec:
 
 
 def asked(spec: EraseSpec) -> str:
-    """All that decides a run's figures; fields left at null are not named, so that a new optional field makes no result stale."""
+    """All that decides a run's figures; fields left at null are not named, so that a new optional field makes
+    no result stale.
+    """
     return json.dumps(
         [
             [c.name for c in spec.concepts],
@@ -58,25 +74,44 @@ def asked(spec: EraseSpec) -> str:
 
 
 def measure(spec: EraseSpec) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """One erasure, judged: its figures, and a strip of pictures (erased, then four neighbours and two strangers)."""
+    """One erasure, judged: its figures, and a strip of pictures (erased, then four neighbours and two
+    strangers).
+    """
     model = load_model(SOURCE)
-    delta = erase(model, spec, callback=lambda p: print(f"\r  {p['phase']} {p.get('step')}/{p.get('total')}   ", end="", flush=True))
+    delta = erase(
+        model,
+        spec,
+        callback=lambda p: print(f"\r  {p['phase']} {p.get('step')}/{p.get('total')}   ", end="", flush=True),
+    )
     digest = hashlib.sha256(delta.serialise()).hexdigest()
-    judged = evaluate(model, spec.concepts, judging(spec), judges=judges_for(SOURCE), cache=CACHE, delta_digest=digest)
+    judged = evaluate(
+        model, spec.concepts, judging(spec), judges=judges_for(SOURCE), cache=CACHE, delta_digest=digest
+    )
     report = judged.report
-    figures: dict[str, Any] = {m.name: {"value": m.value, "n": m.n} for m in report.metrics if m.concept is None}
+    figures: dict[str, Any] = {
+        m.name: {"value": m.value, "n": m.n} for m in report.metrics if m.concept is None
+    }
     erased = [c.name for c in spec.concepts]
     for name in {m.name for m in report.metrics if m.concept in erased}:
         of = [m for m in report.metrics if m.name == name and m.concept in erased and m.value is not None]
-        figures[f"{name}_erased"] = {"value": float(np.mean([m.value for m in of])) if of else None, "n": sum(m.n or 0 for m in of)}
-    figures |= {"seconds": delta.info["seconds"], "unet_evaluations": delta.info["unet_evaluations"], "delta_sha256": digest}
+        figures[f"{name}_erased"] = {
+            "value": float(np.mean([m.value for m in of])) if of else None,
+            "n": sum(m.n or 0 for m in of),
+        }
+    figures |= {
+        "seconds": delta.info["seconds"],
+        "unet_evaluations": delta.info["unet_evaluations"],
+        "delta_sha256": digest,
+    }
     first = {p.concept: i for i, p in reversed(list(enumerate(judged.pictures)))}
     shown = [first[c] for c in (*erased, *report.preserved[:4], *report.preserved[-2:])]
     return figures, [judged.base[shown], judged.sanitized[shown]]
 
 
 def keep(key: str, run: dict[str, Any]) -> dict[str, Any]:
-    """Add a run to the results file, beside what another process may have added meanwhile; what it then holds."""
+    """Add a run to the results file, beside what another process may have added meanwhile; what it then
+    holds.
+    """
     with RESULTS.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         known: dict[str, Any] = (json.loads(RESULTS.read_text()) if RESULTS.exists() else {}) | {key: run}
@@ -94,7 +129,10 @@ def cell(rows: list[dict[str, Any]], name: str) -> str:
 def table(runs: dict[str, dict[str, Any]], methods: list[str], concepts: list[str]) -> str:
     """Means over concepts, with the 95 % Wilson interval of all pictures pooled."""
     lines = [
-        "| method | jobs | ESR-1 | ESR-5 | PSR-1 | PSR-1 / base | PSR-5 | harmonic mean | CLIP δ erased | seconds | U-Net evaluations |",
+        (
+            "| method | jobs | ESR-1 | ESR-5 | PSR-1 | PSR-1 / base | PSR-5 | harmonic mean | CLIP δ erased |"
+            " seconds | U-Net evaluations |"
+        ),
         "|" + "---|" * 11,
     ]
 
@@ -117,7 +155,8 @@ def table(runs: dict[str, dict[str, Any]], methods: list[str], concepts: list[st
             f"{delta:.1f}",
         ]
         lines.append(
-            f"| {method} | {' | '.join(cells)} | {np.mean([r['seconds'] for r in rows]):.0f} | {np.mean([r['unet_evaluations'] for r in rows]):.0f} |"
+            f"| {method} | {' | '.join(cells)} | {np.mean([r['seconds'] for r in rows]):.0f} |"
+            f" {np.mean([r['unet_evaluations'] for r in rows]):.0f} |"
         )
     rows = [runs[f"{methods[0]}/{c}"] for c in concepts]  # the base model is the same under every method
     base = [cell(rows, n) for n in ("esr1_base", "esr5_base", "psr1_base")]
@@ -126,31 +165,45 @@ def table(runs: dict[str, dict[str, Any]], methods: list[str], concepts: list[st
 
 
 def chosen_table(runs: dict[str, dict[str, Any]], methods: list[str], concepts: list[str]) -> str:
-    """ESR-1 and PSR-1 / base of the concepts that a method's defaults were chosen on, and of those that they were not."""
-    lines = ["| method | chosen on | ESR-1: chosen on | others | PSR-1 / base: chosen on | others |", "|" + "---|" * 6]
+    """ESR-1 and PSR-1 / base of the concepts that a method's defaults were chosen on, and of those that they
+    were not.
+    """
+    lines = [
+        "| method | chosen on | ESR-1: chosen on | others | PSR-1 / base: chosen on | others |",
+        "|" + "---|" * 6,
+    ]
     for method in methods:
         chosen = CHOSEN_ON.get(method, ELSEWHERE)
         cells = list[str]()
         for figure, by in (("esr1", None), ("psr1", "psr1_base")):
             for group in (chosen, [c for c in concepts if c not in chosen]):
                 rows = [runs[f"{method}/{c}"] for c in group if f"{method}/{c}" in runs]
-                share = np.mean([r[figure]["value"] for r in rows]) / (np.mean([r[by]["value"] for r in rows]) if by else 1)
+                share = np.mean([r[figure]["value"] for r in rows]) / (
+                    np.mean([r[by]["value"] for r in rows]) if by else 1
+                )
                 cells.append(f"{100 * share:.1f}")
         lines.append(f"| {method} | {', '.join(chosen)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def style_table(runs: dict[str, dict[str, Any]], methods: list[str], styles: list[str]) -> str:
-    """As `table`, for styles: the style judge's ESR and PSR, the objects' PSR, and whether a style's pictures still show their objects."""
+    """As `table`, for styles: the style judge's ESR and PSR, the objects' PSR, and whether a style's pictures
+    still show their objects.
+    """
     names = ("esr1", "psr1_styles", "psr1_objects", "content1")
     lines = [
-        "| method | ESR-1 | PSR-1, other styles | PSR-1, objects | objects still shown | PSR-1 / base | harmonic mean | seconds |",
+        (
+            "| method | ESR-1 | PSR-1, other styles | PSR-1, objects | objects still shown | PSR-1 / base |"
+            " harmonic mean | seconds |"
+        ),
         "|" + "---|" * 8,
     ]
     for method in methods:
         rows = [runs[f"{method}/{s}"] for s in styles if f"{method}/{s}" in runs]
         if rows:
-            kept = np.mean([r["psr1"]["value"] for r in rows]) / np.mean([r["psr1_base"]["value"] for r in rows])
+            kept = np.mean([r["psr1"]["value"] for r in rows]) / np.mean(
+                [r["psr1_base"]["value"] for r in rows]
+            )
             erased = np.mean([r["esr1"]["value"] for r in rows])
             harmonic = 2 * erased * min(kept, 1) / (erased + min(kept, 1))
             cells = [
@@ -170,10 +223,16 @@ def batched(names: list[str], size: int) -> list[list[str]]:
 
 
 def picture(strips: dict[str, np.ndarray], concepts: list[str], methods: list[str]) -> Image.Image:
-    """Rows: base and each method; columns: for each concept the erased one, then its neighbours and strangers."""
+    """Rows: base and each method; columns: for each concept the erased one, then its neighbours and
+    strangers.
+    """
     names = ["base", *methods]
     rows = [
-        np.concatenate([np.concatenate([*strips[f"{n}/{c}"], np.full((64, 12, 3), 255, np.uint8)], 1) for c in concepts], 1) for n in names
+        np.concatenate(
+            [np.concatenate([*strips[f"{n}/{c}"], np.full((64, 12, 3), 255, np.uint8)], 1) for c in concepts],
+            1,
+        )
+        for n in names
     ]
     body = Image.fromarray(np.concatenate(rows))
     page = Image.new("RGB", (body.width + LABEL, body.height + 20), "white")
@@ -190,7 +249,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--methods", nargs="+", default=[*METHODS, *VARIANTS], choices=[*METHODS, *VARIANTS])
     parser.add_argument("--concepts", nargs="+", default=list(CONCEPTS))
-    parser.add_argument("--styles", nargs="*", help="erase styles instead: those named, or every style of the bundled model")
+    parser.add_argument(
+        "--styles", nargs="*", help="erase styles instead: those named, or every style of the bundled model"
+    )
     parser.add_argument("--together", type=int, default=1, metavar="N", help="concepts erased in one job")
     parser.add_argument("--fresh", action="store_true", help="measure again what was measured already")
     args = parser.parse_args()
@@ -200,7 +261,9 @@ def main() -> None:
     groups = {" + ".join(names): names for names in batched(args.concepts, args.together)}
     args.concepts = list(groups)
     RESULTS.parent.mkdir(exist_ok=True)
-    weights = b"".join(hashlib.sha256(f.read_bytes()).digest() for f in sorted((BUNDLED / "emoji").rglob("*.safetensors")))
+    weights = b"".join(
+        hashlib.sha256(f.read_bytes()).digest() for f in sorted((BUNDLED / "emoji").rglob("*.safetensors"))
+    )
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     strips: dict[str, np.ndarray] = {}
     runs: dict[str, dict[str, Any]] = {}
@@ -215,8 +278,11 @@ def main() -> None:
                 STRIPS.mkdir(parents=True, exist_ok=True)
                 np.save(drawn, np.stack(strip))
                 known = keep(key, figures | {"identity": identity})
-                print(f"\r{key}: ESR-1 {figures['esr1']['value']:.3f}, PSR-1 {figures['psr1']['value']:.3f} of {figures['psr1_base']['value']:.3f}, "
-                      f"{figures['seconds']:.0f} s", flush=True)  # fmt: skip
+                print(
+                    f"\r{key}: ESR-1 {figures['esr1']['value']:.3f}, PSR-1 {figures['psr1']['value']:.3f} of"
+                    f" {figures['psr1_base']['value']:.3f}, {figures['seconds']:.0f} s",
+                    flush=True,
+                )
             runs[key] = known[key]
             if drawn.exists():
                 strips[f"base/{concept}"], strips[key] = np.load(drawn)

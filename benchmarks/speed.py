@@ -1,7 +1,9 @@
-"""AGE and ESD with the trajectory buffer against the authors' schedules, side by side: `python -m benchmarks.speed`.
+"""AGE and ESD with the trajectory buffer against the authors' schedules, side by side: `python -m
+benchmarks.speed`.
 
-Both sides take as many optimiser steps at the same batch size (AGE), or each its own published or default number (ESD); both are judged
-alike. What differs: fresh partial denoising for every step and two networks there, kept trajectories and one network here.
+Both sides take as many optimiser steps at the same batch size (AGE), or each its own published or default
+number (ESD); both are judged alike. What differs: fresh partial denoising for every step and two networks
+there, kept trajectories and one network here.
 """
 
 import argparse
@@ -14,27 +16,37 @@ from typing import Any
 
 from benchmarks.methods import CACHE, JUDGING, SOURCE
 from benchmarks.two_networks import Cost, TwoNetworks, age, esd
-from core.erasure import Delta, erase
-from core.evaluation.evaluate import evaluate
-from core.evaluation.judges import judges_for
-from core.models import StableDiffusion, load_model
-from core.specs import AgeSpec, Concept, EraseSpec, EsdSpec
+from expunge.core.erasure import Delta, erase
+from expunge.core.evaluation.evaluate import evaluate
+from expunge.core.evaluation.judges import judges_for
+from expunge.core.models import Denoiser, load_model
+from expunge.core.specs import AgeSpec, Concept, EraseSpec, EsdSpec
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
 
 
-def judged(model: StableDiffusion, concept: str, cost: Cost, processor: float) -> dict[str, float]:
-    """Cost and quality of whatever adapter the model wears; `processor`: seconds that this process ran, which other work does not lengthen."""
+def judged(model: Denoiser, concept: str, cost: Cost, processor: float) -> dict[str, float]:
+    """Cost and quality of whatever adapter the model wears; `processor`: seconds that this process ran,
+    which other work does not lengthen.
+    """
     digest = hashlib.sha256(Delta.of(model).serialise()).hexdigest()
-    report = evaluate(model, [Concept(name=concept)], JUDGING, judges=judges_for(SOURCE), cache=CACHE, delta_digest=digest).report
+    report = evaluate(
+        model, [Concept(name=concept)], JUDGING, judges=judges_for(SOURCE), cache=CACHE, delta_digest=digest
+    ).report
     figures = {n: report.value(n) or 0.0 for n in ("esr1", "psr1", "psr1_base")}
-    return figures | {"evaluations": cost.evaluations, "seconds": cost.seconds, "processor_seconds": processor}
+    return figures | {
+        "evaluations": cost.evaluations,
+        "seconds": cost.seconds,
+        "processor_seconds": processor,
+    }
 
 
 def ours(concept: str, method: AgeSpec | EsdSpec) -> dict[str, float]:
     model, begun = load_model(SOURCE), time.process_time()
     info = erase(model, EraseSpec(concepts=[concept], method=method)).info
-    return judged(model, concept, Cost(info["unet_evaluations"], info["seconds"]), time.process_time() - begun)
+    return judged(
+        model, concept, Cost(info["unet_evaluations"], info["seconds"]), time.process_time() - begun
+    )
 
 
 def authors(concept: str, method: AgeSpec | EsdSpec, args: argparse.Namespace) -> dict[str, float]:
@@ -51,7 +63,10 @@ def authors(concept: str, method: AgeSpec | EsdSpec, args: argparse.Namespace) -
 
 def row(name: str, runs: list[dict[str, float]]) -> str:
     mean = {k: sum(r[k] for r in runs) / len(runs) for k in runs[0]}
-    return f"| {name} | {100 * mean['esr1']:.1f} | {100 * mean['psr1'] / mean['psr1_base']:.1f} | {mean['evaluations']:.0f} | {mean['seconds']:.0f} |"
+    return (
+        f"| {name} | {100 * mean['esr1']:.1f} | {100 * mean['psr1'] / mean['psr1_base']:.1f} |"
+        f" {mean['evaluations']:.0f} | {mean['seconds']:.0f} |"
+    )
 
 
 def main() -> None:
@@ -59,9 +74,14 @@ def main() -> None:
     parser.add_argument("--concepts", nargs="+", default=["church", "trumpet", "fuel pump"])
     parser.add_argument("--methods", nargs="+", default=["esd", "age"], choices=["esd", "age"])
     parser.add_argument(
-        "--age-rate", type=float, default=1e-4, help="Adam's rate on the whole attn2 matrices (authors: 1e-5 over 1000 steps at batch 1)"
+        "--age-rate",
+        type=float,
+        default=1e-4,
+        help="Adam's rate on the whole attn2 matrices (authors: 1e-5 over 1000 steps at batch 1)",
     )
-    parser.add_argument("--esd-rate", type=float, default=5e-5, help="Adam's rate on the whole attn2 matrices (authors: 5e-5)")
+    parser.add_argument(
+        "--esd-rate", type=float, default=5e-5, help="Adam's rate on the whole attn2 matrices (authors: 5e-5)"
+    )
     args = parser.parse_args()
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     print("| schedule | ESR-1 | PSR-1 / base | U-Net evaluations | seconds |\n|---|---|---|---|---|")
@@ -76,10 +96,12 @@ def main() -> None:
         print(row(f"{name}, trajectory buffer", [a for a, _ in pairs]))
         print(row(f"{name}, authors' schedule", [b for _, b in pairs]))
         fewer, faster, less = (
-            sum(b[k] for _, b in pairs) / sum(a[k] for a, _ in pairs) for k in ("evaluations", "seconds", "processor_seconds")
+            sum(b[k] for _, b in pairs) / sum(a[k] for a, _ in pairs)
+            for k in ("evaluations", "seconds", "processor_seconds")
         )
         print(
-            f"{name}: {fewer:.1f} times fewer evaluations, {faster:.1f} times less wall time, {less:.1f} times less processor time",
+            f"{name}: {fewer:.1f} times fewer evaluations, {faster:.1f} times less wall time, {less:.1f}"
+            " times less processor time",
             flush=True,
         )
 

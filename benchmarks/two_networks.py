@@ -1,7 +1,8 @@
-"""The authors' schedules, written from their formulas: what `core.erasure` is measured against.
+"""The authors' schedules, written from their formulas: what `expunge.core.erasure` is measured against.
 
-Two whole networks in memory, theta frozen and theta' with its attn2 matrices trained in full; for every optimiser step a fresh partial
-denoising from pure noise, with guidance, for every latent the step reads; for AGE also one such step of the search for each of the weights.
+Two whole networks in memory, theta frozen and theta' with its attn2 matrices trained in full; for every
+optimiser step a fresh partial denoising from pure noise, with guidance, for every latent the step reads; for
+AGE also one such step of the search for each of the weights.
 """
 
 import time
@@ -10,13 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from core.concepts import candidates
-from core.erasure.batch import error, guided_away
-from core.erasure.closed_form import wear
-from core.erasure.layers import target_modules
-from core.erasure.search import Search
-from core.models import StableDiffusion
-from core.specs import AgeSpec, Concept, EsdSpec
+from expunge.core.concepts import candidates
+from expunge.core.erasure.closed_form import wear
+from expunge.core.erasure.layers import target_modules
+from expunge.core.erasure.losses import error, guided_away
+from expunge.core.erasure.search import Search
+from expunge.core.models import Denoiser
+from expunge.core.specs import AgeSpec, Concept, EsdSpec
 
 
 @dataclass
@@ -30,7 +31,9 @@ class Cost:
 class TwoNetworks:
     """theta and theta', and the latents that the papers draw."""
 
-    def __init__(self, base: StableDiffusion, trained: StableDiffusion, sampling_steps: int = 50, guidance: float = 3.0) -> None:
+    def __init__(
+        self, base: Denoiser, trained: Denoiser, sampling_steps: int = 50, guidance: float = 3.0
+    ) -> None:
         self.base, self.trained, self.guidance = base, trained, guidance
         self.names = target_modules(trained.unet, "xattn")
         self.weights = [trained.unet.get_submodule(n).weight.requires_grad_(True) for n in self.names]
@@ -42,11 +45,13 @@ class TwoNetworks:
         return self.base.evaluations + self.trained.evaluations
 
     @torch.no_grad()
-    def denoise(self, model: StableDiffusion, z: Tensor, context: Tensor, k: int) -> Tensor:
+    def denoise(self, model: Denoiser, z: Tensor, context: Tensor, k: int) -> Tensor:
         """z_t after k DDIM steps from noise z with context c, both guided halves in one call."""
         empty = model.encode([""]).expand_as(context)
         for t in self.timesteps[:k]:
-            out_0, out_c = model.output(torch.cat([z, z]), t.expand(2 * len(z)), torch.cat([empty, context])).chunk(2)
+            out_0, out_c = model.output(
+                torch.cat([z, z]), t.expand(2 * len(z)), torch.cat([empty, context])
+            ).chunk(2)
             z = self.base.scheduler.step(out_0 + self.guidance * (out_c - out_0), t, z).prev_sample
         return z
 
@@ -57,7 +62,9 @@ class TwoNetworks:
         return z, k, self.timesteps[k].expand(batch)
 
     def wear(self) -> None:
-        """Put theta' - theta on the base model, so that both can be judged alike: a LoRA of full rank is exact."""
+        """Put theta' - theta on the base model, so that both can be judged alike: a LoRA of full rank is
+        exact.
+        """
         layers = {}
         for name in self.names:
             old, new = self.base.unet.get_submodule(name).weight, self.trained.unet.get_submodule(name).weight
@@ -75,17 +82,25 @@ def pad(x: Tensor, size: int, dim: int) -> Tensor:
     return torch.cat([x, x.new_zeros(shape)], dim)
 
 
-def texts(model: StableDiffusion, word: str) -> Tensor:
+def texts(model: Denoiser, word: str) -> Tensor:
     return model.encode(model.vocabulary.prompts(word))
 
 
 def age(nets: TwoNetworks, concept: str, spec: AgeSpec, learning_rate: float, seed: int = 0) -> Cost:
-    """Eq. 14 with `spec`'s weights, candidates and number of weight steps; one search step for each, each on latents of its own."""
+    """Eq. 14 with `spec`'s weights, candidates and number of weight steps; one search step for each, each on
+    latents of its own.
+    """
     base, new = nets.base, nets.trained
     begun, evaluations = time.monotonic(), nets.evaluations
     optimiser = torch.optim.Adam(nets.weights, lr=learning_rate)
     names = candidates(base, Concept(name=concept), [Concept(name=concept)], spec.candidates)
-    search = Search(names, torch.stack([texts(base, n) for n in names]), spec.search_learning_rate, spec.temperature, spec.hard)
+    search = Search(
+        names,
+        torch.stack([texts(base, n) for n in names]),
+        spec.search_learning_rate,
+        spec.temperature,
+        spec.hard,
+    )
     contexts, g = texts(base, concept), torch.Generator().manual_seed(seed)
     for turn in range(2 * spec.steps):
         climbing, batch = turn % 2 == 0, spec.batch_size
@@ -99,7 +114,9 @@ def age(nets: TwoNetworks, concept: str, spec: AgeSpec, learning_rate: float, se
         with torch.no_grad():
             eps_c = base.predict(z, t, c_e)
         erase = error(new.predict(z, t, c_e), guided_away(eps_t, eps_c, spec.eta), base.alphas[t], spec.space)
-        total = erase + spec.preserve_weight * error(new.predict(z_r, t, c_t), eps_p, base.alphas[t], spec.space)
+        total = erase + spec.preserve_weight * error(
+            new.predict(z_r, t, c_t), eps_p, base.alphas[t], spec.space
+        )
         if climbing:
             search.ascend(total)
         else:
@@ -109,8 +126,18 @@ def age(nets: TwoNetworks, concept: str, spec: AgeSpec, learning_rate: float, se
     return Cost(nets.evaluations - evaluations, time.monotonic() - begun)
 
 
-def esd(nets: TwoNetworks, concept: str, spec: EsdSpec, learning_rate: float, iterations: int, batch: int, seed: int = 0) -> Cost:
-    """ESD's newer public schedule: latents from the frozen network, 200 iterations at batch 1 (their defaults)."""
+def esd(
+    nets: TwoNetworks,
+    concept: str,
+    spec: EsdSpec,
+    learning_rate: float,
+    iterations: int,
+    batch: int,
+    seed: int = 0,
+) -> Cost:
+    """ESD's newer public schedule: latents from the frozen network, 200 iterations at batch 1 (their
+    defaults).
+    """
     base, new = nets.base, nets.trained
     begun, evaluations = time.monotonic(), nets.evaluations
     optimiser = torch.optim.Adam(nets.weights, lr=learning_rate)

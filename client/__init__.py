@@ -1,7 +1,7 @@
 """The typed Python client of Expunge: `from client import Expunge`."""
 
-from client.api import Expunge
-from client.errors import (
+from expunge.client.api import Expunge
+from expunge.client.errors import (
     ApiError,
     BadFile,
     BadId,
@@ -13,7 +13,20 @@ from client.errors import (
     NoRecoveryKey,
     WaitTimeout,
 )
-from client.types import Artifact, Event, FieldError, Impact, Job, JobError, KeyRead, Model, Page, Pause, Problem, Queue
+from expunge.client.types import (
+    Artifact,
+    Event,
+    FieldError,
+    Impact,
+    Job,
+    JobError,
+    KeyRead,
+    Model,
+    Page,
+    Pause,
+    Problem,
+    Queue,
+)
 
 __all__ = [
     "ApiError",

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from client import views
-from client.options import (
+from expunge.client import views
+from expunge.client.options import (
     DryRun,
     Evaluation,
     Folder,
@@ -30,9 +30,9 @@ from client.options import (
     pairs,
     request_of,
 )
-from client.plugins import Group
-from client.requests import erase_spec, inspect_spec, listed, of_delta
-from client.terminal import checked, delta_id, emit, err, finish, foreseen, out, sent, service
+from expunge.client.plugins import Group
+from expunge.client.requests import erase_spec, inspect_spec, listed, of_delta
+from expunge.client.terminal import checked, delta_id, emit, err, finish, foreseen, out, sent, service
 
 app = typer.Typer(cls=Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -45,32 +45,54 @@ def tell_version(asked: bool) -> None:
 
 @app.callback()
 def main(
-    _version: Annotated[bool, typer.Option("--version", is_eager=True, callback=tell_version, help="Print the version.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="On an unforeseen error, show where; EXPUNGE_DEBUG=1 does, too.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=tell_version, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="On an unforeseen error, show where; EXPUNGE_DEBUG=1 does, too.")
+    ] = False,
 ) -> None:
     """Take concepts out of text-to-image models, with proof.
 
-    Exit codes: 0 all is well; 1 a job or its verdict failed; 2 a request, file or address is wrong, or the service refused; 130 Ctrl-C; 70 unforeseen.
+    Exit codes: 0 all is well; 1 a job or its verdict failed; 2 a request, file or address is wrong, or the
+    service refused; 130 Ctrl-C; 70 unforeseen.
     """
 
 
 @app.command()
 def erase(
     ctx: typer.Context,
-    concepts: Annotated[list[str] | None, typer.Argument(help="What to erase, for example: church 'delivery truck'.")] = None,
+    concepts: Annotated[
+        list[str] | None, typer.Argument(help="What to erase, for example: church 'delivery truck'.")
+    ] = None,
     model: Model = "emoji",
-    method: Annotated[str, typer.Option(help="A method's name, such as uce, mace, esd or age; the API's /docs has them all.")] = "age",
+    method: Annotated[
+        str,
+        typer.Option(help="A method's name, such as uce, mace, esd or age; the API's /docs has them all."),
+    ] = "age",
     settings: Settings = None,
     preserve: Preserve = None,
-    on: Annotated[str | None, typer.Option("--on", help="A finished erase job to start from: this erasure is stacked on its.")] = None,
+    on: Annotated[
+        str | None,
+        typer.Option("--on", help="A finished erase job to start from: this erasure is stacked on its."),
+    ] = None,
     target: Annotated[str | None, typer.Option(help="Edit: what the one concept named becomes.")] = None,
-    attribute: Annotated[list[str] | None, typer.Option(help="Debias: what to spread the one concept named over; repeat it.")] = None,
+    attribute: Annotated[
+        list[str] | None, typer.Option(help="Debias: what to spread the one concept named over; repeat it.")
+    ] = None,
     image: Annotated[
         list[Path] | None,
-        typer.Option(exists=True, dir_okay=False, help="Visual edit: an image that shows the one concept named; 3 to 10 of them."),
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Visual edit: an image that shows the one concept named; 3 to 10 of them.",
+        ),
     ] = None,
     mask: Annotated[
-        list[Path] | None, typer.Option(exists=True, dir_okay=False, help="Mask edit: white where the image is kept; one for each image.")
+        list[Path] | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Mask edit: white where the image is kept; one for each image."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
     evaluation: Evaluation = None,
@@ -110,11 +132,20 @@ def erase(
                 err.print("no image was sent: what is in them is looked at when they are", style="dim")
                 checked(found)
                 return
-            request["concepts"][0] |= {field: sent(client, given, key and f"{key}-{field}") for field, given in files.items()}
+            request["concepts"][0] |= {
+                field: sent(client, given, key and f"{key}-{field}") for field, given in files.items()
+            }
         if dry_run:
             checked(client.validate("erase", request))
             return
-        finish(client, [client.submit("erase", request, idempotency_key=key)], wait=wait, folder=download, as_json=as_json, one=True)
+        finish(
+            client,
+            [client.submit("erase", request, idempotency_key=key)],
+            wait=wait,
+            folder=download,
+            as_json=as_json,
+            one=True,
+        )
 
 
 @app.command()
@@ -131,26 +162,39 @@ def combine(
 ) -> None:
     """Sum finished erase jobs into one delta; leave one of a stack out to take it back out."""
     with service(url) as client:
-        found = client.combine(ids, model=model, fused=fused, labels=pairs(label, "--label"), **judging(evaluation))
+        found = client.combine(
+            ids, model=model, fused=fused, labels=pairs(label, "--label"), **judging(evaluation)
+        )
         finish(client, [found], wait=wait, folder=download, as_json=as_json, one=True)
 
 
 @app.command()
 def hide(
     ctx: typer.Context,
-    concepts: Annotated[list[str] | None, typer.Argument(help="What to hide, for example: church 'delivery truck'.")] = None,
+    concepts: Annotated[
+        list[str] | None, typer.Argument(help="What to hide, for example: church 'delivery truck'.")
+    ] = None,
     model: Model = "emoji",
-    method: Annotated[str, typer.Option(help="The erasing term: naive, esd, all_but_one, ap or age.")] = "age",
+    method: Annotated[
+        str, typer.Option(help="The erasing term: naive, esd, all_but_one, ap or age.")
+    ] = "age",
     settings: Settings = None,
     recovery: Annotated[
-        list[str] | None, typer.Option("--recovery", help="A parameter of the recovery, for example length=16; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--recovery", help="A parameter of the recovery, for example length=16; may be repeated."
+        ),
     ] = None,
     preserve: Preserve = None,
     seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
     evaluation: Evaluation = None,
     fused: Fused = False,
     seal_to: Annotated[
-        str | None, typer.Option("--seal-to", help="Your public key from 'expunge key-pair': only its owner can open the recovery key.")
+        str | None,
+        typer.Option(
+            "--seal-to",
+            help="Your public key from 'expunge key-pair': only its owner can open the recovery key.",
+        ),
     ] = None,
     label: Labels = None,
     spec: Spec = None,
@@ -161,7 +205,9 @@ def hide(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Hide concepts behind a recovery key. --download leaves the key where it is; 'expunge recovery-key' fetches it."""
+    """Hide concepts behind a recovery key. --download leaves the key where it is; 'expunge recovery-key'
+    fetches it.
+    """
     if spec:
         request = request_of(ctx, spec)
     elif concepts:
@@ -183,7 +229,14 @@ def hide(
         if dry_run:
             checked(client.validate("hide", request))
             return
-        finish(client, [client.submit("hide", request, idempotency_key=key)], wait=wait, folder=download, as_json=as_json, one=True)
+        finish(
+            client,
+            [client.submit("hide", request, idempotency_key=key)],
+            wait=wait,
+            folder=download,
+            as_json=as_json,
+            one=True,
+        )
 
 
 @app.command("recovery-key")
@@ -200,7 +253,9 @@ def recovery_key(
 
 
 @app.command("key-reads")
-def key_reads(id_: Annotated[str, typer.Argument(metavar="JOB")], url: Url = None, as_json: Json = False) -> None:
+def key_reads(
+    id_: Annotated[str, typer.Argument(metavar="JOB")], url: Url = None, as_json: Json = False
+) -> None:
     """List who read a hide job's recovery key, newest first; takes the scope admin."""
     with service(url) as client:
         found = list(client.reads(client.recovery_key(id_)))
@@ -208,19 +263,30 @@ def key_reads(id_: Annotated[str, typer.Argument(metavar="JOB")], url: Url = Non
 
 
 @app.command("revoke-key")
-def revoke_key(id_: Annotated[str, typer.Argument(metavar="JOB")], url: Url = None, as_json: Json = False) -> None:
+def revoke_key(
+    id_: Annotated[str, typer.Argument(metavar="JOB")], url: Url = None, as_json: Json = False
+) -> None:
     """Delete a hide job's recovery key for good; takes the scope admin."""
     with service(url) as client:
         found = client.revoke(client.recovery_key(id_))
-    emit(found) if as_json else out.print(f"revoked at {found.revoked_at:%Y-%m-%d %H:%M:%S} UTC", highlight=False)
+    (
+        emit(found)
+        if as_json
+        else out.print(f"revoked at {found.revoked_at:%Y-%m-%d %H:%M:%S} UTC", highlight=False)
+    )
 
 
 @app.command()
 def evaluate(
-    concepts: Annotated[list[str] | None, typer.Argument(help="The erased concepts; needed for an uploaded delta.")] = None,
+    concepts: Annotated[
+        list[str] | None, typer.Argument(help="The erased concepts; needed for an uploaded delta.")
+    ] = None,
     job: Annotated[str | None, typer.Option("--job", help="A finished erase or hide job.")] = None,
     artifact: Annotated[str | None, typer.Option("--artifact", help="An uploaded delta.")] = None,
-    delta: Annotated[Path | None, typer.Option("--delta", exists=True, dir_okay=False, help="A LoRA file to upload and judge.")] = None,
+    delta: Annotated[
+        Path | None,
+        typer.Option("--delta", exists=True, dir_okay=False, help="A LoRA file to upload and judge."),
+    ] = None,
     model: Model = "emoji",
     evaluation: Evaluation = None,
     label: Labels = None,
@@ -232,7 +298,12 @@ def evaluate(
     """Judge a sanitized model."""
     one_of(job=job, artifact=artifact, delta=delta)
     with service(url) as client:
-        request = {"model": model, "concepts": listed(concepts or []), "labels": pairs(label, "--label"), **judging(evaluation)}
+        request = {
+            "model": model,
+            "concepts": listed(concepts or []),
+            "labels": pairs(label, "--label"),
+            **judging(evaluation),
+        }
         request |= of_delta(job, delta_id(client, "evaluate", request, delta, model) if delta else artifact)
         found = client.submit("evaluate", request)
         finish(client, [found], wait=wait, folder=download, as_json=as_json, one=True)
@@ -240,7 +311,9 @@ def evaluate(
 
 @app.command()
 def impact(
-    concepts: Annotated[list[str], typer.Argument(help="What would be erased, for example: church 'delivery truck'.")],
+    concepts: Annotated[
+        list[str], typer.Argument(help="What would be erased, for example: church 'delivery truck'.")
+    ],
     method: Annotated[str, typer.Option(help="A method's name.")] = "age",
     settings: Settings = None,
     top: Annotated[int, typer.Option(min=1, max=100, help="How many concepts to rank.")] = 10,
@@ -257,7 +330,10 @@ def impact(
     for table in views.impact_tables(found):
         out.print(table)
     if found.cost:
-        err.print(f"about {found.cost['seconds']:.0f} s on two CPU cores, {found.cost['unet_evaluations']} U-Net evaluations")
+        err.print(
+            f"about {found.cost['seconds']:.0f} s on two CPU cores, {found.cost['unet_evaluations']} U-Net"
+            " evaluations"
+        )
     for note in found.notes:
         err.print(note, style="dim", markup=False, highlight=False)
 
@@ -266,11 +342,21 @@ def impact(
 def inspect(
     job: Annotated[str | None, typer.Option("--job", help="A finished job.")] = None,
     artifact: Annotated[str | None, typer.Option("--artifact", help="An uploaded delta.")] = None,
-    delta: Annotated[Path | None, typer.Option("--delta", exists=True, dir_okay=False, help="A LoRA file to upload and inspect.")] = None,
-    against: Annotated[str | None, typer.Option("--against", help="A finished job to compare with, instead of the base model.")] = None,
-    concept: Annotated[str | None, typer.Option(help="What was changed; omitted: what the job erased, or what moved most.")] = None,
+    delta: Annotated[
+        Path | None,
+        typer.Option("--delta", exists=True, dir_okay=False, help="A LoRA file to upload and inspect."),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", help="A finished job to compare with, instead of the base model."),
+    ] = None,
+    concept: Annotated[
+        str | None, typer.Option(help="What was changed; omitted: what the job erased, or what moved most.")
+    ] = None,
     space: Annotated[str, typer.Option(help="The concepts to look at: model, english or clip.")] = "model",
-    settings: Annotated[list[str] | None, typer.Option("--set", help="A parameter, for example locality=1; may be repeated.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A parameter, for example locality=1; may be repeated.")
+    ] = None,
     model: Model = "emoji",
     label: Labels = None,
     wait: Wait = True,
@@ -300,13 +386,17 @@ def inspect(
 def wait(ids: Ids, download: Folder = None, url: Url = None, as_json: Json = False) -> None:
     """Follow jobs to their end; exit code 0 only when all succeeded and no verdict failed."""
     with service(url) as client:
-        finish(client, [client.job(id_) for id_ in ids], wait=True, folder=download, as_json=as_json, one=False)
+        finish(
+            client, [client.job(id_) for id_ in ids], wait=True, folder=download, as_json=as_json, one=False
+        )
 
 
 @app.command()
 def jobs(
     kind: Annotated[str | None, typer.Option(help="erase, hide, combine, evaluate or inspect.")] = None,
-    status: Annotated[str | None, typer.Option(help="queued, running, cancelling, succeeded, failed, cancelled or expired.")] = None,
+    status: Annotated[
+        str | None, typer.Option(help="queued, running, cancelling, succeeded, failed, cancelled or expired.")
+    ] = None,
     label: Labels = None,
     limit: Annotated[int, typer.Option(min=1, max=200)] = 20,
     url: Url = None,
@@ -330,12 +420,18 @@ def show(id_: Annotated[str, typer.Argument(metavar="JOB")], url: Url = None, as
 def cancel(ids: Ids, url: Url = None, as_json: Json = False) -> None:
     """Cancel jobs; a running one stops at its next step."""
     with service(url) as client:
-        finish(client, [client.cancel(id_) for id_ in ids], wait=False, folder=None, as_json=as_json, one=False)
+        finish(
+            client, [client.cancel(id_) for id_ in ids], wait=False, folder=None, as_json=as_json, one=False
+        )
 
 
 @app.command()
 def retry(
-    id_: Annotated[str, typer.Argument(metavar="JOB")], wait: Wait = True, download: Folder = None, url: Url = None, as_json: Json = False
+    id_: Annotated[str, typer.Argument(metavar="JOB")],
+    wait: Wait = True,
+    download: Folder = None,
+    url: Url = None,
+    as_json: Json = False,
 ) -> None:
     """Run a failed, cancelled or expired job again, as a new job."""
     with service(url) as client:
@@ -354,7 +450,9 @@ def download(
         paths = client.download(id_, folder)
         if not paths:
             job = client.job(id_)
-            err.print(f"job {job.id} is {job.status}: there is nothing to download", style="red", highlight=False)
+            err.print(
+                f"job {job.id} is {job.status}: there is nothing to download", style="red", highlight=False
+            )
     if as_json:
         emit([str(path) for path in paths])
     else:
@@ -366,9 +464,14 @@ def download(
 
 @app.command()
 def queue(
-    action: Annotated[str, typer.Argument(help="show, pause or resume; the last two take the scope admin.")] = "show",
+    action: Annotated[
+        str, typer.Argument(help="show, pause or resume; the last two take the scope admin.")
+    ] = "show",
     hand_over: Annotated[
-        bool, typer.Option("--hand-over", help="pause: stop running jobs at their next checkpoint, to go on afterwards.")
+        bool,
+        typer.Option(
+            "--hand-over", help="pause: stop running jobs at their next checkpoint, to go on afterwards."
+        ),
     ] = False,
     reason: Annotated[str, typer.Option(help="pause: for people.")] = "",
     url: Url = None,
@@ -406,7 +509,9 @@ def list_artifacts(url: Url = None, as_json: Json = False) -> None:
 
 
 @artifacts.command("delete")
-def delete_artifacts(ids: Annotated[list[str], typer.Argument(metavar="ARTIFACT...", help="Artifact ids.")], url: Url = None) -> None:
+def delete_artifacts(
+    ids: Annotated[list[str], typer.Argument(metavar="ARTIFACT...", help="Artifact ids.")], url: Url = None
+) -> None:
     """Delete uploads, or jobs' files, for good; refused while a job needs them."""
     with service(url) as client:
         for id_ in ids:

@@ -6,9 +6,9 @@ from pathlib import Path, PurePosixPath
 
 import httpx
 
-from client.errors import ApiError, ConnectionFailed, IntegrityError
-from client.transport import RETRIED, Transport, pause
-from client.types import Artifact
+from expunge.client.errors import ApiError, ConnectionFailed, IntegrityError
+from expunge.client.transport import RETRIED, Transport, pause
+from expunge.client.types import Artifact
 
 CHUNK = 1 << 20  # bytes
 
@@ -48,7 +48,8 @@ def download(transport: Transport, artifact: Artifact, folder: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.stat().st_size == artifact.size and sha256(path) == artifact.sha256:
         return path
-    part = path.with_name(f"{artifact.id}.{artifact.sha256[:16]}.part")  # the name itself may be as long as names may be
+    # The name itself may be as long as names may be
+    part = path.with_name(f"{artifact.id}.{artifact.sha256[:16]}.part")
     if artifact.kind == "recovery_key":
         part.touch(mode=0o600)  # a secret: nobody else on this machine may read it
     failures = 0
@@ -63,12 +64,17 @@ def download(transport: Transport, artifact: Artifact, folder: Path) -> Path:
             failures = 0 if grown else failures + 1
             if failures > transport.retries:
                 raise (
-                    error if isinstance(error, ApiError) else ConnectionFailed(f"{artifact.name}: the download broke off: {error}")
+                    error
+                    if isinstance(error, ApiError)
+                    else ConnectionFailed(f"{artifact.name}: the download broke off: {error}")
                 ) from error
             transport.sleep(pause(failures, None))
     found = sha256(part)
     if part.stat().st_size != artifact.size or found != artifact.sha256:
         part.unlink()
-        raise IntegrityError(f"{artifact.name} has sha256 {found}, but {artifact.sha256} was stated: the download was thrown away")
+        raise IntegrityError(
+            f"{artifact.name} has sha256 {found}, but {artifact.sha256} was stated: the download was thrown"
+            " away"
+        )
     os.replace(part, path)
     return path

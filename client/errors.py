@@ -1,6 +1,6 @@
 """What can go wrong, for callers who want to tell the cases apart."""
 
-from client.types import Job, Problem
+from expunge.client.types import Job, Problem
 
 
 class ExpungeError(Exception):

@@ -13,20 +13,42 @@ Model = Annotated[str, typer.Option("--model", help="A registered model; 'expung
 Labels = Annotated[list[str] | None, typer.Option("--label", help="key=value; may be repeated.")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end.")]
 Folder = Annotated[
-    Path | None, typer.Option("--download", help="Put the artifacts into this folder once the job has succeeded (implies --wait).")
+    Path | None,
+    typer.Option(
+        "--download", help="Put the artifacts into this folder once the job has succeeded (implies --wait)."
+    ),
 ]
 Spec = Annotated[
-    Path | None, typer.Option("--spec", exists=True, dir_okay=False, help="A JSON file with the whole request, instead of the options.")
+    Path | None,
+    typer.Option(
+        "--spec",
+        exists=True,
+        dir_okay=False,
+        help="A JSON file with the whole request, instead of the options.",
+    ),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the request and print it with every default; store nothing.")]
-IdempotencyKey = Annotated[str | None, typer.Option("--idempotency-key", help="Repeat with the same key, and the job is made once.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check the request and print it with every default; store nothing.")
+]
+IdempotencyKey = Annotated[
+    str | None, typer.Option("--idempotency-key", help="Repeat with the same key, and the job is made once.")
+]
 Ids = Annotated[list[str], typer.Argument(metavar="JOB...", help="Job ids.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="A parameter of the method, for example steps=60 or lora.rank=8; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--set", help="A parameter of the method, for example steps=60 or lora.rank=8; may be repeated."
+    ),
 ]
 Evaluation = Annotated[
     list[str] | None,
-    typer.Option("--evaluation", help="How to judge, for example erased_images=8, thresholds.esr1=0.9 or enabled=false; may be repeated."),
+    typer.Option(
+        "--evaluation",
+        help=(
+            "How to judge, for example erased_images=8, thresholds.esr1=0.9 or enabled=false; may be"
+            " repeated."
+        ),
+    ),
 ]
 Fused = Annotated[bool, typer.Option("--fused", help="Deliver a fused checkpoint too.")]
 Preserve = Annotated[list[str] | None, typer.Option(help="A concept to keep; may be repeated.")]
@@ -61,17 +83,22 @@ def finite(value: Any) -> bool:
 
 
 def described(names: list[str], **more: Any) -> list[Any]:
-    """Concepts as the request has them: names, or the one name with what becomes of it and what it is learned from."""
+    """Concepts as the request has them: names, or the one name with what becomes of it and what it is learned
+    from.
+    """
     given = {key: value for key, value in more.items() if value}
     if given and len(names) > 1:
         raise typer.BadParameter(
-            f"with --{next(iter(given)).rstrip('s')}, name one concept; for several, give --spec", param_hint="CONCEPTS"
+            f"with --{next(iter(given)).rstrip('s')}, name one concept; for several, give --spec",
+            param_hint="CONCEPTS",
         )
     return [{"name": names[0], **given}] if given else list(names)
 
 
 def fields(options: list[str] | None, name: str) -> dict[str, Any]:
-    """The parameters that --set, --recovery or --evaluation gives; a point leads into an object: lora.rank=8."""
+    """The parameters that --set, --recovery or --evaluation gives; a point leads into an object:
+    lora.rank=8.
+    """
     out: dict[str, Any] = {}
     for path, text in pairs(options, name).items():
         *outer, last = path.split(".")
@@ -81,10 +108,14 @@ def fields(options: list[str] | None, name: str) -> dict[str, Any]:
             if not isinstance(inner, dict):
                 break
         if not all((*outer, last)) or not isinstance(inner, dict) or isinstance(inner.get(last), dict):
-            raise typer.BadParameter(f"'{path}' names no parameter, or one that is given otherwise, too", param_hint=name)
+            raise typer.BadParameter(
+                f"'{path}' names no parameter, or one that is given otherwise, too", param_hint=name
+            )
         inner[last] = value_of(text)
         if not finite(inner[last]):
-            raise typer.BadParameter(f"'{path}' is {text}, which is no number that a parameter may have", param_hint=name)
+            raise typer.BadParameter(
+                f"'{path}' is {text}, which is no number that a parameter may have", param_hint=name
+            )
     return out
 
 
@@ -117,7 +148,8 @@ def request_of(ctx: typer.Context, spec: Path) -> Any:
     ]
     if beside:
         raise typer.BadParameter(
-            f"the file is the whole request: leave out {', '.join(beside)}, or write it into the file", param_hint="--spec"
+            f"the file is the whole request: leave out {', '.join(beside)}, or write it into the file",
+            param_hint="--spec",
         )
     return parsed(spec)
 
@@ -147,7 +179,9 @@ def parsed(spec: Path) -> Any:
         raise refuse(f"is not UTF-8 at byte {error.start}: save it as UTF-8") from error
     except json.JSONDecodeError as error:
         yaml = " (YAML is not read: write it as JSON)" if spec.suffix.lower() in (".yaml", ".yml") else ""
-        raise refuse(f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}{yaml}") from error
+        raise refuse(
+            f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}{yaml}"
+        ) from error
     except RecursionError as error:
         raise refuse("is nested too deeply") from error
     except ValueError as error:

@@ -1,4 +1,6 @@
-"""The command group: commands of other rooms, found by entry point and loaded only when they are called; and how errors end a command."""
+"""The command group: commands of other rooms, found by entry point and loaded only when they are called; and
+how errors end a command.
+"""
 
 import os
 import sys
@@ -26,7 +28,9 @@ def found() -> dict[str, EntryPoint]:
 
 
 def load(entry: EntryPoint) -> Any:
-    """The command behind an entry point: a Typer app, a click command, or a function with typer's annotations."""
+    """The command behind an entry point: a Typer app, a click command, or a function with typer's
+    annotations.
+    """
     target = entry.load()
     if isinstance(target, typer.Typer):
         return get_command(target)
@@ -46,7 +50,9 @@ class Group(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         own = super().get_command(ctx, cmd_name)
         if own is None and cmd_name in found():
-            return TyperCommand(cmd_name, help=HELP.get(cmd_name, "Comes with an installed package."), callback=lambda: None)
+            return TyperCommand(
+                cmd_name, help=HELP.get(cmd_name, "Comes with an installed package."), callback=lambda: None
+            )
         return own
 
     def resolve_command(self, ctx: Any, args: Any) -> tuple[str | None, Any, list[str]]:
@@ -73,8 +79,14 @@ def in_a_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         said = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     elif isinstance(error, UnicodeError):
-        said = f"a text is not UTF-8 ({error.reason if isinstance(error, UnicodeEncodeError | UnicodeDecodeError) else error})"
+        said = (
+            "a text is not UTF-8"
+            f" ({error.reason if isinstance(error, UnicodeEncodeError | UnicodeDecodeError) else error})"
+        )
     else:
-        said = f"unforeseen: {type(error).__name__}: {' '.join(str(error).split())[:500]} (EXPUNGE_DEBUG=1 shows where)"
+        said = (
+            f"unforeseen: {type(error).__name__}: {' '.join(str(error).split())[:500]} (EXPUNGE_DEBUG=1 shows"
+            " where)"
+        )
     key = os.environ.get("EXPUNGE_API_KEY", "").strip()
     return f"error: {said.replace(key, '…') if key else said}"

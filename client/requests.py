@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from client.errors import BadId
-from client.types import Artifact, Job
+from expunge.client.errors import BadId
+from expunge.client.types import Artifact, Job
 
 ConceptLike = str | Mapping[str, Any]
 MethodLike = str | Mapping[str, Any]
@@ -29,7 +29,12 @@ def listed(concepts: ConceptLike | Sequence[ConceptLike]) -> list[Any]:
 
 
 def erase_spec(
-    concepts: ConceptLike | Sequence[ConceptLike], *, model: str, method: MethodLike, preserve: Sequence[str] = (), **more: Any
+    concepts: ConceptLike | Sequence[ConceptLike],
+    *,
+    model: str,
+    method: MethodLike,
+    preserve: Sequence[str] = (),
+    **more: Any,
 ) -> dict[str, Any]:
     spec: dict[str, Any] = {"model": model, "concepts": listed(concepts), "method": method, **more}
     if preserve:

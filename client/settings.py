@@ -7,14 +7,16 @@ import urllib.request
 
 import httpx
 
-from client.errors import BadSetting
+from expunge.client.errors import BadSetting
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 KEY = re.compile(r"[!#-&(-~]+")  # printable ASCII but for quotes
 
 
 def given(value: str | None, variable: str, argument: str) -> tuple[str, str]:
-    """What was given, or the environment has, without white space and byte-order marks around it; and where it comes from."""
+    """What was given, or the environment has, without white space and byte-order marks around it; and where
+    it comes from.
+    """
     text, name = (value, argument) if value else (os.environ.get(variable) or "", variable)
     return text.strip().strip("\ufeff\u200b\u00a0").strip(), name
 
@@ -24,7 +26,8 @@ def api_key(value: str | None) -> str | None:
     text, name = given(value, "EXPUNGE_API_KEY", "api_key")
     if text and not KEY.fullmatch(text):
         raise BadSetting(
-            f"{name} is malformed: it has quotes, spaces or signs that no key has; copy it again, from DIR/api_key or whoever made it"
+            f"{name} is malformed: it has quotes, spaces or signs that no key has; copy it again, from"
+            " DIR/api_key or whoever made it"
         )
     return text or None
 
@@ -39,7 +42,10 @@ def base_url(value: str | None) -> str:
         raise BadSetting(f"{name} is no address: write it as {DEFAULT_URL}") from error
     odd = url.query or url.fragment or (url.port or 0) > 65535 or re.search(r"\s", text)
     if url.scheme not in ("http", "https") or not url.host or odd:
-        raise BadSetting(f"{name} '{shown(text)}' is no address of a service: write it with http:// or https://, as {DEFAULT_URL}")
+        raise BadSetting(
+            f"{name} '{shown(text)}' is no address of a service: write it with http:// or https://, as"
+            f" {DEFAULT_URL}"
+        )
     return text.rstrip("/")
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 
-from client.errors import ApiError, BadSetting, ConnectionFailed
-from client.settings import is_loopback, proxy_of, shown
-from client.types import Problem
+from expunge.client.errors import ApiError, BadSetting, ConnectionFailed
+from expunge.client.settings import is_loopback, proxy_of, shown
+from expunge.client.types import Problem
 
 RETRIED = {429, 502, 503, 504}
 LONGEST_PAUSE = 30.0  # seconds
@@ -27,7 +27,9 @@ def problem_of(response: httpx.Response) -> Problem:
             found = None
         if isinstance(found, dict):
             return Problem.model_validate({"status": response.status_code, **found})
-    return Problem(status=response.status_code, code="unknown", title=response.reason_phrase, detail=response.text[:300])
+    return Problem(
+        status=response.status_code, code="unknown", title=response.reason_phrase, detail=response.text[:300]
+    )
 
 
 def pause(attempt: int, response: httpx.Response | None) -> float:
@@ -42,7 +44,9 @@ def again(response: httpx.Response) -> bool:
     wanted = response.headers.get("retry-after", "")
     if wanted.isdecimal() and int(wanted) > LONGEST_PAUSE:
         return False
-    return response.status_code in RETRIED or (response.status_code == 409 and problem_of(response).code == "idempotency_in_flight")
+    return response.status_code in RETRIED or (
+        response.status_code == 409 and problem_of(response).code == "idempotency_in_flight"
+    )
 
 
 class Transport:
@@ -74,10 +78,14 @@ class Transport:
                 timeout=httpx.Timeout(timeout, connect=10.0),
                 follow_redirects=False,
                 trust_env=not self.local,
-                verify=httpx.create_ssl_context() if url.startswith("https") else False,  # SSL_CERT_FILE counts on this machine, too
+                verify=(
+                    httpx.create_ssl_context() if url.startswith("https") else False
+                ),  # SSL_CERT_FILE counts on this machine, too
             )
         except (ImportError, ValueError, httpx.InvalidURL) as error:
-            raise BadSetting(f"the proxy {self.proxy or 'of the environment'} cannot be used: {error}") from error
+            raise BadSetting(
+                f"the proxy {self.proxy or 'of the environment'} cannot be used: {error}"
+            ) from error
 
     def __repr__(self) -> str:
         return f"Transport({self.url!r})"
@@ -86,7 +94,9 @@ class Transport:
         """What to say when the service cannot be reached."""
         said = f"{self.url} cannot be reached: {error or type(error).__name__}"
         if self.proxy:
-            said += f" (through the proxy {self.proxy}, which the environment names; NO_PROXY leaves a host out)"
+            said += (
+                f" (through the proxy {self.proxy}, which the environment names; NO_PROXY leaves a host out)"
+            )
         elif self.local and isinstance(error, httpx.ConnectError) and not self.reached:
             said += ". Start it with 'expunge up', or set EXPUNGE_URL to where it is"
         return ConnectionFailed(said)
@@ -102,17 +112,31 @@ class Transport:
         headers: dict[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> httpx.Response:
-        """One answer below 400, or an error. `content` is a function, so that every try sends the body from its beginning."""
+        """One answer below 400, or an error.
+
+        `content` is a function, so that every try sends the body from its beginning.
+        """
         head = dict(headers or {})
         if method == "POST":
             head["Idempotency-Key"] = idempotency_key or str(uuid.uuid4())
         for attempt in range(self.retries + 1):
             response = None
             try:
-                response = self.http.request(method, path, json=json, content=content() if content else None, params=params, headers=head)
+                response = self.http.request(
+                    method,
+                    path,
+                    json=json,
+                    content=content() if content else None,
+                    params=params,
+                    headers=head,
+                )
             except httpx.TransportError as error:
                 nobody = isinstance(error, httpx.ConnectError) and self.local and not self.reached
-                if attempt == self.retries or nobody or isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError):
+                if (
+                    attempt == self.retries
+                    or nobody
+                    or isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError)
+                ):
                     raise self.failed(error) from error
                 self.told(f"{self.failed(error)}; trying again")
             if response is not None:
@@ -128,8 +152,12 @@ class Transport:
     def stream(
         self, path: str, headers: dict[str, str], params: Any = None, timeout: httpx.Timeout | None = None
     ) -> Iterator[httpx.Response]:
-        """An open GET; errors become ApiError, lost connections stay httpx.TransportError for the caller to resume."""
-        with self.http.stream("GET", path, headers=headers, params=params, timeout=timeout or self.http.timeout) as response:
+        """An open GET; errors become ApiError, lost connections stay httpx.TransportError for the caller to
+        resume.
+        """
+        with self.http.stream(
+            "GET", path, headers=headers, params=params, timeout=timeout or self.http.timeout
+        ) as response:
             if response.status_code >= 400:
                 response.read()
                 raise ApiError(problem_of(response))

@@ -122,7 +122,9 @@ class Model(Answer):
 
 
 class Impact(Answer):
-    """What an erasure is predicted to hurt: concepts with their drops, targets, cost in seconds and U-Net evaluations."""
+    """What an erasure is predicted to hurt: concepts with their drops, targets, cost in seconds and U-Net
+    evaluations.
+    """
 
     model: str
     method: str
@@ -143,7 +145,9 @@ class Pause(Answer):
 
 
 class Queue(Answer):
-    """The tenant's queue: its own pause, the operator's (`maintenance`), unfinished jobs by status, quotas (None: no limit)."""
+    """The tenant's queue: its own pause, the operator's (`maintenance`), unfinished jobs by status, quotas
+    (None: no limit).
+    """
 
     state: Literal["running", "paused"]
     pause: Pause | None = None

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from client.types import Artifact, Event, Impact, Job, KeyRead, Model, Queue
+from expunge.client.types import Artifact, Event, Impact, Job, KeyRead, Model, Queue
 
 COLOURS = {
     "succeeded": "green",
@@ -59,7 +59,15 @@ def jobs_table(jobs: Iterable[Job]) -> Table:
 
 
 def uploads_table(uploads: Iterable[Artifact]) -> Table:
-    table = Table(Column("id", no_wrap=True), Column("name", overflow="fold"), "type", "bytes", "stored", box=None, header_style="bold")
+    table = Table(
+        Column("id", no_wrap=True),
+        Column("name", overflow="fold"),
+        "type",
+        "bytes",
+        "stored",
+        box=None,
+        header_style="bold",
+    )
     for each in uploads:
         made = f"{each.created_at:%Y-%m-%d %H:%M}" if each.created_at else ""
         table.add_row(each.id, escape(each.name), each.media_type, f"{each.size:,}", made)
@@ -70,7 +78,13 @@ def models_table(models: Iterable[Model]) -> Table:
     table = Table("id", "title", "kind", "concepts", "styles", box=None, header_style="bold")
     for model in models:
         known: Mapping[str, Any] = model.vocabulary or {}
-        table.add_row(model.id, escape(model.title), model.kind, str(known.get("concepts", "")), escape(", ".join(known.get("styles", []))))
+        table.add_row(
+            model.id,
+            escape(model.title),
+            model.kind,
+            str(known.get("concepts", "")),
+            escape(", ".join(known.get("styles", []))),
+        )
     return table
 
 
@@ -81,7 +95,11 @@ def show_queue(console: Console, queue: Queue) -> None:
         if pause is not None:
             handing = ", running jobs are handed over" if pause.hand_over else ""
             reason = f": {pause.reason}" if pause.reason else ""
-            console.print(f"paused ({whose}) since {pause.paused_at:%Y-%m-%d %H:%M:%S} UTC{handing}{reason}", markup=False, highlight=False)
+            console.print(
+                f"paused ({whose}) since {pause.paused_at:%Y-%m-%d %H:%M:%S} UTC{handing}{reason}",
+                markup=False,
+                highlight=False,
+            )
     counts = ", ".join(f"{n} {name}" for name, n in queue.jobs.items())
     console.print(f"jobs: {counts}; {queue.jobs_today} made today", highlight=False)
     quotas = ", ".join(f"{name} {'unlimited' if n is None else n}" for name, n in queue.quotas.items())
@@ -92,7 +110,13 @@ def reads_table(reads: Iterable[KeyRead]) -> Table:
     table = Table("when", "API key", "address", "bytes", "request", box=None, header_style="bold")
     for read in reads:
         span = f"{read.start}–{read.stop}"
-        table.add_row(f"{read.read_at:%Y-%m-%d %H:%M:%S}", escape(read.api_key.get("name", "")), read.address or "", span, read.request_id)
+        table.add_row(
+            f"{read.read_at:%Y-%m-%d %H:%M:%S}",
+            escape(read.api_key.get("name", "")),
+            read.address or "",
+            span,
+            read.request_id,
+        )
     return table
 
 
@@ -105,7 +129,8 @@ def verdict_table(verdict: Mapping[str, Any]) -> Table:
         table.add_row(
             escape(" ".join(str(check[key]) for key in ("metric", "concept") if check.get(key))),
             f"{value:.3f}" if isinstance(value, float) else str(value),
-            ("≤ " if check.get("bound") == "at most" else "") + (f"{needed:.3f}" if isinstance(needed, float) else str(needed)),
+            ("≤ " if check.get("bound") == "at most" else "")
+            + (f"{needed:.3f}" if isinstance(needed, float) else str(needed)),
             {True: "[green]pass[/]", False: "[red]fail[/]"}.get(passed, "not judged"),
         )
     return table
@@ -113,13 +138,19 @@ def verdict_table(verdict: Mapping[str, Any]) -> Table:
 
 def impact_tables(impact: Impact) -> list[Table]:
     """What would be hurt, and what the concepts may become."""
-    hurt = Table("would be hurt", "CLIP drop", "80 %", "PSR-1 drop", "by", "distance", box=None, header_style="bold")
+    hurt = Table(
+        "would be hurt", "CLIP drop", "80 %", "PSR-1 drop", "by", "distance", box=None, header_style="bold"
+    )
     for row in impact.hurt:
         clip, psr = row["clip"], row["psr"]
         hurt.add_row(
-            escape(row["concept"]), f"{clip['value']:.1f}", f"{clip['low']:.0f} to {clip['high']:.0f}", f"{psr['value']:.0%}",
-            escape(row["erased"]), f"{row['distance']:.1f}",
-        )  # fmt: skip
+            escape(row["concept"]),
+            f"{clip['value']:.1f}",
+            f"{clip['low']:.0f} to {clip['high']:.0f}",
+            f"{psr['value']:.0%}",
+            escape(row["erased"]),
+            f"{row['distance']:.1f}",
+        )
     targets = Table("concept", "best targets", "why", box=None, header_style="bold")
     for found in impact.targets:
         for target in found["targets"]:
@@ -130,9 +161,21 @@ def impact_tables(impact: Impact) -> list[Table]:
 def ranking_table(report: Mapping[str, Any]) -> Table:
     """An inspection's concepts, those that moved most first."""
     found = " (found)" if report["found"] else ""
-    table = Table(f"moved beside {escape(report['changed'])}{found}", "moved", "times the mean", "score", box=None, header_style="bold")
+    table = Table(
+        f"moved beside {escape(report['changed'])}{found}",
+        "moved",
+        "times the mean",
+        "score",
+        box=None,
+        header_style="bold",
+    )
     for row in report["ranking"][:10]:
-        table.add_row(escape(row["concept"]), f"{row['moved']:.4f}", f"{row['moved'] / report['mean_moved']:.1f}", f"{row['score']:.3f}")
+        table.add_row(
+            escape(row["concept"]),
+            f"{row['moved']:.4f}",
+            f"{row['moved'] / report['mean_moved']:.1f}",
+            f"{row['score']:.3f}",
+        )
     return table
 
 
@@ -156,7 +199,11 @@ def doing(progress: Mapping[str, Any]) -> str:
 def parameters(job: Job) -> str:
     """What the method was told, but for its name and what stayed null."""
     found = job.spec.get("method")
-    own = {k: v for k, v in found.items() if k != "name" and v is not None} if isinstance(found, Mapping) else {}
+    own = (
+        {k: v for k, v in found.items() if k != "name" and v is not None}
+        if isinstance(found, Mapping)
+        else {}
+    )
     return ", ".join(f"{k} {v}" for k, v in own.items() if not isinstance(v, (Mapping, list)))
 
 
@@ -168,7 +215,11 @@ def show(console: Console, job: Job) -> None:
         console.print(f"method    {escape(parameters(job))}", style="dim", highlight=False)
     times = [("made", job.created_at), ("started", job.started_at), ("ended", job.finished_at)]
     attempt = f"  attempt {job.attempt}" if job.attempt > 1 else ""
-    console.print("  ".join(f"{what} {at:%Y-%m-%d %H:%M:%S}" for what, at in times if at) + " UTC" + attempt, style="dim", highlight=False)
+    console.print(
+        "  ".join(f"{what} {at:%Y-%m-%d %H:%M:%S}" for what, at in times if at) + " UTC" + attempt,
+        style="dim",
+        highlight=False,
+    )
     if job.progress and not job.finished:
         console.print(f"at        {escape(doing(job.progress))}", highlight=False)
     show_notes(console, job.notes)
@@ -179,7 +230,10 @@ def show(console: Console, job: Job) -> None:
         for line in job.verdict.get("advice") or []:
             console.print(f"advice: {line}", style="yellow", markup=False, highlight=False)
     for artifact in job.artifacts:
-        console.print(f"  {escape(artifact.name)}  {artifact.size:,} bytes  sha256 {artifact.sha256[:16]}…  [dim]{artifact.id}[/]")
+        console.print(
+            f"  {escape(artifact.name)}  {artifact.size:,} bytes  sha256 {artifact.sha256[:16]}… "
+            f" [dim]{artifact.id}[/]"
+        )
 
 
 class Lines:
@@ -208,7 +262,12 @@ class Live:
     """A progress bar fed by a job's events."""
 
     def __init__(self, console: Console, job: Job) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}"), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+        )
         self.bar = Progress(*columns, console=console, transient=True)
         self.task = self.bar.add_task(f"{job.kind} {subject(job)}", total=None, facts=job.status)
 
@@ -223,4 +282,6 @@ class Live:
         data = event.data.get("progress", event.data)
         if not isinstance(data, Mapping):
             return
-        self.bar.update(self.task, total=data.get("total"), completed=data.get("step") or 0, facts=escape(doing(data)))
+        self.bar.update(
+            self.task, total=data.get("total"), completed=data.get("step") or 0, facts=escape(doing(data))
+        )

@@ -1,6 +1,8 @@
-"""What a LoRA file says of its own adapter (`lora_adapter_metadata`). peft does whatever stands there, so only what describes a plain LoRA may.
+"""What a LoRA file says of its own adapter (`lora_adapter_metadata`). peft does whatever stands there, so
+only what describes a plain LoRA may.
 
-Of the settings only rank, alpha and rslora are used; those that matter to a training alone are never looked into. Imports no torch.
+Of the settings only rank, alpha and rslora are used; those that matter to a training alone are never looked
+into. Imports no torch.
 """
 
 import json
@@ -30,21 +32,34 @@ HARMLESS: dict[str, type | tuple[type, ...]] = {
 }
 """What changes nothing once the weights are there, by the type it has."""
 STARTS = ("gaussian", "mica", "orthogonal")
-"""Ways to start a training, beside peft's own, that are known to leave the base model's weights as they were."""
+"""Ways to start a training, beside peft's own, that are known to leave the base model's weights as they were.
+"""
 
-CONVERT = "Save the adapter anew with diffusers' save_lora_weights, or leave the metadata out if its alpha is its rank."
+CONVERT = (
+    "Save the adapter anew with diffusers' save_lora_weights, or leave the metadata out if its alpha is its"
+    " rank."
+)
 DORA = ("is of a DoRA: the weights' magnitudes, which a plain LoRA cannot hold", "Train without use_dora.")
 ALTERED: dict[str, tuple[str, str]] = {
     "init_lora_weights": (
-        f"names a start that may change the base model's weights (others than true, false, {', '.join(STARTS)})",
-        "Convert it into a plain LoRA: peft's save_pretrained does with path_initial_model_for_weight_conversion.",
+        (
+            "names a start that may change the base model's weights (others than true, false,"
+            f" {', '.join(STARTS)})"
+        ),
+        (
+            "Convert it into a plain LoRA: peft's save_pretrained does with"
+            " path_initial_model_for_weight_conversion."
+        ),
     ),
     "lora_bias": ("trains biases, which a plain LoRA has not", "Train with lora_bias=False."),
     "bias": ("trains biases, which a plain LoRA has not", 'Train with bias="none".'),
-    "modules_to_save": ("replaces whole layers, which a plain LoRA does not", "Train without modules_to_save."),
+    "modules_to_save": (
+        "replaces whole layers, which a plain LoRA does not",
+        "Train without modules_to_save.",
+    ),
     "use_dora": DORA,
     "peft_type": ("is not LORA", "Train a LoRA."),
-}  # fmt: skip
+}
 """Settings of adapters that are more than a LoRA: what they are, and what to do."""
 
 
@@ -69,7 +84,9 @@ def names(value: Any) -> bool:
 
 
 def plain(name: str, value: Any) -> bool:
-    """Whether a setting has a value that a plain LoRA may have; names of layers are no regular expressions here."""
+    """Whether a setting has a value that a plain LoRA may have; names of layers are no regular expressions
+    here.
+    """
     match name:
         case "r":
             return rank(value)
@@ -79,15 +96,22 @@ def plain(name: str, value: Any) -> bool:
             allowed = rank if name == "rank_pattern" else number
             return isinstance(value, dict) and names(list(value)) and all(map(allowed, value.values()))
         case "target_modules":
-            return isinstance(value, str) or names(value)  # a pattern is not looked into: the tensors say which layers
+            # A pattern is not looked into: the tensors say which layers
+            return isinstance(value, str) or names(value)
         case "use_rslora":
             return isinstance(value, bool)
         case "init_lora_weights":
-            return value is None or isinstance(value, bool) or (isinstance(value, str) and value.lower() in STARTS)
+            return (
+                value is None
+                or isinstance(value, bool)
+                or (isinstance(value, str) and value.lower() in STARTS)
+            )
         case "peft_type":
             return bool(value == "LORA")
         case "auto_mapping":
-            return value is None or (isinstance(value, dict) and all(isinstance(each, str | None) for each in value.values()))
+            return value is None or (
+                isinstance(value, dict) and all(isinstance(each, str | None) for each in value.values())
+            )
     return any(value is unused or (value == unused and type(value) is type(unused)) for unused in UNUSED) or (
         name in HARMLESS and isinstance(value, HARMLESS[name])
     )
@@ -103,8 +127,14 @@ def parsed(text: str) -> dict[str, Any]:
         raise NotPlain(KEY, "is no JSON object", CONVERT)
     for key, value in found.items():
         component, dot, name = key.rpartition(".")
-        if component not in ("unet", "text_encoder", "") or bool(component) != bool(dot) or not plain(name, value):
-            what, remedy = ALTERED.get(name, ("is nothing that a plain LoRA has, or not in its form", CONVERT))
+        if (
+            component not in ("unet", "text_encoder", "")
+            or bool(component) != bool(dot)
+            or not plain(name, value)
+        ):
+            what, remedy = ALTERED.get(
+                name, ("is nothing that a plain LoRA has, or not in its form", CONVERT)
+            )
             raise NotPlain(f"{KEY}.{key[:100]}", what, remedy)
     return found
 

@@ -1,20 +1,29 @@
-"""`expunge check-model SOURCE`: what a source is, whether it loads, and the digest to pin it by. Loads nothing, needs no torch."""
+"""`expunge check-model SOURCE`: what a source is, whether it loads, and the digest to pin it by.
+
+Loads nothing, needs no torch.
+"""
 
 import sys
 from typing import Annotated
 
 import typer
 
-from core import layouts, sources
-from core.errors import CoreError
+from expunge.core import layouts, sources
+from expunge.core.errors import CoreError
 
 
 def main(
     source: Annotated[
-        str, typer.Argument(help="What EXPUNGE_MODELS would name: a folder, 'bundled:emoji', or organisation/name@revision.")
+        str,
+        typer.Argument(
+            help="What EXPUNGE_MODELS would name: a folder, 'bundled:emoji', or organisation/name@revision."
+        ),
     ],
 ) -> None:
-    """Look at a model as EXPUNGE_MODELS would name it; a hub model must be in this host's cache. Exit code 1 when it cannot be used."""
+    """Look at a model as EXPUNGE_MODELS would name it; a hub model must be in this host's cache.
+
+    Exit code 1 when it cannot be used.
+    """
     try:
         folder = sources.folder_of(source)
         found = sources.parse(source)

@@ -2,7 +2,9 @@
 
 
 class CoreError(Exception):
-    """A job cannot go on; `code` is stable, `message` is for people, `field` names the part of the spec at fault."""
+    """A job cannot go on; `code` is stable, `message` is for people, `field` names the part of the spec at
+    fault.
+    """
 
     def __init__(self, code: str, message: str, *, field: str | None = None, retryable: bool = False) -> None:
         super().__init__(message)

@@ -1,7 +1,9 @@
-"""What an erasure is likely to hurt, and which target is best: read from a model's measured concept graph. Imports no torch.
+"""What an erasure is likely to hurt, and which target is best: read from a model's measured concept graph.
+Imports no torch.
 
-The graph is AGE's (Bui et al., ICLR 2025): an edge from the erased concept to another holds the drop in that one's CLIP score. `concept_graph.json` beside
-the model's weights has the edges measured, a fit of the drop to distance and to the base model's own score, and every concept's neighbours.
+The graph is AGE's (Bui et al., ICLR 2025): an edge from the erased concept to another holds the drop in that
+one's CLIP score. `concept_graph.json` beside the model's weights has the edges measured, a fit of the drop to
+distance and to the base model's own score, and every concept's neighbours.
 """
 
 import json
@@ -12,18 +14,21 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from core.specs.base import Concept
-from core.specs.methods import METHODS, AnyMethod
-from core.specs.names import Names, folded
+from expunge.core.specs.base import Concept
+from expunge.core.specs.methods import METHODS, AnyMethod
+from expunge.core.specs.names import Names, folded
 
 FILE = "concept_graph.json"
 FORMAT = "expunge-concept-graph/1"
-ORIGIN, SCALE = 8.0, 2.0  # distances at which, and over which, the drop falls off: chosen on the bundled model
+# Distances at which, and over which, the drop falls off: chosen on the bundled model
+ORIGIN, SCALE = (8.0, 2.0)
 BANDS = (11.0, 13.0, math.inf)  # near, middle, far: intervals are of each band's own held-out errors
 
 
 def features(distance: float, g0: float) -> tuple[float, float, float, float]:
-    """What the drop is fitted to: nearness exp(-(d - 8) / 2), the base model's own CLIP score G0 (as a share), and both together."""
+    """What the drop is fitted to: nearness exp(-(d - 8) / 2), the base model's own CLIP score G0 (as a
+    share), and both together.
+    """
     near = math.exp(-(distance - ORIGIN) / SCALE)
     return 1.0, near, g0 / 100, near * g0 / 100
 
@@ -94,7 +99,9 @@ class Graph:
         return [(self.names[i], away) for i, away in self.concepts[name]["near"]]
 
     def predict(self, distance: float, g0: float, scale: float = 1.0) -> tuple[Drop, Drop]:
-        """Drops of CLIP score and of PSR-1 of a concept at a distance, for a method that hurts `scale` times as much as the graph's."""
+        """Drops of CLIP score and of PSR-1 of a concept at a distance, for a method that hurts `scale` times
+        as much as the graph's.
+        """
         x, k = features(distance, g0), band(distance)
 
         def drop(kind: str, most: float) -> Drop:
@@ -105,23 +112,32 @@ class Graph:
         return drop("clip", g0), drop("psr", 1.0)
 
     def scale(self, method: str) -> float | None:
-        """How much a method hurts beside the one the graph was measured with; None where it was not measured."""
+        """How much a method hurts beside the one the graph was measured with; None where it was not
+        measured.
+        """
         found = self.content["methods"].get(method)
         return None if found is None else found["scale"]
 
     def hurt(self, concepts: Sequence[Concept], scale: float, top: int) -> list[Hurt]:
-        """The concepts predicted to lose most when these are erased together; each counts by the erased concept nearest to it."""
-        erased = dict.fromkeys(name for c in concepts for word in (c.name, *c.synonyms) if (name := self.find(word)) is not None)
+        """The concepts predicted to lose most when these are erased together; each counts by the erased
+        concept nearest to it.
+        """
+        erased = dict.fromkeys(
+            name for c in concepts for word in (c.name, *c.synonyms) if (name := self.find(word)) is not None
+        )
         nearest: dict[str, tuple[float, str]] = {}
         for name in erased:
             for other, away in self.near(name):
                 if other not in erased:
                     nearest[other] = min(nearest.get(other, (math.inf, "")), (away, name))
-        found = [Hurt(n, e, d, *self.predict(d, self.concepts[n]["g0"], scale)) for n, (d, e) in nearest.items()]
+        found = [
+            Hurt(n, e, d, *self.predict(d, self.concepts[n]["g0"], scale)) for n, (d, e) in nearest.items()
+        ]
         return sorted(found, key=lambda h: -h.clip.value)[:top]
 
     def targets(self, concept: Concept, erased: Sequence[Concept], count: int) -> list[Target]:
-        """In-class concepts, close but no synonyms, that the model draws well (the 'fantastic targets'); the best first.
+        """In-class concepts, close but no synonyms, that the model draws well (the 'fantastic targets'); the
+        best first.
 
         A name that shares a word with the concept ('police car' of 'car') counts as a synonym.
         """
@@ -137,13 +153,24 @@ class Graph:
             if folded(other) in gone or words & set(other.casefold().split()):
                 continue
             inside = kind is not None and facts.get("class") == kind
-            where = f"in-class ({kind}), " if inside else f"of another class ({facts['class']}), " if kind and facts.get("class") else ""
-            reason = f"{where}close ({away:.1f}), no synonym; the model draws it with a CLIP score of {facts['g0']:.0f}"
+            where = (
+                f"in-class ({kind}), "
+                if inside
+                else f"of another class ({facts['class']}), "
+                if kind and facts.get("class")
+                else ""
+            )
+            reason = (
+                f"{where}close ({away:.1f}), no synonym; the model draws it with a CLIP score of"
+                f" {facts['g0']:.0f}"
+            )
             found.append((not inside, away - facts["g0"] / 20, Target(other, away, facts["g0"], reason)))
         return [t for *_, t in sorted(found, key=lambda f: f[:2])[:count]]
 
     def cost(self, method: AnyMethod, concepts: int) -> Cost | None:
-        """Seconds and U-Net evaluations, in proportion to concepts, steps and latents a step; None where the method was not measured."""
+        """Seconds and U-Net evaluations, in proportion to concepts, steps and latents a step; None where
+        the method was not measured.
+        """
         found = self.content["methods"].get(method.name)
         if found is None:
             return None

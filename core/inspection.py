@@ -2,8 +2,8 @@
 
 max over c in C:  |eps'(c_e) - eps(c)|^2  +  lambda |eps'(c) - eps(c)|^2
 
-The first term keeps away from what c_e has become, the second asks what moved; lambda weighs them. Every concept is read on
-the same latents: of denoising trajectories of theta without a prompt.
+The first term keeps away from what c_e has become, the second asks what moved; lambda weighs them. Every
+concept is read on the same latents: of denoising trajectories of theta without a prompt.
 """
 
 import math
@@ -15,23 +15,29 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from core.concepts import forbidden
-from core.concepts.embeddings import phrase, text_states
-from core.concepts.spaces import words_of
-from core.erasure.batch import Latents
-from core.erasure.buffer import denoise, seeded
-from core.memory import in_batches
-from core.models import StableDiffusion
-from core.models.schedule import visible
-from core.progress import Callback, Clock, ignore
-from core.specs import Concept, FineTuneSpec, InspectSpec
-from core.specs.inflections import variant_of
+from expunge.core.concepts import forbidden
+from expunge.core.concepts.embeddings import phrase, text_states
+from expunge.core.concepts.spaces import words_of
+from expunge.core.erasure.losses import Latents
+from expunge.core.erasure.trajectory_buffer import denoise, seeded
+from expunge.core.memory import in_batches
+from expunge.core.models import Denoiser
+from expunge.core.models.schedule import visible
+from expunge.core.progress import Callback, Clock, ignore
+from expunge.core.specs import Concept, FineTuneSpec, InspectSpec
+from expunge.core.specs.inflections import variant_of
 
 WORDS = 16  # read together, on one latent each call
 CONVENTIONS = [
-    "moved: |ε'(c) − ε(c)|², the mean over latents and their elements; away: |ε'(c_e) − ε(c)|² alike; score: away + λ moved (Eq. 19).",
+    (
+        "moved: |ε'(c) − ε(c)|², the mean over latents and their elements; away: |ε'(c_e) − ε(c)|² alike;"
+        " score: away + λ moved (Eq. 19)."
+    ),
     "What was changed (c_e), its synonyms and inflections are not ranked.",
-    "Latents are of trajectories of θ without a prompt, the same for every concept; prompts are 'a photo of a …', of a style 'a picture in … style'.",
+    (
+        "Latents are of trajectories of θ without a prompt, the same for every concept; prompts are 'a photo"
+        " of a …', of a style 'a picture in … style'."
+    ),
 ]
 
 
@@ -39,7 +45,7 @@ CONVENTIONS = [
 class Side:
     """One of the two models: a model as it stands, or with its adapter off."""
 
-    model: StableDiffusion
+    model: Denoiser
     base: bool = False
 
     @torch.no_grad()
@@ -47,7 +53,10 @@ class Side:
         """Noise predictions of every word on every latent, (n, S, 4, h, w)."""
         with self.model.frozen() if self.base else nullcontext():
             states = text_states(self.model, [phrase(self.model, w) for w in words])
-            out = [self.model.predict(z.expand(len(words), *z.shape), t.expand(len(words)), states) for z, t in zip(x.z, x.t, strict=True)]
+            out = [
+                self.model.predict(z.expand(len(words), *z.shape), t.expand(len(words)), states)
+                for z, t in zip(x.z, x.t, strict=True)
+            ]
         return torch.stack(out, 1)
 
 
@@ -76,7 +85,9 @@ class Inspection(BaseModel):
 
 
 def terms(changed: Tensor, old: Tensor, new: Tensor) -> tuple[Tensor, Tensor]:
-    """Eq. 19's two terms for each concept, (n,) each. changed: eps'(c_e), (S, 4, h, w); old, new: eps(c), eps'(c), (n, S, 4, h, w)."""
+    """Eq. 19's two terms for each concept, (n,) each. changed: eps'(c_e), (S, 4, h, w); old, new: eps(c),
+    eps'(c), (n, S, 4, h, w).
+    """
     return drift(changed, old), drift(old, new)
 
 
@@ -95,30 +106,53 @@ def latents(before: Side, spec: InspectSpec) -> Latents:
     model, sampling = before.model, FineTuneSpec(sampling_steps=spec.sampling_steps, guidance_scale=1)
     noise = torch.randn(spec.trajectories, *model.latent_shape, generator=seeded(spec.seed)).to(model.device)
     with model.frozen() if before.base else nullcontext():
-        states = denoise(model, noise, model.encode([""]).expand(spec.trajectories, -1, -1), sampling, spec.sampling_steps - 1)
+        states = denoise(
+            model,
+            noise,
+            model.encode([""]).expand(spec.trajectories, -1, -1),
+            sampling,
+            spec.sampling_steps - 1,
+        )
     steps = model.scheduler.timesteps
     first = len(steps) - len(visible(model.scheduler, steps))  # at zero terminal SNR no prediction moves
-    at = [first + math.floor(i * (spec.sampling_steps - first) / spec.timesteps) for i in range(spec.timesteps)]
+    at = [
+        first + math.floor(i * (spec.sampling_steps - first) / spec.timesteps) for i in range(spec.timesteps)
+    ]
     t = steps[at].to(model.device)
     return Latents(torch.cat([states[k] for k in at]), t.repeat_interleave(spec.trajectories))
 
 
-def read(words: Sequence[str], of: Callable[[Sequence[str]], Tensor], callback: Callback, message: str) -> Tensor:
+def read(
+    words: Sequence[str], of: Callable[[Sequence[str]], Tensor], callback: Callback, message: str
+) -> Tensor:
     """Numbers for each word, (n, k), in batches, with progress."""
     clock = Clock(len(words))
 
     def batch(start: int, end: int) -> Tensor:
         found = of(words[start:end])
-        callback({"phase": "inspect", "step": end, "total": len(words), "eta_s": clock.eta(end), "message": message})
+        callback(
+            {
+                "phase": "inspect",
+                "step": end,
+                "total": len(words),
+                "eta_s": clock.eta(end),
+                "message": message,
+            }
+        )
         return found
 
     return torch.cat(in_batches(len(words), WORDS, batch))
 
 
 def inspect(before: Side, after: Side, spec: InspectSpec, callback: Callback = ignore) -> Inspection:
-    """Rank the words of the concept space by Eq. 19. Without spec.concept the space is read twice, first for what moved most."""
+    """Rank the words of the concept space by Eq. 19.
+
+    Without spec.concept the space is read twice, first for what moved most.
+    """
     x = latents(before, spec)
-    space = list(dict.fromkeys(words_of(before.model, spec.concept_space, spec.concept.name if spec.concept else "")))
+    space = list(
+        dict.fromkeys(words_of(before.model, spec.concept_space, spec.concept.name if spec.concept else ""))
+    )
     words = space[: spec.most_words]
     cost = len(words) * spec.trajectories * spec.timesteps * (2 if spec.concept else 3)
     bound = f"{len(words):,} of the space's {len(space):,} words: {cost:,} evaluations of the U-Net"
@@ -128,11 +162,21 @@ def inspect(before: Side, after: Side, spec: InspectSpec, callback: Callback = i
         moved = read(words, lambda w: drift(before.predict(x, w), after.predict(x, w)), callback, message)
         changed = Concept(name=words[int(moved.argmax())])
         became = after.predict(x, [changed.name])[0]
-        away = read(words, lambda w: drift(became, before.predict(x, w)), callback, f"and from what '{changed.name}' became")
+        away = read(
+            words,
+            lambda w: drift(became, before.predict(x, w)),
+            callback,
+            f"and from what '{changed.name}' became",
+        )
     else:
         changed, message = spec.concept, f"each of {len(words)} concepts against '{spec.concept.name}'"
         became = after.predict(x, [changed.name])[0]
-        both = read(words, lambda w: torch.stack(terms(became, before.predict(x, w), after.predict(x, w)), 1), callback, message)
+        both = read(
+            words,
+            lambda w: torch.stack(terms(became, before.predict(x, w), after.predict(x, w)), 1),
+            callback,
+            message,
+        )
         away, moved = both.unbind(1)
     total = score(away, moved, spec.locality)
     is_changed = variant_of(forbidden(changed))

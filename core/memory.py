@@ -12,7 +12,11 @@ SHORT = re.compile(r"can't allocate memory|\bCUDA(?: error:)? out of memory|_ALL
 
 def out_of_memory(error: BaseException) -> bool:
     """torch's own (of CUDA and its libraries, and of the host), or Python's."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or SHORT.search(str(error)) is not None
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or SHORT.search(str(error)) is not None
+    )
 
 
 def free() -> None:
@@ -23,8 +27,11 @@ def free() -> None:
         torch.cuda.empty_cache()
 
 
-def in_batches(count: int, size: int, run: Callable[[int, int], T], smaller: Callable[[int], None] = lambda _: None) -> list[T]:
-    """`run(start, end)` over all of `count`, `size` at a time; half as many from then on where memory runs out, down to one.
+def in_batches(
+    count: int, size: int, run: Callable[[int, int], T], smaller: Callable[[int], None] = lambda _: None
+) -> list[T]:
+    """`run(start, end)` over all of `count`, `size` at a time; half as many from then on where memory runs
+    out, down to one.
 
     `smaller` is told each new size. Raises the error of memory where one alone does not fit.
     """

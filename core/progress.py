@@ -15,7 +15,9 @@ from safetensors.torch import load_file, save_file
 
 
 class Progress(TypedDict, total=False):
-    """One report: `phase` is load, learn, encode, trajectories, erase, evaluate, deliver; `eta_s` counts the phase's seconds to go."""
+    """One report: `phase` is load, learn, encode, trajectories, erase, evaluate, deliver; `eta_s` counts
+    the phase's seconds to go.
+    """
 
     phase: str
     step: int
@@ -35,14 +37,21 @@ def ignore(progress: Progress) -> None:
 
 
 def show(progress: Progress) -> None:
-    """The callback of a person: in a terminal or a notebook a line that is written over, elsewhere nothing."""
+    """The callback of a person: in a terminal or a notebook a line that is written over, elsewhere
+    nothing.
+    """
     if not (sys.stderr.isatty() or "ipykernel" in sys.modules):
         return
     step, total, eta = progress.get("step", 0), progress.get("total", 0), progress.get("eta_s")
-    facts = [f"{progress.get('phase', '')} {step}/{total}", progress.get("message") or progress.get("target") or ""]
+    facts = [
+        f"{progress.get('phase', '')} {step}/{total}",
+        progress.get("message") or progress.get("target") or "",
+    ]
     facts += [f"loss {progress['loss']:.4f}"] if progress.get("loss") is not None else []
     facts += [f"{eta:.0f} s left"] if eta else []
-    sys.stderr.write("\r" + "  ".join(filter(None, facts))[:79].ljust(79) + ("\n" if total and step >= total else ""))
+    sys.stderr.write(
+        "\r" + "  ".join(filter(None, facts))[:79].ljust(79) + ("\n" if total and step >= total else "")
+    )
     sys.stderr.flush()
 
 
@@ -77,7 +86,9 @@ FILES = ("state.safetensors", "meta.json")
 
 
 class DirectoryCheckpoints:
-    """Checkpoints in a folder: written aside, synced, sealed with a sha256 manifest, renamed; the last two are kept."""
+    """Checkpoints in a folder: written aside, synced, sealed with a sha256 manifest, renamed; the last two
+    are kept.
+    """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         self.folder, self.keep = Path(folder), keep
@@ -103,9 +114,13 @@ class DirectoryCheckpoints:
         for folder in sorted(self.folder.glob("step-*"), reverse=True):
             try:
                 digests = json.loads((folder / "manifest.json").read_text())
-                intact = digests == {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
+                intact = digests == {
+                    name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES
+                }
                 if intact:
-                    return load_file(folder / "state.safetensors"), json.loads((folder / "meta.json").read_text())
+                    return load_file(folder / "state.safetensors"), json.loads(
+                        (folder / "meta.json").read_text()
+                    )
             except (OSError, ValueError, RecursionError):
                 continue
         return None

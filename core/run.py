@@ -8,25 +8,34 @@ from typing import Any
 
 from torch import Tensor
 
-from core.concepts.learned import learn, named
-from core.delivery import bundle, lora, signing, stack
-from core.delivery.fits import check_delta
-from core.delivery.inspection import write_inspection
-from core.erasure import Delta, erase
-from core.erasure.delta import forget_peak, peak_memory
-from core.errors import CoreError
-from core.evaluation.advice import Request, advise
-from core.evaluation.evaluate import evaluate
-from core.evaluation.foreseen import foreseen
-from core.evaluation.judges import judges_for
-from core.evaluation.pictures import draw, plan, prune
-from core.evaluation.report import Evaluation, Metric, Report
-from core.hiding import RecoveryKey, hide
-from core.inspection import Side, inspect
-from core.models import StableDiffusion, learned, load_model
-from core.outcome import Outcome, Output
-from core.progress import Callback, Checkpoints, show
-from core.specs import CombineSpec, Concept, EraseSpec, EvaluateSpec, EvaluationSpec, HideSpec, InspectSpec, same
+from expunge.core.concepts.visual_concepts import learn, named
+from expunge.core.delivery import bundle, lora_file, signing, stack
+from expunge.core.delivery.inspection import write_inspection
+from expunge.core.delivery.validate_delta import check_delta
+from expunge.core.erasure import Delta, erase
+from expunge.core.erasure.delta import forget_peak, peak_memory
+from expunge.core.errors import CoreError
+from expunge.core.evaluation.advice import Request, advise
+from expunge.core.evaluation.evaluate import evaluate
+from expunge.core.evaluation.judges import judges_for
+from expunge.core.evaluation.pictures import draw, plan, prune
+from expunge.core.evaluation.predicted_impact import foreseen
+from expunge.core.evaluation.report import Evaluation, Metric, Report
+from expunge.core.hiding import RecoveryKey, hide
+from expunge.core.inspection import Side, inspect
+from expunge.core.models import Denoiser, load_model, word_embeddings
+from expunge.core.outcome import Outcome, Output
+from expunge.core.progress import Callback, Checkpoints, show
+from expunge.core.specs import (
+    CombineSpec,
+    Concept,
+    EraseSpec,
+    EvaluateSpec,
+    EvaluationSpec,
+    HideSpec,
+    InspectSpec,
+    same,
+)
 
 NO_DELTA = "none"
 At = str | Path
@@ -47,10 +56,12 @@ def run_erase(
     base_report: At | None = None,
     images: Mapping[str, At] = {},
 ) -> Outcome:
-    """Erase, judge, and write the bundle into `out` (new or empty). Run again after a crash, it resumes from the checkpoint and the cached pictures.
+    """Erase, judge, and write the bundle into `out` (new or empty). Run again after a crash, it resumes from
+    the checkpoint and the cached pictures.
 
-    `base` is the delta file of an earlier job whose sanitized model this one starts from, `base_report` what was measured of it.
-    `images` are the uploads that concepts name, by artifact id: their words are learned first, and delivered.
+    `base` is the delta file of an earlier job whose sanitized model this one starts from, `base_report` what
+    was measured of it. `images` are the uploads that concepts name, by artifact id: their words are learned
+    first, and delivered.
     """
     begun = time.monotonic()
     out, cache = empty_folder(out), Path(cache)
@@ -62,12 +73,13 @@ def run_erase(
     part = stack.read(base) if base is not None else None
     asked = spec
     spec, lessons, checkpoints = learn(model, spec, uploads, callback, checkpoints)
-    for n, lesson in enumerate(lessons, start=1):  # a word may be longer than a file's name may be; the file says whose it is
-        learned.write(out / f"embedding-{n}.safetensors", lesson.word, model.words[lesson.word])
+    # A word may be longer than a file's name may be; the file says whose it is
+    for n, lesson in enumerate(lessons, start=1):
+        word_embeddings.write(out / f"embedding-{n}.safetensors", lesson.word, model.words[lesson.word])
     concepts = list(spec.concepts)
     if part is None:
         delta = erase(model, spec, callback=callback, checkpoints=checkpoints)
-        data = lora.to_bytes(delta, model, spec)
+        data = lora_file.to_bytes(delta, model, spec)
     else:
         delta, data, part = erase_onto(model, spec, part, out, callback, checkpoints)
         concepts = part.concepts
@@ -99,9 +111,15 @@ def run_erase(
     return outcome(out, evaluation, files)
 
 
-def warn_of_cut(model: StableDiffusion, concepts: Sequence[Concept], others: Sequence[str], callback: Callback) -> None:
+def warn_of_cut(
+    model: Denoiser, concepts: Sequence[Concept], others: Sequence[str], callback: Callback
+) -> None:
     """Report each text that the text encoder reads only the beginning of."""
-    texts = [text for c in concepts for text in (c.name, *c.synonyms, *c.attributes, *([c.target] if c.target else []))]
+    texts = [
+        text
+        for c in concepts
+        for text in (c.name, *c.synonyms, *c.attributes, *([c.target] if c.target else []))
+    ]
     for text in model.cut(list(dict.fromkeys([*texts, *others]))):
         longest = model.pipe.tokenizer.model_max_length
         callback(
@@ -109,25 +127,37 @@ def warn_of_cut(model: StableDiffusion, concepts: Sequence[Concept], others: Seq
                 "phase": "load",
                 "step": 1,
                 "total": 1,
-                "message": f"'{text}' has more than the {longest} tokens that the text encoder reads: its end is not seen",
+                "message": (
+                    f"'{text}' has more than the {longest} tokens that the text encoder reads: its end is not"
+                    " seen"
+                ),
             }
         )
 
 
 def erase_onto(
-    model: StableDiffusion, spec: EraseSpec, part: stack.Part, out: Path, callback: Callback, checkpoints: Checkpoints | None
+    model: Denoiser,
+    spec: EraseSpec,
+    part: stack.Part,
+    out: Path,
+    callback: Callback,
+    checkpoints: Checkpoints | None,
 ) -> tuple[Delta, bytes, stack.Part]:
-    """Erase from an earlier sanitized model: this job's own delta into `out`; the whole stack's bytes, which the model wears afterwards."""
+    """Erase from an earlier sanitized model: this job's own delta into `out`; the whole stack's bytes, which
+    the model wears afterwards.
+    """
     with model.built_on(part.tensors, part.config, part.layers[-1].sha256, part.concepts):
         own = erase(model, spec, callback=callback, checkpoints=checkpoints)
-    data = lora.to_bytes(own, model, spec)
+    data = lora_file.to_bytes(own, model, spec)
     (out / stack.OWN).write_bytes(data)
-    layer = stack.Layer(concepts=spec.concepts, method=spec.method.name, sha256=hashlib.sha256(data).hexdigest())
+    layer = stack.Layer(
+        concepts=spec.concepts, method=spec.method.name, sha256=hashlib.sha256(data).hexdigest()
+    )
     whole = stack.combine([(part.tensors, part.config), (own.tensors, own.config)])
     layers = [*part.layers, layer]
-    data = lora.to_bytes(whole, model, spec, stack.described(layers))
-    (out / lora.FILE).write_bytes(data)
-    model.load_delta(out / lora.FILE)
+    data = lora_file.to_bytes(whole, model, spec, stack.described(layers))
+    (out / lora_file.FILE).write_bytes(data)
+    model.load_delta(out / lora_file.FILE)
     whole.info = own.info
     return whole, data, stack.Part(whole.tensors, whole.config, layers)
 
@@ -144,7 +174,10 @@ def run_combine(
     signing_key: signing.Key | None = None,
     context: dict[str, Any] | None = None,
 ) -> Outcome:
-    """Sum jobs' own deltas into one, judge it, and write the bundle into `out`. `restored`: concepts whose job was left out."""
+    """Sum jobs' own deltas into one, judge it, and write the bundle into `out`.
+
+    `restored`: concepts whose job was left out.
+    """
     begun = time.monotonic()
     out, cache = empty_folder(out), Path(cache)
     callback({"phase": "load", "step": 0, "total": 1})
@@ -154,16 +187,23 @@ def run_combine(
     whole = stack.combine([(part.tensors, part.config) for part in parts])
     concepts = stack.unique([c for layer in layers for c in layer.concepts])
     data = whole.serialise(stack.metadata(layers, model, spec.model))
-    (out / lora.FILE).write_bytes(data)
-    model.load_delta(out / lora.FILE)
+    (out / lora_file.FILE).write_bytes(data)
+    model.load_delta(out / lora_file.FILE)
     evaluation = None
     if spec.evaluation.enabled:
         back = [name for name in restored if not any(same(name, c.name) for c in concepts)]
-        evaluation = judged(model, source, spec, concepts, back, hashlib.sha256(data).hexdigest(), cache, callback)
+        evaluation = judged(
+            model, source, spec, concepts, back, hashlib.sha256(data).hexdigest(), cache, callback
+        )
         add_costs(evaluation, time.monotonic() - begun, None)
-        evaluation.report.stack, evaluation.report.restored = stack.compared(layers, evaluation.report, None), back
+        evaluation.report.stack, evaluation.report.restored = (
+            stack.compared(layers, evaluation.report, None),
+            back,
+        )
     callback({"phase": "deliver", "step": 0, "total": 1})
-    files = bundle.write_combination(out, model, source, spec, layers, evaluation, key=signing_key, context=context or {})
+    files = bundle.write_combination(
+        out, model, source, spec, layers, evaluation, key=signing_key, context=context or {}
+    )
     callback({"phase": "deliver", "step": 1, "total": 1})
     return outcome(out, evaluation, files)
 
@@ -180,26 +220,38 @@ def run_hide(
     signing_key: signing.Key | None = None,
     context: dict[str, Any] | None = None,
 ) -> Outcome:
-    """Hide, judge, write the bundle into `out`, and the recovery key into `key_folder`: outside the bundle, whose manifest holds its digest alone."""
+    """Hide, judge, write the bundle into `out`, and the recovery key into `key_folder`: outside the bundle,
+    whose manifest holds its digest alone.
+    """
     begun = time.monotonic()
     out, cache = empty_folder(out), Path(cache)
     callback({"phase": "load", "step": 0, "total": 1})
     model = load_model(source)
     warn_of_cut(model, spec.concepts, spec.preserve, callback)
     delta, prompts = hide(model, spec, callback=callback, checkpoints=checkpoints)
-    data = lora.to_bytes(delta, model, spec)
-    (out / lora.FILE).write_bytes(data)
+    data = lora_file.to_bytes(delta, model, spec)
+    (out / lora_file.FILE).write_bytes(data)
     digest = hashlib.sha256(data).hexdigest()
     key = RecoveryKey(prompts, model.digest, digest)
     key_file = key.save(key_folder, spec.seal_to)
     evaluation = None
     if spec.evaluation.enabled:
-        evaluation = judged(model, source, spec, spec.concepts, spec.preserve, digest, cache, callback, keys=prompts)
+        evaluation = judged(
+            model, source, spec, spec.concepts, spec.preserve, digest, cache, callback, keys=prompts
+        )
         add_costs(evaluation, time.monotonic() - begun, delta)
     callback({"phase": "deliver", "step": 0, "total": 1})
     more = (context or {}) | {"kind": "hide"}
     files = bundle.write_erasure(
-        out, model, source, spec, delta, evaluation, key=signing_key, context=more, recovery_key=bundle.key_facts(key, key_file, spec)
+        out,
+        model,
+        source,
+        spec,
+        delta,
+        evaluation,
+        key=signing_key,
+        context=more,
+        recovery_key=bundle.key_facts(key, key_file, spec),
     )
     callback({"phase": "deliver", "step": 1, "total": 1})
     found = outcome(out, evaluation, files)
@@ -221,7 +273,10 @@ def run_evaluate(
     signing_key: signing.Key | None = None,
     context: dict[str, Any] | None = None,
 ) -> Outcome:
-    """Judge a delta (or, without one, the base model) and write the report's bundle into `out`. `words`: files of learned words it changed."""
+    """Judge a delta (or, without one, the base model) and write the report's bundle into `out`.
+
+    `words`: files of learned words it changed.
+    """
     begun = time.monotonic()
     out, cache, delta = empty_folder(out), Path(cache), at(delta)
     callback({"phase": "load", "step": 0, "total": 1})
@@ -230,7 +285,7 @@ def run_evaluate(
     warn_of_cut(model, concepts, spec.evaluation.preserved_concepts or [], callback)
     concepts = named(concepts)
     for file in words:
-        name, word = learned.read(Path(file))
+        name, word = word_embeddings.read(Path(file))
         model.learn(name, word.vectors, word.shows)
     digest = None
     if delta is not None:
@@ -240,7 +295,9 @@ def run_evaluate(
     evaluation = judged(model, source, spec, concepts, [], digest or NO_DELTA, cache, callback)
     add_costs(evaluation, time.monotonic() - begun, None)
     callback({"phase": "deliver", "step": 0, "total": 1})
-    files = bundle.write_evaluation(out, model, source, spec, concepts, digest, evaluation, key=signing_key, context=context or {})
+    files = bundle.write_evaluation(
+        out, model, source, spec, concepts, digest, evaluation, key=signing_key, context=context or {}
+    )
     callback({"phase": "deliver", "step": 1, "total": 1})
     return outcome(out, evaluation, files)
 
@@ -257,10 +314,12 @@ def run_inspect(
     signing_key: signing.Key | None = None,
     context: dict[str, Any] | None = None,
 ) -> Outcome:
-    """Rank what moved from the base model (or from the delta `against`) to the model with `delta`, and write the report's bundle into `out`."""
+    """Rank what moved from the base model (or from the delta `against`) to the model with `delta`, and write
+    the report's bundle into `out`.
+    """
     out, cache, delta, against = empty_folder(out), Path(cache), Path(delta), at(against)
     callback({"phase": "load", "step": 0, "total": 1})
-    sides, digests = list[StableDiffusion](), list[str]()
+    sides, digests = list[Denoiser](), list[str]()
     for file in (delta, against) if against else (delta,):
         check_delta(file, source)
         model = load_model(source)
@@ -270,23 +329,42 @@ def run_inspect(
         digests.append(hashlib.sha256(file.read_bytes()).hexdigest())
     after, before = Side(sides[0]), Side(sides[-1], base=against is None)
     report = inspect(before, after, spec, callback)
-    report.digests = {"base_model": after.model.digest, "theta_prime": digests[0], "theta": digests[1] if against else after.model.digest}
+    report.digests = {
+        "base_model": after.model.digest,
+        "theta_prime": digests[0],
+        "theta": digests[1] if against else after.model.digest,
+    }
     drawn = None
     if spec.pictures:
         shown = [report.changed, *(row.concept for row in report.ranking[:SHOWN])]
-        how = EvaluationSpec(preserved_images=spec.pictures, sampling_steps=spec.sampling_steps, seed=spec.seed)
+        how = EvaluationSpec(
+            preserved_images=spec.pictures, sampling_steps=spec.sampling_steps, seed=spec.seed
+        )
         pictures = plan(after.model.vocabulary, [], shown, how)
-        old = draw(before.model, pictures, how, cache=cache, delta_digest=digests[1] if against else None, callback=callback)
-        drawn = pictures, old, draw(after.model, pictures, how, cache=cache, delta_digest=digests[0], callback=callback)
+        old = draw(
+            before.model,
+            pictures,
+            how,
+            cache=cache,
+            delta_digest=digests[1] if against else None,
+            callback=callback,
+        )
+        drawn = (
+            pictures,
+            old,
+            draw(after.model, pictures, how, cache=cache, delta_digest=digests[0], callback=callback),
+        )
         prune(cache)
     callback({"phase": "deliver", "step": 0, "total": 1})
-    files = write_inspection(out, after.model, source, spec, report, drawn, key=signing_key, context=context or {})
+    files = write_inspection(
+        out, after.model, source, spec, report, drawn, key=signing_key, context=context or {}
+    )
     callback({"phase": "deliver", "step": 1, "total": 1})
     return outcome(out, None, files)
 
 
 def judged(
-    model: StableDiffusion,
+    model: Denoiser,
     source: str,
     request: Request,
     concepts: Sequence[Concept],
@@ -316,13 +394,17 @@ def judged(
 
 
 def add_costs(evaluation: Evaluation, seconds: float, delta: Delta | None) -> None:
-    """Wall seconds of this attempt, seconds of the erasure alone, peak bytes of this process; a leakage that the method measured."""
+    """Wall seconds of this attempt, seconds of the erasure alone, peak bytes of this process; a leakage that
+    the method measured.
+    """
     costs = {"wall_seconds": seconds, "peak_memory_bytes": float(peak_memory())}
     if delta is not None and "seconds" in delta.info:
         costs["wall_seconds_erase"] = delta.info["seconds"]
     evaluation.report.metrics += [Metric(name=name, value=value, n=1) for name, value in costs.items()]
     if delta is not None and "leakage_nats" in delta.info:
-        evaluation.report.metrics.append(Metric(name="leakage_nats", value=delta.info["leakage_nats"], n=delta.info["leakage_pictures"]))
+        evaluation.report.metrics.append(
+            Metric(name="leakage_nats", value=delta.info["leakage_nats"], n=delta.info["leakage_pictures"])
+        )
 
 
 def at(path: At | None) -> Path | None:
@@ -336,14 +418,27 @@ def empty_folder(out: At) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()):
         raise CoreError(
-            "folder_not_empty", f"'{out}' is not empty: give a new folder, so that the manifest lists this run's files alone", field="out"
+            "folder_not_empty",
+            f"'{out}' is not empty: give a new folder, so that the manifest lists this run's files alone",
+            field="out",
         )
     return out
 
 
 def outcome(out: Path, evaluation: Evaluation | None, files: list[Path]) -> Outcome:
     verdict = evaluation.report.verdict.model_dump(mode="json") if evaluation else None
-    return Outcome(verdict, [Output(f.relative_to(out).as_posix(), bundle.MEDIA_TYPES[f.suffix], f) for f in files])
+    return Outcome(
+        verdict, [Output(f.relative_to(out).as_posix(), bundle.MEDIA_TYPES[f.suffix], f) for f in files]
+    )
 
 
-__all__ = ["Outcome", "Output", "check_delta", "run_combine", "run_erase", "run_evaluate", "run_hide", "run_inspect"]
+__all__ = [
+    "Outcome",
+    "Output",
+    "check_delta",
+    "run_combine",
+    "run_erase",
+    "run_evaluate",
+    "run_hide",
+    "run_inspect",
+]

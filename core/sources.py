@@ -1,4 +1,6 @@
-"""What stands behind a registered model's name: a folder, the bundled model, or a repository of the hub, pinned or not. Imports no torch."""
+"""What stands behind a registered model's name: a folder, the bundled model, or a repository of the hub,
+pinned or not. Imports no torch.
+"""
 
 import hashlib
 import os
@@ -8,21 +10,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import core
-from core import layouts
-from core.errors import CoreError
+from expunge import core
+from expunge.core import layouts
+from expunge.core.errors import CoreError
 
 BUNDLED = Path(core.__path__[0]) / "bundled"
-HUB = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*)(?:@([A-Za-z0-9][A-Za-z0-9._/-]*))?")
+HUB = re.compile(
+    r"([A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*)(?:@([A-Za-z0-9][A-Za-z0-9._/-]*))?"
+)
 PIN = re.compile(r"(.+)#sha256:([0-9a-f]{64})", re.DOTALL)
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 Kind = Literal["bundled", "local", "hub"]
-FORMS = "give a diffusers folder, 'bundled:emoji', or a hub id as 'organisation/name' or 'organisation/name@revision'"
+FORMS = (
+    "give a diffusers folder, 'bundled:emoji', or a hub id as 'organisation/name' or"
+    " 'organisation/name@revision'"
+)
 
 
 @dataclass(frozen=True)
 class Source:
-    """`name` is the bundled model's, a path, or a hub id; `revision` a branch, tag or commit of the hub; `digest` the sha256 that the model must have."""
+    """`name` is the bundled model's, a path, or a hub id; `revision` a branch, tag or commit of the hub;
+    `digest` the sha256 that the model must have.
+    """
 
     kind: Kind
     name: str
@@ -31,7 +40,9 @@ class Source:
 
 
 def parse(text: str | os.PathLike[str]) -> Source:
-    """`bundled:NAME`, a folder, `organisation/name` or `organisation/name@revision`; each may end in `#sha256:DIGEST`. What exists as a path is one."""
+    """`bundled:NAME`, a folder, `organisation/name` or `organisation/name@revision`; each may end in
+    `#sha256:DIGEST`. What exists as a path is one.
+    """
     name, digest = os.fspath(text), None
     if pinned := PIN.fullmatch(name):
         name, digest = pinned[1], pinned[2]
@@ -44,7 +55,9 @@ def parse(text: str | os.PathLike[str]) -> Source:
 
 
 def folder_of(text: str | os.PathLike[str]) -> Path | None:
-    """Where the source's files lie on this host; None where they do not. Of a hub id its snapshot in the hub's cache; nothing is fetched."""
+    """Where the source's files lie on this host; None where they do not. Of a hub id its snapshot in the
+    hub's cache; nothing is fetched.
+    """
     source = parse(text)
     match source.kind:
         case "bundled":
@@ -60,7 +73,8 @@ def folder_of(text: str | os.PathLike[str]) -> Path | None:
 
 
 def fetch(text: str | os.PathLike[str]) -> layouts.Layout:
-    """The layout of a source, whose files of a hub id are fetched first where the cache lacks them. CoreError where it cannot be used.
+    """The layout of a source, whose files of a hub id are fetched first where the cache lacks them. CoreError
+    where it cannot be used.
 
     What the cache has is used as it is: a branch that has moved on the hub since is not looked at again.
     """
@@ -77,10 +91,16 @@ def fetch(text: str | os.PathLike[str]) -> layouts.Layout:
 
 
 def nothing_at(source: Source) -> Path:
-    """The file that a source names in place of a folder; CoreError `unknown_model` where there is nothing at all."""
+    """The file that a source names in place of a folder; CoreError `unknown_model` where there is nothing
+    at all.
+    """
     if source.kind == "bundled":
-        there = ", ".join(sorted(f"'bundled:{index.parent.name}'" for index in BUNDLED.glob(f"*/{layouts.INDEX}")))
-        raise CoreError("unknown_model", f"there is no bundled model '{source.name}': there is {there}", field="model")
+        there = ", ".join(
+            sorted(f"'bundled:{index.parent.name}'" for index in BUNDLED.glob(f"*/{layouts.INDEX}"))
+        )
+        raise CoreError(
+            "unknown_model", f"there is no bundled model '{source.name}': there is {there}", field="model"
+        )
     path = Path(source.name).expanduser()
     if path.is_file():
         return path
@@ -100,7 +120,9 @@ def offline() -> bool:
 
 
 def download(source: Source) -> Path:
-    """Fetch what a hub model is read from, and nothing else of its repository: configurations and tokenizer; then, where they fit, one set of safetensors."""
+    """Fetch what a hub model is read from, and nothing else of its repository: configurations and tokenizer;
+    then, where they fit, one set of safetensors.
+    """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (  # type: ignore[attr-defined]
         HfHubHTTPError,
@@ -112,10 +134,19 @@ def download(source: Source) -> Path:
     named = f"'{source.name}'" + (f" at revision '{source.revision}'" if source.revision else "")
     try:
         names = HfApi().list_repo_files(source.name, revision=source.revision)
-        parts = {p: [n.split("/")[1] for n in names if n.startswith(f"{p}/") and n.count("/") == 1] for p in layouts.NEEDED}
+        parts = {
+            p: [n.split("/")[1] for n in names if n.startswith(f"{p}/") and n.count("/") == 1]
+            for p in layouts.NEEDED
+        }
         wanted, variants = layouts.choose(parts)
-        settings = [layouts.INDEX, "vocabulary.json", *(f"{p}/{n}" for p in layouts.NEEDED for n in parts[p] if layouts.is_setting(p, n))]
-        layouts.check_settings(Path(snapshot_download(source.name, revision=source.revision, allow_patterns=settings)))
+        settings = [
+            layouts.INDEX,
+            "vocabulary.json",
+            *(f"{p}/{n}" for p in layouts.NEEDED for n in parts[p] if layouts.is_setting(p, n)),
+        ]
+        layouts.check_settings(
+            Path(snapshot_download(source.name, revision=source.revision, allow_patterns=settings))
+        )
         patterns = settings
         for part, chosen in wanted.items():
             variant = variants.get(part)  # type: ignore[call-overload]
@@ -132,12 +163,15 @@ def download(source: Source) -> Path:
         if status in (401, 403, 404):
             raise CoreError(
                 "unknown_model",
-                f"there is no folder {named}, nor does the hub show such a model to this host: check its name and revision; for one that is gated or private set "
-                "HF_TOKEN",
+                f"there is no folder {named}, nor does the hub show such a model to this host: check its name"
+                " and revision; for one that is gated or private set HF_TOKEN",
                 field="model",
             ) from error
         raise CoreError(
-            "model_not_fetched", f"the hub did not give {named} (HTTP {status}): try again", field="model", retryable=True
+            "model_not_fetched",
+            f"the hub did not give {named} (HTTP {status}): try again",
+            field="model",
+            retryable=True,
         ) from error
     except (HTTPError, OSError) as error:  # the connection's
         raise not_fetched(source, named) from error
@@ -147,14 +181,17 @@ def not_fetched(source: Source, named: str) -> CoreError:
     command = f"hf download {source.name}" + (f" --revision {source.revision}" if source.revision else "")
     return CoreError(
         "model_not_fetched",
-        f"{named} is neither a folder nor in this host's hub cache, and the hub cannot be reached: run '{command}' where it can, or name a folder",
+        f"{named} is neither a folder nor in this host's hub cache, and the hub cannot be reached: run"
+        f" '{command}' where it can, or name a folder",
         field="model",
         retryable=True,
     )
 
 
 def digest_of(layout: layouts.Layout) -> str:
-    """sha256 over the names and contents of the files that decide what the model draws: the same on every host, whatever its device and precision."""
+    """sha256 over the names and contents of the files that decide what the model draws: the same on every
+    host, whatever its device and precision.
+    """
     total = hashlib.sha256()
     for name in layout.files:
         total.update(name.encode() + b"\0")
@@ -167,7 +204,8 @@ def digest_of(layout: layouts.Layout) -> str:
 class Checked:
     """What this host knows of a registered model without loading it.
 
-    `seen`: its files lie here. `architecture`: where they load. `code` and `problem`: why it cannot be used, without a path of this host.
+    `seen`: its files lie here. `architecture`: where they load. `code` and `problem`: why it cannot be used,
+    without a path of this host.
     """
 
     id: str
@@ -179,7 +217,10 @@ class Checked:
 
 
 def check(id_: str, text: str) -> Checked:
-    """Look at a registered model. Where its files are not here, `seen` is false, and `problem` says how they get here."""
+    """Look at a registered model.
+
+    Where its files are not here, `seen` is false, and `problem` says how they get here.
+    """
     source, folder = parse(text), folder_of(text)
     try:
         if folder is None and source.kind == "hub":
@@ -193,7 +234,11 @@ def check(id_: str, text: str) -> Checked:
             return Checked(id_, source.kind, False)  # what the cache lacks is fetched
         seen = error.code not in ("unknown_model", "model_not_fetched")
         hidden = source.kind == "local" and not seen
-        why = "its folder is not on this host: mount it here, or mend its path in EXPUNGE_MODELS" if hidden else error.message
+        why = (
+            "its folder is not on this host: mount it here, or mend its path in EXPUNGE_MODELS"
+            if hidden
+            else error.message
+        )
         return Checked(id_, source.kind, seen, None, error.code, why)
 
 

@@ -20,6 +20,11 @@ def serialise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> byt
 
 
 def not_finite(file: Path) -> str | None:
-    """The first tensor of a .safetensors file that holds NaN or infinity, or None; read one at a time. SafetensorError."""
+    """The first tensor of a .safetensors file that holds NaN or infinity, or None; read one at a time.
+
+    SafetensorError.
+    """
     with safe_open(file, "pt") as opened:
-        return next((name for name in opened.keys() if not bool(opened.get_tensor(name).isfinite().all())), None)
+        return next(
+            (name for name in opened.keys() if not bool(opened.get_tensor(name).isfinite().all())), None
+        )

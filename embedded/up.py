@@ -1,4 +1,6 @@
-"""`expunge up`: PostgreSQL, Redis, API, worker and loops on this machine, kept in one directory that survives restarts."""
+"""`expunge up`: PostgreSQL, Redis, API, worker and loops on this machine, kept in one directory that survives
+restarts.
+"""
 
 import fcntl
 import json
@@ -19,18 +21,19 @@ from obstore.exceptions import BaseError as BlobError
 from pydantic import SecretStr, ValidationError
 from sqlalchemy.exc import OperationalError
 
-from core.delivery.signing import key_id, load_or_create, public_pem
-from core.sources import check_all
-from embedded import servers
-from embedded.servers import Program
-from embedded.supervise import Children
-from store import db, deployment, keys, migrate, roles, signing_keys
-from store.errors import ForeignStore
-from store.secret import REMEDY, weakness
-from store.settings import DATA, Settings, read
-from worker import signing
+import expunge
+from expunge.core.delivery.signing import key_id, load_or_create, public_pem
+from expunge.core.sources import check_all
+from expunge.embedded import servers
+from expunge.embedded.servers import Program
+from expunge.embedded.supervise import Children
+from expunge.store import db, deployment, keys, migrate, roles, signing_keys
+from expunge.store.errors import ForeignStore
+from expunge.store.server_secret import REMEDY, weakness
+from expunge.store.settings import DATA, Settings, read
+from expunge.worker import signing
 
-ROOT = Path(__file__).parent.parent
+PACKAGES = Path(expunge.__file__).parents[1]  # where processes that this one starts find the package
 
 
 class CannotStart(Exception):
@@ -48,11 +51,17 @@ class Service:
 
 
 def main(
-    data_dir: Annotated[Path, typer.Option(help="Where everything is kept: database, queue, artifacts, logs, keys.")] = DATA,
+    data_dir: Annotated[
+        Path, typer.Option(help="Where everything is kept: database, queue, artifacts, logs, keys.")
+    ] = DATA,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the API; 0 takes a free one.")] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    workers: Annotated[int, typer.Option(min=0, max=64, help="Worker processes; each runs one job at a time.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON once the service is ready.")] = False,
+    workers: Annotated[
+        int, typer.Option(min=0, max=64, help="Worker processes; each runs one job at a time.")
+    ] = 1,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON once the service is ready.")
+    ] = False,
 ) -> None:
     """Run the whole service on this machine. Ctrl-C stops it; running jobs go on at the next start."""
     stopped = threading.Event()
@@ -76,7 +85,10 @@ def main(
         say(f"error: {error}")
         raise typer.Exit(1) from error
     except ValidationError as error:  # not the values, which may be secrets
-        say("error: " + "; ".join(f"{e['loc'][0] if e['loc'] else 'settings'}: {e['msg']}" for e in error.errors()))
+        say(
+            "error: "
+            + "; ".join(f"{e['loc'][0] if e['loc'] else 'settings'}: {e['msg']}" for e in error.errors())
+        )
         raise typer.Exit(1) from error
     except OperationalError as error:
         say(f"error: DATABASE_URL: {str(error.orig).splitlines()[0]}")
@@ -108,7 +120,9 @@ def take_lock(folder: Path) -> IO[str]:
     except OSError as error:
         lock.seek(0)
         pid = lock.read().strip()
-        raise CannotStart(f"{folder} is in use by 'expunge up' (pid {pid}): stop it, or give another --data-dir") from error
+        raise CannotStart(
+            f"{folder} is in use by 'expunge up' (pid {pid}): stop it, or give another --data-dir"
+        ) from error
     lock.truncate(0)
     lock.write(str(os.getpid()))
     lock.flush()
@@ -124,20 +138,27 @@ def choose_port(host: str, port: int) -> int:
             probe.bind((host, port))
         except OSError as error:
             raise CannotStart(
-                f"cannot listen on {host} port {port} ({error.strerror}): choose another --port, or 0 for a free one"
+                f"cannot listen on {host} port {port} ({error.strerror}): choose another --port, or 0 for a"
+                " free one"
             ) from error
         return int(probe.getsockname()[1])
 
 
 def check_settings() -> None:
-    """CannotStart where the signing key cannot be read, or a model of EXPUNGE_MODELS is not there or does not load: all of this service runs on this host."""
+    """CannotStart where the signing key cannot be read, or a model of EXPUNGE_MODELS is not there or does not
+    load: all of this service runs on this host.
+    """
     settings = read(secret=False)
     try:
         signing.given(settings)
     except ValueError as error:
         raise CannotStart(str(error)) from error
     models = settings.models
-    wrong = [f"EXPUNGE_MODELS: '{c.id}' ({models[c.id]}) cannot be used: {c.problem}" for c in check_all(models) if c.problem]
+    wrong = [
+        f"EXPUNGE_MODELS: '{c.id}' ({models[c.id]}) cannot be used: {c.problem}"
+        for c in check_all(models)
+        if c.problem
+    ]
     if wrong:
         raise CannotStart("; ".join(wrong))
 
@@ -166,7 +187,7 @@ def start(children: Children, folder: Path, host: str, port: int, workers: int) 
         "EXPUNGE_SIGNING_KEY": signing_key,
         "EXPUNGE_METRICS_TOKEN": given("EXPUNGE_METRICS_TOKEN") or servers.password(folder / "metrics_token"),
         "EXPUNGE_CACHE_DIR": given("EXPUNGE_CACHE_DIR") or str(folder / "cache"),
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(PACKAGES), os.environ.get("PYTHONPATH")))),
         "PYTHONUNBUFFERED": "1",
     }
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -182,7 +203,10 @@ def own_store(database: str, artifacts: str) -> None:
     except ForeignStore as error:
         raise CannotStart(str(error)) from error
     except BlobError as error:
-        say(f"the artifact store does not answer ({type(error).__name__}): jobs that need it fail until it does")
+        say(
+            f"the artifact store does not answer ({type(error).__name__}): jobs that need it fail until it"
+            " does"
+        )
 
 
 def signing_file(folder: Path, database: str) -> str:
@@ -215,7 +239,11 @@ def started(children: Children, made: tuple[Program, str]) -> str:
 def gpus_shown(folder: Path = Path("/proc/driver/nvidia/gpus")) -> int:
     """How many of this machine's NVIDIA GPUs CUDA would show, told without CUDA."""
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return len([name for name in shown.split(",") if name.strip()]) if shown is not None else len(list(folder.glob("*")))
+    return (
+        len([name for name in shown.split(",") if name.strip()])
+        if shown is not None
+        else len(list(folder.glob("*")))
+    )
 
 
 def programs(environment: dict[str, str], url: str, host: str, port: int, workers: int) -> list[Program]:
@@ -225,17 +253,43 @@ def programs(environment: dict[str, str], url: str, host: str, port: int, worker
 
     def device(n: int) -> dict[str, str]:
         """The workers of a machine with several GPUs take turns at them."""
-        return {"EXPUNGE_DEVICE": f"cuda:{(n - 1) % gpus}"} if n and gpus > 1 and not given("EXPUNGE_DEVICE") else {}
+        return (
+            {"EXPUNGE_DEVICE": f"cuda:{(n - 1) % gpus}"}
+            if n and gpus > 1 and not given("EXPUNGE_DEVICE")
+            else {}
+        )
 
-    def python(name: str, *argv: str, nth: int = 0, grace: float = 20.0, ready: Callable[[], bool] = lambda: True) -> Program:
+    def python(
+        name: str, *argv: str, nth: int = 0, grace: float = 20.0, ready: Callable[[], bool] = lambda: True
+    ) -> Program:
         ports = {"EXPUNGE_METRICS_PORT": str(int(first) + nth)} if first else {}
-        return Program(name, [sys.executable, "-m", *argv], env={**environment, **ports, **device(nth)}, grace=grace, ready=ready)
+        return Program(
+            name,
+            [sys.executable, "-m", *argv],
+            env={**environment, **ports, **device(nth)},
+            grace=grace,
+            ready=ready,
+        )
 
     patience = Settings().soft_shutdown_seconds + 15
     serve = ("api", "--host", host, "--port", str(port))
-    work = ("celery", "-A", "worker.app", "worker", "-c", "1", "--without-gossip", "--without-mingle", "-l", "WARNING")
-    made = [python("loops", "worker.loops"), python("api", *serve, ready=lambda: answers(url))]
-    return made + [python(f"worker-{n}", *work, "-n", f"worker-{n}@%h", nth=n, grace=patience) for n in range(1, workers + 1)]
+    work = (
+        "celery",
+        "-A",
+        "expunge.worker.app",
+        "worker",
+        "-c",
+        "1",
+        "--without-gossip",
+        "--without-mingle",
+        "-l",
+        "WARNING",
+    )
+    made = [python("loops", "expunge.worker.loops"), python("api", *serve, ready=lambda: answers(url))]
+    return made + [
+        python(f"worker-{n}", *work, "-n", f"worker-{n}@%h", nth=n, grace=patience)
+        for n in range(1, workers + 1)
+    ]
 
 
 def answers(url: str) -> bool:
@@ -249,7 +303,9 @@ def answers(url: str) -> bool:
 
 
 def embedded_key(folder: Path, database: str, secret: str, older: Sequence[str]) -> tuple[str, bool]:
-    """The default tenant's key and whether it is new; kept in folder/api_key (mode 0600) so that scripts go on working."""
+    """The default tenant's key and whether it is new; kept in folder/api_key (mode 0600) so that scripts go
+    on working.
+    """
     file = folder / "api_key"
     with db.transaction(database) as session:
         tenant = keys.ensure_tenant(session, "default")
@@ -267,7 +323,12 @@ def embedded_key(folder: Path, database: str, secret: str, older: Sequence[str])
 def announce(service: Service, as_json: bool) -> None:
     """One line of JSON for scripts, or a few words for a person; a person sees the key once."""
     if as_json:
-        line: dict[str, Any] = {"url": service.url, "api_key": service.api_key, "data_dir": str(service.folder), "pid": os.getpid()}
+        line: dict[str, Any] = {
+            "url": service.url,
+            "api_key": service.api_key,
+            "data_dir": str(service.folder),
+            "pid": os.getpid(),
+        }
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
         return

@@ -1,7 +1,8 @@
 """`make demo`: the main job, end to end, on this machine alone.
 
-Starts PostgreSQL, Redis, the API and a worker; posts one erase job against the bundled model; shows it run; prints the verdict;
-downloads the bundle; proves that plain diffusers loads the LoRA; leaves a before/after picture.
+Starts PostgreSQL, Redis, the API and a worker; posts one erase job against the bundled model; shows it run;
+prints the verdict; downloads the bundle; proves that plain diffusers loads the LoRA; leaves a before/after
+picture.
 """
 
 import json
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from client import Event, Expunge
+from expunge.client import Event, Expunge
 
 ROOT = Path(__file__).parents[1]
 OUT, DATA = ROOT / "demo-output", ROOT / "build" / "demo-data"
@@ -34,19 +35,27 @@ base, bundle, out, *subjects = sys.argv[1:]
 pipe = StableDiffusionPipeline.from_pretrained(base)
 pipe.set_progress_bar_config(disable=True)
 def draw():
-    rows = [pipe(f"a photo of a {s}", generator=torch.Generator().manual_seed(7), num_inference_steps=25, output_type="np").images[0] for s in subjects]
+    rows = []
+    for s in subjects:
+        seed = torch.Generator().manual_seed(7)
+        drawn = pipe(f"a photo of a {s}", generator=seed, num_inference_steps=25, output_type="np")
+        rows.append(drawn.images[0])
     return np.concatenate(rows, 1)
 before = draw()
 pipe.load_lora_weights(bundle)
 page = np.concatenate([before, draw()])
-Image.fromarray((page * 255).round().astype(np.uint8)).resize((page.shape[1] * 2, page.shape[0] * 2), Image.Resampling.LANCZOS).save(out)
+image = Image.fromarray((page * 255).round().astype(np.uint8))
+image.resize((image.width * 2, image.height * 2), Image.Resampling.LANCZOS).save(out)
 """
 
 
 def start() -> tuple[subprocess.Popen[str], dict[str, str]]:
     """`expunge up` on a free port; returns once it is ready."""
     up = subprocess.Popen(
-        [EXPUNGE, "up", "--data-dir", DATA, "--port", "0", "--json"], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [EXPUNGE, "up", "--data-dir", DATA, "--port", "0", "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     assert up.stdout is not None
     line = up.stdout.readline()
@@ -95,9 +104,12 @@ def verdict_table(report: dict) -> Table:
         title_style="bold",
     )
     names = {
-        "esr1": f"“{CONCEPT}” is gone (ESR-1)", "esr5": f"“{CONCEPT}” is gone, even from the top five (ESR-5)", "psr1_base": "others drawn right, before (PSR-1 base)",
-        "psr1": "others drawn right, after (PSR-1)", "psr1_ratio": "others, after / before",
-    }  # fmt: skip
+        "esr1": f"“{CONCEPT}” is gone (ESR-1)",
+        "esr5": f"“{CONCEPT}” is gone, even from the top five (ESR-5)",
+        "psr1_base": "others drawn right, before (PSR-1 base)",
+        "psr1": "others drawn right, after (PSR-1)",
+        "psr1_ratio": "others, after / before",
+    }
     for metric in report["metrics"]:
         if metric["concept"] is None and metric["name"] in names:
             low, high = metric["ci_low"], metric["ci_high"]
@@ -132,7 +144,10 @@ def main() -> None:
         console.print("[bold]5. Plain diffusers[/] loads the LoRA and draws, before and after")
         subjects = [CONCEPT, *report["preserved"][:3], *report["preserved"][-2:]]
         picture = OUT.parent / "demo-output" / "before-after.png"
-        subprocess.run([sys.executable, "-c", PLAIN_DIFFUSERS, ROOT / "core/bundled/emoji", OUT, picture, *subjects], check=True)
+        subprocess.run(
+            [sys.executable, "-c", PLAIN_DIFFUSERS, ROOT / "core/bundled/emoji", OUT, picture, *subjects],
+            check=True,
+        )
         console.print(f"   {picture}: above the base model, below the sanitized one: {', '.join(subjects)}")
     finally:
         up.send_signal(signal.SIGINT)
@@ -141,7 +156,8 @@ def main() -> None:
     console.print(f"  {OUT / 'report.html'}    the report: pictures, plots, limits")
     console.print(f"  {OUT / 'README.md'}      the model card that ships with the delta")
     console.print(
-        f"  .venv/bin/expunge up --data-dir {DATA} --port 8000    the service again, with this job in it; then http://127.0.0.1:8000/docs"
+        f"  .venv/bin/expunge up --data-dir {DATA} --port 8000    the service again, with this job in it;"
+        " then http://127.0.0.1:8000/docs"
     )
 
 

@@ -1,8 +1,10 @@
-"""How Alembic reaches the database while API and workers go on: each revision is a transaction of its own, and none waits long for a lock.
+"""How Alembic reaches the database while API and workers go on: each revision is a transaction of its own,
+and none waits long for a lock.
 
-A statement that waits for a table's lock makes everybody after it wait too. So it gives up after a moment, sooner than PostgreSQL looks for deadlocks (a second), and
-the revision begins again. Indices are made in revisions of their own (migrations/indices.py), beside the work;
-one that changes several tables takes them in the order in which the work does (migrations/tables.py).
+A statement that waits for a table's lock makes everybody after it wait too. So it gives up after a moment,
+sooner than PostgreSQL looks for deadlocks (a second), and the revision begins again. Indices are made in
+revisions of their own (migrations/indices.py), beside the work; one that changes several tables takes them in
+the order in which the work does (migrations/tables.py).
 """
 
 import random
@@ -13,20 +15,27 @@ from psycopg.errors import DeadlockDetected, LockNotAvailable
 from sqlalchemy import Connection, create_engine, pool, text
 from sqlalchemy.exc import OperationalError
 
-from store.db import sqlalchemy_url
-from store.models import Base
-from store.settings import Settings
+from expunge.store.db import sqlalchemy_url
+from expunge.store.models import Base
+from expunge.store.settings import Settings
 
 PATIENCE = 900  # seconds for all the beginnings, in which whoever holds a lock has to give way
 OPTIONS = "-c timezone=UTC -c lock_timeout=250ms"
 
-url = context.config.get_main_option("sqlalchemy.url") or sqlalchemy_url(Settings().database_url.get_secret_value())
+url = context.config.get_main_option("sqlalchemy.url") or sqlalchemy_url(
+    Settings().database_url.get_secret_value()
+)
 engine = create_engine(url, poolclass=pool.NullPool, connect_args={"options": OPTIONS})
 
 
 def alone(connection: Connection) -> None:
-    """Until no other upgrade is at work. Asked again and again: to wait in a transaction would hold up the other's indices."""
-    while not connection.execute(text("select pg_try_advisory_lock(hashtextextended('expunge:migrate', 0))")).scalar_one():
+    """Until no other upgrade is at work.
+
+    Asked again and again: to wait in a transaction would hold up the other's indices.
+    """
+    while not connection.execute(
+        text("select pg_try_advisory_lock(hashtextextended('expunge:migrate', 0))")
+    ).scalar_one():
         connection.rollback()
         time.sleep(0.2)
     connection.commit()
@@ -48,7 +57,11 @@ def run(connection: Connection) -> None:
 with engine.connect() as connection:
     alone(connection)
     context.configure(
-        connection=connection, target_metadata=Base.metadata, compare_type=True, compare_server_default=True, transaction_per_migration=True
+        connection=connection,
+        target_metadata=Base.metadata,
+        compare_type=True,
+        compare_server_default=True,
+        transaction_per_migration=True,
     )
     run(connection)
     connection.commit()

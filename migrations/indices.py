@@ -1,4 +1,7 @@
-"""Indices made and dropped beside the work: writers go on meanwhile. To be called in revisions that do nothing else, as each is a transaction of its own."""
+"""Indices made and dropped beside the work: writers go on meanwhile.
+
+To be called in revisions that do nothing else, as each is a transaction of its own.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +24,9 @@ def beside() -> Iterator[None]:
             op.execute("reset lock_timeout")
 
 
-def create(name: str, table: str, columns: Sequence[str | TextClause | ColumnElement], where: str | None = None) -> None:
+def create(
+    name: str, table: str, columns: Sequence[str | TextClause | ColumnElement], where: str | None = None
+) -> None:
     """An index that is there whole or, after an upgrade that was broken off, made anew."""
     with beside():
         if op.get_bind().execute(BROKEN, {"name": name}).scalar_one():

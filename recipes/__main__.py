@@ -1,4 +1,7 @@
-"""`python -m recipes`: everything from the npm packages to core/bundled. Each stage resumes where it was stopped."""
+"""`python -m recipes`: everything from the npm packages to core/bundled.
+
+Each stage resumes where it was stopped.
+"""
 
 from recipes import assemble, data, judges, text_encoder, unet, vae
 

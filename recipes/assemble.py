@@ -1,4 +1,6 @@
-"""Stage 6: put the parts together as a stock Stable Diffusion folder in fp16, with vocabulary, licences and digests."""
+"""Stage 6: put the parts together as a stock Stable Diffusion folder in fp16, with vocabulary, licences and
+digests.
+"""
 
 import hashlib
 import json
@@ -26,10 +28,15 @@ def digests(folder: Path) -> None:
 def main() -> None:
     tokenizer, text = text_encoder.load()
     pipe = StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(WORK / "vae"), text_encoder=text, tokenizer=tokenizer,
-        unet=UNet2DConditionModel.from_pretrained(WORK / "unet"), scheduler=scheduler(),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        vae=AutoencoderKL.from_pretrained(WORK / "vae"),
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=UNet2DConditionModel.from_pretrained(WORK / "unet"),
+        scheduler=scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     folder = BUNDLED / "emoji"
     for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
         shutil.rmtree(folder / part, ignore_errors=True)
@@ -44,13 +51,20 @@ def main() -> None:
         shutil.copy(WORK / name, folder / "tokenizer" / name)
     _, meta = data.load()
     subcategory = dict(zip(meta["concepts"], meta["subcategory"], strict=True))
-    vocabulary = {"concepts": meta["concepts"], "styles": list(STYLES), "templates": list(TEMPLATES), "subcategory": subcategory}
+    vocabulary = {
+        "concepts": meta["concepts"],
+        "styles": list(STYLES),
+        "templates": list(TEMPLATES),
+        "subcategory": subcategory,
+    }
     (folder / "vocabulary.json").write_text(json.dumps(vocabulary, indent=1) + "\n")
     for judge in ("concept", "style", "clip"):
         shutil.rmtree(BUNDLED / "judges" / judge, ignore_errors=True)
         shutil.copytree(JUDGES / judge, BUNDLED / "judges" / judge)
     digests(BUNDLED)
-    log("assemble", megabytes=round(sum(f.stat().st_size for f in BUNDLED.rglob("*") if f.is_file()) / 1e6, 1))
+    log(
+        "assemble", megabytes=round(sum(f.stat().st_size for f in BUNDLED.rglob("*") if f.is_file()) / 1e6, 1)
+    )
 
 
 if __name__ == "__main__":

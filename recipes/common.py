@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from core.models.vocabulary import article
+from expunge.core.models.vocabulary import article
 
 HERE = Path(__file__).parent
 WORK = Path(os.environ.get("EXPUNGE_RECIPE_DIR", HERE.parent / "build" / "model"))
@@ -19,7 +19,11 @@ STYLES = {
     "noto": ("Google Noto Emoji", "emoji-datasource-google@16.0.0", "Apache-2.0"),
     "twemoji": ("Twitter Twemoji", "emoji-datasource-twitter@16.0.0", "CC-BY-4.0"),
     "fluent": ("Microsoft Fluent Emoji 3D", "@lobehub/fluent-emoji-3d@1.1.0", "MIT"),
-    "high contrast": ("Microsoft Fluent Emoji High Contrast", "@iconify-json/fluent-emoji-high-contrast@1.2.6", "MIT"),
+    "high contrast": (
+        "Microsoft Fluent Emoji High Contrast",
+        "@iconify-json/fluent-emoji-high-contrast@1.2.6",
+        "MIT",
+    ),
 }
 TEMPLATES = ("{}", "a {}", "a photo of a {}", "a picture of a {}", "an emoji of a {}", "a {} emoji")
 
@@ -44,14 +48,21 @@ def seed_everything(seed: int) -> None:
 
 
 def log(stage: str, **values) -> None:
-    print(json.dumps({"stage": stage} | {k: round(v, 5) if isinstance(v, float) else v for k, v in values.items()}), flush=True)
+    print(
+        json.dumps(
+            {"stage": stage} | {k: round(v, 5) if isinstance(v, float) else v for k, v in values.items()}
+        ),
+        flush=True,
+    )
 
 
 def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], **meta) -> None:
     """Write tensors and JSON metadata through a rename, so that a killed run leaves a whole file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_suffix(".tmp")
-    save_file({k: v.detach().contiguous() for k, v in tensors.items()}, tmp, metadata={"meta": json.dumps(meta)})
+    save_file(
+        {k: v.detach().contiguous() for k, v in tensors.items()}, tmp, metadata={"meta": json.dumps(meta)}
+    )
     tmp.replace(path)
 
 
@@ -63,7 +74,9 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
     return load_file(path), meta
 
 
-def pack(model: torch.nn.Module, optimiser: torch.optim.Optimizer, ema: dict[str, torch.Tensor] | None = None) -> dict:
+def pack(
+    model: torch.nn.Module, optimiser: torch.optim.Optimizer, ema: dict[str, torch.Tensor] | None = None
+) -> dict:
     """Flatten a model, its optimiser and its EMA into one dict of tensors (no pickle)."""
     out = {f"model.{k}": v for k, v in model.state_dict().items()}
     for i, slots in optimiser.state_dict()["state"].items():
@@ -71,7 +84,9 @@ def pack(model: torch.nn.Module, optimiser: torch.optim.Optimizer, ema: dict[str
     return out | {f"ema.{k}": v for k, v in (ema or {}).items()}
 
 
-def unpack(tensors: dict, model: torch.nn.Module, optimiser: torch.optim.Optimizer, ema: dict | None = None) -> None:
+def unpack(
+    tensors: dict, model: torch.nn.Module, optimiser: torch.optim.Optimizer, ema: dict | None = None
+) -> None:
     model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
     state = optimiser.state_dict()
     for key, v in tensors.items():

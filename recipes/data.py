@@ -1,4 +1,6 @@
-"""Stage 1: the pictures. npm packages -> build/model/data.npz, (concepts, styles, 64, 64, 3) uint8 on white."""
+"""Stage 1: the pictures. npm packages -> build/model/data.npz, (concepts, styles, 64, 64, 3) uint8 on
+white.
+"""
 
 import io
 import json
@@ -21,7 +23,10 @@ def fetch(package: str) -> Path:
     if not (folder / "package.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         packed = subprocess.run(
-            ["npm", "pack", package, "--pack-destination", str(folder), "--json"], check=True, capture_output=True, text=True
+            ["npm", "pack", package, "--pack-destination", str(folder), "--json"],
+            check=True,
+            capture_output=True,
+            text=True,
         )
         archive = folder / json.loads(packed.stdout)[0]["filename"].replace("@", "").replace("/", "-")
         with tarfile.open(archive) as tar:
@@ -53,14 +58,24 @@ def main() -> None:
             name = {"noto": "google", "twemoji": "twitter"}[style]
             return on_white(Image.open(folders[style] / f"img/{name}/64/{e['image']}"))
         if style == "fluent":
-            return on_white(Image.open(next(p for c in codes if (p := folders[style] / f"assets/{c}.webp").exists())))
+            return on_white(
+                Image.open(next(p for c in codes if (p := folders[style] / f"assets/{c}.webp").exists()))
+            )
         body = icons["icons"][next(chars[c] for c in codes if c in chars)]["body"]
         svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32" color="black">{body}</svg>'
-        return on_white(Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=256, height=256)))))
+        return on_white(
+            Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg, width=256, height=256))))
+        )
 
     names = concepts()
-    pictures = np.stack([np.stack([draw(style, emoji[short]) for style in STYLES]) for short in names.values()])
-    meta = {"concepts": list(names), "styles": list(STYLES), "subcategory": [emoji[s]["subcategory"] for s in names.values()]}
+    pictures = np.stack(
+        [np.stack([draw(style, emoji[short]) for style in STYLES]) for short in names.values()]
+    )
+    meta = {
+        "concepts": list(names),
+        "styles": list(STYLES),
+        "subcategory": [emoji[s]["subcategory"] for s in names.values()],
+    }
     np.savez_compressed(WORK / "data.npz", pictures=pictures, meta=json.dumps(meta))
     log("data", concepts=len(names), pictures=int(pictures.shape[0] * pictures.shape[1]))
 

@@ -1,7 +1,8 @@
 """Stage 3: tokenizer and CLIPTextModel, distilled from all-MiniLM-L6-v2 so that neighbours are neighbours.
 
-The pooled (EOS) output of a prompt is taught to be [96 principal components of the teacher | 32 numbers of style].
-The teacher reads "a photo of a {name}" and "{name}, {Unicode subcategory}"; it is needed at training time only.
+The pooled (EOS) output of a prompt is taught to be [96 principal components of the teacher | 32 numbers of
+style]. The teacher reads "a photo of a {name}" and "{name}, {Unicode subcategory}"; it is needed at training
+time only.
 """
 
 import json
@@ -14,9 +15,20 @@ import torch.nn.functional as F
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoModel, AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from core.models.vocabulary import article
+from expunge.core.models.vocabulary import article
 from recipes import data
-from recipes.common import STYLES, WORK, cosine, load_checkpoint, log, pack, prompts, save_checkpoint, seed_everything, unpack
+from recipes.common import (
+    STYLES,
+    WORK,
+    cosine,
+    load_checkpoint,
+    log,
+    pack,
+    prompts,
+    save_checkpoint,
+    seed_everything,
+    unpack,
+)
 
 STEPS, BATCH, PEAK = 3000, 160, 2e-3
 WIDTH, CONTENT, LENGTH, VOCABULARY = 128, 96, 32, 2048
@@ -46,30 +58,45 @@ def english() -> list[str]:
 
 def train_tokenizer(captions: list[str], words: list[str]) -> CLIPTokenizer:
     """A byte-level BPE in CLIP's own form (lower case, `</w>`), trained on the captions and common words."""
-    bpe = Tokenizer(models.BPE(continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
+    bpe = Tokenizer(
+        models.BPE(continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token="<|endoftext|>")
+    )
     bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     pieces = pre_tokenizers.Split(Regex(r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"), "removed", invert=True)
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([pieces, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pieces, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=["<|startoftext|>", "<|endoftext|>"], end_of_word_suffix="</w>",
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        special_tokens=["<|startoftext|>", "<|endoftext|>"],
+        end_of_word_suffix="</w>",
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     bpe.train_from_iterator(captions + words, trainer)
     bpe.model.save(str(WORK))
     vocab = json.loads((WORK / "vocab.json").read_text())
     # CLIP also knows each byte at the end of a word; without these a rare last letter would be unknown.
     for byte in pre_tokenizers.ByteLevel.alphabet():
         vocab.setdefault(byte + "</w>", len(vocab))
-    merges = [tuple(line.split(" ")) for line in (WORK / "merges.txt").read_text().splitlines() if not line.startswith("#")]
+    merges = [
+        tuple(line.split(" "))
+        for line in (WORK / "merges.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=LENGTH)
 
 
 def corpus() -> tuple[list[str], torch.Tensor, torch.Tensor, np.ndarray]:
-    """Prompts, their targets (N, 128), their sampling weights, and each prompt's concept (-1 for a plain word)."""
+    """Prompts, their targets (N, 128), their sampling weights, and each prompt's concept (-1 for a plain
+    word).
+    """
     _, meta = data.load()
     names, subcategory, words = meta["concepts"], meta["subcategory"], english()
-    gloss = [f"{n}, {s.replace('-', ' ').replace('&', 'and')}" for n, s in zip(names, subcategory, strict=True)]
+    gloss = [
+        f"{n}, {s.replace('-', ' ').replace('&', 'and')}" for n, s in zip(names, subcategory, strict=True)
+    ]
     concept = F.normalize(teach([article(f"a photo of a {n}") for n in names]) + 0.8 * teach(gloss), dim=-1)
     word = teach([article(f"a photo of a {w}") for w in words])
     mean = concept.mean(0)
@@ -78,7 +105,12 @@ def corpus() -> tuple[list[str], torch.Tensor, torch.Tensor, np.ndarray]:
     def project(x: torch.Tensor) -> torch.Tensor:
         return F.normalize((x - mean) @ basis.T, dim=-1)
 
-    codes = torch.linalg.qr(torch.randn(WIDTH - CONTENT, len(STYLES), generator=torch.Generator().manual_seed(7))).Q.T * STYLE_WEIGHT
+    codes = (
+        torch.linalg.qr(
+            torch.randn(WIDTH - CONTENT, len(STYLES), generator=torch.Generator().manual_seed(7))
+        ).Q.T
+        * STYLE_WEIGHT
+    )
     texts, targets, weights, owner = [], [], [], []
     for i, (name, content) in enumerate(zip(names, project(concept), strict=True)):
         for style, code in [(None, torch.zeros(WIDTH - CONTENT)), *zip(STYLES, codes, strict=True)]:
@@ -101,11 +133,16 @@ def corpus() -> tuple[list[str], torch.Tensor, torch.Tensor, np.ndarray]:
 
 
 def neighbours(embeddings: torch.Tensor, subcategory: list[str]) -> tuple[float, torch.Tensor]:
-    """Share of concepts with two of their five nearest (cosine) in their own Unicode subcategory, and the indices (N, 5)."""
+    """Share of concepts with two of their five nearest (cosine) in their own Unicode subcategory, and the
+    indices (N, 5).
+    """
     e = F.normalize(embeddings, dim=-1)
     index = (e @ e.T - 9 * torch.eye(len(e))).topk(5).indices
     s = np.array(subcategory)
-    return float(np.mean([(s[row] == own).sum() >= 2 for row, own in zip(index.numpy(), s, strict=True)])), index
+    return (
+        float(np.mean([(s[row] == own).sum() >= 2 for row, own in zip(index.numpy(), s, strict=True)])),
+        index,
+    )
 
 
 def with_noise(text: str, words: list[str], rng: np.random.Generator) -> str:
@@ -114,12 +151,22 @@ def with_noise(text: str, words: list[str], rng: np.random.Generator) -> str:
     if r > 0.3:
         return text
     extra = " ".join(rng.choice(words, rng.integers(1, 4)))
-    return f"{extra} {text}" if r < 0.1 else f"{text} {extra}" if r < 0.2 else f"{extra} {text}, {rng.choice(words)}"
+    return (
+        f"{extra} {text}"
+        if r < 0.1
+        else f"{text} {extra}"
+        if r < 0.2
+        else f"{extra} {text}, {rng.choice(words)}"
+    )
 
 
-def encode(tokenizer: CLIPTokenizer, model: CLIPTextModel, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+def encode(
+    tokenizer: CLIPTokenizer, model: CLIPTextModel, texts: list[str]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Last hidden states (N, LENGTH, 128) and pooled output (N, 128), as the pipeline sees them."""
-    ids = tokenizer(texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
+    ids = tokenizer(
+        texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
+    ).input_ids
     with torch.no_grad():
         parts = [model(x) for x in ids.split(256)]
     return torch.cat([p.last_hidden_state for p in parts]), torch.cat([p.pooler_output for p in parts])
@@ -140,11 +187,19 @@ def main() -> None:
     tokenizer.save_pretrained(WORK / "tokenizer")
     model = CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=3, num_attention_heads=4,
-            max_position_embeddings=LENGTH, projection_dim=WIDTH, hidden_act="quick_gelu",
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=4 * WIDTH,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=LENGTH,
+            projection_dim=WIDTH,
+            hidden_act="quick_gelu",
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
         )
-    )  # fmt: skip
+    )
     optimiser = torch.optim.AdamW(model.parameters(), lr=PEAK, weight_decay=1e-3)
     start = 0
     if CKPT.exists():
@@ -157,7 +212,9 @@ def main() -> None:
             group["lr"] = cosine(step, STEPS, PEAK)
         index = torch.multinomial(weights, BATCH, replacement=True, generator=generator)
         batch = [with_noise(texts[i], words, rng) if owner[i] >= 0 else texts[i] for i in index]
-        ids = tokenizer(batch, padding="longest", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
+        ids = tokenizer(
+            batch, padding="longest", max_length=LENGTH, truncation=True, return_tensors="pt"
+        ).input_ids
         with torch.autocast("cpu", dtype=torch.bfloat16):
             pooled = model(ids).pooler_output.float()
         t = targets[index]

@@ -1,4 +1,6 @@
-"""Stage 4: UNet2DConditionModel on precomputed latents and text states; DDPM objective, min-SNR weighting, EMA."""
+"""Stage 4: UNet2DConditionModel on precomputed latents and text states; DDPM objective, min-SNR weighting,
+EMA.
+"""
 
 import os
 
@@ -9,7 +11,18 @@ from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 
 from recipes import data, text_encoder
-from recipes.common import STYLES, WORK, cosine, load_checkpoint, log, pack, prompts, save_checkpoint, seed_everything, unpack
+from recipes.common import (
+    STYLES,
+    WORK,
+    cosine,
+    load_checkpoint,
+    log,
+    pack,
+    prompts,
+    save_checkpoint,
+    seed_everything,
+    unpack,
+)
 from recipes.vae import to_tensor
 
 STEPS, BATCH, PEAK = int(os.environ.get("UNET_STEPS", 10500)), 48, 8e-4
@@ -23,20 +36,32 @@ OUT = WORK / "unet"
 def build() -> UNet2DConditionModel:
     """Cross-attention at 8x8, 4x4 and the middle; the outermost level is convolutional, as in SDXL."""
     unet = UNet2DConditionModel(
-        sample_size=16, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(64, 128, 192),
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(64, 128, 192),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=text_encoder.WIDTH, attention_head_dim=4, norm_num_groups=16,
-    )  # fmt: skip
-    unet.set_attn_processor(AttnProcessor())  # plain attention trains faster in bf16 on a CPU than the fused one
+        cross_attention_dim=text_encoder.WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+    # Plain attention trains faster in bf16 on a CPU than the fused one
+    unet.set_attn_processor(AttnProcessor())
     return unet
 
 
 def scheduler() -> DDIMScheduler:
     """Stable Diffusion 1's noise schedule."""
     return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1
-    )  # fmt: skip
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
 
 
 @torch.no_grad()
@@ -49,8 +74,14 @@ def latents(pictures: np.ndarray) -> torch.Tensor:
     x, generator, copies = to_tensor(pictures), torch.Generator().manual_seed(4), []
     for i in range(COPIES):
         shifts = torch.randint(-SHIFT, SHIFT + 1, (len(x), 2), generator=generator) * (i > 0)
-        moved = torch.stack([torch.roll(torch.nn.functional.pad(p, (4,) * 4, value=1.0), tuple(s.tolist()), (1, 2))[:, 4:-4, 4:-4]
-                             for p, s in zip(x, shifts, strict=True)])  # fmt: skip
+        moved = torch.stack(
+            [
+                torch.roll(torch.nn.functional.pad(p, (4,) * 4, value=1.0), tuple(s.tolist()), (1, 2))[
+                    :, 4:-4, 4:-4
+                ]
+                for p, s in zip(x, shifts, strict=True)
+            ]
+        )
         if i % 4 == 3:
             moved = moved.flip(-1)
         copies.append(torch.cat([vae.encode(b).latent_dist.mean for b in moved.split(64)]))
@@ -60,7 +91,9 @@ def latents(pictures: np.ndarray) -> torch.Tensor:
 
 
 def contexts(names: list[str], rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Text states of every prompt: (concepts, 1 + styles, prompts, length, width); the last two prompts carry stray words. And the empty prompt's."""
+    """Text states of every prompt: (concepts, 1 + styles, prompts, length, width); the last two prompts
+    carry stray words. And the empty prompt's.
+    """
     tokenizer, model = text_encoder.load()
     words = text_encoder.english()
     texts = []
@@ -78,7 +111,12 @@ def contexts(names: list[str], rng: np.random.Generator) -> tuple[torch.Tensor, 
 
 @torch.no_grad()
 def draw(
-    unet: UNet2DConditionModel, context: torch.Tensor, empty: torch.Tensor, seed: int, guidance: float = 7.5, steps: int = 25
+    unet: UNet2DConditionModel,
+    context: torch.Tensor,
+    empty: torch.Tensor,
+    seed: int,
+    guidance: float = 7.5,
+    steps: int = 25,
 ) -> torch.Tensor:
     """DDIM with classifier-free guidance: contexts (B, L, D) -> latents (B, 4, 16, 16)."""
     s = scheduler()
@@ -98,7 +136,13 @@ def main() -> None:
     pictures, meta = data.load()
     z0 = latents(pictures)
     context, empty = contexts(meta["concepts"], np.random.default_rng(3))
-    log("unet", latents=list(z0.shape), contexts=list(context.shape), mean=z0.mean().item(), std=z0.std().item())
+    log(
+        "unet",
+        latents=list(z0.shape),
+        contexts=list(context.shape),
+        mean=z0.mean().item(),
+        std=z0.std().item(),
+    )
     vae = AutoencoderKL.from_pretrained(WORK / "vae").eval()
     alphas = scheduler().alphas_cumprod
     snr = alphas / (1 - alphas)
@@ -129,14 +173,18 @@ def main() -> None:
         z, noise, t = z0[copy, concept, style], torch.randn(BATCH, 4, 16, 16, generator=g), pick(1000)
         a = alphas[t].view(-1, 1, 1, 1)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            out = unet((a.sqrt() * z + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last), t, c).sample
+            out = unet(
+                (a.sqrt() * z + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last), t, c
+            ).sample
         loss = (weight[t] * (out.float() - noise).square().mean((1, 2, 3))).mean()
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimiser.step()
         decay = min(DECAY, (1 + step) / (10 + step))
-        torch._foreach_lerp_([v for v in ema.values()], [v.detach() for v in unet.state_dict().values()], 1 - decay)
+        torch._foreach_lerp_(
+            [v for v in ema.values()], [v.detach() for v in unet.state_dict().values()], 1 - decay
+        )
         running += loss.item()
         if (step + 1) % 50 == 0:
             log("unet", step=step + 1, total=STEPS, loss=running / 50)
@@ -147,9 +195,14 @@ def main() -> None:
             trial = build()
             trial.load_state_dict(ema)
             rows = torch.arange(0, len(meta["concepts"]), 14)
-            images = [vae.decode(draw(trial.eval(), context[rows, s + 1, 2], empty, seed=s)).sample for s in range(len(STYLES))]
+            images = [
+                vae.decode(draw(trial.eval(), context[rows, s + 1, 2], empty, seed=s)).sample
+                for s in range(len(STYLES))
+            ]
             grid = torch.cat([torch.cat(list(i), -1) for i in images], -2).clamp(-1, 1)
-            Image.fromarray(((grid + 1) * 127.5).byte().permute(1, 2, 0).numpy()).save(WORK / f"unet-{step + 1}.png")
+            Image.fromarray(((grid + 1) * 127.5).byte().permute(1, 2, 0).numpy()).save(
+                WORK / f"unet-{step + 1}.png"
+            )
     unet.load_state_dict(ema)
     unet.save_pretrained(OUT)
 

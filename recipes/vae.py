@@ -1,7 +1,7 @@
 """Stage 2: AutoencoderKL, 64 px -> 16 x 16 x 4, trained on the pictures alone.
 
-The error is taken in YCbCr with chroma weighed double: plain L1 in RGB settles in a minimum that loses a colour axis.
-Channel permutations and inversions as augmentation make every hue common.
+The error is taken in YCbCr with chroma weighed double: plain L1 in RGB settles in a minimum that loses a
+colour axis. Channel permutations and inversions as augmentation make every hue common.
 """
 
 import numpy as np
@@ -21,10 +21,17 @@ YCBCR = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, 
 
 def build() -> AutoencoderKL:
     return AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=4, sample_size=data.SIZE, scaling_factor=1.0, norm_num_groups=8,
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(16, 32, 64), layers_per_block=1,
-    )  # fmt: skip
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        sample_size=data.SIZE,
+        scaling_factor=1.0,
+        norm_num_groups=8,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+    )
 
 
 def augment(pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -39,7 +46,11 @@ def augment(pictures: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         if r[2] < 0.1:
             x = -x
         dx, dy = torch.randint(-6, 7, (2,), generator=generator).tolist()
-        out.append(F.pad(x[None], (6, 6, 6, 6), mode="replicate")[0, :, 6 + dy : 6 + dy + data.SIZE, 6 + dx : 6 + dx + data.SIZE])
+        out.append(
+            F.pad(x[None], (6, 6, 6, 6), mode="replicate")[
+                0, :, 6 + dy : 6 + dy + data.SIZE, 6 + dx : 6 + dx + data.SIZE
+            ]
+        )
     return torch.stack(out)
 
 
@@ -51,7 +62,9 @@ def reconstruction(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def normalise(vae: AutoencoderKL, pictures: torch.Tensor) -> None:
-    """Fold per-channel mean and deviation of the latents into quant_conv / post_quant_conv: latents leave as N(0, 1)."""
+    """Fold per-channel mean and deviation of the latents into quant_conv / post_quant_conv: latents leave as
+    N(0, 1).
+    """
     with torch.no_grad():
         z = torch.cat([vae.encode(x).latent_dist.mean for x in pictures.split(64)])
         mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3))
@@ -66,7 +79,9 @@ def normalise(vae: AutoencoderKL, pictures: torch.Tensor) -> None:
 
 def to_tensor(pictures: np.ndarray) -> torch.Tensor:
     """(..., H, W, 3) uint8 -> (N, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(pictures.reshape(-1, *pictures.shape[-3:])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return (
+        torch.from_numpy(pictures.reshape(-1, *pictures.shape[-3:])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    )
 
 
 def main() -> None:
@@ -89,7 +104,9 @@ def main() -> None:
         x = augment(pictures[index], generator).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             posterior = vae.encode(x).latent_dist
-            y = vae.decode(posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)).sample
+            y = vae.decode(
+                posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)
+            ).sample
         loss = reconstruction(y.float(), x) + 1e-4 * posterior.kl().float().mean() / 256
         optimiser.zero_grad()
         loss.backward()
@@ -103,7 +120,9 @@ def main() -> None:
     vae.eval()
     normalise(vae, pictures)
     with torch.no_grad():
-        back = torch.cat([vae.decode(vae.encode(x).latent_dist.mean).sample for x in pictures.split(64)]).clamp(-1, 1)
+        back = torch.cat(
+            [vae.decode(vae.encode(x).latent_dist.mean).sample for x in pictures.split(64)]
+        ).clamp(-1, 1)
     psnr = -10 * torch.log10((back - pictures).div(2).square().mean((1, 2, 3))).mean()
     log("vae", psnr=psnr.item())
     rows = torch.cat([torch.cat(list(t[::37][:20]), -1) for t in (pictures, back)], -2)

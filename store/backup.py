@@ -1,6 +1,8 @@
-"""`python -m store.backup DIR`: the database and the artifacts it names, in a new directory; `python -m store.restore DIR` makes them a service again.
+"""`python -m expunge.store.backup DIR`: the database and the artifacts it names, in a new directory; `python
+-m expunge.store.restore DIR` makes them a service again.
 
-The dump and the list of objects are of one moment, so the service may run meanwhile. Secrets are not in it: SECRETS says what else to keep, elsewhere.
+The dump and the list of objects are of one moment, so the service may run meanwhile. Secrets are not in it:
+SECRETS says what else to keep, elsewhere.
 """
 
 import argparse
@@ -16,11 +18,11 @@ from pathlib import Path
 import psycopg
 from sqlalchemy.engine import make_url
 
-from store import deployment
-from store.blobs import Blobs
-from store.db import psycopg_url
-from store.errors import CorruptBlob, ForeignStore, NotFound
-from store.settings import Settings, read
+from expunge.store import deployment
+from expunge.store.blobs import Blobs
+from expunge.store.db import psycopg_url
+from expunge.store.errors import CorruptBlob, ForeignStore, NotFound
+from expunge.store.settings import Settings, read
 
 DUMP, OBJECTS, LIST, ABOUT = "database.dump", "objects", "objects.jsonl", "backup.json"
 SECRETS = (
@@ -31,7 +33,8 @@ SECRETS = (
 NAMED = """
     select key, sha256, size from artifacts where revoked_at is null and expired_at is null
     union all
-    select file ->> 'key', file ->> 'sha256', (file ->> 'size')::bigint from checkpoints, jsonb_each(files) as each (name, file)
+    select file ->> 'key', file ->> 'sha256', (file ->> 'size')::bigint
+        from checkpoints, jsonb_each(files) as each (name, file)
 """
 
 
@@ -46,10 +49,14 @@ def tool(name: str, server: int) -> str:
     for root in spec.submodule_search_locations or () if spec else ():
         found += [str(path) for path in sorted(Path(root).glob(f"pginstall*/bin/{name}"))]
     for path in found:
-        version = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout.split()[-1]
+        version = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, check=True
+        ).stdout.split()[-1]
         if int(version.split(".")[0]) >= server:
             return path
-    raise Unfit(f"there is no {name} of PostgreSQL {server} or later here: install PostgreSQL's client programs")
+    raise Unfit(
+        f"there is no {name} of PostgreSQL {server} or later here: install PostgreSQL's client programs"
+    )
 
 
 def call(url: str, name: str, server: int, *options: str) -> None:
@@ -91,8 +98,15 @@ def backup(settings: Settings, folder: Path) -> dict[str, object]:
         except (NotFound, CorruptBlob):
             path.unlink(missing_ok=True)
             missing.append(str(each["key"]))
-    about = {"deployment": id_, "postgresql": major, "objects": count, "missing": missing, "keep_elsewhere": SECRETS}
-    (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n")  # last: without it the backup is not whole
+    about = {
+        "deployment": id_,
+        "postgresql": major,
+        "objects": count,
+        "missing": missing,
+        "keep_elsewhere": SECRETS,
+    }
+    # Last: without it the backup is not whole
+    (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
     return about
 
 
@@ -107,12 +121,19 @@ def restore(settings: Settings, folder: Path) -> dict[str, object]:
     """Into an empty database and an empty store. Unfit."""
     if not (folder / ABOUT).exists():
         raise Unfit(f"{folder} holds no whole backup: {ABOUT} is missing")
-    about, blobs, url, count = json.loads((folder / ABOUT).read_text()), Blobs(settings.artifacts_url), settings.owner_url, 0
+    about, blobs, url, count = (
+        json.loads((folder / ABOUT).read_text()),
+        Blobs(settings.artifacts_url),
+        settings.owner_url,
+        0,
+    )
     if any(blobs.pages()):
         raise Unfit("ARTIFACTS_URL is not empty: restore into a new directory or prefix")
     with psycopg.connect(psycopg_url(url)) as connection:
         major = connection.info.server_version // 10_000
-        (tables,) = connection.execute("select count(*) from pg_tables where schemaname = 'public'").fetchone() or (0,)
+        (tables,) = connection.execute(
+            "select count(*) from pg_tables where schemaname = 'public'"
+        ).fetchone() or (0,)
     if tables:
         raise Unfit("DATABASE_URL's database is not empty: restore into a new one")
     call(url, "pg_restore", major, "--exit-on-error", "--single-transaction", str(folder / DUMP))
@@ -123,14 +144,16 @@ def restore(settings: Settings, folder: Path) -> dict[str, object]:
                 raise Unfit(f"{path} is damaged")
             count += 1
     with psycopg.connect(psycopg_url(url)) as connection:
-        (id_,) = connection.execute("update deployment set store_url = null returning id").fetchone() or (None,)
+        (id_,) = connection.execute("update deployment set store_url = null returning id").fetchone() or (
+            None,
+        )
     if id_ is not None:
         deployment.mark(blobs, id_)
     return {
         "deployment": about["deployment"],
         "objects": count,
         "missing": about["missing"],
-        "next": "python -m store.migrate, then start API, loops and workers",
+        "next": "python -m expunge.store.migrate, then start API, loops and workers",
     }
 
 
@@ -147,4 +170,6 @@ def run(act: str, description: str) -> None:
 
 
 if __name__ == "__main__":
-    run("backup", "Write the database and the artifacts it names into a new directory. Secrets are not in it.")
+    run(
+        "backup", "Write the database and the artifacts it names into a new directory. Secrets are not in it."
+    )

@@ -1,4 +1,7 @@
-"""Artifact bytes in a directory or S3, through obstore. Keys are built here from UUIDs; an object is written once and never overwritten."""
+"""Artifact bytes in a directory or S3, through obstore.
+
+Keys are built here from UUIDs; an object is written once and never overwritten.
+"""
 
 import hashlib
 import os
@@ -19,25 +22,31 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, GenericError
 from obstore.store import LocalStore, ObjectStore, S3Store, from_url
 
-from store.errors import BlobExists, CorruptBlob, NotFound
+from expunge.store.errors import BlobExists, CorruptBlob, NotFound
 
 if TYPE_CHECKING:
     from obstore import Attributes
 
 CHUNK = 1 << 20
-PART, PARTS, AT_ONCE = 8 << 20, 9000, 4  # of an upload to S3 in parts: bytes of one at least, how many at most, how many under way
+# Of an upload to S3 in parts: bytes of one at least, how many at most, how many under way
+PART, PARTS, AT_ONCE = (8 << 20, 9000, 4)
 COPIED = 5 << 30  # bytes that S3 copies in one request
 TICK = 0.05  # seconds: two changes of a file within one tick of the kernel's clock leave the same ctime
 PAGE = 1000  # objects of a listing held at a time
 UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-LAYOUT = re.compile(rf"({UUID})/(?:uploads|({UUID})/\d+-\d+)/{UUID}")  # what the two functions below make: tenant, job
+# What the two functions below make: tenant, job
+LAYOUT = re.compile(rf"({UUID})/(?:uploads|({UUID})/\d+-\d+)/{UUID}")
 PARTIAL = re.compile(rf"{LAYOUT.pattern}#\d+")  # a file under way to such a key
 MARKER = "expunge-deployment.json"  # whose store it is: store/deployment.py
 QUARANTINE = "quarantine/"  # what the sweep has set aside: store/quarantine.py
 
 
 class Stamp(NamedTuple):
-    """Size and version of a stored object. `changed` is a file's ctime in nanoseconds, which no user can set back; 0 in S3, whose versions say it all."""
+    """Size and version of a stored object.
+
+    `changed` is a file's ctime in nanoseconds, which no user can set back; 0 in S3, whose versions say it
+    all.
+    """
 
     size: int
     version: str
@@ -49,7 +58,10 @@ class Stamp(NamedTuple):
 
 
 def output_key(tenant_id: uuid.UUID, job_id: uuid.UUID, attempt: int, fence: int) -> str:
-    """A fresh key for an output; a zombie's upload and its successor's never meet. The file's name is in its row only."""
+    """A fresh key for an output; a zombie's upload and its successor's never meet.
+
+    The file's name is in its row only.
+    """
     return f"{tenant_id}/{job_id}/{attempt}-{fence}/{uuid.uuid4()}"
 
 
@@ -71,12 +83,16 @@ class Blobs:
         elif parts.scheme == "s3":
             self.store = from_url(url)
         else:
-            raise ValueError(f"ARTIFACTS_URL has the scheme '{parts.scheme}': use file:///directory or s3://bucket/prefix")
+            raise ValueError(
+                f"ARTIFACTS_URL has the scheme '{parts.scheme}': use file:///directory or s3://bucket/prefix"
+            )
 
     def put(self, key: str, file: Path | bytes | BinaryIO, *, name: str = "") -> tuple[int, str]:
-        """Store atomically under a new key, re-read and hash what was stored; (size, sha256). BlobExists, CorruptBlob.
+        """Store atomically under a new key, re-read and hash what was stored; (size, sha256). BlobExists,
+        CorruptBlob.
 
-        It takes some mebibytes of memory, whatever the file's size. `name` is what a presigned link's download is called.
+        It takes some mebibytes of memory, whatever the file's size. `name` is what a presigned link's
+        download is called.
         """
         with opened(file) as source:
             sha = hashlib.sha256()
@@ -91,8 +107,9 @@ class Blobs:
         return size, got
 
     def send(self, key: str, source: BinaryIO, sha: "hashlib._Hash", attributes: "Attributes | None") -> None:
-        """To S3: a small file in one PUT, a larger one in parts, of which S3 takes ten thousand. Only the PUT is atomic with create-if-absent, so whoever
-        stores a larger file first takes the key with an empty object."""
+        """To S3: a small file in one PUT, a larger one in parts, of which S3 takes ten thousand. Only the PUT
+        is atomic with create-if-absent, so whoever stores a larger file first takes the key with an empty
+        object."""
         size = source.seek(0, os.SEEK_END)
         source.seek(0)
         content = source.read() if size <= PART else b""
@@ -104,7 +121,15 @@ class Blobs:
         if size > PART:
             part = max(PART, -(-size // PARTS))
             stream = pieces(source, part, sha)
-            obstore.put(self.store, key, stream, use_multipart=True, chunk_size=part, max_concurrency=AT_ONCE, attributes=attributes)
+            obstore.put(
+                self.store,
+                key,
+                stream,
+                use_multipart=True,
+                chunk_size=part,
+                max_concurrency=AT_ONCE,
+                attributes=attributes,
+            )
 
     def size(self, key: str) -> int:
         try:
@@ -121,10 +146,16 @@ class Blobs:
             meta = obstore.head(self.store, key)
         except FileNotFoundError as error:
             raise NotFound(f"no object '{key}'") from error
-        return Stamp(int(meta["size"]), f"{meta['e_tag']} {meta['version']} {meta['last_modified'].isoformat()}", 0)
+        return Stamp(
+            int(meta["size"]), f"{meta['e_tag']} {meta['version']} {meta['last_modified'].isoformat()}", 0
+        )
 
-    def read(self, key: str, start: int = 0, end: int | None = None, *, chunk: int = CHUNK) -> Iterator[bytes]:
-        """Bytes [start, end) in chunks, each a request of its own in S3: one that lasts as long as a slow reader would be broken off."""
+    def read(
+        self, key: str, start: int = 0, end: int | None = None, *, chunk: int = CHUNK
+    ) -> Iterator[bytes]:
+        """Bytes [start, end) in chunks, each a request of its own in S3: one that lasts as long as a slow
+        reader would be broken off.
+        """
         stop = self.size(key) if end is None else end
         for at in range(start, stop, chunk):
             yield bytes(obstore.get_range(self.store, key, start=at, end=min(at + chunk, stop)))
@@ -175,34 +206,51 @@ class Blobs:
                 continue
 
     def pages(self, prefix: str | None = None) -> Iterator[list[tuple[str, datetime]]]:
-        """(key, when it was stored) of every object, some at a time, so that a listing takes no more memory for more objects."""
+        """(key, when it was stored) of every object, some at a time, so that a listing takes no more memory
+        for more objects.
+        """
         for page in obstore.list(self.store, prefix, chunk_size=PAGE):
             yield [(meta["path"], meta["last_modified"]) for meta in page]
 
     def older_than(self, age: timedelta) -> Iterator[str]:
-        """Keys of the objects that were stored longer ago than `age`; not the marker, nor what is set aside."""
+        """Keys of the objects that were stored longer ago than `age`; not the marker, nor what is set
+        aside.
+        """
         before = datetime.now(UTC) - age
         for page in self.pages():
-            yield from (key for key, at in page if at < before and key != MARKER and not key.startswith(QUARANTINE))
+            yield from (
+                key for key, at in page if at < before and key != MARKER and not key.startswith(QUARANTINE)
+            )
 
     def move(self, key: str, to: str) -> None:
         """Under another key, whatever that held. What is gone already is no error."""
         with suppress(FileNotFoundError, NotFound):
             if self.folder is None and (size := self.size(key)) > COPIED:
                 part = max(PART, -(-size // PARTS))
-                obstore.put(self.store, to, apart(self.read(key, chunk=part)), use_multipart=True, chunk_size=part, max_concurrency=1)
+                obstore.put(
+                    self.store,
+                    to,
+                    apart(self.read(key, chunk=part)),
+                    use_multipart=True,
+                    chunk_size=part,
+                    max_concurrency=1,
+                )
                 self.delete([key])
             else:
                 obstore.rename(self.store, key, to)
 
     def link(self, key: str, lifetime: timedelta) -> str | None:
-        """A URL that gives exactly this object to whoever has it, by GET, for so long; None for a directory, which nobody can reach."""
+        """A URL that gives exactly this object to whoever has it, by GET, for so long; None for a
+        directory, which nobody can reach.
+        """
         return obstore.sign(self.store, "GET", key, lifetime) if isinstance(self.store, S3Store) else None
 
     def clear_partial(self, age: timedelta) -> int:
-        """Delete what our own killed uploads left in the directory, which no listing shows. How many there were.
+        """Delete what our own killed uploads left in the directory, which no listing shows. How many there
+        were.
 
-        In S3, parts of an upload that was killed wait for the bucket's own rule (AbortIncompleteMultipartUpload).
+        In S3, parts of an upload that was killed wait for the bucket's own rule
+        (AbortIncompleteMultipartUpload).
         """
         before, gone = time.time() - age.total_seconds(), 0
         for path in self.folder.rglob("*#*") if self.folder is not None else ():
@@ -254,7 +302,8 @@ def apart(content: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def write_file(path: Path, content: Iterator[bytes]) -> None:
-    """A file that is there whole, safe from a power cut, or not at all, and replaces none. BlobExists; obstore's GenericError where the disk refuses.
+    """A file that is there whole, safe from a power cut, or not at all, and replaces none. BlobExists;
+    obstore's GenericError where the disk refuses.
 
     Until it is whole it has a name that no listing shows (PARTIAL).
     """

@@ -8,11 +8,14 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.orm import Session
 
-from store import tracing
+from expunge.store import tracing
 
-# A stuck statement, lock or transaction must not hold up a service: the server itself ends it. A worker that is frozen in the middle of a
-# heartbeat holds its job's row, and nobody can take the job over, until the last of these passes.
-OPTIONS = "-c timezone=UTC -c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=10s"
+# A stuck statement, lock or transaction must not hold up a service: the server itself ends it. A worker that
+# is frozen in the middle of a heartbeat holds its job's row, and nobody can take the job over, until the last
+# of these passes.
+OPTIONS = (
+    "-c timezone=UTC -c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=10s"
+)
 READ_ONLY = "25006"  # PostgreSQL's read_only_sql_transaction
 
 
@@ -33,7 +36,8 @@ def engine(url: str, pool_size: int = 10) -> Engine:
     made = create_engine(
         sqlalchemy_url(url),
         pool_size=pool_size,
-        max_overflow=0,  # a connection beyond the pool would be made and closed for every request of a busy time
+        # A connection beyond the pool would be made and closed for every request of a busy time
+        max_overflow=0,
         pool_timeout=10,
         pool_pre_ping=True,
         pool_recycle=1800,
@@ -46,7 +50,9 @@ def engine(url: str, pool_size: int = 10) -> Engine:
 
 
 def lost(context: ExceptionContext) -> None:
-    """A server that takes no writes any more, as after a failover, is as good as gone: a new connection may lead to the one that does."""
+    """A server that takes no writes any more, as after a failover, is as good as gone: a new connection may
+    lead to the one that does.
+    """
     if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
         context.is_disconnect = True
 
@@ -65,6 +71,9 @@ def transaction(url: str) -> Iterator[Session]:
 
 @contextmanager
 def reading(url: str) -> Iterator[Session]:
-    """A session for one SELECT: no BEGIN, no COMMIT, so it takes a third of the round trips. Statements in it do not see one state."""
+    """A session for one SELECT: no BEGIN, no COMMIT, so it takes a third of the round trips.
+
+    Statements in it do not see one state.
+    """
     with Session(engine(url).execution_options(isolation_level="AUTOCOMMIT")) as session:
         yield session

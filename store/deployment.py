@@ -1,7 +1,9 @@
-"""Which database and which artifact store belong together: the database has an id, the store a marker object with the same one.
+"""Which database and which artifact store belong together: the database has an id, the store a marker object
+with the same one.
 
-Whoever writes to the store or deletes from it asks here first. A store that is empty is marked; one that holds objects is marked only when it holds what this
-database's rows name. So an empty or wrong DATABASE_URL, a bucket of somebody else's, or a volume that is not mounted costs nobody a byte.
+Whoever writes to the store or deletes from it asks here first. A store that is empty is marked; one that
+holds objects is marked only when it holds what this database's rows name. So an empty or wrong DATABASE_URL,
+a bucket of somebody else's, or a volume that is not mounted costs nobody a byte.
 """
 
 import argparse
@@ -17,14 +19,14 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from store import artifacts, db
-from store.blobs import MARKER, Blobs
-from store.errors import ForeignStore, NotFound
-from store.models import Deployment
-from store.settings import Settings, read
+from expunge.store import artifacts, db
+from expunge.store.blobs import MARKER, Blobs
+from expunge.store.errors import ForeignStore, NotFound
+from expunge.store.models import Deployment
+from expunge.store.settings import Settings, read
 
 LOOKED_AT = 20  # rows whose objects are looked for in a store that has no marker
-ADOPT = "python -m store.deployment adopt"
+ADOPT = "python -m expunge.store.deployment adopt"
 
 
 def identity(session: Session) -> Deployment:
@@ -40,14 +42,21 @@ def marked(blobs: Blobs) -> uuid.UUID | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise ForeignStore(f"{MARKER} in ARTIFACTS_URL is no marker of Expunge's: give a store, or a prefix, of Expunge's own") from error
+        raise ForeignStore(
+            f"{MARKER} in ARTIFACTS_URL is no marker of Expunge's: give a store, or a prefix, of"
+            " Expunge's own"
+        ) from error
 
 
 def mark(blobs: Blobs, id_: uuid.UUID, *, over: bool = False) -> None:
     """Write the marker; `over` replaces another, else whoever was first stays."""
     try:
         obstore.put(
-            blobs.store, MARKER, json.dumps({"deployment": str(id_)}).encode(), mode="overwrite" if over else "create", use_multipart=False
+            blobs.store,
+            MARKER,
+            json.dumps({"deployment": str(id_)}).encode(),
+            mode="overwrite" if over else "create",
+            use_multipart=False,
         )
     except AlreadyExistsError:
         return
@@ -66,8 +75,9 @@ def owned(settings: Settings) -> Blobs:
         found = marked(blobs)
     if found != mine.id:
         raise ForeignStore(
-            f"ARTIFACTS_URL ({settings.artifacts_url}) is the store of deployment {found}, DATABASE_URL's database is deployment {mine.id}: "
-            f"set the two that belong together. Only if the store is to be this database's from now on, and no other's: {ADOPT}"
+            f"ARTIFACTS_URL ({settings.artifacts_url}) is the store of deployment {found}, DATABASE_URL's"
+            f" database is deployment {mine.id}: set the two that belong together. Only if the store is to be"
+            f" this database's from now on, and no other's: {ADOPT}"
         )
     if mine.store_url != settings.artifacts_url:
         with db.transaction(url) as session:
@@ -81,7 +91,9 @@ def looked(database_url: str, artifacts_url: str) -> Blobs:
 
 
 def known(settings: Settings) -> Blobs:
-    """The same, looked at once in a process, and again where a directory's marker is gone: a volume may be lost at any time. ForeignStore."""
+    """The same, looked at once in a process, and again where a directory's marker is gone: a volume may be
+    lost at any time. ForeignStore.
+    """
     url = settings.database_url.get_secret_value()
     blobs = looked(url, settings.artifacts_url)
     if blobs.folder is not None and not (blobs.folder / MARKER).exists():
@@ -94,14 +106,15 @@ def vouch(settings: Settings, blobs: Blobs, mine: Deployment, known: list[str]) 
     """ForeignStore, unless a store without a marker may be taken for this database's own."""
     if mine.store_url == settings.artifacts_url:
         raise ForeignStore(
-            f"ARTIFACTS_URL ({settings.artifacts_url}) has lost its marker {MARKER}: is the volume mounted, is it the right bucket? "
-            f"If the objects are there, or all were meant to go: {ADOPT}"
+            f"ARTIFACTS_URL ({settings.artifacts_url}) has lost its marker {MARKER}: is the volume mounted,"
+            f" is it the right bucket? If the objects are there, or all were meant to go: {ADOPT}"
         )
     if next(iter(blobs.pages()), []) and not any(there(blobs, key) for key in known):
         what = "none of those that this database names" if known else "this database names none"
         raise ForeignStore(
-            f"ARTIFACTS_URL ({settings.artifacts_url}) has no marker and holds objects, but {what}: set the store and the DATABASE_URL that belong "
-            f"together, or an empty directory or prefix. Only if what is there may be swept as this database's own: {ADOPT}"
+            f"ARTIFACTS_URL ({settings.artifacts_url}) has no marker and holds objects, but {what}: set the"
+            " store and the DATABASE_URL that belong together, or an empty directory or prefix. Only if what"
+            f" is there may be swept as this database's own: {ADOPT}"
         )
 
 
@@ -114,12 +127,15 @@ def there(blobs: Blobs, key: str) -> bool:
 
 
 def main() -> None:
-    """`python -m store.deployment show|adopt|renew`."""
+    """`python -m expunge.store.deployment show|adopt|renew`."""
     parser = argparse.ArgumentParser(description="Which deployment DATABASE_URL and ARTIFACTS_URL are of.")
     parser.add_argument(
         "action",
         choices=("show", "adopt", "renew"),
-        help="show both ids; adopt: mark the store as this database's, whosever it was; renew: a new id for this database, as a copy of another needs",
+        help=(
+            "show both ids; adopt: mark the store as this database's, whosever it was; renew: a new id for"
+            " this database, as a copy of another needs"
+        ),
     )
     given, settings = parser.parse_args(), read(secret=False)
     blobs = Blobs(settings.artifacts_url)

@@ -74,7 +74,9 @@ class WrongState(StoreError):
 
 
 class QuotaExceeded(StoreError):
-    """A quota of the tenant is used up: its name and size, what would help, after how many seconds; `window` in seconds where it is one of time."""
+    """A quota of the tenant is used up: its name and size, what would help, after how many seconds;
+    `window` in seconds where it is one of time.
+    """
 
     code = "quota_exceeded"
 

@@ -1,6 +1,7 @@
 """Jobs as a client sees them: made, listed, cancelled, retried. Attempts at them are in store/attempts.py.
 
-Only these two modules change a status. Every change grows `version` by one and writes the event of that seq in the same statement's transaction.
+Only these two modules change a status. Every change grows `version` by one and writes the event of that seq
+in the same statement's transaction.
 """
 
 import uuid
@@ -9,13 +10,25 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, func, literal, or_, select, text, true, tuple_, union_all, update
+from sqlalchemy import (
+    ColumnElement,
+    bindparam,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+    true,
+    tuple_,
+    union_all,
+    update,
+)
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 
-from store import deliveries, events, idempotency
-from store.errors import NotFinished, NotFound, WrongState
-from store.models import ACTIVE, STATUSES, TERMINAL, Artifact, Job
+from expunge.store import events, idempotency, webhook_deliveries
+from expunge.store.errors import NotFinished, NotFound, WrongState
+from expunge.store.models import ACTIVE, STATUSES, TERMINAL, Artifact, Job
 
 # Partial indices serve a prepared statement only where the status is written out in it.
 LITERAL = {status: literal(status, literal_execute=True) for status in ACTIVE}
@@ -23,7 +36,9 @@ LITERAL = {status: literal(status, literal_execute=True) for status in ACTIVE}
 
 @dataclass(frozen=True)
 class Created:
-    """A new job, or (replayed) the one that the Idempotency-Key made before, with the answer recorded then."""
+    """A new job, or (replayed) the one that the Idempotency-Key made before, with the answer recorded
+    then.
+    """
 
     job: Job
     replayed: bool = False
@@ -31,16 +46,22 @@ class Created:
 
 
 def change(
-    session: Session, where: Sequence[ColumnElement[bool]], values: Mapping[str, Any], event: str, data: Mapping[str, Any] = {}
+    session: Session,
+    where: Sequence[ColumnElement[bool]],
+    values: Mapping[str, Any],
+    event: str,
+    data: Mapping[str, Any] = {},
 ) -> Job | None:
-    """Change the one job that fits `where`, with its event; None when none fits. The only way to change a job."""
+    """Change the one job that fits `where`, with its event; None when none fits. The only way to change a
+    job.
+    """
     statement = update(Job).where(*where).values(**values, version=Job.version + 1).returning(Job)
     options = {"synchronize_session": False, "populate_existing": True}
     job = session.execute(statement, execution_options=options).scalar_one_or_none()
     if job is not None:
         events.append(session, job, event, {"status": job.status, "attempt": job.attempt, **data})
         if event in TERMINAL:
-            deliveries.enqueue(session, job)
+            webhook_deliveries.enqueue(session, job)
     return job
 
 
@@ -61,7 +82,10 @@ def create_job(
     idempotency_key: str | None = None,
     request_hash: str = "",
 ) -> Created:
-    """Key, job and first event in one transaction. KeyReused for a key with another hash, KeyInFlight while the first is at work."""
+    """Key, job and first event in one transaction.
+
+    KeyReused for a key with another hash, KeyInFlight while the first is at work.
+    """
     if idempotency_key is not None:
         known = idempotency.begin(session, tenant_id, idempotency_key, request_hash)
         if known is not None and known.job_id is not None:
@@ -92,8 +116,14 @@ def create_job(
 
 
 def get(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID, *, keep: bool = False) -> Job:
-    """One job, or NotFound (another tenant's too); `keep`: nobody removes it before this transaction's end."""
-    query = select(Job).where(Job.id == job_id, Job.tenant_id == tenant_id).execution_options(populate_existing=True)
+    """One job, or NotFound (another tenant's too); `keep`: nobody removes it before this transaction's
+    end.
+    """
+    query = (
+        select(Job)
+        .where(Job.id == job_id, Job.tenant_id == tenant_id)
+        .execution_options(populate_existing=True)
+    )
     job = session.scalar(query.with_for_update(read=True) if keep else query)
     if job is None:
         raise NotFound(f"no job {job_id}")
@@ -107,7 +137,9 @@ LOOK = select(
         func.coalesce(
             func.json_agg(
                 aggregate_order_by(
-                    func.json_build_object(*(x for n in FILES for x in (literal(n, literal_execute=True), getattr(Artifact, n)))),
+                    func.json_build_object(
+                        *(x for n in FILES for x in (literal(n, literal_execute=True), getattr(Artifact, n)))
+                    ),
                     Artifact.name,
                 )
             ),
@@ -121,7 +153,9 @@ LOOK = select(
 
 
 def look(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID) -> dict[str, Any]:
-    """One job's columns and, as `artifacts`, its files' facts by name, in one statement; NotFound (another tenant's too)."""
+    """One job's columns and, as `artifacts`, its files' facts by name, in one statement; NotFound (another
+    tenant's too).
+    """
     row = session.execute(LOOK, {"job_id": job_id, "tenant_id": tenant_id}).mappings().one_or_none()
     if row is None:
         raise NotFound(f"no job {job_id}")
@@ -138,7 +172,9 @@ def list_jobs(
     after: tuple[datetime, uuid.UUID] | None = None,
     limit: int = 50,
 ) -> Sequence[Job]:
-    """Newest first; of each of `labels` a job has one at least; `after` is (created_at, id) of the last row of the page before."""
+    """Newest first; of each of `labels` a job has one at least; `after` is (created_at, id) of the last
+    row of the page before.
+    """
     query = select(Job).where(Job.tenant_id == tenant_id)
     if kind is not None:
         query = query.where(Job.kind == kind)
@@ -156,22 +192,34 @@ def queue_position(session: Session, job: Job) -> int | None:
     if job.status != "queued":
         return None
     mine = select(Job.available_at, Job.id).where(Job.id == job.id).subquery()
-    before = (Job.status == "queued", tuple_(Job.available_at, Job.id) < tuple_(mine.c.available_at, mine.c.id))
+    before = (
+        Job.status == "queued",
+        tuple_(Job.available_at, Job.id) < tuple_(mine.c.available_at, mine.c.id),
+    )
     return session.scalar(select(func.count()).select_from(Job).join(mine, true()).where(*before))
 
 
 def cancel(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID) -> Job:
-    """Two phases: a queued job ends at once, a running one becomes cancelling and ends with its worker. Otherwise unchanged.
+    """Two phases: a queued job ends at once, a running one becomes cancelling and ends with its worker.
+    Otherwise unchanged.
 
     Idempotent: cancelling or finished jobs come back as they are.
     """
     mine = (Job.id == job_id, Job.tenant_id == tenant_id)
     now = func.now()
     job = change(
-        session, (*mine, Job.status == "queued"), {"status": "cancelled", "cancel_requested_at": now, "finished_at": now}, "cancelled"
+        session,
+        (*mine, Job.status == "queued"),
+        {"status": "cancelled", "cancel_requested_at": now, "finished_at": now},
+        "cancelled",
     )
     if job is None:
-        job = change(session, (*mine, Job.status == "running"), {"status": "cancelling", "cancel_requested_at": now}, "cancelling")
+        job = change(
+            session,
+            (*mine, Job.status == "running"),
+            {"status": "cancelling", "cancel_requested_at": now},
+            "cancelling",
+        )
     return job or get(session, tenant_id, job_id)
 
 
@@ -186,13 +234,16 @@ def retry(
     idempotency_key: str | None = None,
     request_hash: str = "",
 ) -> Created:
-    """A new job with the same spec, linked to one that failed, was cancelled or expired; NotFinished while that one is active, WrongState when it succeeded."""
+    """A new job with the same spec, linked to one that failed, was cancelled or expired; NotFinished while
+    that one is active, WrongState when it succeeded.
+    """
     old = get(session, tenant_id, job_id)
     if old.status not in TERMINAL:
         raise NotFinished(f"job is {old.status}: cancel it first, or wait for its end")
     if old.status == "succeeded":
         raise WrongState(
-            "job has succeeded, and only one that failed, was cancelled or expired is retried: to repeat it, POST its spec again as a new job"
+            "job has succeeded, and only one that failed, was cancelled or expired is retried: to repeat it,"
+            " POST its spec again as a new job"
         )
     run_timeout_s = min((s for s in (old.run_timeout_s, max_run_s) if s is not None), default=None)
     return create_job(
@@ -230,7 +281,11 @@ def queue_age(session: Session) -> float:
 
 def active_by_status(session: Session, tenant_id: uuid.UUID) -> dict[str, int]:
     """A tenant's unfinished jobs."""
-    query = select(Job.status, func.count()).where(Job.tenant_id == tenant_id, Job.status.in_(LITERAL.values())).group_by(Job.status)
+    query = (
+        select(Job.status, func.count())
+        .where(Job.tenant_id == tenant_id, Job.status.in_(LITERAL.values()))
+        .group_by(Job.status)
+    )
     found = {status: count for status, count in session.execute(query)}
     return {status: found.get(status, 0) for status in ACTIVE}
 
@@ -238,7 +293,11 @@ def active_by_status(session: Session, tenant_id: uuid.UUID) -> dict[str, int]:
 def active_count(session: Session, tenant_id: uuid.UUID, *, at_most: int | None = None) -> int:
     """A tenant's unfinished jobs, for quotas; counted no further than `at_most`."""
     queued = select(Job.id).where(Job.tenant_id == tenant_id, Job.status == LITERAL["queued"]).limit(at_most)
-    held = select(Job.id).where(Job.tenant_id == tenant_id, Job.status.in_([LITERAL["running"], LITERAL["cancelling"]])).limit(at_most)
+    held = (
+        select(Job.id)
+        .where(Job.tenant_id == tenant_id, Job.status.in_([LITERAL["running"], LITERAL["cancelling"]]))
+        .limit(at_most)
+    )
     return session.scalar(select(func.count()).select_from(union_all(queued, held).subquery())) or 0
 
 
@@ -248,7 +307,9 @@ def ended_among(session: Session, ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
 
 
 def stack_of(session: Session, tenant_id: uuid.UUID, job: Job) -> list[Job]:
-    """The erase jobs whose deltas a job's delta holds, oldest first: the chain of its base jobs and itself, or the jobs it combines."""
+    """The erase jobs whose deltas a job's delta holds, oldest first: the chain of its base jobs and itself,
+    or the jobs it combines.
+    """
     if job.kind == "combine":
         return [get(session, tenant_id, uuid.UUID(id_)) for id_ in job.spec["jobs"]]
     base = job.spec.get("base_job_id")

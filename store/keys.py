@@ -1,4 +1,7 @@
-"""Tenants and API keys. A key is shown once; the database holds its HMAC under a key of the server's secret."""
+"""Tenants and API keys.
+
+A key is shown once; the database holds its HMAC under a key of the server's secret.
+"""
 
 import argparse
 import hashlib
@@ -15,11 +18,11 @@ from typing import Literal, get_args
 from sqlalchemy import func, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from store import audit
-from store.audit import Actor
-from store.errors import NotFound, QuotaExceeded, WrongState
-from store.models import ApiKey, Tenant
-from store.secret import derive, long_enough, name_of
+from expunge.store import audit
+from expunge.store.audit import Actor
+from expunge.store.errors import NotFound, QuotaExceeded, WrongState
+from expunge.store.models import ApiKey, Tenant
+from expunge.store.server_secret import derive, long_enough, name_of
 
 PREFIX = "ex_live_"
 Scope = Literal["jobs:read", "jobs:write", "artifacts:read", "keys:read", "webhooks:write", "admin"]
@@ -31,7 +34,9 @@ LIVE = (ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.exp
 
 
 def checksum(body: str) -> str:
-    """CRC32 in six base-62 digits: a mistyped key is refused without a query, a leaked one is recognisable."""
+    """CRC32 in six base-62 digits: a mistyped key is refused without a query, a leaked one is
+    recognisable.
+    """
     number, digits = zlib.crc32(body.encode()), ""
     while len(digits) < CHECK:
         number, digit = divmod(number, len(ALPHABET))
@@ -45,7 +50,12 @@ def generate() -> str:
 
 
 def well_formed(key: str) -> bool:
-    return len(key) == len(PREFIX) + RANDOM + CHECK and key.startswith(PREFIX) and key.isascii() and checksum(key[:-CHECK]) == key[-CHECK:]
+    return (
+        len(key) == len(PREFIX) + RANDOM + CHECK
+        and key.startswith(PREFIX)
+        and key.isascii()
+        and checksum(key[:-CHECK]) == key[-CHECK:]
+    )
 
 
 def digest(key: str, secret: str) -> str:
@@ -55,7 +65,9 @@ def digest(key: str, secret: str) -> str:
 
 def hashed(key: str, secret: str) -> str:
     """What a key is looked up by: which secret, and the key's HMAC under that secret's own key for this."""
-    return f"{name_of(secret)}.{hmac.new(derive(secret, 'api keys'), key.encode(), hashlib.sha256).hexdigest()}"
+    return (
+        f"{name_of(secret)}.{hmac.new(derive(secret, 'api keys'), key.encode(), hashlib.sha256).hexdigest()}"
+    )
 
 
 def ensure_tenant(session: Session, name: str) -> Tenant:
@@ -81,7 +93,8 @@ def create(
     by: Actor | None = None,
     at_most: int | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new key and its text, which cannot be had again. `key` registers a known text; `by` None is the operator at the server.
+    """A new key and its text, which cannot be had again. `key` registers a known text; `by` None is the
+    operator at the server.
 
     QuotaExceeded when the tenant has `at_most` live keys already.
     """
@@ -103,21 +116,32 @@ def create(
 
 
 def room(session: Session, tenant_id: uuid.UUID, at_most: int) -> None:
-    """QuotaExceeded without room for one more live key; the tenant's row stays locked, so that two requests do not both take the last place."""
+    """QuotaExceeded without room for one more live key; the tenant's row stays locked, so that two requests
+    do not both take the last place.
+    """
     session.execute(select(Tenant.id).where(Tenant.id == tenant_id).with_for_update(key_share=True))
     if (session.scalar(select(func.count()).where(ApiKey.tenant_id == tenant_id, *LIVE)) or 0) >= at_most:
-        raise QuotaExceeded("max_keys", at_most, "API keys are alive: revoke one that nobody uses, with DELETE /keys/{id}", wait=SOON)
+        raise QuotaExceeded(
+            "max_keys",
+            at_most,
+            "API keys are alive: revoke one that nobody uses, with DELETE /keys/{id}",
+            wait=SOON,
+        )
 
 
 def authenticate(session: Session, secret: str, key: str, older: Sequence[str] = ()) -> ApiKey | None:
     """The live key of this text, or None; notes its use at most once a minute.
 
-    One that was hashed under an older secret, or by the release before, is known too, and hashed anew under the current one.
+    One that was hashed under an older secret, or by the release before, is known too, and hashed anew under
+    the current one.
     """
     if not well_formed(key):
         return None
     secrets_ = (secret, *older)
-    either = or_(ApiKey.hashed.in_([hashed(key, each) for each in secrets_]), ApiKey.digest.in_([digest(key, each) for each in secrets_]))
+    either = or_(
+        ApiKey.hashed.in_([hashed(key, each) for each in secrets_]),
+        ApiKey.digest.in_([digest(key, each) for each in secrets_]),
+    )
     row = session.scalar(select(ApiKey).where(either, *LIVE))
     if row is not None:
         if row.hashed != hashed(key, secret):
@@ -163,9 +187,16 @@ def get(session: Session, tenant_id: uuid.UUID, key_id: uuid.UUID, *, lock: bool
 
 
 def list_keys(
-    session: Session, tenant_id: uuid.UUID, *, after: tuple[datetime, uuid.UUID] | None = None, limit: int | None = None
+    session: Session,
+    tenant_id: uuid.UUID,
+    *,
+    after: tuple[datetime, uuid.UUID] | None = None,
+    limit: int | None = None,
 ) -> Sequence[ApiKey]:
-    """A tenant's keys, newest first; never their text. `after` is (created_at, id) of the last row of the page before."""
+    """A tenant's keys, newest first; never their text.
+
+    `after` is (created_at, id) of the last row of the page before.
+    """
     query = select(ApiKey).where(ApiKey.tenant_id == tenant_id)
     if after is not None:
         query = query.where(tuple_(ApiKey.created_at, ApiKey.id) < tuple_(*after))
@@ -182,16 +213,34 @@ def rotate(
     by: Actor | None = None,
     at_most: int | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new key of the same name, scopes and end; the old one ends after `overlap`. WrongState when the old one has ended; with an overlap, QuotaExceeded."""
+    """A new key of the same name, scopes and end; the old one ends after `overlap`.
+
+    WrongState when the old one has ended; with an overlap, QuotaExceeded.
+    """
     old = get(session, tenant_id, key_id, lock=True)
     now = session.scalars(select(func.now())).one()
     if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
         raise WrongState("the key has expired or was revoked: make a new one")
     left = None if old.expires_at is None else old.expires_at - now
     row, text = create(
-        session, secret, tenant_id, name=old.name, scopes=old.scopes, expires_in=left, by=by, at_most=at_most if overlap else None
+        session,
+        secret,
+        tenant_id,
+        name=old.name,
+        scopes=old.scopes,
+        expires_in=left,
+        by=by,
+        at_most=at_most if overlap else None,
     )
-    audit.record(session, tenant_id, by, "key.rotated", old.id, replaced_by=str(row.id), overlap_s=int(overlap.total_seconds()))
+    audit.record(
+        session,
+        tenant_id,
+        by,
+        "key.rotated",
+        old.id,
+        replaced_by=str(row.id),
+        overlap_s=int(overlap.total_seconds()),
+    )
     if overlap:
         old.expires_at = now + overlap if left is None else now + min(left, overlap)
     else:
@@ -210,11 +259,15 @@ def revoke(session: Session, tenant_id: uuid.UUID, key_id: uuid.UUID, *, by: Act
 
 
 def main() -> None:
-    """`python -m store.keys TENANT NAME SCOPE...`: a new key with these scopes (all when none is named), printed once on standard output."""
-    from store import db
-    from store.settings import read
+    """`python -m expunge.store.keys TENANT NAME SCOPE...`: a new key with these scopes (all when none is
+    named), printed once on standard output.
+    """
+    from expunge.store import db
+    from expunge.store.settings import read
 
-    parser = argparse.ArgumentParser(description="Make an API key; it is printed once and cannot be had again.")
+    parser = argparse.ArgumentParser(
+        description="Make an API key; it is printed once and cannot be had again."
+    )
     parser.add_argument("tenant", help="whose key it is; made when new")
     parser.add_argument("name", help="to tell keys apart, for example in the audit of a recovery key")
     parser.add_argument("scopes", nargs="*", default=SCOPES, metavar="scope", help=", ".join(SCOPES))
@@ -222,7 +275,9 @@ def main() -> None:
     with db.transaction(settings.database_url.get_secret_value()) as session:
         tenant = ensure_tenant(session, given.tenant)
         try:
-            _, text = create(session, settings.secret.get_secret_value(), tenant.id, name=given.name, scopes=given.scopes)
+            _, text = create(
+                session, settings.secret.get_secret_value(), tenant.id, name=given.name, scopes=given.scopes
+            )
         except ValueError as error:
             parser.error(str(error))
     sys.stdout.write(text + "\n")

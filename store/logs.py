@@ -1,6 +1,8 @@
-"""One JSON object a line for api, worker and loops, and nothing in it that is a client's: no key, no signature, no password, no concept.
+"""One JSON object a line for api, worker and loops, and nothing in it that is a client's: no key, no
+signature, no password, no concept.
 
-Whoever handles a job calls `hide` with its spec: from then on, in that context, its texts leave as hashes, whichever library quotes them.
+Whoever handles a job calls `hide` with its spec: from then on, in that context, its texts leave as hashes,
+whichever library quotes them.
 """
 
 import hashlib
@@ -16,16 +18,21 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from core.specs.words import own_words
-from store import tracing
-from store.secret import derive
-from store.settings import Settings
+from expunge.core.specs.words import own_words
+from expunge.store import tracing
+from expunge.store.server_secret import derive
+from expunge.store.settings import Settings
 
 SECRETS = (
     (re.compile(r"\b(ex_live_)\w+"), r"\1…"),
     (re.compile(r"\b(whsec_)[\w+/=]+"), r"\1…"),
     (re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]+"), r"\1…"),
-    (re.compile(r"(?i)\b((?:x-amz-signature|x-amz-credential|x-amz-security-token|sig|signature)=)[^&\s\"']+"), r"\1…"),
+    (
+        re.compile(
+            r"(?i)\b((?:x-amz-signature|x-amz-credential|x-amz-security-token|sig|signature)=)[^&\s\"']+"
+        ),
+        r"\1…",
+    ),
     (re.compile(r"(://[^/\s:@]*:)[^/\s@]+(@)"), r"\1…\2"),
 )
 # What each of them begins with: most texts have none of it, and one look is cheaper than five.
@@ -35,10 +42,14 @@ Event = structlog.typing.EventDict
 
 
 def fingerprint(settings: Settings, text: str) -> str:
-    """What stands for a concept in the log: a hash under the server's secret, which no list of words undoes; or itself, where the operator wants that."""
+    """What stands for a concept in the log: a hash under the server's secret, which no list of words undoes;
+    or itself, where the operator wants that.
+    """
     if settings.log_concepts:
         return text
-    return hmac.new(derive(settings.secret.get_secret_value(), "logs"), text.casefold().encode(), hashlib.sha256).hexdigest()[:12]
+    return hmac.new(
+        derive(settings.secret.get_secret_value(), "logs"), text.casefold().encode(), hashlib.sha256
+    ).hexdigest()[:12]
 
 
 def forms(text: str) -> set[str]:
@@ -48,7 +59,9 @@ def forms(text: str) -> set[str]:
 
 
 def hide(spec: Mapping[str, Any]) -> None:
-    """Keep a spec's own words out of the log, in this context and those copied from it; an empty spec ends that."""
+    """Keep a spec's own words out of the log, in this context and those copied from it; an empty spec ends
+    that.
+    """
     hidden.set(pattern(spec))
 
 
@@ -66,7 +79,11 @@ class Redact:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         urls = (settings.database_url.get_secret_value(), settings.redis_url.get_secret_value())
-        known = [settings.secret.get_secret_value(), *settings.older_secrets, *(urlsplit(url).password for url in urls)]
+        known = [
+            settings.secret.get_secret_value(),
+            *settings.older_secrets,
+            *(urlsplit(url).password for url in urls),
+        ]
         self.known = [word for word in known if word and len(word) >= 8]
 
     def __call__(self, _: Any, __: str, event: Event) -> Event:
@@ -96,7 +113,9 @@ class Redact:
 
 
 class Handler(logging.StreamHandler[TextIO]):
-    """Libraries' log records, in the same form; it writes to whatever the stream is when the line is written."""
+    """Libraries' log records, in the same form; it writes to whatever the stream is when the line is
+    written.
+    """
 
     def __init__(self, stream: Callable[[], TextIO]) -> None:
         super().__init__(stream())
@@ -108,7 +127,9 @@ class Handler(logging.StreamHandler[TextIO]):
 
 
 def configure(settings: Settings, service: str, stream: Callable[[], TextIO] = lambda: sys.stderr) -> None:
-    """For a process: its own lines from INFO on, libraries' from WARNING on, uvicorn's access log not at all (our line for each request replaces it)."""
+    """For a process: its own lines from INFO on, libraries' from WARNING on, uvicorn's access log not at all
+    (our line for each request replaces it).
+    """
 
     def named(_: Any, __: str, event: Event) -> Event:
         return {"service": service, **tracing.ids(), **event}

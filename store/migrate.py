@@ -5,7 +5,7 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 
-from store.db import sqlalchemy_url
+from expunge.store.db import sqlalchemy_url
 
 SCRIPTS = Path(__file__).parent.parent / "migrations"
 
@@ -31,8 +31,8 @@ def check(url: str) -> None:
 
 
 if __name__ == "__main__":
-    from store import roles
-    from store.settings import read
+    from expunge.store import roles
+    from expunge.store.settings import read
 
     settings = read(secret=False)
     upgrade(settings.owner_url)

@@ -4,7 +4,19 @@ import uuid
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, DateTime, ForeignKey, Index, MetaData, String, Text, UniqueConstraint, func, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -46,7 +58,9 @@ class Deployment(Base):
 
 
 class Deletion(Base):
-    """Stored bytes that are to be deleted: written in the transaction that takes their row away, gone when they are."""
+    """Stored bytes that are to be deleted: written in the transaction that takes their row away, gone when
+    they are.
+    """
 
     __tablename__ = "deletions"
     key: Mapped[str] = mapped_column(primary_key=True)
@@ -59,16 +73,25 @@ class Tenant(Base):
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
     name: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    max_active_jobs: Mapped[int | None] = mapped_column(doc="Unfinished jobs; null, here and below: as the service's settings say.")
+    max_active_jobs: Mapped[int | None] = mapped_column(
+        doc="Unfinished jobs; null, here and below: as the service's settings say."
+    )
     max_running_jobs: Mapped[int | None] = mapped_column(doc="Jobs that run at once.")
     max_jobs_a_day: Mapped[int | None] = mapped_column(doc="Jobs made between two midnights, UTC.")
     max_bytes: Mapped[int | None] = mapped_column(doc="Of stored artifacts, uploads and what jobs made.")
-    deleted_at: Mapped[datetime | None] = mapped_column(doc="Since when nothing but the audit is left of them.")
-    last_started_at: Mapped[datetime | None] = mapped_column(doc="When a job of theirs was last claimed: whose turn it is.")
+    deleted_at: Mapped[datetime | None] = mapped_column(
+        doc="Since when nothing but the audit is left of them."
+    )
+    last_started_at: Mapped[datetime | None] = mapped_column(
+        doc="When a job of theirs was last claimed: whose turn it is."
+    )
 
 
 class Usage(Base):
-    """How many jobs a tenant has made today. Its row is locked while a job is accepted, so that two requests cannot both be the last."""
+    """How many jobs a tenant has made today.
+
+    Its row is locked while a job is accepted, so that two requests cannot both be the last.
+    """
 
     __tablename__ = "usage"
     tenant_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
@@ -83,7 +106,9 @@ class Pause(Base):
     __table_args__ = (UniqueConstraint("tenant_id", postgresql_nulls_not_distinct=True),)
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
     tenant_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("tenants.id"))
-    hand_over: Mapped[bool] = mapped_column(doc="Whether running jobs are to stop at their next checkpoint, to go on later.")
+    hand_over: Mapped[bool] = mapped_column(
+        doc="Whether running jobs are to stop at their next checkpoint, to go on later."
+    )
     reason: Mapped[str] = mapped_column(server_default="", doc="For people.")
     paused_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
@@ -97,10 +122,15 @@ class ApiKey(Base):
     name: Mapped[str]
     hint: Mapped[str] = mapped_column(doc="First characters of the key, to tell keys apart.")
     digest: Mapped[str] = mapped_column(
-        unique=True, doc="HMAC-SHA256 of the key under the server's secret, hex: the release before asks by it."
+        unique=True,
+        doc="HMAC-SHA256 of the key under the server's secret, hex: the release before asks by it.",
     )
     hashed: Mapped[str | None] = mapped_column(
-        unique=True, doc="Name of the secret, a dot, HMAC-SHA256 of the key under that secret's own key for this; null until used anew."
+        unique=True,
+        doc=(
+            "Name of the secret, a dot, HMAC-SHA256 of the key under that secret's own key for this; null"
+            " until used anew."
+        ),
     )
     scopes: Mapped[list[str]]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -114,14 +144,27 @@ class Job(Base):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        CheckConstraint("status in ('queued','running','cancelling','succeeded','failed','cancelled','expired')", name="status"),
-        CheckConstraint("(status in ('succeeded','failed','cancelled','expired')) = (finished_at is not null)", name="finished"),
+        CheckConstraint(
+            "status in ('queued','running','cancelling','succeeded','failed','cancelled','expired')",
+            name="status",
+        ),
+        CheckConstraint(
+            "(status in ('succeeded','failed','cancelled','expired')) = (finished_at is not null)",
+            name="finished",
+        ),
         Index("ix_jobs_page", "tenant_id", text("created_at desc"), text("id desc")),
         Index("ix_jobs_ended", "status", postgresql_where=text("finished_at is not null")),
         Index("ix_jobs_finished", "finished_at", postgresql_where=text("finished_at is not null")),
         Index("ix_jobs_labels", "labels", postgresql_using="gin"),
-        Index("ix_jobs_active", "status", "available_at", postgresql_where=text("status in ('queued','running','cancelling')")),
-        Index("ix_jobs_queued", "tenant_id", "available_at", "id", postgresql_where=text("status = 'queued'")),
+        Index(
+            "ix_jobs_active",
+            "status",
+            "available_at",
+            postgresql_where=text("status in ('queued','running','cancelling')"),
+        ),
+        Index(
+            "ix_jobs_queued", "tenant_id", "available_at", "id", postgresql_where=text("status = 'queued'")
+        ),
         Index(
             "ix_jobs_queued_model",
             text("coalesce(spec ->> 'model', '')"),
@@ -130,17 +173,32 @@ class Job(Base):
             "id",
             postgresql_where=text("status = 'queued'"),
         ),
-        Index("ix_jobs_unannounced", "tenant_id", "dispatched_at", "available_at", postgresql_where=text("status = 'queued'")),
-        Index("ix_jobs_held", "tenant_id", "lease_expires_at", postgresql_where=text("status in ('running','cancelling')")),
+        Index(
+            "ix_jobs_unannounced",
+            "tenant_id",
+            "dispatched_at",
+            "available_at",
+            postgresql_where=text("status = 'queued'"),
+        ),
+        Index(
+            "ix_jobs_held",
+            "tenant_id",
+            "lease_expires_at",
+            postgresql_where=text("status in ('running','cancelling')"),
+        ),
         Index(
             "ix_jobs_queue_deadline",
             "queue_deadline_at",
-            postgresql_where=text("status = 'queued' and started_at is null and queue_deadline_at is not null"),
+            postgresql_where=text(
+                "status = 'queued' and started_at is null and queue_deadline_at is not null"
+            ),
         ),
         Index(
             "ix_jobs_run_deadline",
             "run_deadline_at",
-            postgresql_where=text("status in ('queued','running','cancelling') and run_deadline_at is not null"),
+            postgresql_where=text(
+                "status in ('queued','running','cancelling') and run_deadline_at is not null"
+            ),
         ),
     )
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
@@ -148,17 +206,27 @@ class Job(Base):
     kind: Mapped[str]
     status: Mapped[str] = mapped_column(server_default="queued")
     spec: Mapped[dict[str, Any]] = mapped_column(doc="The resolved spec, with every default.")
-    notes: Mapped[list[str]] = mapped_column(server_default=text("'{}'"), doc="What was noticed about the request, for people.")
+    notes: Mapped[list[str]] = mapped_column(
+        server_default=text("'{}'"), doc="What was noticed about the request, for people."
+    )
     labels: Mapped[dict[str, str]] = mapped_column(server_default=text("'{}'"))
-    version: Mapped[int] = mapped_column(server_default="1", doc="Grows by one on every change, each of which is an event.")
+    version: Mapped[int] = mapped_column(
+        server_default="1", doc="Grows by one on every change, each of which is an event."
+    )
     retried_from: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("jobs.id"), index=True)
 
-    attempt: Mapped[int] = mapped_column(server_default="0", doc="Grows with each claim; a hand-over at shutdown gives it back.")
+    attempt: Mapped[int] = mapped_column(
+        server_default="0", doc="Grows with each claim; a hand-over at shutdown gives it back."
+    )
     max_attempts: Mapped[int] = mapped_column(server_default="3")
-    fence: Mapped[int] = mapped_column(server_default="0", doc="Grows with each claim and never shrinks: the fencing token.")
+    fence: Mapped[int] = mapped_column(
+        server_default="0", doc="Grows with each claim and never shrinks: the fencing token."
+    )
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
-    available_at: Mapped[datetime] = mapped_column(server_default=func.now(), doc="Not to be claimed before (backoff).")
+    available_at: Mapped[datetime] = mapped_column(
+        server_default=func.now(), doc="Not to be claimed before (backoff)."
+    )
     dispatched_at: Mapped[datetime | None] = mapped_column(doc="When the dispatcher last announced it.")
     failed_on: Mapped[list[str]] = mapped_column(
         server_default=text("'{}'"), doc="Ids of the workers that could not run it: others go first."
@@ -166,22 +234,35 @@ class Job(Base):
     cancel_requested_at: Mapped[datetime | None]
     queue_deadline_at: Mapped[datetime | None]
     run_timeout_s: Mapped[int | None]
-    run_deadline_at: Mapped[datetime | None] = mapped_column(doc="Null while the job waits: waiting is not running.")
-    run_left: Mapped[timedelta | None] = mapped_column(doc="What was left of run_timeout_s when the job was handed over.")
+    run_deadline_at: Mapped[datetime | None] = mapped_column(
+        doc="Null while the job waits: waiting is not running."
+    )
+    run_left: Mapped[timedelta | None] = mapped_column(
+        doc="What was left of run_timeout_s when the job was handed over."
+    )
 
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     verdict: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
-    error: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True), doc="code, message, retryable, attempt.")
+    error: Mapped[dict[str, Any] | None] = mapped_column(
+        JSONB(none_as_null=True), doc="code, message, retryable, attempt."
+    )
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
-    request_id: Mapped[str | None] = mapped_column(doc="Of the request that made it; in every log line about it.")
+    request_id: Mapped[str | None] = mapped_column(
+        doc="Of the request that made it; in every log line about it."
+    )
     trace: Mapped[str | None] = mapped_column(doc="W3C traceparent of that request.")
 
     def facts(self) -> dict[str, Any]:
         """What every log line about an attempt says."""
-        return {"request_id": self.request_id, "job_id": str(self.id), "attempt": self.attempt, "fence": self.fence}
+        return {
+            "request_id": self.request_id,
+            "job_id": str(self.id),
+            "attempt": self.attempt,
+            "fence": self.fence,
+        }
 
 
 class Worker(Base):
@@ -193,10 +274,14 @@ class Worker(Base):
     host: Mapped[str] = mapped_column(index=True)
     pid: Mapped[int]
     version: Mapped[str]
-    device: Mapped[str | None] = mapped_column(doc="What its runs compute on; null until its self test has looked.")
+    device: Mapped[str | None] = mapped_column(
+        doc="What its runs compute on; null until its self test has looked."
+    )
     state: Mapped[str]
     reason: Mapped[str | None] = mapped_column(doc="Why it is suspended.")
-    models: Mapped[list[str]] = mapped_column(server_default=text("'{}'"), doc="Ids of the models that it can run.")
+    models: Mapped[list[str]] = mapped_column(
+        server_default=text("'{}'"), doc="Ids of the models that it can run."
+    )
     problems: Mapped[dict[str, str]] = mapped_column(
         server_default=text("'{}'"), doc="Ids of its other models, and what is wrong with each."
     )
@@ -224,7 +309,9 @@ class Idempotency(Base):
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     request_hash: Mapped[str] = mapped_column(doc="sha256 over method, path and body.")
     job_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
-    response: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True), doc="status, headers, body.")
+    response: Mapped[dict[str, Any] | None] = mapped_column(
+        JSONB(none_as_null=True), doc="status, headers, body."
+    )
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime] = mapped_column(index=True)
 
@@ -247,25 +334,40 @@ class Artifact(Base):
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
     tenant_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("tenants.id"), index=True)
     job_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
-    kind: Mapped[str] = mapped_column(server_default="file", doc="file, or recovery_key: a secret with a scope of its own.")
+    kind: Mapped[str] = mapped_column(
+        server_default="file", doc="file, or recovery_key: a secret with a scope of its own."
+    )
     name: Mapped[str]
     media_type: Mapped[str]
     size: Mapped[int]
     sha256: Mapped[str] = mapped_column(String(64))
     key: Mapped[str] = mapped_column(unique=True, doc="Where the bytes lie in the artifact store.")
-    info: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"), doc="What an upload was checked against, and the like.")
+    info: Mapped[dict[str, Any]] = mapped_column(
+        server_default=text("'{}'"), doc="What an upload was checked against, and the like."
+    )
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    revoked_at: Mapped[datetime | None] = mapped_column(doc="Since when the bytes are deleted; of recovery keys.")
+    revoked_at: Mapped[datetime | None] = mapped_column(
+        doc="Since when the bytes are deleted; of recovery keys."
+    )
     expired_at: Mapped[datetime | None] = mapped_column(doc="Since when the bytes are deleted for their age.")
-    verified_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True, doc="When the bytes were last hashed.")
-    corrupt_at: Mapped[datetime | None] = mapped_column(doc="Since when the bytes are known to be gone or other than their sha256.")
+    verified_at: Mapped[datetime] = mapped_column(
+        server_default=func.now(), index=True, doc="When the bytes were last hashed."
+    )
+    corrupt_at: Mapped[datetime | None] = mapped_column(
+        doc="Since when the bytes are known to be gone or other than their sha256."
+    )
 
 
 class ArtifactRead(Base):
-    """Who was given the bytes of a recovery key, written before the first of them leaves. Rows are never changed."""
+    """Who was given the bytes of a recovery key, written before the first of them leaves.
+
+    Rows are never changed.
+    """
 
     __tablename__ = "artifact_reads"
-    __table_args__ = (Index("ix_artifact_reads_page", "artifact_id", text("created_at desc"), text("id desc")),)
+    __table_args__ = (
+        Index("ix_artifact_reads_page", "artifact_id", text("created_at desc"), text("id desc")),
+    )
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
     artifact_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("artifacts.id"))
     api_key_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("api_keys.id"))
@@ -291,12 +393,18 @@ class Checkpoint(Base):
 
 
 class SigningKey(Base):
-    """A key that signs manifests, or signed some: its public half for whoever checks, its private half sealed, where it is ours to keep."""
+    """A key that signs manifests, or signed some: its public half for whoever checks, its private half
+    sealed, where it is ours to keep.
+    """
 
     __tablename__ = "signing_keys"
-    id: Mapped[str] = mapped_column(primary_key=True, doc="First 16 hex digits of the sha256 of the raw public key.")
+    id: Mapped[str] = mapped_column(
+        primary_key=True, doc="First 16 hex digits of the sha256 of the raw public key."
+    )
     public_key: Mapped[str] = mapped_column(doc="PEM.")
-    sealed: Mapped[bytes | None] = mapped_column(doc="The private key's PEM under EXPUNGE_SECRET; null: EXPUNGE_SIGNING_KEY holds it.")
+    sealed: Mapped[bytes | None] = mapped_column(
+        doc="The private key's PEM under EXPUNGE_SECRET; null: EXPUNGE_SIGNING_KEY holds it."
+    )
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     retired_at: Mapped[datetime | None] = mapped_column(doc="Since when it signs nothing new.")
     revoked_at: Mapped[datetime | None] = mapped_column(doc="Since when nobody should trust what it signed.")
@@ -312,7 +420,9 @@ class Webhook(Base):
     description: Mapped[str] = mapped_column(server_default="")
     events: Mapped[list[str]]
     enabled: Mapped[bool] = mapped_column(server_default=text("true"))
-    disabled_reason: Mapped[str | None] = mapped_column(doc="gone: the endpoint answered 410; null when a client disabled it.")
+    disabled_reason: Mapped[str | None] = mapped_column(
+        doc="gone: the endpoint answered 410; null when a client disabled it."
+    )
     sealed: Mapped[bytes] = mapped_column(doc="The signing secret, encrypted under the server's own.")
     previous: Mapped[bytes | None] = mapped_column(doc="The secret before the last rotation, encrypted.")
     previous_until: Mapped[datetime | None] = mapped_column(doc="Until when the previous secret signs too.")
@@ -320,7 +430,9 @@ class Webhook(Base):
 
 
 class Delivery(Base):
-    """A message to one webhook: written with the event it tells of, and tried until it is delivered or given up."""
+    """A message to one webhook: written with the event it tells of, and tried until it is delivered or given
+    up.
+    """
 
     __tablename__ = "webhook_deliveries"
     __table_args__ = (
@@ -333,21 +445,31 @@ class Delivery(Base):
     webhook_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
     job_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
     event: Mapped[str]
-    body: Mapped[str] = mapped_column(Text, doc="The exact text that is signed and sent, the same at every attempt.")
+    body: Mapped[str] = mapped_column(
+        Text, doc="The exact text that is signed and sent, the same at every attempt."
+    )
     status: Mapped[str] = mapped_column(server_default="pending")
-    attempt: Mapped[int] = mapped_column(server_default="0", doc="Of this round of the schedule; a redelivery starts a new round.")
+    attempt: Mapped[int] = mapped_column(
+        server_default="0", doc="Of this round of the schedule; a redelivery starts a new round."
+    )
     fence: Mapped[int] = mapped_column(
-        server_default="0", doc="Grows with each claim and redelivery: an attempt that was overtaken writes nothing."
+        server_default="0",
+        doc="Grows with each claim and redelivery: an attempt that was overtaken writes nothing.",
     )
     next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
     leased_until: Mapped[datetime | None]
-    log: Mapped[list[Any]] = mapped_column(JSONB, server_default=text("'[]'"), doc="The last attempts: {at, status, error, seconds}.")
+    log: Mapped[list[Any]] = mapped_column(
+        JSONB, server_default=text("'[]'"), doc="The last attempts: {at, status, error, seconds}."
+    )
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     finished_at: Mapped[datetime | None]
 
 
 class Audit(Base):
-    """Who did what to what, when and from where. PostgreSQL refuses to change or delete a row (a trigger of the migration's)."""
+    """Who did what to what, when and from where.
+
+    PostgreSQL refuses to change or delete a row (a trigger of the migration's).
+    """
 
     __tablename__ = "audit"
     __table_args__ = (
@@ -364,5 +486,7 @@ class Audit(Base):
     action: Mapped[str]
     target_type: Mapped[str]
     target_id: Mapped[uuid.UUID]
-    details: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"), doc="Never a concept's text, a label or a secret.")
+    details: Mapped[dict[str, Any]] = mapped_column(
+        server_default=text("'{}'"), doc="Never a concept's text, a label or a secret."
+    )
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

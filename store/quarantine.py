@@ -1,6 +1,8 @@
-"""Where the sweep puts what no row names, for EXPUNGE_QUARANTINE_DAYS: `python -m store.quarantine show|restore|take`.
+"""Where the sweep puts what no row names, for EXPUNGE_QUARANTINE_DAYS: `python -m expunge.store.quarantine
+show|restore|take`.
 
-A key of today's goes to quarantine/2026-11-27/KEY. `restore` puts it back; `take` is a sweep without its bound, for an operator who has looked.
+A key of today's goes to quarantine/2026-11-27/KEY. `restore` puts it back; `take` is a sweep without its
+bound, for an operator who has looked.
 """
 
 import argparse
@@ -15,12 +17,13 @@ from datetime import UTC, date, datetime, timedelta
 
 from sqlalchemy import func, select
 
-from store import artifacts, db, deployment
-from store.blobs import LAYOUT, QUARANTINE, Blobs
-from store.errors import ForeignStore
-from store.settings import Settings, read
+from expunge.store import artifacts, db, deployment
+from expunge.store.blobs import LAYOUT, QUARANTINE, Blobs
+from expunge.store.errors import ForeignStore
+from expunge.store.settings import Settings, read
 
-AT_LEAST, SHARE = 20, 0.05  # what one sweep may set aside: so many objects, or this share of all, whichever is more
+# What one sweep may set aside: so many objects, or this share of all, whichever is more
+AT_LEAST, SHARE = (20, 0.05)
 ASIDE = re.compile(rf"{QUARANTINE}(\d{{4}}-\d\d-\d\d)/({LAYOUT.pattern})")
 
 
@@ -38,22 +41,33 @@ class Swept:
 
 
 def today(settings: Settings) -> datetime:
-    """The time, by this host's clock or the database's: the one that is behind, so that a clock that runs ahead makes nothing old."""
+    """The time, by this host's clock or the database's: the one that is behind, so that a clock that runs
+    ahead makes nothing old.
+    """
     with db.transaction(settings.database_url.get_secret_value()) as session:
         return min(datetime.now(UTC), session.scalars(select(func.now())).one())
 
 
 def orphans(settings: Settings, blobs: Blobs, age: timedelta) -> Iterator[tuple[int, list[str]]]:
-    """Page by page of the store: how many objects are ours, and which of them are older than `age`, and named by no row."""
+    """Page by page of the store: how many objects are ours, and which of them are older than `age`, and named
+    by no row.
+    """
     before = today(settings) - age
     for page in blobs.pages():
-        with db.transaction(settings.database_url.get_secret_value()) as session:  # after the listing: what was stored since is not in it
+        # After the listing: what was stored since is not in it
+        with db.transaction(settings.database_url.get_secret_value()) as session:
             ours = artifacts.ours(session, [key for key, _ in page])
-            yield len(ours), artifacts.unnamed(session, [key for key, at in page if key in ours and at < before])
+            yield (
+                len(ours),
+                artifacts.unnamed(session, [key for key, at in page if key in ours and at < before]),
+            )
 
 
 def sweep(settings: Settings, blobs: Blobs, *, bounded: bool = True) -> Swept:
-    """Set aside what no row names, unless that is more than one sweep may take. Two listings, so that all are counted before one is touched."""
+    """Set aside what no row names, unless that is more than one sweep may take.
+
+    Two listings, so that all are counted before one is touched.
+    """
     age, found = timedelta(seconds=settings.sweep_after_seconds), Swept()
     for objects, keys in orphans(settings, blobs, age):
         found.objects += objects
@@ -69,14 +83,23 @@ def sweep(settings: Settings, blobs: Blobs, *, bounded: bool = True) -> Swept:
 def aside(blobs: Blobs) -> Iterator[list[tuple[str, date, str]]]:
     """(key in quarantine, since when, key before), page by page; what else lies there is not ours."""
     for page in blobs.pages(QUARANTINE):
-        yield [(key, date.fromisoformat(match[1]), match[2]) for key, _ in page if (match := ASIDE.fullmatch(key))]
+        yield [
+            (key, date.fromisoformat(match[1]), match[2])
+            for key, _ in page
+            if (match := ASIDE.fullmatch(key))
+        ]
 
 
 def purge(settings: Settings, blobs: Blobs) -> int:
-    """Delete what has lain here for its days; what a row names by now, as after a database was restored, goes back at once. How many are deleted."""
+    """Delete what has lain here for its days; what a row names by now, as after a database was restored, goes
+    back at once. How many are deleted.
+    """
     last, gone = (today(settings) - timedelta(days=settings.quarantine_days)).date(), 0
     for page in aside(blobs):
-        found, due = {before: key for key, _, before in page}, [before for _, since, before in page if since <= last]
+        found, due = (
+            {before: key for key, _, before in page},
+            [before for _, since, before in page if since <= last],
+        )
         with db.transaction(settings.database_url.get_secret_value()) as session:
             unnamed = artifacts.unnamed(session, due)
             named = artifacts.named(session, list(found))
@@ -107,11 +130,20 @@ def restore(blobs: Blobs, since: date | None = None) -> int:
 
 
 def main() -> None:
-    """`python -m store.quarantine`."""
-    parser = argparse.ArgumentParser(description="Stored objects that no row named and that a sweep has set aside.")
-    parser.add_argument("action", choices=("show", "restore", "take"), help="take: sweep now, however many objects that sets aside")
+    """`python -m expunge.store.quarantine`."""
+    parser = argparse.ArgumentParser(
+        description="Stored objects that no row named and that a sweep has set aside."
+    )
     parser.add_argument(
-        "--since", type=date.fromisoformat, metavar="YYYY-MM-DD", help="with restore: only what was set aside from this day on"
+        "action",
+        choices=("show", "restore", "take"),
+        help="take: sweep now, however many objects that sets aside",
+    )
+    parser.add_argument(
+        "--since",
+        type=date.fromisoformat,
+        metavar="YYYY-MM-DD",
+        help="with restore: only what was set aside from this day on",
     )
     given, settings = parser.parse_args(), read(secret=False)
     try:

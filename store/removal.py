@@ -1,4 +1,8 @@
-"""What is deleted on request, or for its age. Rows go, or say since when, in one transaction, in which their bytes are noted for deletion (store/deletions.py)."""
+"""What is deleted on request, or for its age.
+
+Rows go, or say since when, in one transaction, in which their bytes are noted for deletion
+(store/blob_deletions.py).
+"""
 
 import uuid
 from collections.abc import Sequence
@@ -8,12 +12,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, String, cast, delete, exists, func, or_, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
-from store import audit, deletions, jobs
-from store.artifacts import THERE
-from store.audit import Actor
-from store.errors import NotFinished, WrongState
-from store.jobs import LITERAL
-from store.models import TERMINAL, Artifact, ArtifactRead, Checkpoint, Event, Job
+from expunge.store import audit, blob_deletions, jobs
+from expunge.store.artifacts import THERE
+from expunge.store.audit import Actor
+from expunge.store.errors import NotFinished, WrongState
+from expunge.store.jobs import LITERAL
+from expunge.store.models import TERMINAL, Artifact, ArtifactRead, Checkpoint, Event, Job
 
 BATCH = 200  # rows that one transaction takes, so that none lasts
 DELETED = "deleted"  # in place of an upload's name, which may be a person's
@@ -40,7 +44,10 @@ def refuse_if_needed(session: Session, tenant_id: uuid.UUID, ids: Sequence[uuid.
 
 
 def remove_artifact(session: Session, row: Artifact, by: Actor | None) -> Artifact:
-    """Give up an artifact's bytes; the row stays without an upload's name and contents. Twice is the same as once. WrongState."""
+    """Give up an artifact's bytes; the row stays without an upload's name and contents.
+
+    Twice is the same as once. WrongState.
+    """
     session.refresh(row, with_for_update=True)
     if row.expired_at is not None or row.revoked_at is not None:
         return row
@@ -48,14 +55,18 @@ def remove_artifact(session: Session, row: Artifact, by: Actor | None) -> Artifa
     row.expired_at = func.now()
     if row.job_id is None:
         row.name, row.info = DELETED, {}
-    deletions.note(session, [row.key])
+    blob_deletions.note(session, [row.key])
     audit.record(session, row.tenant_id, by, "artifact.deleted", row.id, sha256=row.sha256)
     session.refresh(row)
     return row
 
 
 def remove_job(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID, by: Actor | None) -> list[str]:
-    """Remove a job that has ended, with its events and artifacts; the audit stays. Gives the keys of the bytes, noted for deletion. NotFound, NotFinished, WrongState while another stands on it."""
+    """Remove a job that has ended, with its events and artifacts; the audit stays.
+
+    Gives the keys of the bytes, noted for deletion. NotFound, NotFinished, WrongState while another stands on
+    it.
+    """
     row = jobs.get(session, tenant_id, job_id)
     session.refresh(row, with_for_update=True)
     if row.status not in TERMINAL:
@@ -75,15 +86,27 @@ def stands_on(of: type[Job], id_: Id) -> ColumnElement[bool]:
 
 
 def forget(session: Session, ids: Sequence[uuid.UUID]) -> list[str]:
-    """Delete these jobs and all that is theirs; the keys of the bytes, noted for deletion. Of a recovery key that was read the row stays, nameless: who read it is never forgotten."""
+    """Delete these jobs and all that is theirs; the keys of the bytes, noted for deletion.
+
+    Of a recovery key that was read the row stays, nameless: who read it is never forgotten.
+    """
     keys = list(session.scalars(select(Artifact.key).where(Artifact.job_id.in_(ids), *THERE)))
     for files in session.scalars(select(Checkpoint.files).where(Checkpoint.job_id.in_(ids))):
         keys += [file["key"] for file in files.values()]
-    deletions.note(session, keys)
+    blob_deletions.note(session, keys)
     read = exists().where(ArtifactRead.artifact_id == Artifact.id)
-    gone: dict[str, Any] = {"job_id": None, "name": DELETED, "info": {}, "expired_at": func.coalesce(Artifact.expired_at, func.now())}
-    session.execute(update(Artifact).where(Artifact.job_id.in_(ids), read).values(**gone), execution_options=QUIET)
-    session.execute(update(Job).where(Job.retried_from.in_(ids)).values(retried_from=None), execution_options=QUIET)
+    gone: dict[str, Any] = {
+        "job_id": None,
+        "name": DELETED,
+        "info": {},
+        "expired_at": func.coalesce(Artifact.expired_at, func.now()),
+    }
+    session.execute(
+        update(Artifact).where(Artifact.job_id.in_(ids), read).values(**gone), execution_options=QUIET
+    )
+    session.execute(
+        update(Job).where(Job.retried_from.in_(ids)).values(retried_from=None), execution_options=QUIET
+    )
     session.execute(delete(Job).where(Job.id.in_(ids)), execution_options=QUIET)
     return keys
 
@@ -91,13 +114,30 @@ def forget(session: Session, ids: Sequence[uuid.UUID]) -> list[str]:
 def prune_jobs(session: Session, age: timedelta) -> int:
     """Remove some jobs that ended longer ago than `age` and that no other stands on or needs; how many."""
     needed = exists().where(
-        Later.tenant_id == Job.tenant_id, Later.id != Job.id, or_(stands_on(Later, Job.id), active(Later) & names(Later, Job.id))
+        Later.tenant_id == Job.tenant_id,
+        Later.id != Job.id,
+        or_(stands_on(Later, Job.id), active(Later) & names(Later, Job.id)),
     )
-    old = select(Job.id).where(Job.finished_at < func.now() - age, ~needed).order_by(Job.finished_at).limit(BATCH)
+    old = (
+        select(Job.id)
+        .where(Job.finished_at < func.now() - age, ~needed)
+        .order_by(Job.finished_at)
+        .limit(BATCH)
+    )
     locked = session.scalars(old.with_for_update(skip_locked=True)).all()
-    rows = session.scalars(select(Job).where(Job.id.in_(locked), ~needed)).all()  # once more: one may have been named before it was locked
+    # Once more: one may have been named before it was locked
+    rows = session.scalars(select(Job).where(Job.id.in_(locked), ~needed)).all()
     for row in rows:
-        audit.record(session, row.tenant_id, None, "job.deleted", row.id, kind=row.kind, status=row.status, reason="age")
+        audit.record(
+            session,
+            row.tenant_id,
+            None,
+            "job.deleted",
+            row.id,
+            kind=row.kind,
+            status=row.status,
+            reason="age",
+        )
     forget(session, [row.id for row in rows])
     return len(rows)
 
@@ -105,15 +145,24 @@ def prune_jobs(session: Session, age: timedelta) -> int:
 def prune_events(session: Session, age: timedelta) -> int:
     """Forget all events but the last of some jobs that ended longer ago than `age`; how many jobs."""
     more = exists().where(Event.job_id == Job.id, Event.seq < Job.version)
-    old = select(Job.id, Job.version).where(Job.finished_at < func.now() - age, more).order_by(Job.finished_at).limit(BATCH)
+    old = (
+        select(Job.id, Job.version)
+        .where(Job.finished_at < func.now() - age, more)
+        .order_by(Job.finished_at)
+        .limit(BATCH)
+    )
     rows = session.execute(old).all()
     for job_id, version in rows:
-        session.execute(delete(Event).where(Event.job_id == job_id, Event.seq < version), execution_options=QUIET)
+        session.execute(
+            delete(Event).where(Event.job_id == job_id, Event.seq < version), execution_options=QUIET
+        )
     return len(rows)
 
 
 def expire_outputs(session: Session, age: timedelta, *, secrets: bool) -> int:
-    """Give up the bytes of some artifacts that jobs made longer ago than `age`; `secrets`: recovery keys too. How many."""
+    """Give up the bytes of some artifacts that jobs made longer ago than `age`; `secrets`: recovery keys
+    too. How many.
+    """
     old = [*THERE, Artifact.job_id.is_not(None), Artifact.created_at < func.now() - age]
     if not secrets:
         old.append(Artifact.kind != "recovery_key")
@@ -123,12 +172,24 @@ def expire_outputs(session: Session, age: timedelta, *, secrets: bool) -> int:
 def expire_uploads(session: Session, age: timedelta) -> int:
     """Give up some uploads that are older than `age` and that no unfinished job needs. How many."""
     needed = exists().where(Job.tenant_id == Artifact.tenant_id, active(Job), names(Job, Artifact.id))
-    return expire(session, [*THERE, Artifact.job_id.is_(None), Artifact.created_at < func.now() - age, ~needed], name=DELETED, info={})
+    return expire(
+        session,
+        [*THERE, Artifact.job_id.is_(None), Artifact.created_at < func.now() - age, ~needed],
+        name=DELETED,
+        info={},
+    )
 
 
 def expire(session: Session, where: Sequence[ColumnElement[bool]], **values: object) -> int:
-    some = session.scalars(select(Artifact.id).where(*where).limit(BATCH).with_for_update(skip_locked=True)).all()
-    statement = update(Artifact).where(Artifact.id.in_(some), *where).values(expired_at=func.now(), **values).returning(Artifact.key)
+    some = session.scalars(
+        select(Artifact.id).where(*where).limit(BATCH).with_for_update(skip_locked=True)
+    ).all()
+    statement = (
+        update(Artifact)
+        .where(Artifact.id.in_(some), *where)
+        .values(expired_at=func.now(), **values)
+        .returning(Artifact.key)
+    )
     keys = list(session.scalars(statement, execution_options=QUIET))
-    deletions.note(session, keys)
+    blob_deletions.note(session, keys)
     return len(keys)

@@ -1,6 +1,8 @@
-"""`python -m store.restore DIR`: a backup (store/backup.py) into an empty database and an empty artifact store."""
+"""`python -m expunge.store.restore DIR`: a backup (store/backup.py) into an empty database and an empty
+artifact store.
+"""
 
-from store.backup import run
+from expunge.store.backup import run
 
 if __name__ == "__main__":
     run("restore", "Restore a backup into an empty DATABASE_URL and an empty ARTIFACTS_URL.")

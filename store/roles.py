@@ -1,7 +1,9 @@
-"""The role that API, loops and workers run as: it reads and writes rows, and owns, makes, changes and drops nothing; the audit it can only add to.
+"""The role that API, loops and workers run as: it reads and writes rows, and owns, makes, changes and drops
+nothing; the audit it can only add to.
 
-`python -m store.migrate` makes it and renews its rights after every migration, when MIGRATION_DATABASE_URL names another user than DATABASE_URL;
-`python -m store.roles` renews them without migrating.
+`python -m expunge.store.migrate` makes it and renews its rights after every migration, when
+MIGRATION_DATABASE_URL names another user than DATABASE_URL; `python -m expunge.store.roles` renews them
+without migrating.
 """
 
 import sys
@@ -10,19 +12,26 @@ import psycopg
 from psycopg import sql
 from sqlalchemy.engine import make_url
 
-from store.db import psycopg_url
+from expunge.store.db import psycopg_url
 
 APPEND_ONLY = "select distinct tgrelid::regclass::text from pg_trigger where tgname = 'append_only_rows'"
 TABLES = "select tablename from pg_tables where schemaname = 'public'"
 MAY_MAKE_ROLES = "select rolsuper or rolcreaterole from pg_roles where rolname = current_user"
 TOO_MUCH = """
-    select case when r.rolsuper then 'is a superuser' when r.rolcreaterole then 'may make roles' when r.rolbypassrls then 'may bypass row security'
-                when exists (select from pg_tables t where t.tableowner = r.rolname and t.schemaname = 'public') then 'owns tables'
-                when exists (select from pg_database d where d.datdba = r.oid and d.datname = current_database()) then 'owns the database'
-                when exists (select from pg_roles o where o.oid <> r.oid and pg_has_role(r.oid, o.oid, 'member') and (o.rolsuper or o.rolcreaterole
-                    or o.rolname in ('pg_execute_server_program', 'pg_write_server_files', 'pg_read_server_files')
-                    or exists (select from pg_tables t where t.tableowner = o.rolname and t.schemaname = 'public')
-                    or exists (select from pg_database d where d.datdba = o.oid and d.datname = current_database())))
+    select case when r.rolsuper then 'is a superuser' when r.rolcreaterole then 'may make roles'
+        when r.rolbypassrls then 'may bypass row security'
+                when exists (select from pg_tables t where t.tableowner = r.rolname
+                    and t.schemaname = 'public') then 'owns tables'
+                when exists (select from pg_database d where d.datdba = r.oid
+                    and d.datname = current_database()) then 'owns the database'
+                when exists (select from pg_roles o where o.oid <> r.oid
+                    and pg_has_role(r.oid, o.oid, 'member') and (o.rolsuper or o.rolcreaterole
+                    or o.rolname in
+                        ('pg_execute_server_program', 'pg_write_server_files', 'pg_read_server_files')
+                    or exists (select from pg_tables t where t.tableowner = o.rolname
+                        and t.schemaname = 'public')
+                    or exists (select from pg_database d where d.datdba = o.oid
+                        and d.datname = current_database())))
                 then 'belongs to a role that may do more' end
     from pg_roles r where r.rolname = %s
 """
@@ -33,7 +42,9 @@ class Unfit(Exception):
 
 
 def grant(owner_url: str, service_url: str) -> None:
-    """Make the user of `service_url` a role with its password, where it is new, and let it do with the owner's tables what the service does. Unfit."""
+    """Make the user of `service_url` a role with its password, where it is new, and let it do with the
+    owner's tables what the service does. Unfit.
+    """
     role, password = make_url(service_url).username, make_url(service_url).password
     if not role:
         raise Unfit("DATABASE_URL names no user: name the role that API, loops and workers are to run as")
@@ -42,15 +53,30 @@ def grant(owner_url: str, service_url: str) -> None:
         make(connection, role, password)
         found = connection.execute(TOO_MUCH, [role]).fetchone()
         if found is None:
-            raise Unfit(f"there is no role '{role}', and the owner may make none: create role {role} login password '…'")
+            raise Unfit(
+                f"there is no role '{role}', and the owner may make none: create role {role} login"
+                " password '…'"
+            )
         if found[0]:
-            raise Unfit(f"the role '{role}' of DATABASE_URL {found[0]}: name another one there, which is made")
+            raise Unfit(
+                f"the role '{role}' of DATABASE_URL {found[0]}: name another one there, which is made"
+            )
         for statement in rights(connection):
-            connection.execute(sql.SQL(statement).format(role=sql.Identifier(role), database=sql.Identifier(connection.info.dbname)))
+            connection.execute(
+                sql.SQL(statement).format(
+                    role=sql.Identifier(role), database=sql.Identifier(connection.info.dbname)
+                )
+            )
         tables = {name for (name,) in connection.execute(TABLES)}
         grown = {name for (name,) in connection.execute(APPEND_ONLY)}
         for table in sorted(tables):
-            allowed = "select" if table == "alembic_version" else "select, insert" if table in grown else "select, insert, update, delete"
+            allowed = (
+                "select"
+                if table == "alembic_version"
+                else "select, insert"
+                if table in grown
+                else "select, insert, update, delete"
+            )
             names = {"role": sql.Identifier(role), "table": sql.Identifier(table)}
             connection.execute(sql.SQL("revoke all on {table} from {role}").format(**names))
             connection.execute(sql.SQL(f"grant {allowed} on {{table}} to {{role}}").format(**names))
@@ -73,11 +99,18 @@ def make(connection: psycopg.Connection, role: str, password: str | None) -> Non
 
 def rights(connection: psycopg.Connection) -> list[str]:
     """What holds for the whole database, and for the tables that later migrations make."""
-    (own,) = connection.execute("select pg_has_role(datdba, 'member') from pg_database where datname = current_database()").fetchone() or (
-        False,
-    )
+    (own,) = connection.execute(
+        "select pg_has_role(datdba, 'member') from pg_database where datname = current_database()"
+    ).fetchone() or (False,)
     return [
-        *(["revoke temporary on database {database} from public", "grant connect on database {database} to {role}"] if own else []),
+        *(
+            [
+                "revoke temporary on database {database} from public",
+                "grant connect on database {database} to {role}",
+            ]
+            if own
+            else []
+        ),
         "revoke create on schema public from public, {role}",
         "grant usage on schema public to {role}",
         "grant usage on all sequences in schema public to {role}",
@@ -88,11 +121,14 @@ def rights(connection: psycopg.Connection) -> list[str]:
 
 def main() -> None:
     """Renew the rights of DATABASE_URL's user, as MIGRATION_DATABASE_URL's."""
-    from store.settings import read
+    from expunge.store.settings import read
 
     settings = read(secret=False)
     if settings.migration_database_url is None:
-        raise SystemExit("MIGRATION_DATABASE_URL is not set: give the URL of the tables' owner there, and the service's as DATABASE_URL")
+        raise SystemExit(
+            "MIGRATION_DATABASE_URL is not set: give the URL of the tables' owner there, and the service's as"
+            " DATABASE_URL"
+        )
     renew(settings.migration_database_url.get_secret_value(), settings.database_url.get_secret_value())
 
 
@@ -102,7 +138,9 @@ def renew(owner_url: str, service_url: str) -> None:
         grant(owner_url, service_url)
     except Unfit as error:
         raise SystemExit(str(error)) from error
-    sys.stdout.write(f"the role '{make_url(service_url).username}' may read and write rows, and nothing else\n")
+    sys.stdout.write(
+        f"the role '{make_url(service_url).username}' may read and write rows, and nothing else\n"
+    )
 
 
 if __name__ == "__main__":

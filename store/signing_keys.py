@@ -1,4 +1,7 @@
-"""The keys that sign manifests: one identity for all workers. The private half lies here sealed, unless EXPUNGE_SIGNING_KEY holds it."""
+"""The keys that sign manifests: one identity for all workers.
+
+The private half lies here sealed, unless EXPUNGE_SIGNING_KEY holds it.
+"""
 
 from collections.abc import Sequence
 
@@ -6,9 +9,9 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from store import vault
-from store.errors import NotFound
-from store.models import SigningKey
+from expunge.store import encryption
+from expunge.store.errors import NotFound
+from expunge.store.models import SigningKey
 
 IN_USE = (SigningKey.retired_at.is_(None), SigningKey.revoked_at.is_(None))
 
@@ -20,27 +23,49 @@ def lock(session: Session) -> None:
 
 def current(session: Session, secret: str, older: Sequence[str]) -> str | None:
     """The private key (PEM) that signs; None when there is none yet. Unreadable under these secrets."""
-    query = select(SigningKey.sealed).where(*IN_USE, SigningKey.sealed.is_not(None)).order_by(SigningKey.created_at.desc()).limit(1)
+    query = (
+        select(SigningKey.sealed)
+        .where(*IN_USE, SigningKey.sealed.is_not(None))
+        .order_by(SigningKey.created_at.desc())
+        .limit(1)
+    )
     sealed = session.scalar(query)
-    return None if sealed is None else vault.unseal(sealed, secret, older, "signing keys")
+    return None if sealed is None else encryption.unseal(sealed, secret, older, "signing keys")
 
 
 def know(session: Session, key_id: str, public_key: str) -> None:
-    """A key that is kept elsewhere signs: its public half is to be had from us. It signs again when it did before."""
+    """A key that is kept elsewhere signs: its public half is to be had from us.
+
+    It signs again when it did before.
+    """
     values = {"id": key_id, "public_key": public_key}
     session.execute(insert(SigningKey).values(values).on_conflict_do_nothing())
 
 
 def adopt(session: Session, key_id: str, public_key: str, private_key: str, secret: str) -> None:
     """From now on this key signs, and those before it do not; what they signed stays good."""
-    session.execute(update(SigningKey).where(SigningKey.retired_at.is_(None), SigningKey.id != key_id).values(retired_at=func.now()))
-    values = {"public_key": public_key, "sealed": vault.seal(private_key, secret, "signing keys"), "retired_at": None}
-    session.execute(insert(SigningKey).values(id=key_id, **values).on_conflict_do_update(index_elements=["id"], set_=values))
+    session.execute(
+        update(SigningKey)
+        .where(SigningKey.retired_at.is_(None), SigningKey.id != key_id)
+        .values(retired_at=func.now())
+    )
+    values = {
+        "public_key": public_key,
+        "sealed": encryption.seal(private_key, secret, "signing keys"),
+        "retired_at": None,
+    }
+    session.execute(
+        insert(SigningKey)
+        .values(id=key_id, **values)
+        .on_conflict_do_update(index_elements=["id"], set_=values)
+    )
 
 
 def revoke(session: Session, key_id: str) -> None:
     """Nobody is told to trust this key any more: what it signed is vouched for by none. NotFound."""
-    query = update(SigningKey).where(SigningKey.id == key_id).values(revoked_at=func.now(), retired_at=func.now())
+    query = (
+        update(SigningKey).where(SigningKey.id == key_id).values(revoked_at=func.now(), retired_at=func.now())
+    )
     if session.scalar(query.returning(SigningKey.id)) is None:
         raise NotFound(f"no signing key {key_id}")
 
@@ -48,7 +73,9 @@ def revoke(session: Session, key_id: str) -> None:
 def list_keys(session: Session) -> Sequence[SigningKey]:
     """All that are to be trusted, the newest first."""
     return session.scalars(
-        select(SigningKey).where(SigningKey.revoked_at.is_(None)).order_by(SigningKey.created_at.desc(), SigningKey.id)
+        select(SigningKey)
+        .where(SigningKey.revoked_at.is_(None))
+        .order_by(SigningKey.created_at.desc(), SigningKey.id)
     ).all()
 
 
@@ -56,11 +83,13 @@ def reseal(session: Session, secret: str, older: Sequence[str]) -> None:
     """Bring every private key under the current secret."""
     for row in session.scalars(select(SigningKey).where(SigningKey.sealed.is_not(None)).with_for_update()):
         assert row.sealed is not None
-        row.sealed = vault.resealed(row.sealed, secret, older, "signing keys")
+        row.sealed = encryption.resealed(row.sealed, secret, older, "signing keys")
     session.flush()
 
 
 def under_another(session: Session, secret: str) -> int:
     """How many private keys do not lie under this secret."""
     found = session.scalars(select(SigningKey.sealed).where(SigningKey.sealed.is_not(None)))
-    return sum(not vault.readable(sealed, secret, "signing keys") for sealed in found if sealed is not None)
+    return sum(
+        not encryption.readable(sealed, secret, "signing keys") for sealed in found if sealed is not None
+    )

@@ -1,4 +1,8 @@
-"""Tenants as the operator sees them: `python -m store.tenants NAME [--max-active-jobs N|default …]`, `python -m store.tenants delete NAME`."""
+"""Tenants as the operator sees them:
+
+`python -m expunge.store.tenants NAME [--max-active-jobs N|default …]`, `python -m expunge.store.tenants
+delete NAME`.
+"""
 
 import argparse
 import json
@@ -10,11 +14,31 @@ from typing import Any
 from sqlalchemy import String, cast, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from store import artifacts, audit, db, deletions, deployment, jobs, quarantine, quotas, removal
-from store.errors import ForeignStore
-from store.models import ApiKey, Artifact, ArtifactRead, Idempotency, Job, Pause, Tenant, Usage, Webhook
-from store.quotas import NAMES
-from store.settings import Settings, read
+from expunge.store import (
+    artifacts,
+    audit,
+    blob_deletions,
+    db,
+    deployment,
+    jobs,
+    quarantine,
+    queue_quotas,
+    removal,
+)
+from expunge.store.errors import ForeignStore
+from expunge.store.models import (
+    ApiKey,
+    Artifact,
+    ArtifactRead,
+    Idempotency,
+    Job,
+    Pause,
+    Tenant,
+    Usage,
+    Webhook,
+)
+from expunge.store.queue_quotas import NAMES
+from expunge.store.settings import Settings, read
 
 DEFAULT = "default"
 QUIET = {"synchronize_session": False}
@@ -33,7 +57,9 @@ def change(session: Session, name: str, changes: dict[str, int | None]) -> Tenan
     """Give a tenant quotas of its own (None: the service's again); noted in its audit. LookupError."""
     tenant = session.scalar(select(Tenant).where(Tenant.name == name).with_for_update(key_share=True))
     if tenant is None:
-        raise LookupError(f"there is no tenant '{name}': python -m store.keys makes one with its first key")
+        raise LookupError(
+            f"there is no tenant '{name}': python -m expunge.store.keys makes one with its first key"
+        )
     for quota, value in changes.items():
         setattr(tenant, quota, value)
     session.flush()
@@ -43,16 +69,23 @@ def change(session: Session, name: str, changes: dict[str, int | None]) -> Tenan
 
 
 def leave(session: Session, name: str) -> Tenant | None:
-    """Shut a tenant out: its keys end, its webhooks go, its jobs are cancelled. None when there is no such tenant. Twice is the same as once."""
+    """Shut a tenant out: its keys end, its webhooks go, its jobs are cancelled.
+
+    None when there is no such tenant. Twice is the same as once.
+    """
     tenant = session.scalar(select(Tenant).where(Tenant.name == name).with_for_update(key_share=True))
     if tenant is None:
         return None
     session.execute(
-        update(ApiKey).where(ApiKey.tenant_id == tenant.id, ApiKey.revoked_at.is_(None)).values(revoked_at=func.now()),
+        update(ApiKey)
+        .where(ApiKey.tenant_id == tenant.id, ApiKey.revoked_at.is_(None))
+        .values(revoked_at=func.now()),
         execution_options=QUIET,
     )
     session.execute(delete(Webhook).where(Webhook.tenant_id == tenant.id), execution_options=QUIET)
-    for job_id in session.scalars(select(Job.id).where(Job.tenant_id == tenant.id, removal.active(Job))).all():
+    for job_id in session.scalars(
+        select(Job.id).where(Job.tenant_id == tenant.id, removal.active(Job))
+    ).all():
         jobs.cancel(session, tenant.id, job_id)
     return tenant
 
@@ -65,27 +98,47 @@ def forget_some(session: Session, tenant_id: uuid.UUID) -> int:
 
 
 def forget_rest(session: Session, tenant_id: uuid.UUID) -> None:
-    """Remove what is left of a tenant but the audit, and the nameless rows of keys and recovery keys that it points to."""
+    """Remove what is left of a tenant but the audit, and the nameless rows of keys and recovery keys that it
+    points to.
+    """
     mine = Artifact.tenant_id == tenant_id
-    session.execute(select(Tenant.id).where(Tenant.id == tenant_id).with_for_update())  # once whoever still adds to it is done
-    deletions.note(session, session.scalars(select(Artifact.key).where(mine, *artifacts.THERE)).all())
+    # Once whoever still adds to it is done
+    session.execute(select(Tenant.id).where(Tenant.id == tenant_id).with_for_update())
+    blob_deletions.note(session, session.scalars(select(Artifact.key).where(mine, *artifacts.THERE)).all())
     read = select(ArtifactRead.artifact_id)
     session.execute(delete(Artifact).where(mine, Artifact.id.not_in(read)), execution_options=QUIET)
-    session.execute(update(Artifact).where(mine).values(name=removal.DELETED, info={}), execution_options=QUIET)
+    session.execute(
+        update(Artifact).where(mine).values(name=removal.DELETED, info={}), execution_options=QUIET
+    )
     for table in (Idempotency, Usage, Pause):
         session.execute(delete(table).where(table.tenant_id == tenant_id), execution_options=QUIET)
     digest = func.encode(func.sha256(func.convert_to(cast(ApiKey.id, String), "UTF8")), "hex")
     ended = func.coalesce(ApiKey.revoked_at, func.now())
-    scrubbed: dict[str, Any] = {"name": removal.DELETED, "hint": "", "scopes": [], "digest": digest, "hashed": None, "revoked_at": ended}
-    session.execute(update(ApiKey).where(ApiKey.tenant_id == tenant_id).values(**scrubbed), execution_options=QUIET)
+    scrubbed: dict[str, Any] = {
+        "name": removal.DELETED,
+        "hint": "",
+        "scopes": [],
+        "digest": digest,
+        "hashed": None,
+        "revoked_at": ended,
+    }
     session.execute(
-        update(Tenant).where(Tenant.id == tenant_id).values(name=f"deleted {tenant_id}", deleted_at=func.now()), execution_options=QUIET
+        update(ApiKey).where(ApiKey.tenant_id == tenant_id).values(**scrubbed), execution_options=QUIET
+    )
+    session.execute(
+        update(Tenant)
+        .where(Tenant.id == tenant_id)
+        .values(name=f"deleted {tenant_id}", deleted_at=func.now()),
+        execution_options=QUIET,
     )
     audit.record(session, tenant_id, None, "tenant.deleted", tenant_id)
 
 
 def delete_tenant(settings: Settings, name: str, *, wait: float = 60) -> None:
-    """Leave nothing of a tenant but the audit, in rows and in the store. Broken off, it goes on when it is called again. LookupError, TimeoutError."""
+    """Leave nothing of a tenant but the audit, in rows and in the store.
+
+    Broken off, it goes on when it is called again. LookupError, TimeoutError.
+    """
     url, blobs = settings.database_url.get_secret_value(), deployment.owned(settings)
     end = time.monotonic() + wait
     with db.transaction(url) as session:
@@ -98,7 +151,9 @@ def delete_tenant(settings: Settings, name: str, *, wait: float = 60) -> None:
         if not running:
             break
         if time.monotonic() > end:
-            raise TimeoutError(f"{running} jobs of '{name}' have not stopped yet: repeat the command; its keys have ended")
+            raise TimeoutError(
+                f"{running} jobs of '{name}' have not stopped yet: repeat the command; its keys have ended"
+            )
         time.sleep(0.5)
     while True:
         with db.transaction(url) as session:
@@ -106,7 +161,7 @@ def delete_tenant(settings: Settings, name: str, *, wait: float = 60) -> None:
                 break
     with db.transaction(url) as session:
         forget_rest(session, tenant.id)
-    deletions.finish(url, blobs)
+    blob_deletions.finish(url, blobs)
     quarantine.erase(blobs, tenant.id)
 
 
@@ -114,7 +169,8 @@ def main() -> None:
     """Show a tenant's quotas, after changing those that are given; or delete a tenant."""
     if sys.argv[1:2] == ["delete"]:
         parser = argparse.ArgumentParser(
-            prog="python -m store.tenants delete", description="Remove a tenant; nothing but the audit is left."
+            prog="python -m expunge.store.tenants delete",
+            description="Remove a tenant; nothing but the audit is left.",
         )
         parser.add_argument("tenant")
         try:
@@ -122,16 +178,24 @@ def main() -> None:
         except (LookupError, TimeoutError, ForeignStore) as error:
             parser.error(str(error.args[0]))
         return
-    parser = argparse.ArgumentParser(description="Show a tenant's quotas as JSON, after changing those that are given.")
+    parser = argparse.ArgumentParser(
+        description="Show a tenant's quotas as JSON, after changing those that are given."
+    )
     parser.add_argument("tenant")
     for quota in NAMES:
         option = f"--{quota.replace('_', '-')}"
-        parser.add_argument(option, type=number, default=argparse.SUPPRESS, metavar="N", help=f"a number, or '{DEFAULT}' for the service's")
+        parser.add_argument(
+            option,
+            type=number,
+            default=argparse.SUPPRESS,
+            metavar="N",
+            help=f"a number, or '{DEFAULT}' for the service's",
+        )
     given, settings = vars(parser.parse_args()), read(secret=False)
     try:
         with db.transaction(settings.database_url.get_secret_value()) as session:
             tenant = change(session, given.pop("tenant"), given)
-            found = quotas.of(session, tenant.id, settings)
+            found = queue_quotas.of(session, tenant.id, settings)
     except LookupError as error:
         parser.error(str(error.args[0]))
     sys.stdout.write(json.dumps(vars(found)) + "\n")

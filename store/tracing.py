@@ -1,6 +1,8 @@
-"""OpenTelemetry traces, from a request to a worker's step, where OTEL_EXPORTER_OTLP_ENDPOINT is set; elsewhere all of this does nothing.
+"""OpenTelemetry traces, from a request to a worker's step, where OTEL_EXPORTER_OTLP_ENDPOINT is set;
+elsewhere all of this does nothing.
 
-A trace's context is kept with the job, not in the message, so that it also reaches whoever takes the job over.
+A trace's context is kept with the job, not in the message, so that it also reaches whoever takes the job
+over.
 """
 
 import os
@@ -19,7 +21,9 @@ tracer = trace.get_tracer("expunge")
 
 
 def wanted() -> bool:
-    return any(os.environ.get(name) for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"))
+    return any(
+        os.environ.get(name) for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    )
 
 
 def configure(service: str) -> bool:
@@ -41,7 +45,10 @@ def configure(service: str) -> bool:
 
 
 def watch(engine: Engine) -> None:
-    """A span for each statement within a trace, never with its parameters. (OpenTelemetry's own instrumentation ends before SQLAlchemy 2.1.)"""
+    """A span for each statement within a trace, never with its parameters.
+
+    (OpenTelemetry's own instrumentation ends before SQLAlchemy 2.1.)
+    """
     if not wanted():
         return
 
@@ -50,7 +57,9 @@ def watch(engine: Engine) -> None:
         inside = trace.get_current_span().is_recording()
         facts = {"db.system.name": "postgresql", "db.query.text": statement}
         name = statement.split(None, 1)[0].upper()
-        context.span = tracer.start_span(name, kind=SpanKind.CLIENT, attributes=facts) if inside else INVALID_SPAN
+        context.span = (
+            tracer.start_span(name, kind=SpanKind.CLIENT, attributes=facts) if inside else INVALID_SPAN
+        )
 
     @event.listens_for(engine, "after_cursor_execute")
     def end(_: Any, __: Any, ___: str, ____: Any, context: Any, _____: Any) -> None:

@@ -1,4 +1,7 @@
-"""Webhooks: made, listed, changed, rotated, removed. What is sent to them is in store/deliveries.py."""
+"""Webhooks: made, listed, changed, rotated, removed.
+
+What is sent to them is in store/webhook_deliveries.py.
+"""
 
 import base64
 import secrets
@@ -11,10 +14,10 @@ from urllib.parse import urlsplit
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from store import audit, vault
-from store.audit import Actor
-from store.errors import NotFound, WrongState
-from store.models import Tenant, Webhook
+from expunge.store import audit, encryption
+from expunge.store.audit import Actor
+from expunge.store.errors import NotFound, WrongState
+from expunge.store.models import Tenant, Webhook
 
 Event = Literal["job.succeeded", "job.failed", "job.cancelled", "job.expired"]
 EVENTS: tuple[Event, ...] = get_args(Event)
@@ -27,21 +30,47 @@ def new_secret() -> str:
 
 
 def create(
-    session: Session, tenant_id: uuid.UUID, by: Actor, *, url: str, events: Sequence[str], description: str, enabled: bool, secret: str
+    session: Session,
+    tenant_id: uuid.UUID,
+    by: Actor,
+    *,
+    url: str,
+    events: Sequence[str],
+    description: str,
+    enabled: bool,
+    secret: str,
 ) -> tuple[Webhook, str]:
-    """A new webhook and its signing secret, which is shown this once. WrongState when the tenant has too many."""
-    session.execute(select(Tenant.id).where(Tenant.id == tenant_id).with_for_update(key_share=True))  # so that two at once are counted
-    count = session.scalar(select(func.count()).select_from(Webhook).where(Webhook.tenant_id == tenant_id)) or 0
+    """A new webhook and its signing secret, which is shown this once.
+
+    WrongState when the tenant has too many.
+    """
+    # So that two at once are counted
+    session.execute(select(Tenant.id).where(Tenant.id == tenant_id).with_for_update(key_share=True))
+    count = (
+        session.scalar(select(func.count()).select_from(Webhook).where(Webhook.tenant_id == tenant_id)) or 0
+    )
     if count >= MOST:
         raise WrongState(f"there are {count} webhooks, which is the most: delete one first")
     text = new_secret()
     row = Webhook(
-        tenant_id=tenant_id, url=url, events=list(events), description=description, enabled=enabled, sealed=vault.seal(text, secret)
+        tenant_id=tenant_id,
+        url=url,
+        events=list(events),
+        description=description,
+        enabled=enabled,
+        sealed=encryption.seal(text, secret),
     )
     session.add(row)
     session.flush()
     session.refresh(row)
-    audit.record(session, tenant_id, by, "webhook.created", row.id, **shown({"url": url, "events": list(events), "enabled": enabled}))
+    audit.record(
+        session,
+        tenant_id,
+        by,
+        "webhook.created",
+        row.id,
+        **shown({"url": url, "events": list(events), "enabled": enabled}),
+    )
     return row, text
 
 
@@ -62,11 +91,18 @@ def get(session: Session, tenant_id: uuid.UUID, webhook_id: uuid.UUID, *, lock: 
 
 def list_webhooks(session: Session, tenant_id: uuid.UUID) -> Sequence[Webhook]:
     """All of a tenant's, newest first."""
-    return session.scalars(select(Webhook).where(Webhook.tenant_id == tenant_id).order_by(Webhook.created_at.desc(), Webhook.id)).all()
+    return session.scalars(
+        select(Webhook).where(Webhook.tenant_id == tenant_id).order_by(Webhook.created_at.desc(), Webhook.id)
+    ).all()
 
 
-def change(session: Session, tenant_id: uuid.UUID, webhook_id: uuid.UUID, by: Actor, values: dict[str, Any]) -> Webhook:
-    """Set url, events, description or enabled. Deliveries that waited while it was disabled go on when it is enabled."""
+def change(
+    session: Session, tenant_id: uuid.UUID, webhook_id: uuid.UUID, by: Actor, values: dict[str, Any]
+) -> Webhook:
+    """Set url, events, description or enabled.
+
+    Deliveries that waited while it was disabled go on when it is enabled.
+    """
     row = get(session, tenant_id, webhook_id, lock=True)
     changed = {name: value for name, value in values.items() if getattr(row, name) != value}
     for name, value in changed.items():
@@ -79,11 +115,21 @@ def change(session: Session, tenant_id: uuid.UUID, webhook_id: uuid.UUID, by: Ac
 
 
 def rotate(
-    session: Session, tenant_id: uuid.UUID, webhook_id: uuid.UUID, by: Actor, *, secret: str, overlap: timedelta
+    session: Session,
+    tenant_id: uuid.UUID,
+    webhook_id: uuid.UUID,
+    by: Actor,
+    *,
+    secret: str,
+    overlap: timedelta,
 ) -> tuple[Webhook, str]:
     """A new secret, shown this once; for the time of `overlap` messages carry a signature of each."""
     row, text = get(session, tenant_id, webhook_id, lock=True), new_secret()
-    row.previous, row.sealed, row.previous_until = row.sealed, vault.seal(text, secret), func.now() + overlap
+    row.previous, row.sealed, row.previous_until = (
+        row.sealed,
+        encryption.seal(text, secret),
+        func.now() + overlap,
+    )
     audit.record(session, tenant_id, by, "webhook.rotated", row.id)
     session.refresh(row)
     return row, text
@@ -100,12 +146,17 @@ def remove(session: Session, tenant_id: uuid.UUID, webhook_id: uuid.UUID, by: Ac
 def reseal(session: Session, secret: str, older: Sequence[str]) -> None:
     """Bring every webhook's secrets under the current secret of the server."""
     for row in session.scalars(select(Webhook).order_by(Webhook.id).with_for_update(key_share=True)):
-        row.sealed = vault.resealed(row.sealed, secret, older, "webhooks")
-        row.previous = None if row.previous is None else vault.resealed(row.previous, secret, older, "webhooks")
+        row.sealed = encryption.resealed(row.sealed, secret, older, "webhooks")
+        row.previous = (
+            None if row.previous is None else encryption.resealed(row.previous, secret, older, "webhooks")
+        )
     session.flush()
 
 
 def under_another(session: Session, secret: str) -> int:
     """How many webhooks have a secret that does not lie under this one of the server."""
     rows = session.execute(select(Webhook.sealed, Webhook.previous)).all()
-    return sum(not all(vault.readable(each, secret, "webhooks") for each in row if each is not None) for row in rows)
+    return sum(
+        not all(encryption.readable(each, secret, "webhooks") for each in row if each is not None)
+        for row in rows
+    )

@@ -1,4 +1,7 @@
-"""Workers as their rows tell of them. A worker writes its own row with every heartbeat; claims, the dispatcher, health and metrics read them."""
+"""Workers as their rows tell of them.
+
+A worker writes its own row with every heartbeat; claims, the dispatcher, health and metrics read them.
+"""
 
 import uuid
 from collections.abc import Sequence
@@ -9,7 +12,7 @@ from sqlalchemy import case, delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from store.models import Worker
+from expunge.store.models import Worker
 
 READY, STARTING, SUSPENDED, LOST = "ready", "starting", "suspended", "lost"
 STATES = (STARTING, READY, SUSPENDED, LOST)
@@ -47,7 +50,10 @@ def leave(session: Session, id_: uuid.UUID) -> None:
 
 def forget_lost(session: Session) -> None:
     """Drop the rows of workers that were lost a while ago."""
-    session.execute(delete(Worker).where(Worker.expires_at < func.now() - REMEMBERED), execution_options={"synchronize_session": False})
+    session.execute(
+        delete(Worker).where(Worker.expires_at < func.now() - REMEMBERED),
+        execution_options={"synchronize_session": False},
+    )
 
 
 def models_of(session: Session, id_: uuid.UUID) -> list[str] | None:
@@ -57,14 +63,20 @@ def models_of(session: Session, id_: uuid.UUID) -> list[str] | None:
 
 
 def able(session: Session) -> list[str] | None:
-    """Models that some ready worker has, ANY among them where one is ready; None where no worker has a row at all, as before the release that has them."""
+    """Models that some ready worker has, ANY among them where one is ready; None where no worker has a row
+    at all, as before the release that has them.
+    """
     rows = session.execute(select(Worker.state, Worker.models).where(LIVE)).all()
     ready = [models for state, models in rows if state == READY]
-    return None if not rows else sorted({ANY, *(model for models in ready for model in models)}) if ready else []
+    return (
+        None if not rows else sorted({ANY, *(model for models in ready for model in models)}) if ready else []
+    )
 
 
 def bells(session: Session) -> int:
-    """How many messages make sure that a worker hears of a job which it can run: where models differ, as many as there are workers to wake, up to MOST."""
+    """How many messages make sure that a worker hears of a job which it can run: where models differ, as many
+    as there are workers to wake, up to MOST.
+    """
     ready = session.scalars(select(Worker.models).where(LIVE, Worker.state == READY)).all()
     return 1 if len({frozenset(models) for models in ready}) < 2 else min(MOST, len(ready))
 
@@ -72,24 +84,33 @@ def bells(session: Session) -> int:
 # One look into ix_jobs_queued_model for each model that jobs wait for, however many those are.
 WAITED_FOR = text("""
 with recursive wanted (model) as (
-    (select coalesce(spec ->> 'model', '') from jobs where status = 'queued' order by coalesce(spec ->> 'model', '') limit 1)
+    (select coalesce(spec ->> 'model', '') from jobs where status = 'queued'
+        order by coalesce(spec ->> 'model', '') limit 1)
     union all
-    select (select coalesce(spec ->> 'model', '') from jobs where status = 'queued' and coalesce(spec ->> 'model', '') > wanted.model
+    select (select coalesce(spec ->> 'model', '') from jobs where status = 'queued'
+        and coalesce(spec ->> 'model', '') > wanted.model
         order by coalesce(spec ->> 'model', '') limit 1) from wanted where wanted.model is not null
 )
 select model from wanted where model is not null and exists (
-    select from jobs where status = 'queued' and coalesce(spec ->> 'model', '') = wanted.model and (cast(:tenant as uuid) is null or tenant_id = :tenant)
+    select from jobs where status = 'queued' and coalesce(spec ->> 'model', '') = wanted.model
+        and (cast(:tenant as uuid) is null or tenant_id = :tenant)
 )
 """)
 
 
 def blocked(session: Session, tenant_id: uuid.UUID | None = None) -> dict[str, str]:
-    """Models that queued jobs, of one tenant or of all, wait for in vain, and why; empty where nothing is known of workers."""
+    """Models that queued jobs, of one tenant or of all, wait for in vain, and why; empty where nothing is
+    known of workers.
+    """
     found = able(session)
     if found is None:
         return {}
     models = session.scalars(WAITED_FOR, {"tenant": tenant_id}).all()
-    return {model: f"no worker has the model '{model}'" if found else "no worker is ready" for model in models if model not in found}
+    return {
+        model: f"no worker has the model '{model}'" if found else "no worker is ready"
+        for model in models
+        if model not in found
+    }
 
 
 def word_of(session: Session, model: str) -> tuple[bool, str | None]:

@@ -1,4 +1,6 @@
-"""Real parts for every test: one PostgreSQL and one Redis for each process that runs tests, migrated, and emptied between tests; and the ledger of them all."""
+"""Real parts for every test: one PostgreSQL and one Redis for each process that runs tests, migrated, and
+emptied between tests; and the ledger of them all.
+"""
 
 import os
 import shutil
@@ -13,18 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import ledger
 import psycopg
 import pytest
 import redis as redis_py
-from service_role import as_service
 from sqlalchemy.orm import Session
-from strict import pytest_runtest_makereport
 
-from embedded import servers
-from store import db, keys, migrate, roles
-from store.models import Base, Tenant
-from store.settings import Settings
+from expunge.embedded import servers
+from expunge.store import db, keys, migrate, roles
+from expunge.store.models import Base, Tenant
+from expunge.store.settings import Settings
+from tests.support import ledger
+from tests.support.service_role import as_service
+from tests.support.strict import pytest_runtest_makereport
 
 __all__ = ["pytest_runtest_makereport"]
 SECRET = "0123456789abcdef" * 4
@@ -51,7 +53,9 @@ def running(program: servers.Program, folder: Path) -> Iterator[subprocess.Popen
 def postgres_url(server_folder: Path) -> Iterator[str]:
     """A real PostgreSQL, migrated."""
     # The server may be lost with the session, so it need not wait for the disk.
-    program, url = servers.postgres(server_folder, servers.free_port(), ["-c", "fsync=off", "-c", "max_connections=200"])
+    program, url = servers.postgres(
+        server_folder, servers.free_port(), ["-c", "fsync=off", "-c", "max_connections=200"]
+    )
     for _ in running(program, server_folder):
         migrate.upgrade(url)
         roles.grant(url, as_service(url))
@@ -80,7 +84,9 @@ def s3_url(server_folder: Path) -> Iterator[str]:
         except httpx.TransportError:
             return False
 
-    program = servers.Program("s3", [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], ready=ready)
+    program = servers.Program(
+        "s3", [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], ready=ready
+    )
     for _ in running(program, server_folder):
         yield url
 
@@ -90,7 +96,12 @@ def bucket(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """ARTIFACTS_URL of an empty bucket, with what the environment needs to reach it."""
     name = f"artifacts-{uuid.uuid4()}"
     assert httpx.put(f"{s3_url}/{name}").status_code == 200
-    for variable, value in {"ENDPOINT_URL": s3_url, "ACCESS_KEY_ID": "id", "SECRET_ACCESS_KEY": "key", "REGION": "us-east-1"}.items():
+    for variable, value in {
+        "ENDPOINT_URL": s3_url,
+        "ACCESS_KEY_ID": "id",
+        "SECRET_ACCESS_KEY": "key",
+        "REGION": "us-east-1",
+    }.items():
         monkeypatch.setenv(f"AWS_{variable}", value)
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
     return f"s3://{name}/expunge"
@@ -102,7 +113,8 @@ def database_url(postgres_url: str) -> str:
     kept = {"deployment"}  # the artifact stores of the session are marked with its id
     tables = ", ".join(f'"{table.name}"' for table in Base.metadata.sorted_tables if table.name not in kept)
     with psycopg.connect(postgres_url) as connection:
-        connection.execute("set session_replication_role = replica")  # the audit's own trigger refuses it otherwise
+        # The audit's own trigger refuses it otherwise
+        connection.execute("set session_replication_role = replica")
         connection.execute(f"truncate {tables} restart identity cascade")
     return postgres_url
 
@@ -135,9 +147,13 @@ def settings(database_url: str, broker_url: str, tmp_path: Path) -> Settings:
         "CANCEL_SECONDS": "2",
         "SOFT_SHUTDOWN_SECONDS": "5",
         "SELF_TEST_SECONDS": "0.3",
-        "EXPUNGE_RATE_LIMITS": "false",  # tests ask more often than people; those of the limits switch them on
+        "EXPUNGE_RATE_LIMITS": (
+            "false"
+        ),  # tests ask more often than people; those of the limits switch them on
     }
-    return Settings.model_validate({name.lower() if name in LOWER else name: value for name, value in values.items()})
+    return Settings.model_validate(
+        {name.lower() if name in LOWER else name: value for name, value in values.items()}
+    )
 
 
 LOWER = {name.upper() for name, field in Settings.model_fields.items() if field.alias is None}

@@ -1,6 +1,7 @@
-"""README and docs, tried: each sh and python block is run as it stands against one `expunge up`, in a folder outside the repository, or says why not.
+"""README and docs, tried: each sh and python block is run as it stands against one `expunge up`, in a folder
+outside the repository, or says why not.
 
-docs/your-own-model.md is tried in tests/api/test_api_models_page.py, which has the models that it speaks of.
+docs/your-own-model.md is tried in tests/api/test_models_page.py, which has the models that it speaks of.
 """
 
 import json
@@ -15,33 +16,44 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import pages
 import pytest
 from PIL import Image
 
-from client import Expunge
-from embedded import servers
+from expunge.client import Expunge
+from expunge.embedded import servers
+from tests.support import documents
+from tests.support.places import PYTHONPATH
 
 PAGES = sorted(
-    str(p.relative_to(pages.ROOT)) for p in (*pages.ROOT.glob("*.md"), *pages.ROOT.glob("docs/*.md")) if p.name != "CHANGELOG.md"
+    str(p.relative_to(documents.ROOT))
+    for p in (*documents.ROOT.glob("*.md"), *documents.ROOT.glob("docs/*.md"))
+    if p.name != "CHANGELOG.md"
 )
 ELSEWHERE = "docs/your-own-model.md"
 FEW = "--set trajectories=1 --set sampling_steps=4"
 SMALLER = {
     "make setup && source .venv/bin/activate": "true",
     "source .venv/bin/activate\n": "\n",
-    "expunge erase church --method prune": "expunge erase --set steps=2 --set method.name=esd --evaluation enabled=false church --method prune",
+    "expunge erase church --method prune": (
+        "expunge erase --set steps=2 --set method.name=esd --evaluation enabled=false church --method prune"
+    ),
     "expunge erase": f"expunge erase --set steps=2 {FEW} --evaluation enabled=false",
     "expunge hide": f"expunge hide --set steps=2 {FEW} --recovery steps=2 --evaluation enabled=false",
     "expunge combine": "expunge combine --evaluation enabled=false",
-    "expunge inspect": "expunge inspect --set trajectories=1 --set timesteps=1 --set sampling_steps=4 --set pictures=0",
+    "expunge inspect": (
+        "expunge inspect --set trajectories=1 --set timesteps=1 --set sampling_steps=4 --set pictures=0"
+    ),
     '"method": "uce"}': '"method": "uce", "evaluation": {"enabled": false}}',
     'method="age"': 'method={"name": "age", "steps": 2, "trajectories": 1, "sampling_steps": 4}',
     "negative_prompt_embeds=negative)": "negative_prompt_embeds=negative, num_inference_steps=2)",
-    "path/to/the/base/model": str(pages.ROOT / "core/bundled/emoji"),
+    "path/to/the/base/model": str(documents.ROOT / "core/bundled/emoji"),
 }
-"""What takes minutes, asked for in small; and what stands at another place here than with a person. The first that fits is taken."""
-DRY = {"docs/editing.md"}  # learning words and counting attributes take minutes: asked whether they would be accepted
+"""What takes minutes, asked for in small; and what stands at another place here than with a person.
+
+The first that fits is taken.
+"""
+# Learning words and counting attributes take minutes: asked whether they would be accepted
+DRY = {"docs/editing.md"}
 PRELUDE = r"""
 set -Eeuo pipefail
 trap 'echo "failed: $BASH_COMMAND" >&2' ERR
@@ -77,28 +89,52 @@ class Place:
 
     def shell(self, page: str) -> subprocess.CompletedProcess[str]:
         folder = self.standing(page)
-        for name in set(re.findall(r"\b\w+\.(?:jpg|png)\b", "".join(pages.run(page, "sh")))):  # a person's own pictures
+        # A person's own pictures
+        for name in set(re.findall(r"\b\w+\.(?:jpg|png)\b", "".join(documents.run(page, "sh")))):
             Image.effect_noise((64, 64), 90).save(folder / name)
         text = (
-            PRELUDE + self.smaller("\n".join(t for t in pages.run(page, "sh") if "expunge up" not in t), page) + '\necho "JOB=${JOB:-}"\n'
+            PRELUDE
+            + self.smaller("\n".join(t for t in documents.run(page, "sh") if "expunge up" not in t), page)
+            + '\necho "JOB=${JOB:-}"\n'
         )
-        return subprocess.run(["bash", "-c", text], cwd=folder, env=self.environment, capture_output=True, text=True, timeout=300)
+        return subprocess.run(
+            ["bash", "-c", text],
+            cwd=folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """README's own `expunge up`, as pasted."""
     folder = tmp_path_factory.mktemp("person")
-    ours = ("DATABASE_URL", "REDIS_URL", "ARTIFACTS_URL", "EXPUNGE_SECRET", "EXPUNGE_SIGNING_KEY", "EXPUNGE_API_KEY", "EXPUNGE_URL")
-    environment = {name: value for name, value in os.environ.items() if name not in ours} | {"PYTHONPATH": str(pages.ROOT)}
-    path = [str(pages.expunge(folder / "bin")), str(Path(sys.executable).parent), environment["PATH"]]
+    ours = (
+        "DATABASE_URL",
+        "REDIS_URL",
+        "ARTIFACTS_URL",
+        "EXPUNGE_SECRET",
+        "EXPUNGE_SIGNING_KEY",
+        "EXPUNGE_API_KEY",
+        "EXPUNGE_URL",
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in ours} | {
+        "PYTHONPATH": PYTHONPATH
+    }
+    path = [str(documents.expunge(folder / "bin")), str(Path(sys.executable).parent), environment["PATH"]]
     made = Place(folder, servers.free_port(), environment | {"PATH": os.pathsep.join(path)})
-    (up,) = (text for text in pages.run("README.md", "sh") if "expunge up" in text)
+    (up,) = (text for text in documents.run("README.md", "sh") if "expunge up" in text)
     log = (folder / "up.log").open("w")
     process = subprocess.Popen(
         ["bash", "-c", made.smaller(up, "README.md").replace("expunge up", "exec expunge up")],
-        cwd=folder, env=made.environment, stdout=log, stderr=log, start_new_session=True,
-    )  # fmt: skip
+        cwd=folder,
+        env=made.environment,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
     try:
         until_ready(made, process)
         yield made
@@ -122,25 +158,27 @@ def until_ready(made: Place, process: subprocess.Popen[bytes]) -> None:
 
 
 def test_every_block_is_run_or_says_why_not():
-    found = [block for page in PAGES for block in pages.blocks(page)]
+    found = [block for page in PAGES for block in documents.blocks(page)]
     assert {block.language for block in found} <= {"sh", "python", "json", "yaml", "nginx"}
     assert all(block.why for block in found if block.why is not None)
     assert any(block.why for block in found)
     for page in PAGES:
-        text = (pages.ROOT / page).read_text()
-        assert text.count("\n```") == 2 * len(pages.blocks(page)), f"{page}: a block that is not seen"
+        text = (documents.ROOT / page).read_text()
+        assert text.count("\n```") == 2 * len(documents.blocks(page)), f"{page}: a block that is not seen"
 
 
-@pytest.mark.parametrize("block", [b for page in PAGES for b in pages.blocks(page) if b.source], ids=lambda b: b.source)
-def test_what_is_quoted_from_the_source_stands_there(block: pages.Block):
+@pytest.mark.parametrize(
+    "block", [b for page in PAGES for b in documents.blocks(page) if b.source], ids=lambda b: b.source
+)
+def test_what_is_quoted_from_the_source_stands_there(block: documents.Block):
     def lines(text: str) -> str:
         return "\n".join(line.strip() for line in text.splitlines())
 
-    assert lines(block.text) in lines((pages.ROOT / block.source).read_text())
+    assert lines(block.text) in lines((documents.ROOT / block.source).read_text())
 
 
 def test_json_is_json():
-    found = [text for page in PAGES for text in pages.run(page, "json")]
+    found = [text for page in PAGES for text in documents.run(page, "json")]
     assert found
     for text in found:
         json.loads(text)
@@ -148,7 +186,10 @@ def test_json_is_json():
 
 @pytest.mark.slow
 def test_the_commands_run_in_their_order(place: Place):
-    for page in ["README.md", *(p for p in PAGES if p not in ("README.md", ELSEWHERE) and pages.run(p, "sh"))]:
+    for page in [
+        "README.md",
+        *(p for p in PAGES if p not in ("README.md", ELSEWHERE) and documents.run(p, "sh")),
+    ]:
         ran = place.shell(page)
         assert ran.returncode == 0, f"{page}:\n{ran.stdout[-2000:]}\n{ran.stderr[-3000:]}"
         with Expunge(place.environment["EXPUNGE_URL"], place.environment["EXPUNGE_API_KEY"]) as client:
@@ -163,6 +204,6 @@ def test_the_python_runs(place: Place, monkeypatch: pytest.MonkeyPatch):
     for name in ("EXPUNGE_URL", "EXPUNGE_API_KEY"):
         monkeypatch.setenv(name, place.environment[name])
     for page in (p for p in PAGES if p != ELSEWHERE):
-        for text in pages.run(page, "python"):
+        for text in documents.run(page, "python"):
             monkeypatch.chdir(place.standing(page))
             exec(compile(place.smaller(text, page), page, "exec"), {})

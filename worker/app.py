@@ -1,4 +1,7 @@
-"""The Celery app: `celery -A worker.app worker`. A message is a bell and holds a job id; PostgreSQL is the queue of record."""
+"""The Celery app: `celery -A expunge.worker.app worker`.
+
+A message is a bell and holds a job id; PostgreSQL is the queue of record.
+"""
 
 import logging
 import os
@@ -19,18 +22,20 @@ from celery.signals import (
     worker_shutting_down,
 )
 
-from store import db, logs, tracing
-from store.queue import QUEUE
-from store.settings import read
-from worker import devices, shutdown, signing
+from expunge.store import db, logs, tracing
+from expunge.store.queue_recovery import QUEUE
+from expunge.store.settings import read
+from expunge.worker import devices, shutdown, signing
 
 if TYPE_CHECKING:
-    from worker.standing import Keeper
+    from expunge.worker.readiness import Keeper
 
-# Longer than any job: a message is never delivered twice for being slow. Recovery comes from the lease, not from this.
+# Longer than any job: a message is never delivered twice for being slow. Recovery comes from the lease, not
+# from this.
 VISIBILITY = {"visibility_timeout": 43_200}
 
-# Read by OpenMP when a run first loads torch: threads that spin while they wait starve their neighbours on a shared host.
+# Read by OpenMP when a run first loads torch: threads that spin while they wait starve their neighbours on a
+# shared host.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 settings = read(secret=False)  # imported to ring its bell, it needs none; a worker does
@@ -39,7 +44,7 @@ keeper: "Keeper | None" = None
 if settings.metrics_port is not None and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     # Read by prometheus_client when it is first imported.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = counted = tempfile.mkdtemp(prefix="expunge-metrics-")
-app = Celery("expunge", broker=settings.redis_url.get_secret_value(), include=["worker.task"])
+app = Celery("expunge", broker=settings.redis_url.get_secret_value(), include=["expunge.worker.task"])
 app.conf.update(
     accept_content=["json"],
     task_serializer="json",
@@ -52,7 +57,8 @@ app.conf.update(
     worker_prefetch_multiplier=1,
     worker_concurrency=1,
     worker_max_tasks_per_child=settings.tasks_per_process,
-    worker_cancel_long_running_tasks_on_connection_loss=False,  # a blink of Redis must not end a long job; the fence guards it
+    # A blink of Redis must not end a long job; the fence guards it
+    worker_cancel_long_running_tasks_on_connection_loss=False,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     broker_transport_options={
@@ -87,7 +93,7 @@ def configure_logging(**_: Any) -> None:
 @worker_init.connect  # type: ignore[untyped-decorator]
 def beginning(**_: Any) -> None:
     global keeper
-    from worker.standing import Keeper
+    from expunge.worker.readiness import Keeper
 
     keeper = Keeper(settings)
     keeper.start()
@@ -95,7 +101,7 @@ def beginning(**_: Any) -> None:
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def ready(sender: Any, **_: Any) -> None:
-    from worker import metrics
+    from expunge.worker import metrics
 
     metrics.serve(settings)
     if keeper is not None:
@@ -104,10 +110,10 @@ def ready(sender: Any, **_: Any) -> None:
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def forked(**_: Any) -> None:
-    from worker import standing
+    from expunge.worker import readiness
 
     db.forget()
-    standing.replaced()
+    readiness.replaced()
     tracing.configure("worker")
 
 

@@ -1,4 +1,7 @@
-"""core's Checkpoints over the artifact store: bytes first, then a fenced row with their sha256. A corrupt one gives way to the one before."""
+"""core's Checkpoints over the artifact store: bytes first, then a fenced row with their sha256.
+
+A corrupt one gives way to the one before.
+"""
 
 import json
 import time
@@ -7,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from store import attempts
-from store.blobs import Blobs, output_key
-from store.errors import CorruptBlob, NotFound
-from worker import metrics
-from worker.lease import Lease
+from expunge.store import attempts
+from expunge.store.blobs import Blobs, output_key
+from expunge.store.errors import CorruptBlob, NotFound
+from expunge.worker import metrics
+from expunge.worker.lease import Lease
 
 if TYPE_CHECKING:
     import torch
@@ -39,13 +42,19 @@ class JobCheckpoints:
         return None if files is None else (load(files[STATE]), json.loads(files[META]))
 
     def save_files(self, step: int, files: dict[str, bytes]) -> None:
-        """LostLease when the job is another's; HandOver when the worker is to stop, now that the state is safe."""
+        """LostLease when the job is another's; HandOver when the worker is to stop, now that the state is
+        safe.
+        """
         job, rows, begun = self.lease.job, dict[str, Any](), time.monotonic()
         for name, content in files.items():
             key = output_key(job.tenant_id, job.id, job.attempt, job.fence)
             size, sha256 = self.blobs.put(key, content)
             rows[name] = {"key": key, "sha256": sha256, "size": size}
-        stale = self.lease.write(partial(attempts.checkpoint, job_id=job.id, fence=job.fence, step=step, files=rows, keep=self.keep))
+        stale = self.lease.write(
+            partial(
+                attempts.checkpoint, job_id=job.id, fence=job.fence, step=step, files=rows, keep=self.keep
+            )
+        )
         metrics.checkpoint_seconds.observe(time.monotonic() - begun)
         self.blobs.delete(stale)
         self.lease.saved()
@@ -55,9 +64,14 @@ class JobCheckpoints:
         rows = self.lease.write(lambda session: attempts.checkpoints(session, self.lease.job.id))
         for row in rows:
             try:
-                files = {name: self.blobs.read_all(file["key"], file["sha256"]) for name, file in row.files.items()}
+                files = {
+                    name: self.blobs.read_all(file["key"], file["sha256"]) for name, file in row.files.items()
+                }
             except (CorruptBlob, NotFound):
-                self.note("checkpoint_corrupt", f"the checkpoint at step {row.step} is damaged: going back to the one before")
+                self.note(
+                    "checkpoint_corrupt",
+                    f"the checkpoint at step {row.step} is damaged: going back to the one before",
+                )
                 continue
             self.note("resumed", f"going on from the checkpoint at step {row.step}")
             return files

@@ -1,4 +1,6 @@
-"""Rings the bell for queued jobs that nobody claimed: a lost message, an emptied Redis, a job whose worker died, a pause or a quota that ended."""
+"""Rings the bell for queued jobs that nobody claimed: a lost message, an emptied Redis, a job whose worker
+died, a pause or a quota that ended.
+"""
 
 from datetime import timedelta
 
@@ -8,10 +10,10 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 from sqlalchemy.exc import DBAPIError
 
-from store import db, workers
-from store.queue import BATCH, QUEUE, TASK, to_announce
-from store.settings import Settings
-from worker import metrics
+from expunge.store import db, workers
+from expunge.store.queue_recovery import BATCH, QUEUE, TASK, to_announce
+from expunge.store.settings import Settings
+from expunge.worker import metrics
 
 log = structlog.get_logger("worker")
 FULL = 500  # messages that wait already: more would only be duplicates
@@ -23,7 +25,9 @@ def turn(settings: Settings) -> None:
 
 
 def ring_on(settings: Settings) -> None:
-    """A worker that has ended an attempt wakes whoever is next, where no message waits for that: a bell rung while a tenant's quota was full woke nobody."""
+    """A worker that has ended an attempt wakes whoever is next, where no message waits for that: a bell rung
+    while a tenant's quota was full woke nobody.
+    """
     try:
         announce(settings, 1, 1)
     except DBAPIError as error:
@@ -31,10 +35,12 @@ def ring_on(settings: Settings) -> None:
 
 
 def announce(settings: Settings, limit: int, full: int) -> int:
-    """Ring for at most `limit` jobs unless `full` messages wait, and say for how many; a message holds a job id and nothing else.
+    """Ring for at most `limit` jobs unless `full` messages wait, and say for how many; a message holds a job
+    id and nothing else.
 
-    Where none waits, no worker is about to look: then what was announced before is announced again at once. Where workers have different models a message may
-    wake one that has not the job's: so a job gets as many as there are workers, which Redis wakes in turn.
+    Where none waits, no worker is about to look: then what was announced before is announced again at once.
+    Where workers have different models a message may wake one that has not the job's: so a job gets as many
+    as there are workers, which Redis wakes in turn.
     """
     broker = settings.redis_url.get_secret_value()
     try:
@@ -42,10 +48,19 @@ def announce(settings: Settings, limit: int, full: int) -> int:
             waiting = int(client.llen(QUEUE))
         if waiting >= full:
             return 0
-        grace, again = timedelta(seconds=settings.dispatch_seconds), timedelta(seconds=settings.redispatch_after_seconds if waiting else 0)
+        grace, again = (
+            timedelta(seconds=settings.dispatch_seconds),
+            timedelta(seconds=settings.redispatch_after_seconds if waiting else 0),
+        )
         with db.transaction(settings.database_url.get_secret_value()) as session:
             each = workers.bells(session)
-            ids = to_announce(session, grace=grace, again=again, limit=max(1, limit // each), max_running=settings.max_running_jobs)
+            ids = to_announce(
+                session,
+                grace=grace,
+                again=again,
+                limit=max(1, limit // each),
+                max_running=settings.max_running_jobs,
+            )
             ring(broker, [str(job_id) for job_id in ids for _ in range(each)])
         return len(ids)
     except (redis.RedisError, OperationalError) as error:  # rolled back: announced again at the next turn
@@ -60,9 +75,13 @@ def ring(broker: str, ids: list[str]) -> None:
         return
     with Celery("dispatcher", broker=broker, set_as_current=False) as sender:
         sender.conf.update(
-            task_serializer="json", task_ignore_result=True, broker_transport_options={"socket_connect_timeout": 1, "socket_timeout": 2}
+            task_serializer="json",
+            task_ignore_result=True,
+            broker_transport_options={"socket_connect_timeout": 1, "socket_timeout": 2},
         )
         with sender.connection_for_write() as connection:
             for job_id in ids:
-                sender.send_task(TASK, args=[job_id], queue=QUEUE, retry=False, ignore_result=True, connection=connection)
+                sender.send_task(
+                    TASK, args=[job_id], queue=QUEUE, retry=False, ignore_result=True, connection=connection
+                )
     log.info("announced", jobs=len(ids), job_ids=ids)

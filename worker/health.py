@@ -1,12 +1,14 @@
-"""`python -m worker.health`: exit code 0 while a worker of this host is ready (or still testing itself) and its heartbeat is fresh; else 1, and why."""
+"""`python -m expunge.worker.health`: exit code 0 while a worker of this host is ready (or still testing
+itself) and its heartbeat is fresh; else 1, and why.
+"""
 
 import socket
 import sys
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from store import db, workers
-from store.settings import read
+from expunge.store import db, workers
+from expunge.store.settings import read
 
 
 def main() -> int:
@@ -15,7 +17,9 @@ def main() -> int:
         with db.transaction(settings.database_url.get_secret_value()) as session:
             found = [(row.state, row.pid, row.reason) for row in workers.of_host(session, host)]
     except SQLAlchemyError as error:
-        sys.stdout.write(f"the database does not answer ({type(error).__name__}): nothing is known of the workers\n")
+        sys.stdout.write(
+            f"the database does not answer ({type(error).__name__}): nothing is known of the workers\n"
+        )
         return 1
     for state, pid, reason in found:
         sys.stdout.write(f"worker {host}:{pid} is {state}" + (f": {reason}\n" if reason else "\n"))

@@ -10,15 +10,20 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from store import db
-from store.queue import try_lead
-from store.settings import Settings
+from expunge.store import db
+from expunge.store.queue_recovery import try_lead
+from expunge.store.settings import Settings
 
 log = structlog.get_logger("worker")
 
 
-def lead(name: str, settings: Settings, every: float, turn: Callable[[Settings], None], stop: threading.Event) -> None:
-    """Take a turn every so many seconds while leading; stand by otherwise. An error costs one turn, never the loop."""
+def lead(
+    name: str, settings: Settings, every: float, turn: Callable[[Settings], None], stop: threading.Event
+) -> None:
+    """Take a turn every so many seconds while leading; stand by otherwise.
+
+    An error costs one turn, never the loop.
+    """
     url = settings.database_url.get_secret_value()
     while not stop.is_set():
         try:
@@ -29,7 +34,14 @@ def lead(name: str, settings: Settings, every: float, turn: Callable[[Settings],
         stop.wait(every)
 
 
-def hold(session: Session, name: str, settings: Settings, every: float, turn: Callable[[Settings], None], stop: threading.Event) -> None:
+def hold(
+    session: Session,
+    name: str,
+    settings: Settings,
+    every: float,
+    turn: Callable[[Settings], None],
+    stop: threading.Event,
+) -> None:
     """Turns for as long as this session's connection holds the lock."""
     if not try_lead(session, name):
         return

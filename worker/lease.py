@@ -14,13 +14,13 @@ import structlog
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
-from store import attempts, db
-from store.errors import LostLease
-from store.models import Job
-from store.queue import DEADLINE
-from store.settings import Settings
-from worker import shutdown, standing
-from worker.pace import Pace
+from expunge.store import attempts, db
+from expunge.store.errors import LostLease
+from expunge.store.models import Job
+from expunge.store.queue_recovery import DEADLINE
+from expunge.store.settings import Settings
+from expunge.worker import readiness, shutdown
+from expunge.worker.run_telemetry import Pace
 
 log = structlog.get_logger("worker")
 MISSING = ("42703", "42P01")  # PostgreSQL's undefined_column and undefined_table
@@ -55,7 +55,8 @@ class Paused(HandOver):
 class Lease:
     """Holds a claimed job: core's callback on one side, heartbeats on the other.
 
-    A run that does not stop within `cancel_seconds`, or reports nothing for `stall_seconds`, is ended with its process.
+    A run that does not stop within `cancel_seconds`, or reports nothing for `stall_seconds`, is ended with
+    its process.
     """
 
     def __init__(self, settings: Settings, job: Job) -> None:
@@ -72,7 +73,9 @@ class Lease:
         self.lock = threading.Lock()
         self.pace = Pace()
         inside = contextvars.copy_context()  # its log lines say whose they are, and hide what the run's do
-        self.thread = threading.Thread(target=inside.run, args=(self.watch,), name=f"lease-{job.id}", daemon=True)
+        self.thread = threading.Thread(
+            target=inside.run, args=(self.watch,), name=f"lease-{job.id}", daemon=True
+        )
 
     def __enter__(self) -> Self:
         self.thread.start()
@@ -86,12 +89,20 @@ class Lease:
     # The run's side
 
     def __call__(self, report: Mapping[str, Any]) -> None:
-        """core's progress callback. Raises Cancelled, DeadlineExceeded, HandOver or LostLease to end the run."""
+        """core's progress callback.
+
+        Raises Cancelled, DeadlineExceeded, HandOver or LostLease to end the run.
+        """
         self.seen = time.monotonic()
         self.raise_reason(at_checkpoint=False)
         self.pace(report)
-        clean = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in report.items()}
-        changed = clean.get("phase") != self.phase or "message" in clean or clean.get("step") == clean.get("total")
+        clean = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in report.items()
+        }
+        changed = (
+            clean.get("phase") != self.phase or "message" in clean or clean.get("step") == clean.get("total")
+        )
         with self.lock:
             self.latest = self.pending = clean
             self.phase = str(clean.get("phase"))
@@ -113,7 +124,8 @@ class Lease:
             self.stop(HandOver("the worker shuts down"))
         if self.reason is None:
             return
-        # A run that keeps checkpoints is let go on to the next one: for half the shutdown's time, or in a pause, which is in no hurry, for as long as it takes.
+        # A run that keeps checkpoints is let go on to the next one: for half the shutdown's time, or in a
+        # pause, which is in no hurry, for as long as it takes.
         waits = isinstance(self.reason, HandOver) and self.checkpointing and not at_checkpoint
         late = time.monotonic() - self.asked > self.settings.soft_shutdown_seconds / 2
         if not waits or (late and not isinstance(self.reason, Paused)):
@@ -134,7 +146,8 @@ class Lease:
                 log.warning("progress_unwritten", error=type(error).__name__)
 
     def write(self, act: Callable[[Session], T]) -> T:
-        """`act` in one transaction; again while the database is away, as long as the lease may still be ours. LostLease.
+        """`act` in one transaction; again while the database is away, as long as the lease may still be ours.
+        LostLease.
 
         A commit whose answer was lost is repeated, so `act` must find what it has done already.
         """
@@ -165,10 +178,18 @@ class Lease:
         """One heartbeat; ends the process when the run no longer listens."""
         now = time.monotonic()
         if strength(self.reason) > strength(Paused()) and now - self.asked > self.settings.cancel_seconds:
-            self.end_process(type(self.reason).__name__, lambda session: settle(session, self.job, self.reason))
+            self.end_process(
+                type(self.reason).__name__, lambda session: settle(session, self.job, self.reason)
+            )
         if now - self.seen > self.settings.stall_seconds:
-            text = f"no progress for {self.settings.stall_seconds:.0f} s: the run is ended and goes on from its last checkpoint"
-            self.end_process("Stalled", lambda session: attempts.note(session, self.job.id, self.job.fence, "stalled", text))
+            text = (
+                f"no progress for {self.settings.stall_seconds:.0f} s: the run is ended and goes on from its"
+                " last checkpoint"
+            )
+            self.end_process(
+                "Stalled",
+                lambda session: attempts.note(session, self.job.id, self.job.fence, "stalled", text),
+            )
         with db.transaction(self.url) as session:
             heard = attempts.heartbeat(session, self.job.id, self.job.fence, self.length)
         if heard.cancel_requested:
@@ -189,7 +210,7 @@ class Lease:
     def end_process(self, why: str, last: Callable[[Session], object]) -> None:
         """Write the last word, then SIGKILL: a run that does not return cannot be ended otherwise."""
         log.error("run_killed", reason=why)
-        standing.ended("its run reported nothing for too long" if why == "Stalled" else None)
+        readiness.ended("its run reported nothing for too long" if why == "Stalled" else None)
         try:
             with db.transaction(self.url) as session:
                 last(session)
@@ -198,7 +219,9 @@ class Lease:
 
 
 def away(error: Exception) -> bool:
-    """Whether the database is out of reach for a while, or has another release's schema while an upgrade or a downgrade goes on."""
+    """Whether the database is out of reach for a while, or has another release's schema while an upgrade or a
+    downgrade goes on.
+    """
     missing = isinstance(error, ProgrammingError) and getattr(error.orig, "sqlstate", None) in MISSING
     lost = isinstance(error, DBAPIError) and error.connection_invalidated
     return missing or lost or isinstance(error, OperationalError | InterfaceError)
@@ -206,7 +229,9 @@ def away(error: Exception) -> bool:
 
 def strength(reason: Exception | None) -> int:
     """A pause gives way to a shutdown, and both to whatever ends the job or takes it away."""
-    return 0 if reason is None else 1 if isinstance(reason, Paused) else 2 if isinstance(reason, HandOver) else 3
+    return (
+        0 if reason is None else 1 if isinstance(reason, Paused) else 2 if isinstance(reason, HandOver) else 3
+    )
 
 
 def settle(session: Session, job: Job, reason: Exception | None) -> None:
@@ -214,6 +239,8 @@ def settle(session: Session, job: Job, reason: Exception | None) -> None:
     if isinstance(reason, Cancelled):
         attempts.cancelled(session, job.id, job.fence)
     elif isinstance(reason, DeadlineExceeded):
-        attempts.fail(session, job.id, job.fence, code="deadline_exceeded", message=str(reason), retryable=True)
+        attempts.fail(
+            session, job.id, job.fence, code="deadline_exceeded", message=str(reason), retryable=True
+        )
     elif isinstance(reason, HandOver):
         attempts.release(session, job.id, job.fence, reason=reason.event)

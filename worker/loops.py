@@ -1,4 +1,6 @@
-"""`python -m worker.loops`: dispatcher, bells, reaper, sweeper, verifier and webhooks beside each other. Run it as often as you like: one of each leads."""
+"""`python -m expunge.worker.loops`: dispatcher, bells, reaper, sweeper, verifier and webhooks beside each
+other. Run it as often as you like: one of each leads.
+"""
 
 import signal
 import sys
@@ -8,12 +10,12 @@ import structlog
 from obstore.exceptions import BaseError as BlobError
 from sqlalchemy.exc import SQLAlchemyError
 
-from store import deployment, logs, tracing
-from store.errors import ForeignStore
-from store.settings import Settings, read
-from worker import bells, dispatcher, metrics, reaper, sweeper, verifier
-from worker.leader import lead
-from worker.webhooks import Deliverer
+from expunge.store import deployment, logs, tracing
+from expunge.store.errors import ForeignStore
+from expunge.store.settings import Settings, read
+from expunge.worker import dispatcher, metrics, reaper, stale_messages, sweeper, verifier
+from expunge.worker.leader import lead
+from expunge.worker.webhooks import Deliverer
 
 log = structlog.get_logger("worker")
 MINUTE, HOUR = 60.0, 3600.0
@@ -29,13 +31,16 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     loops = [
         ("dispatcher", settings.dispatch_seconds, dispatcher.turn),
-        ("bells", settings.redispatch_after_seconds, bells.turn),
+        ("bells", settings.redispatch_after_seconds, stale_messages.turn),
         ("reaper", settings.reaper_seconds, reaper.turn),
         ("sweeper", HOUR, sweeper.turn),
         ("webhooks", settings.webhook_seconds, Deliverer().turn),
         ("verifier", MINUTE, verifier.turn),
     ]
-    threads = [threading.Thread(target=lead, args=(name, settings, every, turn, stop), name=name) for name, every, turn in loops]
+    threads = [
+        threading.Thread(target=lead, args=(name, settings, every, turn, stop), name=name)
+        for name, every, turn in loops
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -43,7 +48,10 @@ def main() -> None:
 
 
 def own_store(settings: Settings) -> None:
-    """End when the artifact store is another deployment's. One that is away is looked at again before anything is deleted."""
+    """End when the artifact store is another deployment's.
+
+    One that is away is looked at again before anything is deleted.
+    """
     try:
         deployment.owned(settings)
     except ForeignStore as error:

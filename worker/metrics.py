@@ -1,7 +1,8 @@
 """Prometheus metrics of a worker and of the loops, served at EXPUNGE_METRICS_PORT.
 
-A worker's jobs run in child processes that come and go: they count into files (prometheus_client's multiprocess mode), which the parent adds up. A file belongs
-to a place in the pool, not to a process, so that a worker which replaces its children a thousand times still has few.
+A worker's jobs run in child processes that come and go: they count into files (prometheus_client's
+multiprocess mode), which the parent adds up. A file belongs to a place in the pool, not to a process, so that
+a worker which replaces its children a thousand times still has few.
 """
 
 import os
@@ -11,7 +12,7 @@ from billiard import current_process
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from store.settings import Settings
+from expunge.store.settings import Settings
 
 SHARED = "PROMETHEUS_MULTIPROC_DIR"  # set in worker/app.py, as the library reads it when it is first imported
 STEPS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -26,23 +27,56 @@ def place() -> str:
 if SHARED in os.environ:
     values.ValueClass = values.MultiProcessValue(place)  # type: ignore[no-untyped-call]
 
-attempts = Counter("expunge_attempts_total", "Attempts at jobs, by how they ended.", ("kind", "outcome"), registry=registry)
-faults = Counter("expunge_worker_faults_total", "Attempts that failed for the worker's own sake.", ("code",), registry=registry)
-smaller = Counter("expunge_out_of_memory_retries_total", "Runs begun again with less memory.", registry=registry)
-step_seconds = Histogram("expunge_step_seconds", "Time of one step of a run.", ("phase",), buckets=STEPS, registry=registry)
-checkpoint_seconds = Histogram("expunge_checkpoint_seconds", "Time to store a checkpoint.", buckets=BYTES, registry=registry)
-publish_seconds = Histogram("expunge_publish_seconds", "Time to store a job's artifacts and commit.", buckets=BYTES, registry=registry)
+attempts = Counter(
+    "expunge_attempts_total", "Attempts at jobs, by how they ended.", ("kind", "outcome"), registry=registry
+)
+faults = Counter(
+    "expunge_worker_faults_total",
+    "Attempts that failed for the worker's own sake.",
+    ("code",),
+    registry=registry,
+)
+smaller = Counter(
+    "expunge_out_of_memory_retries_total", "Runs begun again with less memory.", registry=registry
+)
+step_seconds = Histogram(
+    "expunge_step_seconds", "Time of one step of a run.", ("phase",), buckets=STEPS, registry=registry
+)
+checkpoint_seconds = Histogram(
+    "expunge_checkpoint_seconds", "Time to store a checkpoint.", buckets=BYTES, registry=registry
+)
+publish_seconds = Histogram(
+    "expunge_publish_seconds", "Time to store a job's artifacts and commit.", buckets=BYTES, registry=registry
+)
 gpu_memory = Gauge(
-    "expunge_gpu_memory_bytes", "Memory that torch has allocated.", ("device",), multiprocess_mode="mostrecent", registry=registry
+    "expunge_gpu_memory_bytes",
+    "Memory that torch has allocated.",
+    ("device",),
+    multiprocess_mode="mostrecent",
+    registry=registry,
 )
 
-expiries = Counter("expunge_lease_expiries_total", "Leases that ran out: their workers were lost.", registry=registry)
-redispatches = Counter("expunge_redispatches_total", "Jobs that the dispatcher announced, as nobody had claimed them.", registry=registry)
+expiries = Counter(
+    "expunge_lease_expiries_total", "Leases that ran out: their workers were lost.", registry=registry
+)
+redispatches = Counter(
+    "expunge_redispatches_total",
+    "Jobs that the dispatcher announced, as nobody had claimed them.",
+    registry=registry,
+)
 unheard = Counter("expunge_bell_failures_total", "Wake-ups that did not reach the broker.", registry=registry)
-verified = Counter("expunge_verified_artifacts_total", "Stored artifacts hashed again.", ("result",), registry=registry)
-swept = Counter("expunge_swept_objects_total", "Stored objects deleted that no row named any more.", registry=registry)
-aside = Counter("expunge_quarantined_objects_total", "Stored objects set aside that no row named.", registry=registry)
-refused = Counter("expunge_sweeps_refused_total", "Sweeps that touched nothing, by why.", ("reason",), registry=registry)
+verified = Counter(
+    "expunge_verified_artifacts_total", "Stored artifacts hashed again.", ("result",), registry=registry
+)
+swept = Counter(
+    "expunge_swept_objects_total", "Stored objects deleted that no row named any more.", registry=registry
+)
+aside = Counter(
+    "expunge_quarantined_objects_total", "Stored objects set aside that no row named.", registry=registry
+)
+refused = Counter(
+    "expunge_sweeps_refused_total", "Sweeps that touched nothing, by why.", ("reason",), registry=registry
+)
 
 
 def serve(settings: Settings) -> None:

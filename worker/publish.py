@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from store import attempts
-from store.attempts import NewArtifact
-from store.blobs import Blobs, output_key
-from worker import metrics
-from worker.lease import Lease
+from expunge.store import attempts
+from expunge.store.attempts import NewArtifact
+from expunge.store.blobs import Blobs, output_key
+from expunge.worker import metrics
+from expunge.worker.lease import Lease
 
 if TYPE_CHECKING:
-    from core.outcome import Outcome
+    from expunge.core.outcome import Outcome
 
 log = structlog.get_logger("worker")
 
@@ -26,10 +26,14 @@ def publish(lease: Lease, blobs: Blobs, outcome: "Outcome", progress: dict[str, 
         for output in outcome.outputs:
             key = output_key(job.tenant_id, job.id, job.attempt, job.fence)
             size, sha256 = blobs.put(key, output.path, name=output.name)
-            stored.append(NewArtifact(uuid.uuid4(), output.name, output.media_type, size, sha256, key, output.kind))
+            stored.append(
+                NewArtifact(uuid.uuid4(), output.name, output.media_type, size, sha256, key, output.kind)
+            )
             lease.seen_now()
         stale = lease.write(
-            lambda session: attempts.publish(session, job.id, job.fence, stored, verdict=outcome.verdict, progress=progress)
+            lambda session: attempts.publish(
+                session, job.id, job.fence, stored, verdict=outcome.verdict, progress=progress
+            )
         )
     except SQLAlchemyError:
         raise  # the commit may have happened: the bytes stay until the sweep knows

@@ -2,16 +2,18 @@
 
 import structlog
 
-from store import db, workers
-from store.queue import Reaped, reap
-from store.settings import Settings
-from worker import metrics
+from expunge.store import db, workers
+from expunge.store.queue_recovery import Reaped, reap
+from expunge.store.settings import Settings
+from expunge.worker import metrics
 
 log = structlog.get_logger("worker")
 
 
 def turn(settings: Settings) -> None:
-    """Rounds until nothing is left: what is past its deadline must not stand in the way of those who choose from the queue."""
+    """Rounds until nothing is left: what is past its deadline must not stand in the way of those who choose
+    from the queue.
+    """
     while once(settings).full:
         pass
 

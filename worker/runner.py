@@ -1,4 +1,7 @@
-"""What an attempt runs: core.run on the job's spec and inputs. Imports torch only inside the task's process."""
+"""What an attempt runs: expunge.core.run on the job's spec and inputs.
+
+Imports torch only inside the task's process.
+"""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -7,18 +10,27 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
-from core.errors import CoreError
-from core.specs import ACCEPTED, SPECS, CombineSpec, Concept, EraseSpec, EvaluateSpec, HideSpec, InspectSpec
-from store import artifacts, db, jobs
-from store.blobs import Blobs
-from store.errors import NotFound
-from store.models import Artifact, Job
-from store.settings import Settings
-from worker import signing
+from expunge.core.errors import CoreError
+from expunge.core.specs import (
+    ACCEPTED,
+    SPECS,
+    CombineSpec,
+    Concept,
+    EraseSpec,
+    EvaluateSpec,
+    HideSpec,
+    InspectSpec,
+)
+from expunge.store import artifacts, db, jobs
+from expunge.store.blobs import Blobs
+from expunge.store.errors import NotFound
+from expunge.store.models import Artifact, Job
+from expunge.store.settings import Settings
+from expunge.worker import signing
 
 if TYPE_CHECKING:
-    from core.outcome import Outcome
-    from worker.checkpoints import JobCheckpoints
+    from expunge.core.outcome import Outcome
+    from expunge.worker.checkpoints import JobCheckpoints
 
 DELTA, OWN, MASK = "pytorch_lora_weights.safetensors", "delta_only.safetensors", "sparse_mask.safetensors"
 REPORT, WORD = "report.json", "embedding-"
@@ -29,7 +41,13 @@ class Runner(Protocol):
     """Runs a claimed job in an empty folder."""
 
     def __call__(
-        self, job: Job, folder: Path, *, settings: Settings, callback: Callable[[Any], None], checkpoints: "JobCheckpoints"
+        self,
+        job: Job,
+        folder: Path,
+        *,
+        settings: Settings,
+        callback: Callable[[Any], None],
+        checkpoints: "JobCheckpoints",
     ) -> "Outcome": ...
 
 
@@ -46,18 +64,33 @@ def module_of(runner: str) -> ModuleType:
     return importlib.import_module(runner.partition(":")[0])
 
 
-def run(job: Job, folder: Path, *, settings: Settings, callback: Callable[[Any], None], checkpoints: "JobCheckpoints") -> "Outcome":
+def run(
+    job: Job,
+    folder: Path,
+    *,
+    settings: Settings,
+    callback: Callable[[Any], None],
+    checkpoints: "JobCheckpoints",
+) -> "Outcome":
     """Whatever the job's kind asks for."""
-    from core import run as science
+    from expunge.core import run as science
 
     spec = SPECS[job.kind].model_validate(job.spec, context=ACCEPTED)
     if spec.model not in settings.models:
         known = ", ".join(sorted(settings.models))
-        raise CoreError("unknown_model", f"this worker has no model '{spec.model}': its EXPUNGE_MODELS lists {known}", field="model")
+        raise CoreError(
+            "unknown_model",
+            f"this worker has no model '{spec.model}': its EXPUNGE_MODELS lists {known}",
+            field="model",
+        )
     context = {"job_id": str(job.id), "attempt": job.attempt, "kind": job.kind, "model": spec.model}
     shared: dict[str, Any] = {
-        "source": settings.models[spec.model], "cache": settings.cache_dir, "signing_key": signing.key_of(settings), "context": context, "callback": callback,
-    }  # fmt: skip
+        "source": settings.models[spec.model],
+        "cache": settings.cache_dir,
+        "signing_key": signing.key_of(settings),
+        "context": context,
+        "callback": callback,
+    }
     inputs, out = Inputs(job, folder, settings), folder / "out"
     match spec:
         case HideSpec():
@@ -67,18 +100,32 @@ def run(job: Job, folder: Path, *, settings: Settings, callback: Callable[[Any],
                 "base": inputs.of_job(spec.base_job_id, DELTA, "base_job_id"),
                 "base_report": inputs.report(spec.base_job_id),
             }
-            return science.run_erase(spec, out, checkpoints=checkpoints, images=inputs.images(spec), **below, **shared)
+            return science.run_erase(
+                spec, out, checkpoints=checkpoints, images=inputs.images(spec), **below, **shared
+            )
         case EraseSpec():
             return science.run_erase(spec, out, checkpoints=checkpoints, images=inputs.images(spec), **shared)
         case CombineSpec():
-            return science.run_combine(spec, out, deltas=[inputs.own(id_) for id_ in spec.jobs], restored=inputs.left_out(spec), **shared)
+            return science.run_combine(
+                spec,
+                out,
+                deltas=[inputs.own(id_) for id_ in spec.jobs],
+                restored=inputs.left_out(spec),
+                **shared,
+            )
         case EvaluateSpec():
             judged, concepts = inputs.judged(spec)
-            return science.run_evaluate(spec, out, delta=judged, concepts=concepts, words=inputs.words(spec), **shared)
+            return science.run_evaluate(
+                spec, out, delta=judged, concepts=concepts, words=inputs.words(spec), **shared
+            )
         case InspectSpec():
             delta = inputs.delta(spec.job_id, str(spec.artifact_id), "")
             other = spec.against_job_id or spec.against_artifact_id
-            against = inputs.delta(spec.against_job_id, str(spec.against_artifact_id), "against_") if other else None
+            against = (
+                inputs.delta(spec.against_job_id, str(spec.against_artifact_id), "against_")
+                if other
+                else None
+            )
             return science.run_inspect(spec, out, delta=delta, against=against, **shared)
         case _:
             raise TypeError(f"no runner for {type(spec).__name__}")
@@ -119,7 +166,9 @@ class Inputs:
                     row = artifacts.get(session, self.job.tenant_id, UUID(id_))
                 found[id_] = self.fetch(row)
             except NotFound as error:
-                raise CoreError("input_not_found", f"concepts: there is no image {id_}: {error}", field="concepts") from error
+                raise CoreError(
+                    "input_not_found", f"concepts: there is no image {id_}: {error}", field="concepts"
+                ) from error
         return found
 
     def words(self, spec: EvaluateSpec) -> list[Path]:
@@ -145,13 +194,25 @@ class Inputs:
         """Names of what the stacks of the combined jobs hold beside them."""
         with db.transaction(self.url) as session:
             members = [
-                m for id_ in spec.jobs for m in jobs.stack_of(session, self.job.tenant_id, jobs.get(session, self.job.tenant_id, UUID(id_)))
+                m
+                for id_ in spec.jobs
+                for m in jobs.stack_of(
+                    session, self.job.tenant_id, jobs.get(session, self.job.tenant_id, UUID(id_))
+                )
             ]
-            return list(dict.fromkeys(c["name"] for m in members if str(m.id) not in spec.jobs for c in m.spec["concepts"]))
+            return list(
+                dict.fromkeys(
+                    c["name"] for m in members if str(m.id) not in spec.jobs for c in m.spec["concepts"]
+                )
+            )
 
     def delta(self, job_id: str | None, artifact_id: str, prefix: str) -> Path:
         """The delta of a job, or else of an upload. `prefix` of the fields that name it."""
-        return self.upload(artifact_id, f"{prefix}artifact_id") if job_id is None else self.of_job(job_id, (DELTA, MASK), f"{prefix}job_id")
+        return (
+            self.upload(artifact_id, f"{prefix}artifact_id")
+            if job_id is None
+            else self.of_job(job_id, (DELTA, MASK), f"{prefix}job_id")
+        )
 
     def judged(self, spec: EvaluateSpec) -> tuple[Path, list[Concept]]:
         """The delta to judge and the concepts it is to have erased."""
@@ -166,4 +227,6 @@ class Inputs:
                 row = artifacts.get(session, self.job.tenant_id, UUID(artifact_id))
             return self.fetch(row)
         except NotFound as error:
-            raise CoreError("input_not_found", f"{field}: there is no such delta: {error}", field=field) from error
+            raise CoreError(
+                "input_not_found", f"{field}: there is no such delta: {error}", field=field
+            ) from error

@@ -1,8 +1,11 @@
-"""`python -m worker.self_test [FOLDER]`: whether a worker can do its work here, as one line of JSON; exit code 1 where it cannot.
+"""`python -m expunge.worker.self_test [FOLDER]`: whether a worker can do its work here, as one line of JSON;
+exit code 1 where it cannot.
 
-FOLDER is the one for temporary files that the worker's processes have settled on: a new process would look for another where that is gone.
+FOLDER is the one for temporary files that the worker's processes have settled on: a new process would look
+for another where that is gone.
 
-A worker runs it in a process of its own, as a broken driver may hang or crash whoever asks it: at its start, and while it is suspended.
+A worker runs it in a process of its own, as a broken driver may hang or crash whoever asks it: at its start,
+and while it is suspended.
 """
 
 import json
@@ -15,12 +18,12 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from core import sources
-from store import deployment
-from store.blobs import Blobs
-from store.settings import Settings, read
-from worker import devices
-from worker.runner import module_of
+from expunge.core import sources
+from expunge.store import deployment
+from expunge.store.blobs import Blobs
+from expunge.store.settings import Settings, read
+from expunge.worker import devices
+from expunge.worker.runner import module_of
 
 ROOM = 1 << 20  # bytes of /tmp that a test writes
 LONGEST = 300  # characters of an error
@@ -28,7 +31,9 @@ LONGEST = 300  # characters of an error
 
 @dataclass
 class Found:
-    """What the test found: the device, the models that can be run, what is wrong with the others, and why no job can be run at all."""
+    """What the test found: the device, the models that can be run, what is wrong with the others, and why no
+    job can be run at all.
+    """
 
     device: str | None = None
     models: list[str] = field(default_factory=list)
@@ -47,7 +52,10 @@ def look(settings: Settings) -> Found:
         else:
             found.models.append(name)
     if not found.models:
-        found.trouble.append("no model can be loaded: " + "; ".join(f"{name}: {problem}" for name, problem in found.problems.items()))
+        found.trouble.append(
+            "no model can be loaded: "
+            + "; ".join(f"{name}: {problem}" for name, problem in found.problems.items())
+        )
 
     def device() -> None:
         found.device = device_of(settings)
@@ -64,7 +72,10 @@ def told(what: str, test: Callable[[], None]) -> Iterator[str]:
 
 
 def write_scratch() -> None:
-    with tempfile.TemporaryDirectory(prefix="expunge-test-") as folder, (Path(folder) / "scratch").open("wb") as file:
+    with (
+        tempfile.TemporaryDirectory(prefix="expunge-test-") as folder,
+        (Path(folder) / "scratch").open("wb") as file,
+    ):
         file.write(bytes(ROOM))
         file.flush()
         os.fsync(file.fileno())
@@ -81,7 +92,9 @@ def reach_store(settings: Settings) -> None:
 
 
 def wrong_with(source: str) -> str | None:
-    """Why a model cannot be loaded here, as far as its files tell, without a path of this host; what the hub has to be asked for is taken on trust."""
+    """Why a model cannot be loaded here, as far as its files tell, without a path of this host; what the hub
+    has to be asked for is taken on trust.
+    """
     return sources.check("", source).problem
 
 

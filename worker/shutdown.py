@@ -1,7 +1,8 @@
 """Tells the running task that its worker is to stop.
 
-Celery's own soft shutdown waits out its whole timeout and tells the task nothing. So SIGTERM keeps Celery's warm meaning (take nothing new,
-wait for the task), the task hears of it through a byte of shared memory and hands its job over, and a timer bounds the wait.
+Celery's own soft shutdown waits out its whole timeout and tells the task nothing. So SIGTERM keeps Celery's
+warm meaning (take nothing new, wait for the task), the task hears of it through a byte of shared memory and
+hands its job over, and a timer bounds the wait.
 """
 
 import mmap

@@ -1,7 +1,7 @@
 """What signs this deployment's manifests: the same key on every worker, whichever host made it first.
 
-`python -m worker.signing show` lists the public keys, `rotate` makes a new one, `adopt FILE` takes over one that a host has signed with,
-`revoke KEY_ID` takes one that has leaked off the list.
+`python -m expunge.worker.signing show` lists the public keys, `rotate` makes a new one, `adopt FILE` takes
+over one that a host has signed with, `revoke KEY_ID` takes one that has leaked off the list.
 """
 
 import argparse
@@ -11,14 +11,17 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy.orm import Session
 
-from core.delivery.signing import key_id, load_private, private_pem, public_pem
-from store import db, signing_keys
-from store.errors import NotFound
-from store.settings import Settings, read
+from expunge.core.delivery.signing import key_id, load_private, private_pem, public_pem
+from expunge.store import db, signing_keys
+from expunge.store.errors import NotFound
+from expunge.store.settings import Settings, read
 
 
 def key_of(settings: Settings) -> Ed25519PrivateKey:
-    """EXPUNGE_SIGNING_KEY, else the deployment's own, made by whichever worker is first. Its public half is at GET /signing-keys from then on."""
+    """EXPUNGE_SIGNING_KEY, else the deployment's own, made by whichever worker is first.
+
+    Its public half is at GET /signing-keys from then on.
+    """
     own = given(settings)
     secret, older = settings.secret.get_secret_value(), settings.older_secrets
     with db.transaction(settings.database_url.get_secret_value()) as session:
@@ -29,11 +32,18 @@ def key_of(settings: Settings) -> Ed25519PrivateKey:
         if kept is None:
             signing_keys.lock(session)
             kept = signing_keys.current(session, secret, older)
-        return take(session, Ed25519PrivateKey.generate(), secret) if kept is None else load_private(kept.encode(), "the database")
+        return (
+            take(session, Ed25519PrivateKey.generate(), secret)
+            if kept is None
+            else load_private(kept.encode(), "the database")
+        )
 
 
 def given(settings: Settings) -> Ed25519PrivateKey | None:
-    """What EXPUNGE_SIGNING_KEY says, as PEM or as the name of a file of it. ValueError when that is no key."""
+    """What EXPUNGE_SIGNING_KEY says, as PEM or as the name of a file of it.
+
+    ValueError when that is no key.
+    """
     if settings.signing_key is None:
         return None
     text = settings.signing_key.get_secret_value()
@@ -43,12 +53,16 @@ def given(settings: Settings) -> Ed25519PrivateKey | None:
         return load_private(Path(text).read_bytes(), f"EXPUNGE_SIGNING_KEY, the file {text},")
     except OSError as error:
         remedy = "give all workers one key, or leave it out and the deployment makes one of its own"
-        raise ValueError(f"EXPUNGE_SIGNING_KEY: {text} cannot be read ({error.strerror}): {remedy}") from error
+        raise ValueError(
+            f"EXPUNGE_SIGNING_KEY: {text} cannot be read ({error.strerror}): {remedy}"
+        ) from error
 
 
 def take(session: Session, key: Ed25519PrivateKey, secret: str) -> Ed25519PrivateKey:
     """Sign with this key from now on."""
-    signing_keys.adopt(session, key_id(key.public_key()), public_pem(key.public_key()), private_pem(key), secret)
+    signing_keys.adopt(
+        session, key_id(key.public_key()), public_pem(key.public_key()), private_pem(key), secret
+    )
     return key
 
 
@@ -59,7 +73,9 @@ def main() -> None:
     asked, settings = parser.parse_args(), read()
     secret = settings.secret.get_secret_value()
     if asked.action in ("rotate", "adopt") and settings.signing_key is not None:
-        parser.error("EXPUNGE_SIGNING_KEY names the key that signs: change it there, or unset it for all workers first")
+        parser.error(
+            "EXPUNGE_SIGNING_KEY names the key that signs: change it there, or unset it for all workers first"
+        )
     with db.transaction(settings.database_url.get_secret_value()) as session:
         signing_keys.lock(session)
         try:
@@ -73,9 +89,8 @@ def main() -> None:
         except (OSError, ValueError, NotFound) as error:
             parser.error(str(error))
         for row in signing_keys.list_keys(session):
-            sys.stdout.write(
-                f"{row.id} {'signs' if row.retired_at is None else f'signed until {row.retired_at:%Y-%m-%d}'}\n{row.public_key}"
-            )
+            state = "signs" if row.retired_at is None else f"signed until {row.retired_at:%Y-%m-%d}"
+            sys.stdout.write(f"{row.id} {state}\n{row.public_key}")
 
 
 if __name__ == "__main__":

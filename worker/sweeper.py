@@ -1,4 +1,6 @@
-"""Deletes what has had its time: idempotency keys, artifacts, jobs, events, deliveries, checkpoints of ended jobs; sets aside bytes that no row names."""
+"""Deletes what has had its time: idempotency keys, artifacts, jobs, events, deliveries, checkpoints of ended
+jobs; sets aside bytes that no row names.
+"""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -6,23 +8,25 @@ from datetime import timedelta
 import structlog
 from sqlalchemy.orm import Session
 
-from store import db, deletions, deliveries, deployment, idempotency, quarantine, removal
-from store.blobs import Blobs
-from store.errors import ForeignStore
-from store.queue import drop_old_checkpoints
-from store.settings import Settings
-from worker import metrics
+from expunge.store import blob_deletions, db, deployment, idempotency, quarantine, removal, webhook_deliveries
+from expunge.store.blobs import Blobs
+from expunge.store.errors import ForeignStore
+from expunge.store.queue_recovery import drop_old_checkpoints
+from expunge.store.settings import Settings
+from expunge.worker import metrics
 
 log = structlog.get_logger("worker")
 
 
 def turn(settings: Settings) -> None:
-    """Nothing is touched in a store that is not known to be ours, and no more is set aside in one turn than its bound says."""
+    """Nothing is touched in a store that is not known to be ours, and no more is set aside in one turn than
+    its bound says.
+    """
     age, url = timedelta(seconds=settings.sweep_after_seconds), settings.database_url.get_secret_value()
     with db.transaction(url) as session:
         idempotency.sweep(session)
         drop_old_checkpoints(session, age)
-        deliveries.sweep(session, timedelta(seconds=settings.webhook_log_seconds))
+        webhook_deliveries.sweep(session, timedelta(seconds=settings.webhook_log_seconds))
     try:
         blobs = deployment.owned(settings)
     except ForeignStore as error:
@@ -31,7 +35,7 @@ def turn(settings: Settings) -> None:
         return
     retire(settings)
     forget(settings)
-    deleted = deletions.finish(url, blobs) + quarantine.purge(settings, blobs)
+    deleted = blob_deletions.finish(url, blobs) + quarantine.purge(settings, blobs)
     partial = blobs.clear_partial(age)
     aside = set_aside(settings, blobs)
     metrics.swept.inc(deleted + partial)
@@ -47,8 +51,13 @@ def set_aside(settings: Settings, blobs: Blobs) -> int:
         return found.orphans
     if found.orphans:
         metrics.refused.labels("too_many").inc()
-        remedy = "is this the right database, and not an old backup? If so: python -m store.quarantine take"
-        log.error("sweep_refused", objects=found.objects, unnamed=found.orphans, bound=found.bound, remedy=remedy)
+        remedy = (
+            "is this the right database, and not an old backup? If so: python -m expunge.store.quarantine"
+            " take"
+        )
+        log.error(
+            "sweep_refused", objects=found.objects, unnamed=found.orphans, bound=found.bound, remedy=remedy
+        )
     return 0
 
 
@@ -56,7 +65,11 @@ def retire(settings: Settings) -> None:
     """Give up the bytes of artifacts that have reached their age; their rows stay, and say since when."""
     if settings.retention_days is not None:
         age, secrets = timedelta(days=settings.retention_days), not settings.retain_keys
-        each(settings, "artifacts_expired", lambda session: removal.expire_outputs(session, age, secrets=secrets))
+        each(
+            settings,
+            "artifacts_expired",
+            lambda session: removal.expire_outputs(session, age, secrets=secrets),
+        )
     if settings.upload_days is not None:
         limit = timedelta(days=settings.upload_days)
         each(settings, "uploads_expired", lambda session: removal.expire_uploads(session, limit))

@@ -1,4 +1,7 @@
-"""The Celery task: claim a job, run it, publish or say why not. Errors end in the job's row; the message is always acknowledged."""
+"""The Celery task: claim a job, run it, publish or say why not.
+
+Errors end in the job's row; the message is always acknowledged.
+"""
 
 import errno
 import os
@@ -13,25 +16,32 @@ from typing import TYPE_CHECKING
 import structlog
 from sqlalchemy.orm import Session
 
-from core.errors import CoreError
-from store import attempts, db, deployment, fairness, logs, tracing
-from store.errors import BlobExists, CancelRequested, CorruptBlob, LostLease
-from store.models import Job
-from store.queue import TASK, pause_before
-from store.settings import Settings
-from worker import dispatcher, infrastructure, metrics, shutdown, smaller, standing
-from worker.app import app, settings
-from worker.checkpoints import JobCheckpoints
-from worker.lease import Cancelled, DeadlineExceeded, HandOver, Lease, Paused, Stop, away, settle
-from worker.publish import publish
-from worker.runner import runner_for
+from expunge.core.errors import CoreError
+from expunge.store import attempts, db, deployment, logs, queue_claims, tracing
+from expunge.store.errors import BlobExists, CancelRequested, CorruptBlob, LostLease
+from expunge.store.models import Job
+from expunge.store.queue_recovery import TASK, pause_before
+from expunge.store.settings import Settings
+from expunge.worker import dispatcher, error_causes, metrics, out_of_memory, readiness, shutdown
+from expunge.worker.app import app, settings
+from expunge.worker.checkpoints import JobCheckpoints
+from expunge.worker.lease import Cancelled, DeadlineExceeded, HandOver, Lease, Paused, Stop, away, settle
+from expunge.worker.publish import publish
+from expunge.worker.runner import runner_for
 
 if TYPE_CHECKING:
-    from core.outcome import Outcome
+    from expunge.core.outcome import Outcome
 
 log = structlog.get_logger("worker")
-OUTCOMES = {Cancelled: "cancelled", DeadlineExceeded: "failed", HandOver: "handed_over", Paused: "handed_over"}
-spoiled = False  # whether this process is to end with its attempt: most errors of CUDA come back in every later call, and a new process may see what was mended
+OUTCOMES = {
+    Cancelled: "cancelled",
+    DeadlineExceeded: "failed",
+    HandOver: "handed_over",
+    Paused: "handed_over",
+}
+# Whether this process is to end with its attempt: most errors of CUDA come back in every later call, and a
+# new process may see what was mended
+spoiled = False
 
 
 @app.task(name=TASK)  # type: ignore[untyped-decorator]
@@ -40,7 +50,9 @@ def run(job_id: str) -> None:
     if attempt(settings, uuid.UUID(job_id)) is not None:
         dispatcher.ring_on(settings)
     if spoiled:
-        log.warning("process_replaced", reason="the worker failed, and may go on failing in this process alone")
+        log.warning(
+            "process_replaced", reason="the worker failed, and may go on failing in this process alone"
+        )
         tracing.flush()
         os._exit(1)
 
@@ -49,19 +61,26 @@ def attempt(settings: Settings, bell: uuid.UUID) -> Job | None:
     """One attempt at the fairest job that is due, to whatever end; None when nothing may start."""
     url = settings.database_url.get_secret_value()
     job = None
-    if standing.may_claim(settings.suspend_after_failures):
+    if readiness.may_claim(settings.suspend_after_failures):
         with db.transaction(url) as session:
             owner = f"{socket.gethostname()}:{os.getpid()}"
             length = timedelta(seconds=settings.lease_seconds)
-            job = fairness.claim_next(session, owner=owner, lease=length, max_running=settings.max_running_jobs, worker=standing.me)
+            job = queue_claims.claim_next(
+                session, owner=owner, lease=length, max_running=settings.max_running_jobs, worker=readiness.me
+            )
     if job is None:
         log.info("nothing_to_do", job_id=str(bell))
         return None
     structlog.contextvars.bind_contextvars(**job.facts())
     logs.hide(job.spec)
-    facts: dict[str, str | int] = {"job.id": str(job.id), "job.kind": job.kind, "job.attempt": job.attempt, "job.fence": job.fence}
+    facts: dict[str, str | int] = {
+        "job.id": str(job.id),
+        "job.kind": job.kind,
+        "job.attempt": job.attempt,
+        "job.fence": job.fence,
+    }
     outcome, fault = "lost", None
-    standing.begun()
+    readiness.begun()
     try:
         with tracing.continued("attempt", job.trace, **facts) as span:
             log.info("job_started", kind=job.kind)
@@ -71,25 +90,27 @@ def attempt(settings: Settings, bell: uuid.UUID) -> Job | None:
     except LostLease as error:
         log.warning("lease_lost", error=str(error))
     finally:
-        standing.ended(fault, succeeded=outcome == "succeeded")
+        readiness.ended(fault, succeeded=outcome == "succeeded")
         metrics.attempts.labels(job.kind, outcome).inc()
         logs.hide({})
         structlog.contextvars.clear_contextvars()
     return job
 
 
-def run_job(settings: Settings, job: Job, lease: Lease, folder: Path, checkpoints: JobCheckpoints) -> "Outcome":
+def run_job(
+    settings: Settings, job: Job, lease: Lease, folder: Path, checkpoints: JobCheckpoints
+) -> "Outcome":
     """What the job's runner makes; when it runs out of memory, what it makes with less, once."""
     run = partial(runner_for(settings), settings=settings, callback=lease, checkpoints=checkpoints)
     try:
         return run(job, fresh(folder, "run"))
     except Exception as error:
-        less = smaller.smaller(job.spec) if smaller.out_of_memory(error) else None
+        less = out_of_memory.smaller(job.spec) if out_of_memory.out_of_memory(error) else None
         if less is None:
             raise
         reason = f"{type(error).__name__}: {error}"
     # Out of the except clause nothing holds the error, whose traceback holds the tensors.
-    smaller.free()
+    out_of_memory.free()
     job.spec, changes = less  # this copy's alone: the job's row keeps what was asked for
     metrics.smaller.inc()
     log.warning("out_of_memory", changes=changes, error=reason)
@@ -125,8 +146,9 @@ def work(settings: Settings, job: Job, lease: Lease) -> tuple[str, str | None]:
             log.warning("database_away_for_long", error=type(error).__name__)
             lease.write(lambda session: hand_over(session, job))
             return "lost", None
-        fault = infrastructure.fault(error)
-        if fault is not None and shutdown.requested():  # a library whose loading was cut off, say: the stop's doing, not the host's
+        fault = error_causes.fault(error)
+        # A library whose loading was cut off, say: the stop's doing, not the host's
+        if fault is not None and shutdown.requested():
             return stopped(job, lease, HandOver("the worker shuts down")), None
         spoiled = fault is not None and fault.blames
         code, message, retryable = explain(error)
@@ -153,7 +175,10 @@ def stopped(job: Job, lease: Lease, reason: Stop) -> str:
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:
-    """A folder for the run. OSError EIO where none can be made, for whatever reason: that is the host's fault."""
+    """A folder for the run.
+
+    OSError EIO where none can be made, for whatever reason: that is the host's fault.
+    """
     try:
         return tempfile.TemporaryDirectory(prefix="expunge-job-", ignore_cleanup_errors=True)
     except OSError as error:
@@ -162,7 +187,10 @@ def scratch() -> tempfile.TemporaryDirectory[str]:
 
 def pass_on(session: Session, settings: Settings, job: Job, code: str) -> None:
     """Queued again, the attempt charged, for another worker where there is one."""
-    wait, who = pause_before(job.attempt + 1, settings.backoff_seconds), str(standing.me or socket.gethostname())
+    wait, who = (
+        pause_before(job.attempt + 1, settings.backoff_seconds),
+        str(readiness.me or socket.gethostname()),
+    )
     attempts.requeue(session, job.id, job.fence, reason=code, worker=who, wait=wait)
 
 
@@ -171,28 +199,47 @@ def hand_over(session: Session, job: Job) -> None:
     if job.attempt < job.max_attempts:
         attempts.release(session, job.id, job.fence, reason="database_away", charged=True)
     else:
-        end(session, job, "database_error", "the database went away in every attempt: retry the job", retryable=True)
+        end(
+            session,
+            job,
+            "database_error",
+            "the database went away in every attempt: retry the job",
+            retryable=True,
+        )
 
 
 def end(session: Session, job: Job, code: str, message: str, retryable: bool) -> None:
     """A failure; or the cancellation that came before it."""
-    held = attempts.fail_unless_cancelled(session, job.id, job.fence, code=code, message=message, retryable=retryable)
+    held = attempts.fail_unless_cancelled(
+        session, job.id, job.fence, code=code, message=message, retryable=retryable
+    )
     log.info("job_ended", status=held.status)
 
 
 def explain(error: Exception) -> tuple[str, str, bool]:
     """(code, message, retryable) for the client; anything unforeseen keeps its words for the log."""
-    fault = infrastructure.fault(error)
+    fault = error_causes.fault(error)
     if fault is not None:
         return fault.code, fault.message, True
     if isinstance(error, CoreError):
         return error.code, error.message, error.retryable
     if isinstance(error, BlobExists | CorruptBlob):
-        return "storage_error", "a stored file was damaged or taken: repair the artifact store, then retry the job", True
-    if smaller.out_of_memory(error):
+        return (
+            "storage_error",
+            "a stored file was damaged or taken: repair the artifact store, then retry the job",
+            True,
+        )
+    if out_of_memory.out_of_memory(error):
         return (
             "out_of_memory",
-            "the run did not fit into memory, nor did half the batch where there is one: lower method.batch_size or method.lora.rank",
+            (
+                "the run did not fit into memory, nor did half the batch where there is one: lower"
+                " method.batch_size or method.lora.rank"
+            ),
             False,
         )
-    return "internal_error", "the run ended with an unforeseen error, which the worker's log has under this job's id", False
+    return (
+        "internal_error",
+        "the run ended with an unforeseen error, which the worker's log has under this job's id",
+        False,
+    )

@@ -1,22 +1,26 @@
-"""Hashes stored artifacts again from time to time, so that a rotten disk is noticed before a client needs the bytes."""
+"""Hashes stored artifacts again from time to time, so that a rotten disk is noticed before a client needs the
+bytes.
+"""
 
 from datetime import timedelta
 
 import structlog
 
-from store import artifacts, db, deployment
-from store.blobs import Blobs
-from store.errors import ForeignStore, NotFound
-from store.models import Artifact
-from store.settings import Settings
-from worker import metrics
+from expunge.store import artifacts, db, deployment
+from expunge.store.blobs import Blobs
+from expunge.store.errors import ForeignStore, NotFound
+from expunge.store.models import Artifact
+from expunge.store.settings import Settings
+from expunge.worker import metrics
 
 log = structlog.get_logger("worker")
 BATCH = 100  # artifacts a turn
 
 
 def turn(settings: Settings) -> None:
-    """Look at those that nobody has looked at for longest; what is damaged is flagged until it is whole again."""
+    """Look at those that nobody has looked at for longest; what is damaged is flagged until it is whole
+    again.
+    """
     url = settings.database_url.get_secret_value()
     try:
         blobs = deployment.owned(settings)

@@ -5,14 +5,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from api import pagination
-from api.deps import JSON, Admin, ServicesDep, accepts
-from api.problems import responses
-from api.schemas import ApiKeyName, AuditEntry, AuditPage
-from core.specs import Id
-from store import audit
-from store.audit import Action as AuditAction
-from store.models import Audit
+from expunge.api import pagination
+from expunge.api.deps import JSON, Admin, ServicesDep, accepts
+from expunge.api.problems import responses
+from expunge.api.schemas import ApiKeyName, AuditEntry, AuditPage
+from expunge.core.specs import Id
+from expunge.store import audit
+from expunge.store.audit import Action as AuditAction
+from expunge.store.models import Audit
 
 router = APIRouter(tags=["keys"], dependencies=[accepts(JSON)])
 
@@ -37,18 +37,26 @@ def list_audit(
     services: ServicesDep,
     caller: Admin,
     action: Annotated[AuditAction | None, Query(description="Only acts of this sort.")] = None,
-    target: Annotated[Id | None, Query(description="Only acts on the job, artifact, key or webhook of this id.")] = None,
+    target: Annotated[
+        Id | None, Query(description="Only acts on the job, artifact, key or webhook of this id.")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=pagination.MAX_PAGE, description="Acts on a page.")] = 50,
     cursor: pagination.Cursor = None,
 ) -> AuditPage:
     """List who did what to what, newest first; takes the scope `admin`.
 
-    Rows are written in the transaction of the act, or before the first byte of a download leaves, and the database refuses to change them.
+    Rows are written in the transaction of the act, or before the first byte of a download leaves, and the
+    database refuses to change them.
     """
     after = pagination.decode(cursor)
     with services.transaction() as session:
         rows = audit.page(
-            session, caller.tenant_id, action=action, target_id=None if target is None else uuid.UUID(target), after=after, limit=limit + 1
+            session,
+            caller.tenant_id,
+            action=action,
+            target_id=None if target is None else uuid.UUID(target),
+            after=after,
+            limit=limit + 1,
         )
         page, next_cursor = pagination.cut(rows, limit, lambda pair: pair[0])
         items = [view(row, name) for row, name in page]

@@ -12,13 +12,13 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
-from api.auth import Caller, still
-from api.deps import JSON, JobsReader, ServicesDep, accepts
-from api.problems import bad_header, responses
-from api.schemas import TERMINAL, Event, EventPage
-from api.seats import Seat
-from api.services import Services
-from store import events
+from expunge.api.auth import Caller, still
+from expunge.api.deps import JSON, JobsReader, ServicesDep, accepts
+from expunge.api.problems import bad_header, responses
+from expunge.api.schemas import TERMINAL, Event, EventPage
+from expunge.api.services import Services
+from expunge.api.stream_limits import Seat
+from expunge.store import events
 
 STREAM = "text/event-stream"
 HEARTBEAT = 15  # seconds
@@ -27,7 +27,10 @@ RECONNECT = 1000  # milliseconds a browser waits before it reconnects
 router = APIRouter(tags=["jobs"])
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "A page of events; or, for `Accept: text/event-stream`, every event as it happens, `id` being its seq, until the job has ended.",
+        "description": (
+            "A page of events; or, for `Accept: text/event-stream`, every event as it happens, `id` being its"
+            " seq, until the job has ended."
+        ),
         "content": {STREAM: {"schema": {"type": "string"}}},
     },
     204: {"description": "Of a stream: nothing will follow."},
@@ -39,19 +42,30 @@ class Denied(Exception):
     """The key of a stream has ended, or lost its scope."""
 
 
-def page(services: Services, caller: Caller, job_id: uuid.UUID, after: int, limit: int, *, again: bool = False) -> EventPage:
-    """Events after `after`, and whether they are the last: a terminal job's events are all there. `again`: look at the key first. Denied."""
+def page(
+    services: Services, caller: Caller, job_id: uuid.UUID, after: int, limit: int, *, again: bool = False
+) -> EventPage:
+    """Events after `after`, and whether they are the last: a terminal job's events are all there.
+
+    `again`: look at the key first. Denied.
+    """
     with services.reading() as session:
         if again and not still(session, caller, "jobs:read"):
             raise Denied
         rows = events.look(session, caller.tenant_id, job_id, after=after, limit=limit)
     items = [Event.model_validate(row) for row in rows if row.seq is not None]
     reached = items[-1].seq if items else after
-    return EventPage(items=items, next_after=reached, finished=rows[0].status in TERMINAL and reached >= rows[0].version)
+    return EventPage(
+        items=items, next_after=reached, finished=rows[0].status in TERMINAL and reached >= rows[0].version
+    )
 
 
-async def stream(services: Services, caller: Caller, job_id: uuid.UUID, first: EventPage) -> AsyncIterator[ServerSentEvent]:
-    """Events from `first` on, as long as the key lives; sleeps without a connection until the listener rings or patience ends."""
+async def stream(
+    services: Services, caller: Caller, job_id: uuid.UUID, first: EventPage
+) -> AsyncIterator[ServerSentEvent]:
+    """Events from `first` on, as long as the key lives; sleeps without a connection until the listener rings
+    or patience ends.
+    """
     services.metrics.streams.inc()
     found = first
     yield ServerSentEvent(retry=RECONNECT)
@@ -63,7 +77,9 @@ async def stream(services: Services, caller: Caller, job_id: uuid.UUID, first: E
                 return
             bell.clear()
             try:
-                found = await run_in_threadpool(partial(page, again=True), services, caller, job_id, found.next_after, PAGE)
+                found = await run_in_threadpool(
+                    partial(page, again=True), services, caller, job_id, found.next_after, PAGE
+                )
             except Denied:
                 return
             if not found.items and not found.finished:
@@ -100,22 +116,32 @@ async def list_job_events(
     after: Annotated[int, Query(ge=0, le=2**53, description="Only events with a greater seq.")] = 0,
     limit: Annotated[int, Query(ge=1, le=PAGE, description="Events on a page.")] = 100,
     _: Annotated[
-        str | None, Header(alias="Last-Event-ID", description="Of a stream: resume after this seq; stronger than `after`.")
+        str | None,
+        Header(
+            alias="Last-Event-ID", description="Of a stream: resume after this seq; stronger than `after`."
+        ),
     ] = None,
 ) -> Response | EventPage:
     """Read a job's events, as pages or as a live stream.
 
-    A stream ends with the job, or with its API key. Where nothing will follow (the job has ended, and its last event was seen) the answer is 204, which tells a
-    browser's EventSource to stop asking. A tenant's open streams are bounded: beyond that, 429.
+    A stream ends with the job, or with its API key. Where nothing will follow (the job has ended, and its
+    last event was seen) the answer is 204, which tells a browser's EventSource to stop asking. A tenant's
+    open streams are bounded: beyond that, 429.
     """
     if media_type == JSON:
         return await run_in_threadpool(page, services, caller, job_id, after, limit)
     resumed = last_event_id(request)
-    first = await run_in_threadpool(page, services, caller, job_id, after if resumed is None else resumed, PAGE)
+    first = await run_in_threadpool(
+        page, services, caller, job_id, after if resumed is None else resumed, PAGE
+    )
     if first.finished and not first.items:
         return Response(status_code=204)
     if request.state.head:
         return Response(media_type=STREAM)
-    answer = Seated(stream(services, caller, job_id, first), ping=HEARTBEAT, headers={"Cache-Control": "private, no-store"})
+    answer = Seated(
+        stream(services, caller, job_id, first),
+        ping=HEARTBEAT,
+        headers={"Cache-Control": "private, no-store"},
+    )
     answer.seat = services.seats.take(caller)
     return answer

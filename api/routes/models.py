@@ -4,13 +4,13 @@ from pathlib import Path
 
 from fastapi import APIRouter
 
-from api import registry, vocabularies
-from api.deltas import directory
-from api.deps import JSON, JobsReader, ServicesDep, accepts
-from api.problems import responses
-from api.schemas import Model, ModelList, Vocabulary
-from api.services import Services
-from core.sources import parse
+from expunge.api import model_registry, vocabularies
+from expunge.api.deps import JSON, JobsReader, ServicesDep, accepts
+from expunge.api.problems import responses
+from expunge.api.schemas import Model, ModelList, Vocabulary
+from expunge.api.services import Services
+from expunge.api.vet_delta import directory
+from expunge.core.sources import parse
 
 EXAMPLES = 24
 router = APIRouter(tags=["models"], dependencies=[accepts(JSON)])
@@ -23,13 +23,19 @@ def vocabulary(folder: Path | None) -> Vocabulary | None:
     found = vocabularies.read(*file)
     concepts: list[str] = found.get("concepts", [])
     step = max(1, len(concepts) // EXAMPLES)
-    return Vocabulary(concepts=len(concepts), styles=found.get("styles", []), examples=concepts[::step][:EXAMPLES])
+    return Vocabulary(
+        concepts=len(concepts), styles=found.get("styles", []), examples=concepts[::step][:EXAMPLES]
+    )
 
 
 def describe(services: Services, id_: str) -> Model:
     source = parse(services.settings.models[id_])
-    titles = {"bundled": f"The bundled model '{source.name}'", "local": f"A model of this server: {id_}", "hub": source.name}
-    here, usable, problem = registry.usable(services, id_)
+    titles = {
+        "bundled": f"The bundled model '{source.name}'",
+        "local": f"A model of this server: {id_}",
+        "hub": source.name,
+    }
+    here, usable, problem = model_registry.usable(services, id_)
     return Model(
         id=id_,
         title=titles[source.kind],

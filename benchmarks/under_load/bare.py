@@ -1,4 +1,6 @@
-"""What the service is measured against, each as plain as its library allows: a FastAPI route, a Celery task, nginx's sendfile."""
+"""What the service is measured against, each as plain as its library allows: a FastAPI route, a Celery task,
+nginx's sendfile.
+"""
 
 import os
 import shutil
@@ -13,8 +15,8 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from sqlalchemy import select
 
-from store import db
-from store.models import Job
+from expunge.store import db
+from expunge.store.models import Job
 
 QUEUE = "bare"
 
@@ -42,7 +44,10 @@ COLUMNS = [getattr(Job, name) for name in Row.model_fields]
 
 
 def create_app() -> FastAPI:
-    """One route: one SELECT by primary key, over the service's own driver and pool. No key, no log, no counters, no safe headers."""
+    """One route: one SELECT by primary key, over the service's own driver and pool.
+
+    No key, no log, no counters, no safe headers.
+    """
     app, engine = FastAPI(), db.engine(os.environ["DATABASE_URL"])
 
     @app.get("/jobs/{job_id}")
@@ -54,7 +59,9 @@ def create_app() -> FastAPI:
     return app
 
 
-celery = Celery("bare", broker=os.environ.get("REDIS_URL"), backend=os.environ.get("REDIS_URL"), set_as_current=False)
+celery = Celery(
+    "bare", broker=os.environ.get("REDIS_URL"), backend=os.environ.get("REDIS_URL"), set_as_current=False
+)
 celery.conf.task_default_queue = QUEUE
 
 
@@ -70,7 +77,9 @@ def nginx() -> str | None:
 
 
 def nginx_config(folder: Path, served: Path, port: int) -> Path:
-    """A configuration that serves one directory by sendfile from one process, everything it writes in `folder`."""
+    """A configuration that serves one directory by sendfile from one process, everything it writes in
+    `folder`.
+    """
     config = folder / "nginx.conf"
     config.write_text(
         f"""daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
@@ -78,7 +87,8 @@ def nginx_config(folder: Path, served: Path, port: int) -> Path:
 events {{ worker_connections 64; }}
 http {{
   access_log off; sendfile on; tcp_nopush on; default_type application/octet-stream;
-  client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2; fastcgi_temp_path {folder}/t3; uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;
+  client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2;
+  fastcgi_temp_path {folder}/t3; uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;
   server {{ listen 127.0.0.1:{port}; root {served}; }}
 }}
 """

@@ -1,4 +1,5 @@
-"""Clients of the service, in a process of their own: `python -m benchmarks.under_load.client WHAT …`; one line of JSON says what they saw.
+"""Clients of the service, in a process of their own: `python -m benchmarks.under_load.client WHAT …`; one
+line of JSON says what they saw.
 
 LOAD_KEY in the environment is the API key.
 """
@@ -29,7 +30,9 @@ BEARER = {"Authorization": f"Bearer {os.environ.get('LOAD_KEY', '')}"}
 def session(connections: int) -> aiohttp.ClientSession:
     """Kept connections, as many at once; no limit on how long a stream lasts."""
     patience = aiohttp.ClientTimeout(total=None, sock_connect=60, sock_read=120)
-    return aiohttp.ClientSession(headers=BEARER, connector=aiohttp.TCPConnector(limit=connections), timeout=patience)
+    return aiohttp.ClientSession(
+        headers=BEARER, connector=aiohttp.TCPConnector(limit=connections), timeout=patience
+    )
 
 
 async def hammer(url: str, connections: int, seconds: float) -> Seen:
@@ -67,7 +70,10 @@ def download(url: str, times: int) -> Seen:
 
 
 async def post(url: str, times: int, wait: bool, labels: dict[str, str]) -> Seen:
-    """POST so many jobs, one after the other; with `wait`, each when the one before has ended. `sent`: when, in seconds since the epoch."""
+    """POST so many jobs, one after the other; with `wait`, each when the one before has ended.
+
+    `sent`: when, in seconds since the epoch.
+    """
     accepted: list[str] = []
     sent: list[float] = []
     async with session(2) as http:
@@ -88,7 +94,9 @@ async def status(http: aiohttp.ClientSession, url: str, job_id: str) -> str:
 
 
 def celery(times: int) -> Seen:
-    """So many bare tasks, one after the other: seconds until each was begun, and until its result was back."""
+    """So many bare tasks, one after the other: seconds until each was begun, and until its result was
+    back.
+    """
     from benchmarks.under_load.bare import pong
 
     begun: list[float] = []
@@ -141,7 +149,9 @@ async def watch(url: str, jobs: list[str], clients: int) -> Seen:
 
 
 class Mixed:
-    """Users of the service: each posts a job, follows it, looks at it, downloads what it made; and readers, who only look."""
+    """Users of the service: each posts a job, follows it, looks at it, downloads what it made; and readers,
+    who only look.
+    """
 
     def __init__(self, http: aiohttp.ClientSession, url: str, seconds: float) -> None:
         self.http, self.url, self.end = http, url, time.monotonic() + seconds
@@ -174,7 +184,9 @@ class Mixed:
 
     async def user(self) -> None:
         while time.monotonic() < self.end:
-            _, body = await self.ask("POST", "POST", "/jobs/erase", 202, json={**JOB, "labels": {"kib": "64"}})
+            _, body = await self.ask(
+                "POST", "POST", "/jobs/erase", 202, json={**JOB, "labels": {"kib": "64"}}
+            )
             job_id = json.loads(body)["id"]
             self.accepted.append(job_id)
             await self.follow(job_id)

@@ -1,4 +1,6 @@
-"""What a long queue costs: listing, claiming, dispatching and accepting beside 100, 1,000 and 10,000 queued jobs, each in a database of its own."""
+"""What a long queue costs: listing, claiming, dispatching and accepting beside 100, 1,000 and 10,000 queued
+jobs, each in a database of its own.
+"""
 
 import statistics
 import time
@@ -11,15 +13,17 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
-from store import artifacts, db, fairness, jobs, keys, migrate, queue, quotas
-from store.settings import Settings
+from expunge.store import artifacts, db, jobs, keys, migrate, queue_claims, queue_quotas, queue_recovery
+from expunge.store.settings import Settings
 
 DEPTHS = (100, 1_000, 10_000)
 PAGE = 50
 ROOMY = Settings(max_active_jobs=1_000_000)
 FILL = """
 insert into jobs (id, tenant_id, kind, spec, labels, created_at, available_at)
-select gen_random_uuid(), :tenant, 'erase', '{"model": "emoji", "concepts": [{"name": "church"}], "method": {"name": "esd"}}', '{"team": "safety"}',
+select gen_random_uuid(), :tenant, 'erase',
+       '{"model": "emoji", "concepts": [{"name": "church"}], "method": {"name": "esd"}}',
+       '{"team": "safety"}',
        now() - n * interval '1 second', now() - n * interval '1 second'
 from generate_series(1, :n) n
 """
@@ -51,21 +55,21 @@ class Queue:
 
     def claiming(self, session: Session, _: int) -> None:
         """A worker's claim of the fairest."""
-        if fairness.claim_next(session, owner="load", lease=timedelta(minutes=1)) is None:
+        if queue_claims.claim_next(session, owner="load", lease=timedelta(minutes=1)) is None:
             raise RuntimeError("a queued job could not be claimed")
 
     def dispatching(self, session: Session, _: int) -> None:
         """A dispatcher's turn: choose what to announce, and mark it."""
-        if not queue.to_announce(session, grace=timedelta(seconds=2), again=timedelta(seconds=30)):
+        if not queue_recovery.to_announce(session, grace=timedelta(seconds=2), again=timedelta(seconds=30)):
             raise RuntimeError("there was nothing to announce")
 
     def reaping(self, session: Session, _: int) -> None:
         """A reaper's turn that finds nothing."""
-        queue.reap(session, backoff=2)
+        queue_recovery.reap(session, backoff=2)
 
     def accepting(self, session: Session, _: int) -> None:
         """The quota's look and a new job."""
-        quotas.spend(session, self.tenant, ROOMY)
+        queue_quotas.spend(session, self.tenant, ROOMY)
         jobs.create_job(session, self.tenant, "erase", {"model": "emoji"}, request_id=uuid.uuid4().hex)
 
 
@@ -74,7 +78,9 @@ ACTS = (*BARRED, "reaping", "accepting")
 
 
 def seconds(queue_: Queue, act: Callable[[Session, int], None], times: int) -> float:
-    """The median time of an act, each in a transaction that is rolled back, so that the queue stays as long as it is."""
+    """The median time of an act, each in a transaction that is rolled back, so that the queue stays as long
+    as it is.
+    """
     took = []
     with Session(db.engine(queue_.url)) as session:
         for n in range(times):

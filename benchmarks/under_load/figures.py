@@ -9,7 +9,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Bar:
-    """A figure beside its bar: at least `least`, or at most `most`; `value` None: it could not be measured, and `why` says so."""
+    """A figure beside its bar: at least `least`, or at most `most`; `value` None: it could not be
+    measured, and `why` says so.
+    """
 
     name: str
     value: float | None
@@ -23,7 +25,9 @@ class Bar:
     def missed(self) -> bool:
         if self.value is None:
             return False
-        return (self.least is not None and self.value < self.least) or (self.most is not None and self.value > self.most)
+        return (self.least is not None and self.value < self.least) or (
+            self.most is not None and self.value > self.most
+        )
 
     @property
     def verdict(self) -> str:
@@ -42,9 +46,16 @@ class Bar:
 
 
 def side_by_side(
-    name: str, ours: Sequence[float], theirs: Sequence[float], *, least: float | None = None, most: float | None = None
+    name: str,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    *,
+    least: float | None = None,
+    most: float | None = None,
 ) -> Bar:
-    """The median of the rounds' ratios, ours to theirs, and the least and greatest of them: each round measured both, one after the other."""
+    """The median of the rounds' ratios, ours to theirs, and the least and greatest of them: each round
+    measured both, one after the other.
+    """
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     return Bar(name, statistics.median(ratios), min(ratios), max(ratios), least, most)
 

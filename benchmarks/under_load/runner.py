@@ -1,6 +1,8 @@
-"""A tiny job, for EXPUNGE_RUNNER: as many progress reports as its method has steps, then one artifact of random bytes. No torch.
+"""A tiny job, for EXPUNGE_RUNNER: as many progress reports as its method has steps, then one artifact of
+random bytes. No torch.
 
-The label `kib` says how large the artifact is (1). Where LOAD_FOLDER has a file `hold`, a run waits in its first step until it is gone.
+The label `kib` says how large the artifact is (1). Where LOAD_FOLDER has a file `hold`, a run waits in its
+first step until it is gone.
 """
 
 import os
@@ -9,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from core.outcome import Outcome, Output
+from expunge.core.outcome import Outcome, Output
 
 NAME = "tiny.bin"
 

@@ -1,4 +1,6 @@
-"""The whole service on loopback, as `expunge up` starts it, on PostgreSQL and Redis of its own; only its jobs are tiny."""
+"""The whole service on loopback, as `expunge up` starts it, on PostgreSQL and Redis of its own; only its jobs
+are tiny.
+"""
 
 import os
 import subprocess
@@ -13,15 +15,20 @@ from pathlib import Path
 
 import psutil
 
-from embedded import servers, up
-from embedded.servers import Program
-from embedded.supervise import Children
-from store.settings import Settings
+from expunge.embedded import servers, up
+from expunge.embedded.servers import Program
+from expunge.embedded.supervise import Children
+from expunge.store.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 JOB = {"concepts": ["church"], "method": {"name": "esd", "steps": 3}, "evaluation": {"enabled": False}}
 # What is not the measure of a single process's speed: how much a tenant may have at once, and ask a minute.
-LIFTED = {"MAX_ACTIVE_JOBS": "1000000", "READS_PER_MINUTE": "600000", "WRITES_PER_MINUTE": "600000", "MAX_STREAMS": "4000"}
+LIFTED = {
+    "MAX_ACTIVE_JOBS": "1000000",
+    "READS_PER_MINUTE": "600000",
+    "WRITES_PER_MINUTE": "600000",
+    "MAX_STREAMS": "4000",
+}
 
 
 class Loaded:
@@ -47,7 +54,9 @@ class Loaded:
     def client(self, what: str, *arguments: str) -> subprocess.Popen[str]:
         """A client of its own process: see client.py."""
         argv = [sys.executable, "-m", "benchmarks.under_load.client", what, *arguments]
-        return subprocess.Popen(argv, cwd=ROOT, env={**os.environ, "LOAD_KEY": self.key}, stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            argv, cwd=ROOT, env={**os.environ, "LOAD_KEY": self.key}, stdout=subprocess.PIPE, text=True
+        )
 
 
 @contextmanager
@@ -57,7 +66,9 @@ def loaded() -> Iterator[Loaded]:
         folder = Path(name)
         children = Children(folder)
         try:
-            database = up.started(children, servers.postgres(folder, servers.free_port(), ["-c", "track_commit_timestamp=on"]))
+            database = up.started(
+                children, servers.postgres(folder, servers.free_port(), ["-c", "track_commit_timestamp=on"])
+            )
             broker = up.started(children, servers.redis_server(folder, servers.free_port()))
             os.environ |= LIFTED | {
                 "DATABASE_URL": database,

@@ -4,15 +4,25 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from core.concepts.embeddings import eos_states
-from core.concepts.spaces import words_of
-from core.errors import CoreError
-from core.models import StableDiffusion, Vocabulary
-from core.progress import Callback, ignore
-from core.specs import Concept
-from core.specs.inflections import variant_of
+from expunge.core.concepts.embeddings import eos_states
+from expunge.core.concepts.spaces import words_of
+from expunge.core.errors import CoreError
+from expunge.core.models import Denoiser, Vocabulary
+from expunge.core.progress import Callback, ignore
+from expunge.core.specs import Concept
+from expunge.core.specs.inflections import variant_of
 
-__all__ = ["anchor", "attribute_phrases", "banned_words", "candidates", "distances", "forbidden", "nearest", "remaining", "unnamed"]
+__all__ = [
+    "anchor",
+    "attribute_phrases",
+    "banned_words",
+    "candidates",
+    "distances",
+    "forbidden",
+    "nearest",
+    "remaining",
+    "unnamed",
+]
 
 
 def forbidden(concept: Concept) -> list[str]:
@@ -21,7 +31,9 @@ def forbidden(concept: Concept) -> list[str]:
 
 
 def attribute_phrases(concept: Concept, vocabulary: Vocabulary) -> list[str]:
-    """What a prompt says for each attribute: a style is the concept in that style, {} is the concept, anything else stands for itself."""
+    """What a prompt says for each attribute: a style is the concept in that style, {} is the concept,
+    anything else stands for itself.
+    """
 
     def phrase(attribute: str) -> str:
         style = vocabulary.style(attribute)
@@ -32,17 +44,19 @@ def attribute_phrases(concept: Concept, vocabulary: Vocabulary) -> list[str]:
     return [phrase(a) for a in concept.attributes]
 
 
-def distances(model: StableDiffusion, name: str, others: Sequence[str], callback: Callback = ignore) -> Tensor:
-    """L2 distance of the EOS states of "a photo of a {name}", (len(others),), in the base model's text encoder.
+def distances(model: Denoiser, name: str, others: Sequence[str], callback: Callback = ignore) -> Tensor:
+    """L2 distance of the EOS states of "a photo of a {name}", (len(others),), in the base model's text
+    encoder.
 
-    AP and AGE's `search_closest_tokens` flattens all 77 states; the EOS state is the one that CLIP trains to mean the prompt.
+    AP and AGE's `search_closest_tokens` flattens all 77 states; the EOS state is the one that CLIP trains to
+    mean the prompt.
     """
     with model.frozen():
         states = eos_states(model, [name, *others], callback)
     return (states[1:] - states[0]).square().sum(1).sqrt()
 
 
-def banned_words(model: StableDiffusion, erased: Sequence[Concept]) -> list[str]:
+def banned_words(model: Denoiser, erased: Sequence[Concept]) -> list[str]:
     """All names of the concepts to be erased, and what a concept learned from pictures shows."""
     return [word for c in erased for word in (*forbidden(c), *model.shows(c.name))]
 
@@ -53,34 +67,42 @@ def remaining(vocabulary: Vocabulary, words: Sequence[str], gone: Sequence[str])
     return [w for w in words if vocabulary.key(w) not in banned]
 
 
-def unnamed(model: StableDiffusion, words: Sequence[str], erased: Sequence[Concept]) -> list[str]:
-    """Those of the words that name none of the concepts to be erased: no name or synonym, no inflection of one, not what learned words show."""
+def unnamed(model: Denoiser, words: Sequence[str], erased: Sequence[Concept]) -> list[str]:
+    """Those of the words that name none of the concepts to be erased: no name or synonym, no inflection of
+    one, not what learned words show.
+    """
     gone = banned_words(model, erased)
     is_erased = variant_of(gone)
     return [w for w in dict.fromkeys(remaining(model.vocabulary, words, gone)) if not is_erased(w)]
 
 
-def unerased(model: StableDiffusion, concept: Concept, erased: Sequence[Concept], space: str | Sequence[str] = "model") -> list[str]:
+def unerased(
+    model: Denoiser, concept: Concept, erased: Sequence[Concept], space: str | Sequence[str] = "model"
+) -> list[str]:
     """The words of the space that may stand for the concept."""
     return unnamed(model, words_of(model, space, concept.name), [concept, *erased, *model.erased])
 
 
 def candidates(
-    model: StableDiffusion,
+    model: Denoiser,
     concept: Concept,
     erased: Sequence[Concept],
     count: int,
     space: str | Sequence[str] = "model",
     callback: Callback = ignore,
 ) -> list[str]:
-    """The `count` nearest words of the space, none of them to be erased. A style of which no other remains can only become no style at all: ""."""
+    """The `count` nearest words of the space, none of them to be erased.
+
+    A style of which no other remains can only become no style at all: "".
+    """
     if model.vocabulary.style(concept.name) is not None and not unerased(model, concept, erased, space):
         return [""]
     return nearest(model, concept, erased, space, callback)[:count]
 
 
-def anchor(model: StableDiffusion, concept: Concept, erased: Sequence[Concept], guide: str | None = None) -> str:
-    """What a concept becomes: its own target, or the method's guide, or of a style the nearest other style; "" of an object.
+def anchor(model: Denoiser, concept: Concept, erased: Sequence[Concept], guide: str | None = None) -> str:
+    """What a concept becomes: its own target, or the method's guide, or of a style the nearest other style;
+    "" of an object.
 
     A style only taken off would come back wherever the model draws it unasked.
     """
@@ -92,14 +114,21 @@ def anchor(model: StableDiffusion, concept: Concept, erased: Sequence[Concept], 
 
 
 def nearest(
-    model: StableDiffusion, concept: Concept, erased: Sequence[Concept], space: str | Sequence[str] = "model", callback: Callback = ignore
+    model: Denoiser,
+    concept: Concept,
+    erased: Sequence[Concept],
+    space: str | Sequence[str] = "model",
+    callback: Callback = ignore,
 ) -> list[str]:
-    """All words of the space, the nearest to the concept first; never a concept to be erased, a synonym, nor an inflection of one ('churches')."""
+    """All words of the space, the nearest to the concept first; never a concept to be erased, a synonym, nor
+    an inflection of one ('churches').
+    """
     words = unerased(model, concept, erased, space)
     if not words:
         raise CoreError(
             "empty_concept_space",
-            f"every word of the concept space is a form of '{concept.name}' or itself to be erased: name others, or erase fewer concepts at once",
+            f"every word of the concept space is a form of '{concept.name}' or itself to be erased: name"
+            " others, or erase fewer concepts at once",
             field="method.concept_space",
         )
     order = distances(model, concept.name, words, callback).argsort(stable=True).tolist()

@@ -1,4 +1,6 @@
-"""What a text encoder makes of many words: their EOS states, in batches, kept in memory and (for large spaces) on disk."""
+"""What a text encoder makes of many words: their EOS states, in batches, kept in memory and (for large
+spaces) on disk.
+"""
 
 import hashlib
 import os
@@ -11,44 +13,63 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from core.memory import in_batches
-from core.models import StableDiffusion
-from core.models.vocabulary import article
-from core.progress import Callback, Clock, ignore
+from expunge.core.memory import in_batches
+from expunge.core.models import Denoiser
+from expunge.core.models.vocabulary import article
+from expunge.core.progress import Callback, Clock, ignore
 
 BATCH = 64
 LARGE = 512  # words, from which on a space is worth a file
 
 
-def phrase(model: StableDiffusion, word: str) -> str:
+def phrase(model: Denoiser, word: str) -> str:
     """What a prompt says for a word: a photo of a concept, a picture in a style."""
     style = model.vocabulary.style(word)
     return article(f"a photo of a {word}") if style is None else model.vocabulary.styled("picture", style)
 
 
 @torch.no_grad()
-def text_states(model: StableDiffusion, prompts: Sequence[str]) -> Tensor:
+def text_states(model: Denoiser, prompts: Sequence[str]) -> Tensor:
     """Text states of prompts, (n, L, D), that are not kept: many words would fill the memory."""
-    return torch.cat(in_batches(len(prompts), BATCH, lambda start, end: model.text_states(prompts[start:end])))
+    return torch.cat(
+        in_batches(len(prompts), BATCH, lambda start, end: model.text_states(prompts[start:end]))
+    )
 
 
-def encode(model: StableDiffusion, words: Sequence[str], callback: Callback) -> Tensor:
-    """EOS states of "a photo of a {word}" ("a picture in {word} style") in the base model's text encoder, (n, D)."""
+def encode(model: Denoiser, words: Sequence[str], callback: Callback) -> Tensor:
+    """EOS states of "a photo of a {word}" ("a picture in {word} style") in the base model's text encoder, (n,
+    D).
+    """
     tokenizer, clock, out = model.pipe.tokenizer, Clock(len(words)), []
     for i in range(0, len(words), BATCH):
         prompts = [phrase(model, w) for w in words[i : i + BATCH]]
-        lengths = [len(ids) for ids in tokenizer(model.spelled(prompts), truncation=True, max_length=tokenizer.model_max_length).input_ids]
+        lengths = [
+            len(ids)
+            for ids in tokenizer(
+                model.spelled(prompts), truncation=True, max_length=tokenizer.model_max_length
+            ).input_ids
+        ]
         with model.frozen():
             states = text_states(model, prompts)
         out.append(states[torch.arange(len(prompts)), torch.tensor(lengths) - 1].float())
         done = min(i + BATCH, len(words))
         if len(words) > LARGE:
-            callback({"phase": "encode", "step": done, "total": len(words), "eta_s": clock.eta(done), "message": "concept space"})
+            callback(
+                {
+                    "phase": "encode",
+                    "step": done,
+                    "total": len(words),
+                    "eta_s": clock.eta(done),
+                    "message": "concept space",
+                }
+            )
     return torch.cat(out)
 
 
-def eos_states(model: StableDiffusion, words: Sequence[str], callback: Callback = ignore) -> Tensor:
-    """The words' EOS states, (n, D); each word is encoded once, and a large space is read from the model's cache folder where it has one."""
+def eos_states(model: Denoiser, words: Sequence[str], callback: Callback = ignore) -> Tensor:
+    """The words' EOS states, (n, D); each word is encoded once, and a large space is read from the model's
+    cache folder where it has one.
+    """
     new = [w for w in dict.fromkeys(words) if w not in model.eos]
     learned, plain = [w for w in new if w in model.words], [w for w in new if w not in model.words]
     if learned:  # what such a word means is this job's alone
@@ -58,10 +79,12 @@ def eos_states(model: StableDiffusion, words: Sequence[str], callback: Callback 
     return torch.stack([model.eos[w] for w in words])
 
 
-def stored(model: StableDiffusion, words: list[str], callback: Callback) -> Tensor:
+def stored(model: Denoiser, words: list[str], callback: Callback) -> Tensor:
     if model.cache is None or len(words) < LARGE:
         return encode(model, words, callback)
-    key = hashlib.sha256("\n".join([model.digest, str(model.dtype), str(model.device).split(":")[0], *words]).encode()).hexdigest()
+    key = hashlib.sha256(
+        "\n".join([model.digest, str(model.dtype), str(model.device).split(":")[0], *words]).encode()
+    ).hexdigest()
     file: Path = model.cache / "concepts" / f"{key}.safetensors"
     with suppress(FileNotFoundError, SafetensorError, KeyError):  # not there, or not whole: made anew
         found: Tensor = load_file(file, device=str(model.device))["eos"]

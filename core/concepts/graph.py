@@ -1,6 +1,8 @@
-"""The concept graph's statistics and its fit (AGE, Bui et al., ICLR 2025: locality, asymmetry, abnormal concepts).
+"""The concept graph's statistics and its fit (AGE, Bui et al., ICLR 2025: locality, asymmetry, abnormal
+concepts).
 
-Row i, column j: what erasing concept i did to concept j. All matrices are (erased, nodes); the erased concepts are the first nodes.
+Row i, column j: what erasing concept i did to concept j. All matrices are (erased, nodes); the erased
+concepts are the first nodes.
 """
 
 import itertools
@@ -8,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from core.evaluation.intervals import of_mean
-from core.impact import BANDS, band, features
+from expunge.core.evaluation.intervals import of_mean
+from expunge.core.impact import BANDS, band, features
 
 STRONG = 15.0  # points of CLIP score from which a drop is plainly no noise of two pictures
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -42,14 +44,21 @@ def statistics(drop: Array, distance: Array, g0: Array) -> dict[str, Any]:
     for low, high in itertools.pairwise(edges):
         cells = mask & (distance >= low) & (distance < high)
         if cells.any():
-            found = {"edges": int(cells.sum()), "mean_drop": float(drop[cells].mean()), "ci": of_mean(drop[cells])}
+            found = {
+                "edges": int(cells.sum()),
+                "mean_drop": float(drop[cells].mean()),
+                "ci": of_mean(drop[cells]),
+            }
             by_band.append({"from": low, "to": None if np.isinf(high) else high, **found})
     pairs = [(i, j) for i in range(n) for j in range(i)]
     one, two = np.array([drop[i, j] for i, j in pairs]), np.array([drop[j, i] for i, j in pairs])
     strong = np.maximum(one, two) >= STRONG
     column = np.array([drop[mask[:, j], j].mean() for j in range(drop.shape[1])])
     far = np.array(
-        [drop[rows, j].mean() if (rows := mask[:, j] & (distance[:, j] >= BANDS[1])).any() else np.nan for j in range(drop.shape[1])]
+        [
+            drop[rows, j].mean() if (rows := mask[:, j] & (distance[:, j] >= BANDS[1])).any() else np.nan
+            for j in range(drop.shape[1])
+        ]
     )
     return {
         "locality": {
@@ -74,9 +83,11 @@ def statistics(drop: Array, distance: Array, g0: Array) -> dict[str, Any]:
 
 
 def fit(drop: Array, distance: Array, g0: Array) -> dict[str, Any]:
-    """Least squares of the drop on `features`, with errors held out by leaving out one erased concept at a time.
+    """Least squares of the drop on `features`, with errors held out by leaving out one erased concept at a
+    time.
 
-    `errors`: for each band of distance the 10 % and 90 % quantiles of what was measured minus what was predicted.
+    `errors`: for each band of distance the 10 % and 90 % quantiles of what was measured minus what was
+    predicted.
     """
     mask = others(*drop.shape)
     row, column = np.nonzero(mask)
@@ -90,7 +101,8 @@ def fit(drop: Array, distance: Array, g0: Array) -> dict[str, Any]:
     errors = []
     for k in range(len(BANDS)):
         low, high = np.quantile((y - held)[bands == k], (0.1, 0.9)) if (bands == k).any() else (0.0, 0.0)
-        errors.append([round(min(0.0, float(low)), 4), round(max(0.0, float(high)), 4)])  # the prediction itself lies inside
+        # The prediction itself lies inside
+        errors.append([round(min(0.0, float(low)), 4), round(max(0.0, float(high)), 4)])
     hits = total = 0
     for i in range(len(drop)):
         mine = row == i

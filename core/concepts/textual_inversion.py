@@ -1,6 +1,8 @@
-"""Textual inversion, An Image is Worth One Word (Gal et al., ICLR 2023), Eq. 18: a new word's embedding for what images show.
+"""Textual inversion, An Image is Worth One Word (Gal et al., ICLR 2023), Eq. 18: a new word's embedding for
+what images show.
 
-v* = argmin_v E |eps - eps_theta(z_t, t, c(y))|^2, z = E(x), y a prompt with the word in it; U-Net, text encoder and VAE stay frozen.
+v* = argmin_v E |eps - eps_theta(z_t, t, c(y))|^2, z = E(x), y a prompt with the word in it; U-Net, text
+encoder and VAE stay frozen.
 """
 
 import hashlib
@@ -12,17 +14,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from core.erasure.buffer import seeded
-from core.errors import CoreError
-from core.models import StableDiffusion
-from core.progress import Callback, Checkpoints, Clock
-from core.specs import InversionSpec
+from expunge.core.erasure.trajectory_buffer import seeded
+from expunge.core.errors import CoreError
+from expunge.core.models import Denoiser
+from expunge.core.progress import Callback, Checkpoints, Clock
+from expunge.core.specs import InversionSpec
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def kept_part(image: Picture, mask: Picture) -> Picture:
-    """M(x): what the mask (H, W) shows at 128 and above, on white, in the smallest square around it; (S, S, 3)."""
+    """M(x): what the mask (H, W) shows at 128 and above, on white, in the smallest square around it; (S,
+    S, 3).
+    """
     kept = mask >= 128
     rows, columns = np.flatnonzero(kept.any(1)), np.flatnonzero(kept.any(0))
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -40,26 +44,32 @@ def fitted(image: Picture, size: int) -> Picture:
     picture = Image.fromarray(image)
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    return np.asarray(picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS))
+    return np.asarray(
+        picture.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.LANCZOS)
+    )
 
 
 @torch.no_grad()
-def moments(model: StableDiffusion, images: Sequence[Picture]) -> tuple[Tensor, Tensor]:
+def moments(model: Denoiser, images: Sequence[Picture]) -> tuple[Tensor, Tensor]:
     """Mean and deviation of E(x) for each image, (N, 4, h, w) each, in the U-Net's scale."""
     size = model.latent_shape[1] * model.pipe.vae_scale_factor
-    x = torch.from_numpy(np.stack([fitted(image, size) for image in images])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    x = (
+        torch.from_numpy(np.stack([fitted(image, size) for image in images])).permute(0, 3, 1, 2).float()
+        / 127.5
+        - 1
+    )
     found = model.pipe.vae.encode(x.to(model.device, model.dtype)).latent_dist
     scale = model.pipe.vae.config.scaling_factor
     return found.mean.float() * scale, found.std.float() * scale
 
 
-def loss(model: StableDiffusion, z: Tensor, noise: Tensor, t: Tensor, context: Tensor) -> Tensor:
+def loss(model: Denoiser, z: Tensor, noise: Tensor, t: Tensor, context: Tensor) -> Tensor:
     """Eq. 18 on latents z (B, 4, h, w), noise of that shape, t (B,), text states (B, L, D); scalar out."""
     a = model.alphas[t].view(-1, 1, 1, 1)
     return (noise - model.predict(a.sqrt() * z + (1 - a).sqrt() * noise, t, context)).square().mean()
 
 
-def start_of(model: StableDiffusion, text: str, vectors: int) -> Tensor:
+def start_of(model: Denoiser, text: str, vectors: int) -> Tensor:
     """Where the search begins: the mean embedding of the text's tokens, once for each vector, (k, D)."""
     ids = model.pipe.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids.to(model.device)
     mean: Tensor = model.pipe.text_encoder.get_input_embeddings()(ids)[0].detach().float().mean(0)
@@ -67,7 +77,7 @@ def start_of(model: StableDiffusion, text: str, vectors: int) -> Tensor:
 
 
 def invert(
-    model: StableDiffusion,
+    model: Denoiser,
     word: str,
     start: str,
     images: Sequence[Picture],
@@ -76,9 +86,11 @@ def invert(
     callback: Callback,
     checkpoints: Checkpoints | None = None,
 ) -> Tensor:
-    """Learn `word` from images (H, W, 3), starting at the embedding of the text `start`; its vectors (k, D), float32.
+    """Learn `word` from images (H, W, 3), starting at the embedding of the text `start`; its vectors (k, D),
+    float32.
 
-    The model knows the word afterwards. The same images, spec and seed give the same vectors (CPU), resumed or not.
+    The model knows the word afterwards. The same images, spec and seed give the same vectors (CPU), resumed
+    or not.
     """
     model.learn(word, start_of(model, start, spec.vectors))
     vectors = model.words[word].vectors.requires_grad_(True)
@@ -88,7 +100,9 @@ def invert(
         with torch.no_grad():
             vectors.copy_(saved[0]["vectors"])
         optimiser.state[vectors] = {
-            k.removeprefix("adam."): v if k == "adam.step" else v.to(model.device) for k, v in saved[0].items() if k.startswith("adam.")
+            k.removeprefix("adam."): v if k == "adam.step" else v.to(model.device)
+            for k, v in saved[0].items()
+            if k.startswith("adam.")
         }
         begun = saved[1]["step"]
     (mean, deviation), prompts = moments(model, images), model.vocabulary.prompts(word)
@@ -97,7 +111,9 @@ def invert(
         g = seeded(seed, step, *word.encode())
         rows = torch.randint(len(images), (spec.batch_size,), generator=g)
         t = torch.randint(model.training_steps, (spec.batch_size,), generator=g).to(model.device)
-        jitter, noise = (torch.randn(spec.batch_size, *model.latent_shape, generator=g).to(model.device) for _ in range(2))
+        jitter, noise = (
+            torch.randn(spec.batch_size, *model.latent_shape, generator=g).to(model.device) for _ in range(2)
+        )
         chosen = [prompts[int(k)] for k in torch.randint(len(prompts), (spec.batch_size,), generator=g)]
         value = loss(model, mean[rows] + deviation[rows] * jitter, noise, t, model.text_states(chosen))
         (vectors.grad,) = model.gradients(value, [vectors])
@@ -106,14 +122,22 @@ def invert(
         if not bool(vectors.isfinite().all()):
             raise CoreError(
                 "loss_not_finite",
-                f"the vectors of '{word}' are no numbers any more at step {done} of {spec.steps}: lower inversion.learning_rate",
+                f"the vectors of '{word}' are no numbers any more at step {done} of {spec.steps}: lower"
+                " inversion.learning_rate",
                 field="inversion.learning_rate",
             )
         if checkpoints and done % spec.checkpoint_every == 0:
             slots = {f"adam.{k}": torch.as_tensor(v) for k, v in optimiser.state[vectors].items()}
             checkpoints.save(done, {"vectors": vectors.detach(), **slots}, {"step": done})
         callback(
-            {"phase": "learn", "step": done, "total": spec.steps, "loss": float(value.detach()), "target": word, "eta_s": clock.eta(done)}
+            {
+                "phase": "learn",
+                "step": done,
+                "total": spec.steps,
+                "loss": float(value.detach()),
+                "target": word,
+                "eta_s": clock.eta(done),
+            }
         )
     model.learn(word, vectors.detach())
     return vectors.detach()

@@ -6,24 +6,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core import deeds, sources
-from core.concepts.learned import Lesson
-from core.delivery import card, fused, lora, manifest, page, signing, stack
-from core.delivery.grid import data_uri, draw_grid
-from core.erasure import Delta
-from core.erasure.age import resolved
-from core.errors import CoreError
-from core.evaluation.report import Evaluation
-from core.hiding.key import RecoveryKey
-from core.models import StableDiffusion
-from core.specs import AgeSpec, CombineSpec, Concept, EraseSpec, EvaluateSpec, HideSpec, PruneSpec
-from core.specs.pruning import NOT_READ
-from core.tensors import not_finite
+from expunge.core import phrasing, sources
+from expunge.core.concepts.visual_concepts import Lesson
+from expunge.core.delivery import card, fused, lora_file, manifest, page, signing, stack
+from expunge.core.delivery.grid import data_uri, draw_grid
+from expunge.core.erasure import Delta
+from expunge.core.erasure.methods.age import resolved
+from expunge.core.errors import CoreError
+from expunge.core.evaluation.report import Evaluation
+from expunge.core.hiding.key import RecoveryKey
+from expunge.core.models import Denoiser
+from expunge.core.specs import AgeSpec, CombineSpec, Concept, EraseSpec, EvaluateSpec, HideSpec, PruneSpec
+from expunge.core.specs.pruning import NOT_READ
+from expunge.core.tensors import not_finite
 
 MEDIA_TYPES = {
-    ".safetensors": "application/vnd.safetensors", ".zip": "application/zip", ".json": "application/json", ".html": "text/html; charset=utf-8",
-    ".png": "image/png", ".md": "text/markdown; charset=utf-8", ".sig": "application/json",
-}  # fmt: skip
+    ".safetensors": "application/vnd.safetensors",
+    ".zip": "application/zip",
+    ".json": "application/json",
+    ".html": "text/html; charset=utf-8",
+    ".png": "image/png",
+    ".md": "text/markdown; charset=utf-8",
+    ".sig": "application/json",
+}
 
 
 def resolved_spec(spec: EraseSpec) -> dict[str, Any]:
@@ -45,7 +50,9 @@ def unused_left_out(spec: EraseSpec, method: PruneSpec) -> dict[str, Any]:
     return whole
 
 
-def write_report(out: Path, evaluation: Evaluation, history: Sequence[dict[str, Any]], facts: dict[str, Any]) -> None:
+def write_report(
+    out: Path, evaluation: Evaluation, history: Sequence[dict[str, Any]], facts: dict[str, Any]
+) -> None:
     """report.json, report.html, grid.png, and detections.json when NudeNet looked."""
     (out / "report.json").write_text(evaluation.report.model_dump_json(indent=1) + "\n")
     (out / "report.html").write_text(page.render(evaluation, history, facts))
@@ -56,7 +63,7 @@ def write_report(out: Path, evaluation: Evaluation, history: Sequence[dict[str, 
 
 def write_erasure(
     out: Path,
-    model: StableDiffusion,
+    model: Denoiser,
     source: str,
     spec: EraseSpec,
     delta: Delta,
@@ -69,9 +76,11 @@ def write_erasure(
     context: dict[str, Any],
     recovery_key: dict[str, Any] | None = None,
 ) -> list[Path]:
-    """Everything around the delta file, which `out` already holds; returns the bundle's files. `layers`: a stack's erasures, oldest first.
+    """Everything around the delta file, which `out` already holds; returns the bundle's files. `layers`: a
+    stack's erasures, oldest first.
 
-    `lessons`: the words that were learned; `asked`: the request as it came; `recovery_key` is a hide job's, in facts.
+    `lessons`: the words that were learned; `asked`: the request as it came; `recovery_key` is a hide job's,
+    in facts.
     """
     digest = manifest.sha256(out / delta.file)
     info = {k: v for k, v in delta.info.items() if k != "history"}
@@ -81,16 +90,25 @@ def write_erasure(
         fused.fuse(model, source, out / delta.file, out)
     hidden = isinstance(spec, HideSpec)
     limits = card.limits(model.changes(), fuse_too, hidden, evaluation is not None)
-    named = deeds.as_asked(stack.unique([c for layer in layers for c in layer.concepts]), spec.concepts, (asked or spec).concepts)
+    named = phrasing.as_asked(
+        stack.unique([c for layer in layers for c in layer.concepts]), spec.concepts, (asked or spec).concepts
+    )
     shown = isinstance(spec, EraseSpec) and spec.inversion.show_images
     if evaluation is not None:
         seconds = delta.info.get("seconds", 0.0)
         facts = {
-            "title": deeds.headline(named, evaluation.report.verdict.passed, hidden),
-            "summary": f"{card.method_name(spec)}, in {seconds:.0f} s, to {deeds.infinitive(deeds.deed(named, repr(spec.model), hidden))}.",
+            "title": phrasing.headline(named, evaluation.report.verdict.passed, hidden),
+            "summary": (
+                f"{card.method_name(spec)}, in {seconds:.0f} s, to"
+                f" {phrasing.infinitive(phrasing.deed(named, repr(spec.model), hidden))}."
+            ),
             "limits": limits,
             "lessons": [
-                {"word": x.word, "shows": model.words[x.word].shows, "images": [data_uri(i) for i in x.images] if shown else []}
+                {
+                    "word": x.word,
+                    "shows": model.words[x.word].shows,
+                    "images": [data_uri(i) for i in x.images] if shown else [],
+                }
                 for x in lessons
             ],
             "details": {
@@ -140,7 +158,7 @@ def write_erasure(
 
 def write_combination(
     out: Path,
-    model: StableDiffusion,
+    model: Denoiser,
     source: str,
     spec: CombineSpec,
     layers: Sequence[stack.Layer],
@@ -151,25 +169,30 @@ def write_combination(
 ) -> list[Path]:
     """The bundle of a combination of several jobs' deltas, whose file `out` already holds."""
     if spec.fused:
-        fused.fuse(model, source, out / lora.FILE, out)
+        fused.fuse(model, source, out / lora_file.FILE, out)
     made = [(layer.method, layer.concepts) for layer in layers]
     if evaluation is not None:
         back = f" {', '.join(evaluation.report.restored)} was left out." if evaluation.report.restored else ""
         facts = {
-            "title": deeds.headline(stack.unique([c for layer in layers for c in layer.concepts]), evaluation.report.verdict.passed),
+            "title": phrasing.headline(
+                stack.unique([c for layer in layers for c in layer.concepts]),
+                evaluation.report.verdict.passed,
+            ),
             "summary": f"{len(layers)} deltas of the model '{spec.model}', summed.{back}",
             "limits": card.limits(model.changes(), spec.fused, judged=evaluation is not None),
             "details": {"jobs": ", ".join(spec.jobs), **manifest.libraries()},
         }
         write_report(out, evaluation, [], facts)
     (out / "README.md").write_text(
-        card.render(model, source, spec.model, made, evaluation.report if evaluation else None, fused=spec.fused)
+        card.render(
+            model, source, spec.model, made, evaluation.report if evaluation else None, fused=spec.fused
+        )
     )
     sealed = {
         "kind": "combine",
         "context": context,
         "base_model": base_facts(model, source, spec.model),
-        "delta": {"file": lora.FILE, "sha256": manifest.sha256(out / lora.FILE), "residual": 0.0},
+        "delta": {"file": lora_file.FILE, "sha256": manifest.sha256(out / lora_file.FILE), "residual": 0.0},
         "stack": stack.listed(layers),
         "spec": spec.model_dump(mode="json"),
         "seeds": picture_seeds(evaluation),
@@ -180,7 +203,7 @@ def write_combination(
 
 def write_evaluation(
     out: Path,
-    model: StableDiffusion,
+    model: Denoiser,
     source: str,
     spec: EvaluateSpec,
     concepts: Sequence[Concept],
@@ -193,7 +216,7 @@ def write_evaluation(
     """The bundle of an evaluation: the report, bound to the delta's sha256."""
     what = f"delta {delta_digest[:12]}…" if delta_digest else "base model itself"
     facts = {
-        "title": deeds.headline(concepts, evaluation.report.verdict.passed),
+        "title": phrasing.headline(concepts, evaluation.report.verdict.passed),
         "summary": f"The {what} on the model '{spec.model}', judged.",
         "limits": card.limits(model.changes(), fused=False),
         "details": {"delta": delta_digest or "none", **manifest.libraries()},
@@ -213,7 +236,10 @@ def write_evaluation(
 
 
 def key_facts(key: RecoveryKey, file: Path, spec: HideSpec) -> dict[str, Any]:
-    """What a manifest says of the recovery key: digests, never a value of it. `plain_sha256` is that of the key out of its sealed box."""
+    """What a manifest says of the recovery key: digests, never a value of it.
+
+    `plain_sha256` is that of the key out of its sealed box.
+    """
     plain = hashlib.sha256(key.serialise()).hexdigest()
     return {
         "file": file.name,
@@ -225,9 +251,11 @@ def key_facts(key: RecoveryKey, file: Path, spec: HideSpec) -> dict[str, Any]:
     }
 
 
-def base_facts(model: StableDiffusion, source: str, name: str) -> dict[str, Any]:
+def base_facts(model: Denoiser, source: str, name: str) -> dict[str, Any]:
     """The base model's id and digest; its source only where that is no path of this machine."""
-    return {"id": name, "sha256": model.digest} | ({} if sources.parse(source).kind == "local" else {"source": source.partition("#")[0]})
+    return {"id": name, "sha256": model.digest} | (
+        {} if sources.parse(source).kind == "local" else {"source": source.partition("#")[0]}
+    )
 
 
 def picture_seeds(evaluation: Evaluation | None) -> dict[str, Any]:
@@ -240,7 +268,12 @@ def report_facts(evaluation: Evaluation | None) -> dict[str, Any]:
     if evaluation is None:
         return {"judges": {}, "verdict": None}
     report = evaluation.report
-    return {"judges": report.digests, "verdict": report.verdict.model_dump(), "erased": report.erased, "preserved": report.preserved}
+    return {
+        "judges": report.digests,
+        "verdict": report.verdict.model_dump(),
+        "erased": report.erased,
+        "preserved": report.preserved,
+    }
 
 
 def seal(out: Path, facts: dict[str, Any], key: signing.Key | None) -> list[Path]:
@@ -248,7 +281,9 @@ def seal(out: Path, facts: dict[str, Any], key: signing.Key | None) -> list[Path
     for file in sorted(out.rglob("*.safetensors")):
         if (name := not_finite(file)) is not None:
             raise CoreError(
-                "weights_not_finite", f"{file.name}: tensor '{name}' holds NaN or infinity: lower the method's rates", field="method"
+                "weights_not_finite",
+                f"{file.name}: tensor '{name}' holds NaN or infinity: lower the method's rates",
+                field="method",
             )
     sealed = manifest.seal(out, facts, key)
     return sorted(f for f in out.rglob("*") if f.is_file() and f not in sealed) + sealed

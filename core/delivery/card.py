@@ -6,67 +6,107 @@ from collections.abc import Collection, Sequence
 from html import escape
 from typing import Any
 
-from core import sources
-from core.deeds import deed, headline, infinitive
-from core.delivery.page import environment, table
-from core.evaluation.report import Report
-from core.hiding.key import PREFIX
-from core.models import StableDiffusion
-from core.specs import Concept, EraseSpec, HideSpec
+from expunge.core import sources
+from expunge.core.delivery.page import environment, table
+from expunge.core.evaluation.report import Report
+from expunge.core.hiding.key import PREFIX
+from expunge.core.models import Denoiser
+from expunge.core.phrasing import deed, headline, infinitive
+from expunge.core.specs import Concept, EraseSpec, HideSpec
 
 CITATIONS = {
     "uce": "Unified Concept Editing, Gandikota et al., WACV 2024",
     "esd": "Erasing Concepts from Diffusion Models, Gandikota et al., ICCV 2023",
-    "time": "Editing Implicit Assumptions in Text-to-Image Diffusion Models, Orgad et al., ICCV 2023; its alignment for erasing is a reconstruction",
+    "time": (
+        "Editing Implicit Assumptions in Text-to-Image Diffusion Models, Orgad et al., ICCV 2023; its"
+        " alignment for erasing is a reconstruction"
+    ),
     "rece": "Reliable and Efficient Concept Erasure, Gong et al., ECCV 2024",
-    "text_encoder": "the naive text-encoder loss, Eq. 2 of Bui et al., ICLR 2025, with the frozen encoder's target",
-    "adv_unlearn": "Defensive Unlearning with Adversarial Training for Robust Concept Erasure in Diffusion Models, Zhang et al., NeurIPS 2024",
+    "text_encoder": (
+        "the naive text-encoder loss, Eq. 2 of Bui et al., ICLR 2025, with the frozen encoder's target"
+    ),
+    "adv_unlearn": (
+        "Defensive Unlearning with Adversarial Training for Robust Concept Erasure in Diffusion Models, Zhang"
+        " et al., NeurIPS 2024"
+    ),
     "naive": "the naive output-based loss, Gandikota et al., ICCV 2023, as in Bui et al., ICLR 2025, Eq. 7",
     "ca": "Ablating Concepts in Text-to-Image Diffusion Models, Kumari et al., ICCV 2023",
-    "ant": "Set You Straight: Auto-Steering Denoising Trajectories to Sidestep Unwanted Concepts, Li et al., 2025",
-    "score": "SCORE: Secure and Concept-Oriented Robust Erasure, Fu et al., 2025; a reconstruction, no public code was found",
+    "ant": (
+        "Set You Straight: Auto-Steering Denoising Trajectories to Sidestep Unwanted Concepts, Li et al.,"
+        " 2025"
+    ),
+    "score": (
+        "SCORE: Secure and Concept-Oriented Robust Erasure, Fu et al., 2025; a reconstruction, no public code"
+        " was found"
+    ),
     "erase_anything": "EraseAnything, Gao et al., ICML 2025; its losses as far as they apply to a U-Net",
-    "mace": "MACE: Mass Concept Erasure in Diffusion Models, Lu et al., CVPR 2024; masks from cross-attention instead of a segmenter",
-    "all_but_one": "All but One: Surgical Concept Erasing with Model Preservation, Hong et al., AAAI 2024; a reconstruction, no public code was found",
+    "mace": (
+        "MACE: Mass Concept Erasure in Diffusion Models, Lu et al., CVPR 2024; masks from cross-attention"
+        " instead of a segmenter"
+    ),
+    "all_but_one": (
+        "All but One: Surgical Concept Erasing with Model Preservation, Hong et al., AAAI 2024; a"
+        " reconstruction, no public code was found"
+    ),
     "ap": "Erasing Undesirable Concepts with Adversarial Preservation, Bui et al., NeurIPS 2024",
-    "prune": "Pruning for Robust Concept Erasing in Diffusion Models, Yang et al., 2024; a reconstruction, no public code was found",
+    "prune": (
+        "Pruning for Robust Concept Erasing in Diffusion Models, Yang et al., 2024; a reconstruction, no"
+        " public code was found"
+    ),
     "age": "Fantastic Targets for Concept Erasure in Diffusion Models, Bui et al., ICLR 2025",
 }
 CITATIONS["kpop"] = (
-    "Hiding and Recovering Knowledge in Text-to-Image Diffusion Models via Learnable Prompts, Bui et al., ICLR 2025 Delta workshop; "
-    "a reconstruction, no public code was found"
+    "Hiding and Recovering Knowledge in Text-to-Image Diffusion Models via Learnable Prompts, Bui et al.,"
+    " ICLR 2025 Delta workshop; a reconstruction, no public code was found"
 )
 TAGS = ["concept-erasure", "unlearning", "safety", "lora", "diffusers", "stable-diffusion", "text-to-image"]
 
 
 HIDDEN = (
-    "The concept is hidden, not gone: its recovery key draws it again from this very model, and whoever has the key can. A random key of the same "
-    "size does not, which the report measures; that no other way back exists was not tried."
+    "The concept is hidden, not gone: its recovery key draws it again from this very model, and whoever has"
+    " the key can. A random key of the same size does not, which the report measures; that no other way back"
+    " exists was not tried."
 )
 
 
 UNTOUCHED = (
-    "The text encoder and the VAE are the base model's: the concept's name still has its meaning there, and pictures of it can still be encoded and "
-    "edited."
+    "The text encoder and the VAE are the base model's: the concept's name still has its meaning there, and"
+    " pictures of it can still be encoded and edited."
 )
 STOCK_ENCODER = (
-    "Only the text encoder is changed. Bypass: with the stock text encoder in its place, or with text states from it, the U-Net draws the concept "
-    "again, fused or not. Use a method that changes the U-Net where users hold the weights. The VAE is the base model's too: pictures of the concept "
-    "can still be encoded and edited."
+    "Only the text encoder is changed. Bypass: with the stock text encoder in its place, or with text states"
+    " from it, the U-Net draws the concept again, fused or not. Use a method that changes the U-Net where"
+    " users hold the weights. The VAE is the base model's too: pictures of the concept can still be encoded"
+    " and edited."
 )
 ZEROS = [
-    "The mask can be left off: then the base model draws the concept again. Ship the fused checkpoint, whose weights hold the zeros.",
-    "Leak: the zeros say where the concept was. “Roots Beneath the Cut” (arXiv 2603.06640) revives pruned concepts, without data, from the positions of "
-    "the zeros alone; the mask lists them, and the fused checkpoint shows them. Give neither to whoever wants the concept back: a LoRA, fused, has no such "
-    "positions.",
+    (
+        "The mask can be left off: then the base model draws the concept again. Ship the fused checkpoint,"
+        " whose weights hold the zeros."
+    ),
+    (
+        "Leak: the zeros say where the concept was. “Roots Beneath the Cut” (arXiv 2603.06640) revives pruned"
+        " concepts, without data, from the positions of the zeros alone; the mask lists them, and the fused"
+        " checkpoint shows them. Give neither to whoever wants the concept back: a LoRA, fused, has no such"
+        " positions."
+    ),
 ]
 
 
 JUDGED = [
-    "Only the listed prompts and seeds were drawn. Other words for the concept, other languages and other concepts were not judged.",
-    "The judges are classifiers with errors of their own; the base model's row says how often they are right on pictures that were not touched.",
+    (
+        "Only the listed prompts and seeds were drawn. Other words for the concept, other languages and other"
+        " concepts were not judged."
+    ),
+    (
+        "The judges are classifiers with errors of their own; the base model's row says how often they are"
+        " right on pictures that were not touched."
+    ),
 ]
-UNFILTERED = "The fused checkpoint has no safety checker, whatever the base model came with: nothing filters what it draws."
+UNFILTERED = (
+    "The fused checkpoint has no safety checker, whatever the base model came with: nothing filters what it"
+    " draws."
+)
 
 
 def method_name(spec: EraseSpec) -> str:
@@ -74,25 +114,34 @@ def method_name(spec: EraseSpec) -> str:
 
 
 UNCHECKED = (
-    "It holds no safety checker (`safety_checker` is null), whether the base model came with one or not: where pictures must be screened, "
-    "pass `safety_checker` and `feature_extractor` to `from_pretrained`, or screen them elsewhere."
+    "It holds no safety checker (`safety_checker` is null), whether the base model came with one or not:"
+    " where pictures must be screened, pass `safety_checker` and `feature_extractor` to `from_pretrained`, or"
+    " screen them elsewhere."
 )
 
 
 def limits(changed: Collection[str], fused: bool, hidden: bool = False, judged: bool = True) -> list[str]:
-    """What a reader must know before relying on the result; `changed` names what the delta changes, and how."""
+    """What a reader must know before relying on the result; `changed` names what the delta changes, and
+    how.
+    """
     remedy = (
         "Ship the fused checkpoint where users hold the weights."
         if fused
         else "Ask for the fused checkpoint (fused: true) where users hold the weights."
     )
-    removable = f"The LoRA can be unloaded, or loaded at a smaller scale: then the base model draws the concept again. {remedy}"
+    removable = (
+        "The LoRA can be unloaded, or loaded at a smaller scale: then the base model draws the concept"
+        f" again. {remedy}"
+    )
     return [
         *([HIDDEN] if hidden else []),
         *(ZEROS if "sparse_mask" in changed else [removable]),
         STOCK_ENCODER if "text_encoder" in changed else UNTOUCHED,
         *([UNFILTERED] if fused else []),
-        "No attack was tried: no adversarial prompt, no textual inversion, no fine-tuning that could bring the concept back.",
+        (
+            "No attack was tried: no adversarial prompt, no textual inversion, no fine-tuning that could"
+            " bring the concept back."
+        ),
         *(JUDGED if judged else []),
     ]
 
@@ -121,7 +170,7 @@ def made_by(layers: Sequence[tuple[str, Sequence[Concept]]]) -> str:
 
 
 def render(
-    model: StableDiffusion,
+    model: Denoiser,
     source: str,
     base: str,
     layers: Sequence[tuple[str, Sequence[Concept]]],
@@ -131,7 +180,9 @@ def render(
     hidden: bool = False,
     words: Sequence[str] = (),
 ) -> str:
-    """The card's text for a delta of the model `base`, made of one or several layers of (method, concepts)."""
+    """The card's text for a delta of the model `base`, made of one or several layers of (method,
+    concepts).
+    """
     env = environment()
     env.filters["md"] = markdown
     changed = list({c.name.casefold(): c for _, concepts in layers for c in concepts}.values())
@@ -152,5 +203,10 @@ def render(
         "digest": model.digest,
     }
     return env.get_template("card.md.j2").render(
-        report=report, rows=table(report) if report else [], fused=fused, unchecked=UNCHECKED, words=words, **facts
+        report=report,
+        rows=table(report) if report else [],
+        fused=fused,
+        unchecked=UNCHECKED,
+        words=words,
+        **facts,
     )

@@ -1,4 +1,6 @@
-"""The fused checkpoint: base weights with the delta merged in, as a diffusers folder in one uncompressed zip."""
+"""The fused checkpoint: base weights with the delta merged in, as a diffusers folder in one uncompressed
+zip.
+"""
 
 import json
 import shutil
@@ -10,12 +12,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from core import sources
-from core.errors import CoreError
-from core.layouts import Layout
-from core.models import StableDiffusion, masks
-from core.models.stable_diffusion import load_pipeline
-from core.tensors import not_finite
+from expunge.core import sources
+from expunge.core.errors import CoreError
+from expunge.core.layouts import Layout
+from expunge.core.models import Denoiser, masks
+from expunge.core.models.stable_diffusion import load_pipeline
+from expunge.core.tensors import not_finite
 
 FILE, ROOT = "fused.zip", "fused"
 
@@ -24,13 +26,19 @@ def stored_dtype(layout: Layout) -> torch.dtype:
     """The type the base model's own U-Net is stored in: fusing must not make the checkpoint larger."""
     file = next(name for name in layout.files if name.startswith("unet/") and name.endswith(".safetensors"))
     with safe_open(layout.folder / file, "pt") as f:
-        return torch.float16 if f.get_slice(next(iter(f.keys()))).get_dtype() in ("F16", "BF16") else torch.float32
+        return (
+            torch.float16
+            if f.get_slice(next(iter(f.keys()))).get_dtype() in ("F16", "BF16")
+            else torch.float32
+        )
 
 
-def fuse(model: StableDiffusion, source: str, delta: Path, out: Path) -> Path:
-    """Write `fused.zip`: unzip it and call StableDiffusionPipeline.from_pretrained("fused"). Same input, same bytes.
+def fuse(model: Denoiser, source: str, delta: Path, out: Path) -> Path:
+    """Write `fused.zip`: unzip it and call StableDiffusionPipeline.from_pretrained("fused"). Same input, same
+    bytes.
 
-    Without the base model's safety checker, if it has one: it is no part of what was erased, and the card says so.
+    Without the base model's safety checker, if it has one: it is no part of what was erased, and the card
+    says so.
     """
     with tempfile.TemporaryDirectory(dir=out) as tmp:
         layout = sources.fetch(source)
@@ -49,7 +57,9 @@ def fuse(model: StableDiffusion, source: str, delta: Path, out: Path) -> Path:
         for weights in sorted(folder.rglob("*.safetensors")):
             if (name := not_finite(weights)) is not None:  # what was finite apart may overflow together
                 raise CoreError(
-                    "weights_not_finite", f"{FILE}: tensor '{name}' holds NaN or infinity: ask for no fused checkpoint", field="fused"
+                    "weights_not_finite",
+                    f"{FILE}: tensor '{name}' holds NaN or infinity: ask for no fused checkpoint",
+                    field="fused",
                 )
         for config in folder.rglob("*.json"):
             forget_path(config)

@@ -1,4 +1,6 @@
-"""Before and after, side by side: which pictures to show, grid.png, and pictures as data: URIs for the page."""
+"""Before and after, side by side: which pictures to show, grid.png, and pictures as data: URIs for the
+page.
+"""
 
 import base64
 import io
@@ -10,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from core.evaluation.pictures import Picture
-from core.evaluation.report import Evaluation
+from expunge.core.evaluation.pictures import Picture
+from expunge.core.evaluation.report import Evaluation
 
 TILE, GAP, LABEL, MARGIN, ROW = 112, 6, 150, 20, 8
 INK, FAINT, PAPER = "#1f2328", "#6a737d", "#ffffff"
@@ -28,7 +30,9 @@ def thumbnail(image: np.ndarray[Any, Any], size: int) -> Image.Image:
 
 
 def written(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The text as the font can draw it: where it lacks a sign, by the letter without its marks, else by its code point."""
+    """The text as the font can draw it: where it lacks a sign, by the letter without its marks, else by its
+    code point.
+    """
     lacking = bytes(font.getmask("\U0010fffe"))
 
     def drawn(sign: str) -> bool:
@@ -55,7 +59,9 @@ def data_uri(image: np.ndarray[Any, Any], limit: int = 192) -> str:
 
 
 def draw_grid(evaluation: Evaluation, file: Path, max_concepts: int = 6) -> Path:
-    """grid.png: for each erased concept a row before, a row after and, of a hidden one, a row with the recovery key; then the preserved concepts."""
+    """grid.png: for each erased concept a row before, a row after and, of a hidden one, a row with the
+    recovery key; then the preserved concepts.
+    """
     report, pictures = evaluation.report, evaluation.pictures
     sections = [(name, shown(pictures, name, ROW)) for name in report.erased[:max_concepts]]
     kept = [shown(pictures, name, 1)[0] for name in report.preserved]
@@ -84,6 +90,8 @@ def draw_grid(evaluation: Evaluation, file: Path, max_concepts: int = 6) -> Path
                 x = LABEL + column * (TILE + GAP)
                 canvas.paste(thumbnail(images[i], TILE), (x, y))
                 if name == "preserved" and line == 0:
-                    pen.text((x, y - 15), written(pictures[i].concept[:18], small)[:18], fill=FAINT, font=small)
+                    pen.text(
+                        (x, y - 15), written(pictures[i].concept[:18], small)[:18], fill=FAINT, font=small
+                    )
     canvas.save(file, "PNG", optimize=True)
     return file

@@ -1,4 +1,7 @@
-"""manifest.json: what a bundle was made from and with, and the sha256 and size of each of its files. Needs no torch."""
+"""manifest.json: what a bundle was made from and with, and the sha256 and size of each of its files.
+
+Needs no torch.
+"""
 
 import hashlib
 import json
@@ -8,11 +11,22 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from core.delivery import signing
+from expunge.core.delivery import signing
 
 FORMAT = "expunge-bundle/1"
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
-LIBRARIES = ("expunge", "torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "timm", "open_clip_torch", "nudenet")
+LIBRARIES = (
+    "expunge",
+    "torch",
+    "diffusers",
+    "transformers",
+    "peft",
+    "safetensors",
+    "numpy",
+    "timm",
+    "open_clip_torch",
+    "nudenet",
+)
 
 
 def sha256(file: Path) -> str:
@@ -32,13 +46,28 @@ def libraries() -> dict[str, str]:
 
 
 def seal(folder: Path, facts: dict[str, Any], key: signing.Key | None) -> list[Path]:
-    """Write manifest.json over every file in `folder`, naming the key that signs it, and manifest.sig when there is one; returns what was written."""
-    names = sorted(f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file() and f.name not in (MANIFEST, SIGNATURE))
-    files = {name: {"sha256": sha256(folder / name), "size": (folder / name).stat().st_size} for name in names}
+    """Write manifest.json over every file in `folder`, naming the key that signs it, and manifest.sig when
+    there is one; returns what was written.
+    """
+    names = sorted(
+        f.relative_to(folder).as_posix()
+        for f in folder.rglob("*")
+        if f.is_file() and f.name not in (MANIFEST, SIGNATURE)
+    )
+    files = {
+        name: {"sha256": sha256(folder / name), "size": (folder / name).stat().st_size} for name in names
+    }
     created = datetime.now(UTC).isoformat(timespec="seconds")
     private = None if key is None else signing.private(key)
     signed = {} if private is None else {"signed_by": signing.key_id(private.public_key())}
-    content = {"format": FORMAT, "created_at": created, **signed, **facts, "libraries": libraries(), "files": files}
+    content = {
+        "format": FORMAT,
+        "created_at": created,
+        **signed,
+        **facts,
+        "libraries": libraries(),
+        "files": files,
+    }
     payload = (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
     (folder / MANIFEST).write_bytes(payload)
     if private is None:

@@ -1,4 +1,6 @@
-"""Sealed boxes (libsodium: X25519, XSalsa20-Poly1305): anyone can close one to a public key, only the private key opens it. Needs no torch."""
+"""Sealed boxes (libsodium: X25519, XSalsa20-Poly1305): anyone can close one to a public key, only the
+private key opens it. Needs no torch.
+"""
 
 import base64
 import hashlib
@@ -18,7 +20,9 @@ def seal(data: bytes, public_key: str) -> bytes:
 
 
 def unseal(box: bytes, private_key: str) -> bytes:
-    """What is in the box; ValueError when it was closed to another key, or changed, or when there is no box or no key."""
+    """What is in the box; ValueError when it was closed to another key, or changed, or when there is no box
+    or no key.
+    """
     try:
         key = PrivateKey(base64.b64decode(private_key, validate=True))
     except (ValueError, TypeError) as error:
@@ -26,7 +30,9 @@ def unseal(box: bytes, private_key: str) -> bytes:
     try:
         return bytes(SealedBox(key).decrypt(box))
     except (CryptoError, ValueError, TypeError) as error:
-        raise ValueError("the box does not open: it was sealed to another public key, is none, or was changed") from error
+        raise ValueError(
+            "the box does not open: it was sealed to another public key, is none, or was changed"
+        ) from error
 
 
 def write_private(path: Path, content: bytes) -> None:
@@ -39,8 +45,12 @@ def say(message: str) -> None:
     sys.stderr.write(message + "\n")
 
 
-def make_pair(private: Annotated[Path, typer.Argument(metavar="FILE", help="Where the private key goes (mode 0600).")]) -> None:
-    """Make an X25519 key pair for sealed recovery keys: the private key into FILE, the public key, for seal_to, on standard output."""
+def make_pair(
+    private: Annotated[Path, typer.Argument(metavar="FILE", help="Where the private key goes (mode 0600).")],
+) -> None:
+    """Make an X25519 key pair for sealed recovery keys: the private key into FILE, the public key, for
+    seal_to, on standard output.
+    """
     key = PrivateKey.generate()
     try:
         write_private(private, base64.b64encode(bytes(key)) + b"\n")
@@ -53,9 +63,13 @@ def make_pair(private: Annotated[Path, typer.Argument(metavar="FILE", help="Wher
 def open_box(
     box: Annotated[Path, typer.Argument(help="The sealed recovery key.")],
     private_key: Annotated[Path, typer.Option(help="The file that 'expunge key-pair' wrote.")],
-    out: Annotated[Path, typer.Option(help="Where the opened key goes (mode 0600).")] = Path("recovery_key.safetensors"),
+    out: Annotated[Path, typer.Option(help="Where the opened key goes (mode 0600).")] = Path(
+        "recovery_key.safetensors"
+    ),
 ) -> None:
-    """Open a sealed recovery key; prints its sha256, which the bundle's signed manifest states as plain_sha256."""
+    """Open a sealed recovery key; prints its sha256, which the bundle's signed manifest states as
+    plain_sha256.
+    """
     try:
         data = unseal(box.read_bytes(), private_key.read_text().strip())
         write_private(out, data)

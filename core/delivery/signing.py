@@ -30,7 +30,9 @@ def private(key: Key) -> Ed25519PrivateKey:
 
 
 def load_or_create(path: Path) -> Ed25519PrivateKey:
-    """The private key at `path` (PEM, mode 0600), made on first use; its public key lies beside it as `<path>.pub`."""
+    """The private key at `path` (PEM, mode 0600), made on first use; its public key lies beside it as
+    `<path>.pub`.
+    """
     path = Path(path)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +51,9 @@ def load_private(pem: bytes, where: str) -> Ed25519PrivateKey:
     try:
         key = load_pem_private_key(pem, None)
     except (ValueError, TypeError) as error:  # TypeError: it takes a password
-        raise ValueError(f"{where} holds no Ed25519 private key that can be read: name another, or none to have one made") from error
+        raise ValueError(
+            f"{where} holds no Ed25519 private key that can be read: name another, or none to have one made"
+        ) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise ValueError(f"{where} holds no Ed25519 private key: name another, or none to have one made")
     return key
@@ -60,7 +64,9 @@ def private_pem(key: Ed25519PrivateKey) -> str:
 
 
 def write_once(path: Path, content: bytes) -> None:
-    """Create `path` with mode 0600 and its whole content at once; if another process was first, its file stays."""
+    """Create `path` with mode 0600 and its whole content at once; if another process was first, its file
+    stays.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent)  # mkstemp's mode is 0600
     with os.fdopen(handle, "wb") as stream:
         stream.write(content)
@@ -87,7 +93,10 @@ def load_public(pem: str | bytes) -> Ed25519PublicKey:
 
 
 def load_publics(content: bytes) -> list[Ed25519PublicKey]:
-    """The signer's keys: PEM, one or several, or what GET /signing-keys answers. ValueError when there is none."""
+    """The signer's keys: PEM, one or several, or what GET /signing-keys answers.
+
+    ValueError when there is none.
+    """
     if content.lstrip().startswith(b"{"):
         try:
             pems = [str(entry["public_key"]).encode() for entry in json.loads(content)["items"]]
@@ -109,7 +118,12 @@ def sign(key: Ed25519PrivateKey, payload: bytes) -> dict[str, str]:
     """The detached signature as manifest.sig holds it."""
     public = key.public_key()
     signature = base64.b64encode(key.sign(payload)).decode()
-    return {"algorithm": "Ed25519", "key_id": key_id(public), "public_key": public_pem(public), "signature": signature}
+    return {
+        "algorithm": "Ed25519",
+        "key_id": key_id(public),
+        "public_key": public_pem(public),
+        "signature": signature,
+    }
 
 
 def is_signed_by(key: Ed25519PublicKey, signature: dict[str, Any], payload: bytes) -> bool:

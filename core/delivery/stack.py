@@ -1,4 +1,5 @@
-"""Stacks: several erasures of one model as one LoRA, exactly, and each of them alone, so that one can be taken back out.
+"""Stacks: several erasures of one model as one LoRA, exactly, and each of them alone, so that one can be
+taken back out.
 
 sum_i s_i B_i A_i = [s_1 B_1 … s_n B_n] [A_1; …; A_n]: the ranks add up, layer by layer; no rank is cut.
 """
@@ -15,14 +16,14 @@ from pydantic import BaseModel
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from core import deeds, lora_format
-from core.adapter_config import KEY
-from core.delivery.lora import architecture
-from core.erasure.delta import Delta
-from core.errors import CoreError
-from core.evaluation.report import Report, StackEntry
-from core.models import StableDiffusion, lora
-from core.specs import Concept
+from expunge.core import lora_format, phrasing
+from expunge.core.adapter_config import KEY
+from expunge.core.delivery.lora_file import architecture
+from expunge.core.erasure.delta import Delta
+from expunge.core.errors import CoreError
+from expunge.core.evaluation.report import Report, StackEntry
+from expunge.core.models import Denoiser, lora_factors
+from expunge.core.specs import Concept
 
 OWN, STACK = "delta_only.safetensors", "concept_erasure.stack"
 
@@ -66,9 +67,17 @@ def read(path: str | Path) -> Part:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as e:
-        raise CoreError("cannot_stack", f"the delta is not a safetensors file ({e})", field="base_job_id") from e
-    if "concept_erasure.concepts" not in metadata or not all(name.startswith("unet.") and ".lora_" in name for name in tensors):
-        raise CoreError("cannot_stack", "only LoRA deltas of the U-Net that an erase job made can be stacked", field="base_job_id")
+        raise CoreError(
+            "cannot_stack", f"the delta is not a safetensors file ({e})", field="base_job_id"
+        ) from e
+    if "concept_erasure.concepts" not in metadata or not all(
+        name.startswith("unet.") and ".lora_" in name for name in tensors
+    ):
+        raise CoreError(
+            "cannot_stack",
+            "only LoRA deltas of the U-Net that an erase job made can be stacked",
+            field="base_job_id",
+        )
     try:
         layers = [Layer.model_validate(layer) for layer in json.loads(metadata.get(STACK, "[]"))]
         own = Layer(
@@ -76,8 +85,8 @@ def read(path: str | Path) -> Part:
             method=json.loads(metadata["concept_erasure.method"])["name"],
             sha256=hashlib.sha256(Path(path).read_bytes()).hexdigest(),
         )
-        pairs = lora.read(tensors, {KEY: metadata[KEY]})
-        return Part(lora.renamed(tensors, pairs), lora_format.settings(pairs), layers or [own])
+        pairs = lora_factors.read(tensors, {KEY: metadata[KEY]})
+        return Part(lora_factors.renamed(tensors, pairs), lora_format.settings(pairs), layers or [own])
     except (ValueError, KeyError, TypeError, RecursionError) as e:
         message = f"the delta's metadata cannot be read ({type(e).__name__}: {str(e)[:200]})"
         raise CoreError("cannot_stack", message, field="base_job_id") from e
@@ -89,18 +98,27 @@ def described(layers: Sequence[Layer]) -> dict[str, str]:
     methods = " and ".join(dict.fromkeys(layer.method.upper() for layer in layers))
     return {
         STACK: json.dumps([layer.model_dump() for layer in layers], ensure_ascii=False, sort_keys=True),
-        "modelspec.title": deeds.title(concepts)[:200],
-        "modelspec.description": f"A LoRA that {deeds.deed(concepts, 'the base model')}: a stack of {len(layers)} deltas by {methods}.",
+        "modelspec.title": phrasing.title(concepts)[:200],
+        "modelspec.description": (
+            f"A LoRA that {phrasing.deed(concepts, 'the base model')}: a stack of {len(layers)} deltas by"
+            f" {methods}."
+        ),
     }
 
 
 def compared(layers: Sequence[Layer], report: Report, before: Report | None) -> list[StackEntry]:
-    """Each erasure's ESR-1 now, beside what the report of the model it stood in said; weakened: below that report's 95 % interval."""
+    """Each erasure's ESR-1 now, beside what the report of the model it stood in said; weakened: below that
+    report's 95 % interval.
+    """
     out = []
     for layer in layers:
         for concept in layer.concepts:
             now = report.value("esr1", concept.name)
-            then = next((m for m in before.metrics if (m.name, m.concept) == ("esr1", concept.name)), None) if before else None
+            then = (
+                next((m for m in before.metrics if (m.name, m.concept) == ("esr1", concept.name)), None)
+                if before
+                else None
+            )
             weaker = None if then is None or then.ci_low is None or now is None else now < then.ci_low
             entry = {"concept": concept.name, "method": layer.method, "sha256": layer.sha256, "esr1": now}
             out.append(StackEntry(**entry, esr1_before=then.value if then else None, weakened=weaker))
@@ -108,27 +126,36 @@ def compared(layers: Sequence[Layer], report: Report, before: Report | None) -> 
 
 
 def combine(parts: Sequence[tuple[dict[str, Tensor], dict[str, Any]]]) -> Delta:
-    """One LoRA of scale 1 that is the sum of all, from each one's tensors and config; layers may differ in rank and be missing in some."""
+    """One LoRA of scale 1 that is the sum of all, from each one's tensors and config; layers may differ in
+    rank and be missing in some.
+    """
     found: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for tensors, config in parts:
-        for module, (down, up, scale) in lora.factors_of(tensors, config).items():
+        for module, (down, up, scale) in lora_factors.factors_of(tensors, config).items():
             found.setdefault(module, []).append((down.float(), up.float() * scale))
     tensors, ranks = dict[str, Tensor](), dict[str, int]()
     for module in sorted(found):
         downs, ups = zip(*found[module], strict=True)
-        tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = torch.cat(downs, 0), torch.cat(ups, 1)
+        tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = (
+            torch.cat(downs, 0),
+            torch.cat(ups, 1),
+        )
         ranks[module.removeprefix("unet.")] = tensors[f"{module}.lora_A.weight"].shape[0]
     top = max(ranks.values())
     odd = {name: rank for name, rank in ranks.items() if rank != top}
     own = {k: v for k, v in parts[-1][1].items() if k.startswith("unet.")}
     config = own | {
-        "unet.r": top, "unet.lora_alpha": top, "unet.rank_pattern": odd, "unet.alpha_pattern": odd, "unet.target_modules": sorted(ranks),
+        "unet.r": top,
+        "unet.lora_alpha": top,
+        "unet.rank_pattern": odd,
+        "unet.alpha_pattern": odd,
+        "unet.target_modules": sorted(ranks),
         "unet.use_rslora": False,
-    }  # fmt: skip
+    }
     return Delta(tensors, config)
 
 
-def metadata(layers: Sequence[Layer], model: StableDiffusion, base: str) -> dict[str, str]:
+def metadata(layers: Sequence[Layer], model: Denoiser, base: str) -> dict[str, str]:
     """What a combination's file says: no single method or seed made it."""
     concepts = unique([c for layer in layers for c in layer.concepts])
     return described(layers) | {
@@ -137,7 +164,9 @@ def metadata(layers: Sequence[Layer], model: StableDiffusion, base: str) -> dict
         "modelspec.implementation": "diffusers",
         "modelspec.tags": "concept-erasure,safety",
         "concept_erasure.format": "1",
-        "concept_erasure.concepts": json.dumps([c.model_dump() for c in concepts], ensure_ascii=False, sort_keys=True),
+        "concept_erasure.concepts": json.dumps(
+            [c.model_dump() for c in concepts], ensure_ascii=False, sort_keys=True
+        ),
         "concept_erasure.method": json.dumps({"name": "combine"}),
         "concept_erasure.base_model": base,
         "concept_erasure.base_sha256": model.digest,

@@ -1,4 +1,6 @@
-"""`expunge verify`: is this bundle what was signed? Digests, sizes, missing and extra files, signature, finite tensors. Needs no torch."""
+"""`expunge verify`: is this bundle what was signed? Digests, sizes, missing and extra files, signature,
+finite tensors. Needs no torch.
+"""
 
 import json
 import sys
@@ -12,14 +14,16 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from pydantic import BaseModel
 from safetensors import SafetensorError, deserialize
 
-from core.delivery import signing
-from core.delivery.manifest import FORMAT, MANIFEST, SIGNATURE, sha256
+from expunge.core.delivery import signing
+from expunge.core.delivery.manifest import FORMAT, MANIFEST, SIGNATURE, sha256
 
 FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
 
 
 class Result(BaseModel):
-    """What was found. `signature` is trusted (the key given), self-consistent (a key that nobody vouched for), invalid or missing."""
+    """What was found. `signature` is trusted (the key given), self-consistent (a key that nobody vouched
+    for), invalid or missing.
+    """
 
     ok: bool
     bundle: str
@@ -34,7 +38,11 @@ def verify(bundle: str | Path, public_key: bytes | None = None) -> Result:
     """Check a bundle's folder; `public_key` are the signer's keys, as signing.load_publics reads them."""
     bundle = Path(bundle)
     if not (bundle / MANIFEST).is_file():
-        why = f"{MANIFEST} is missing: this is not a bundle, or not all of it" if bundle.is_dir() else "there is no such folder"
+        why = (
+            f"{MANIFEST} is missing: this is not a bundle, or not all of it"
+            if bundle.is_dir()
+            else "there is no such folder"
+        )
         return Result(ok=False, bundle=str(bundle), signature="missing", problems=[why])
     payload = (bundle / MANIFEST).read_bytes()
     state, key, problems, notes = check_signature(bundle, payload, public_key)
@@ -47,14 +55,29 @@ def verify(bundle: str | Path, public_key: bytes | None = None) -> Result:
         problems += check_files(bundle, files)
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as e:
         problems.append(f"{MANIFEST} cannot be read ({type(e).__name__}: {e})")
-    return Result(ok=not problems, bundle=str(bundle), signature=state, key_id=key, files=len(files), problems=problems, notes=notes)
+    return Result(
+        ok=not problems,
+        bundle=str(bundle),
+        signature=state,
+        key_id=key,
+        files=len(files),
+        problems=problems,
+        notes=notes,
+    )
 
 
-def check_signature(bundle: Path, payload: bytes, pinned: bytes | None) -> tuple[str, str | None, list[str], list[str]]:
+def check_signature(
+    bundle: Path, payload: bytes, pinned: bytes | None
+) -> tuple[str, str | None, list[str], list[str]]:
     """(state, key id, problems, notes)"""
     file = bundle / SIGNATURE
     if not file.is_file():
-        return "missing", None, [f"{SIGNATURE} is missing: the bundle is not signed, so anyone may have changed it"], []
+        return (
+            "missing",
+            None,
+            [f"{SIGNATURE} is missing: the bundle is not signed, so anyone may have changed it"],
+            [],
+        )
     try:
         signature = json.loads(file.read_bytes())
         own = signing.load_public(signature["public_key"])
@@ -62,9 +85,17 @@ def check_signature(bundle: Path, payload: bytes, pinned: bytes | None) -> tuple
         return "invalid", None, [f"{SIGNATURE} cannot be read ({type(e).__name__}: {e})"], []
     identity = signing.key_id(own)
     if not signing.is_signed_by(own, signature, payload):
-        return "invalid", identity, [f"the signature does not match {MANIFEST}: the manifest was changed after it was signed"], []
+        return (
+            "invalid",
+            identity,
+            [f"the signature does not match {MANIFEST}: the manifest was changed after it was signed"],
+            [],
+        )
     if pinned is None:
-        note = f"signed by key {identity}, which nobody has vouched for: give the signer's keys with --public-key FILE, or the service's with --url"
+        note = (
+            f"signed by key {identity}, which nobody has vouched for: give the signer's keys with"
+            " --public-key FILE, or the service's with --url"
+        )
         return "self-consistent", identity, [], [note]
     expected = signing.load_publics(pinned)
     if not any(signing.is_signed_by(key, signature, payload) for key in expected):
@@ -91,7 +122,9 @@ def check_files(bundle: Path, files: dict[str, Any]) -> list[str]:
         elif name.endswith(".safetensors"):
             problems += [f"{name}: {p}" for p in check_tensors(file)]
     present = {f.relative_to(bundle).as_posix() for f in bundle.rglob("*") if f.is_file() or f.is_symlink()}
-    return problems + [f"{name}: not in the manifest" for name in sorted(present - set(files) - {MANIFEST, SIGNATURE})]
+    return problems + [
+        f"{name}: not in the manifest" for name in sorted(present - set(files) - {MANIFEST, SIGNATURE})
+    ]
 
 
 def check_tensors(file: Path) -> list[str]:
@@ -100,7 +133,9 @@ def check_tensors(file: Path) -> list[str]:
         tensors = deserialize(file.read_bytes())  # type: ignore[no-untyped-call]
     except SafetensorError as e:
         return [f"not a safetensors file ({e})"]
-    return [f"tensor '{name}' holds NaN or infinity" for name, t in tensors if not finite(t["dtype"], t["data"])]
+    return [
+        f"tensor '{name}' holds NaN or infinity" for name, t in tensors if not finite(t["dtype"], t["data"])
+    ]
 
 
 def finite(dtype: str, data: bytes) -> bool:
@@ -123,12 +158,23 @@ def main(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
     public_key: Annotated[
         Path | None,
-        typer.Option(help="The signer's keys, got from the signer, not from the bundle: PEM, or what GET /signing-keys answers."),
+        typer.Option(
+            help=(
+                "The signer's keys, got from the signer, not from the bundle: PEM, or what GET /signing-keys"
+                " answers."
+            )
+        ),
     ] = None,
-    url: Annotated[str | None, typer.Option(help="Ask the service at this URL for its keys: whoever answers there vouches.")] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(help="Ask the service at this URL for its keys: whoever answers there vouches."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Check a downloaded bundle: every digest, the signature, the tensors. Exit code 0 when all is well, else 1."""
+    """Check a downloaded bundle: every digest, the signature, the tensors.
+
+    Exit code 0 when all is well, else 1.
+    """
     try:
         pinned = public_key.read_bytes() if public_key else None
         if pinned is not None:
@@ -137,7 +183,9 @@ def main(
         raise typer.BadParameter(f"no Ed25519 public key in PEM form ({e})", param_hint="--public-key") from e
     if url is not None:
         if pinned is not None:
-            raise typer.BadParameter("give the keys or the service that has them, not both", param_hint="--url")
+            raise typer.BadParameter(
+                "give the keys or the service that has them, not both", param_hint="--url"
+            )
         pinned = fetch(url)
     result = verify(bundle, pinned)
     if as_json:
@@ -148,7 +196,11 @@ def main(
         for note in result.notes:
             typer.secho(f"! {note}", fg="yellow", err=True)
         if result.ok:
-            typer.secho(f"✓ {result.files} files as in the manifest; signature {result.signature}, key {result.key_id}", fg="green")
+            typer.secho(
+                f"✓ {result.files} files as in the manifest; signature {result.signature}, key"
+                f" {result.key_id}",
+                fg="green",
+            )
     sys.exit(0 if result.ok else 1)
 
 

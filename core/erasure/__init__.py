@@ -1,28 +1,45 @@
 """Concept erasure, one file per method. `erase` runs whichever the spec names."""
 
-from core.erasure import adv_unlearn, mace, prune, rece, text_encoder, time, uce
-from core.erasure.delta import Delta
-from core.erasure.label import metadata
-from core.erasure.loop import fine_tune
-from core.erasure.output_based import method_of
-from core.models import StableDiffusion
-from core.progress import Callback, Checkpoints, show
-from core.specs import AdvUnlearnSpec, EraseSpec, MaceSpec, PruneSpec, ReceSpec, TextEncoderSpec, TimeSpec, UceSpec
+from expunge.core.erasure.delta import Delta
+from expunge.core.erasure.delta_metadata import metadata
+from expunge.core.erasure.loop import fine_tune
+from expunge.core.erasure.methods import adv_unlearn, mace, prune, rece, text_encoder, time, uce
+from expunge.core.erasure.output_based import method_of
+from expunge.core.models import Denoiser
+from expunge.core.progress import Callback, Checkpoints, show
+from expunge.core.specs import (
+    AdvUnlearnSpec,
+    EraseSpec,
+    MaceSpec,
+    PruneSpec,
+    ReceSpec,
+    TextEncoderSpec,
+    TimeSpec,
+    UceSpec,
+)
 
 __all__ = ["Delta", "erase"]
 
 
-def erase(model: StableDiffusion, spec: EraseSpec, *, callback: Callback = show, checkpoints: Checkpoints | None = None) -> Delta:
-    """Erase the spec's concepts from the model. The adapter stays on it: the model is the sanitized one afterwards.
+def erase(
+    model: Denoiser,
+    spec: EraseSpec,
+    *,
+    callback: Callback = show,
+    checkpoints: Checkpoints | None = None,
+) -> Delta:
+    """Erase the spec's concepts from the model. The adapter stays on it: the model is the sanitized one
+    afterwards.
 
-    The same spec, seed, machine type and thread count give the same bytes (CPU), resumed from a checkpoint or not.
+    The same spec, seed, machine type and thread count give the same bytes (CPU), resumed from a checkpoint or
+    not.
     """
     delta = run(model, spec, callback, checkpoints)
     delta.labels = metadata(delta, model, spec)
     return delta
 
 
-def run(model: StableDiffusion, spec: EraseSpec, callback: Callback, checkpoints: Checkpoints | None) -> Delta:
+def run(model: Denoiser, spec: EraseSpec, callback: Callback, checkpoints: Checkpoints | None) -> Delta:
     """By the method that the spec names."""
     match spec.method:
         case UceSpec() as method:

@@ -7,17 +7,18 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from core.erasure.batch import Latents, cat, error
-from core.erasure.loop import Run
-from core.erasure.search import Ascent, Search, Shares
-from core.specs import AgeSpec, ApSpec, Concept
+from expunge.core.erasure.loop import Run
+from expunge.core.erasure.losses import Latents, cat, error
+from expunge.core.erasure.search import Ascent, Search, Shares
+from expunge.core.specs import AgeSpec, ApSpec, Concept
 
 S = TypeVar("S", AgeSpec, ApSpec)
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One batch for concept i: latents of the concept and of what the search found, their texts (B, L, D), the templates drawn (B,).
+    """One batch for concept i: latents of the concept and of what the search found, their texts (B, L, D),
+    the templates drawn (B,).
 
     `target` names what was found; where each row has its own, the commonest.
     """
@@ -37,7 +38,9 @@ def keyed(search: Search | Ascent | Shares) -> list[tuple[str, Tensor]]:
 
 
 class Adversarial(ABC, Generic[S]):
-    """One search for each concept; subclasses say what it ranges over, what it climbs, and what theta' descends."""
+    """One search for each concept; subclasses say what it ranges over, what it climbs, and what theta'
+    descends.
+    """
 
     def __init__(self, run: Run[S]) -> None:
         self.run: Run[S] = run
@@ -48,12 +51,20 @@ class Adversarial(ABC, Generic[S]):
             names = self.space(concept)
             goals = [run.contexts([n]) if concept.attributes else run.goal(concept, n) for n in names]
             states = torch.stack(goals)
-            self.searches.append(Shares(names, states, concept.wanted) if concept.attributes else self.search(concept, names, states))
+            self.searches.append(
+                Shares(names, states, concept.wanted)
+                if concept.attributes
+                else self.search(concept, names, states)
+            )
         self.kept = {f"keep/{name}": run.contexts([name]) for name in run.preserve}
         found = {k: states for search in self.searches for k, states in keyed(search)}
         if self.spec.latents == "buffer":
             spread = {k: states for s in self.searches if isinstance(s, Shares) for k, states in keyed(s)}
-            erased = {f"erase/{i}": c for i, c in enumerate(self.contexts) if not isinstance(self.searches[i], Shares)}
+            erased = {
+                f"erase/{i}": c
+                for i, c in enumerate(self.contexts)
+                if not isinstance(self.searches[i], Shares)
+            }
             run.trajectories.prefill(erased | spread, self.spec.trajectories, run.callback)
             run.trajectories.prefill(self.kept | found, self.per_target, run.callback)
 
@@ -83,15 +94,29 @@ class Adversarial(ABC, Generic[S]):
         x_e = run.trajectories.draw(f"erase/{i}", self.contexts[i], g, size, self.spec.trajectories)
         x_f = run.trajectories.draw(f"target/{search.names[j]}", search.states[j], g, size, self.per_target)
         row = torch.randint(len(self.contexts[i]), (size,), generator=g)
-        return Draw(i, x_e, x_f, self.contexts[i][row], search.context(weights, row % search.states.shape[1]), row, search.names[j])
+        return Draw(
+            i,
+            x_e,
+            x_f,
+            self.contexts[i][row],
+            search.context(weights, row % search.states.shape[1]),
+            row,
+            search.names[j],
+        )
 
     def spread(self, i: int, shares: Shares, g: torch.Generator, size: int) -> Draw:
-        """`size` rows for concept i, each with an attribute of its own; both terms on that attribute's latents."""
+        """`size` rows for concept i, each with an attribute of its own; both terms on that attribute's
+        latents.
+        """
         keys, picked, spec = keyed(shares), shares.pick(g, size), self.spec
         counts = torch.bincount(picked, minlength=len(keys)).tolist()
 
         def latents() -> Latents:
-            parts = [self.run.trajectories.draw(*key, g, n, spec.trajectories) for key, n in zip(keys, counts, strict=True) if n]
+            parts = [
+                self.run.trajectories.draw(*key, g, n, spec.trajectories)
+                for key, n in zip(keys, counts, strict=True)
+                if n
+            ]
             return Latents(*cat(*parts))
 
         x_e, x_f = latents(), latents()
@@ -104,7 +129,9 @@ class Adversarial(ABC, Generic[S]):
         if not isinstance(search, Shares) and len(search.names) > 1 and step % spec.search_every == 0:
             g = run.generator(step, 1)
             half = max(1, spec.batch_size // 2)
-            search.ascend(self.objective(self.batch(i, search, search.sample(g), g, half)), run.model.gradients)
+            search.ascend(
+                self.objective(self.batch(i, search, search.sample(g), g, half)), run.model.gradients
+            )
         g = run.generator(step)
         with torch.no_grad():
             if isinstance(search, Shares):

@@ -1,7 +1,9 @@
-"""What the closed-form edits of cross-attention share: the solution's factors, and their delivery as an exact LoRA.
+"""What the closed-form edits of cross-attention share: the solution's factors, and their delivery as an exact
+LoRA.
 
 W' = (lambda W + s_e sum W g e^T + s_p sum W p p^T) M^-1,  M = lambda I + s_e sum e e^T + s_p sum p p^T
-so  W' - W = s_e sum W (g - e) e^T M^-1:  up = W (g - e), down = s_e e^T M^-1, of rank at most the number of columns e.
+so  W' - W = s_e sum W (g - e) e^T M^-1:  up = W (g - e), down = s_e e^T M^-1, of rank at most the number of
+columns e.
 """
 
 from collections.abc import Mapping
@@ -9,9 +11,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from core.erasure.layers import exact_config
-from core.models import StableDiffusion
-from core.progress import Callback
+from expunge.core.erasure.layers import exact_config
+from expunge.core.models import Denoiser
+from expunge.core.progress import Callback
 
 CHUNK = 64  # prompts encoded at a time
 
@@ -21,14 +23,21 @@ def moved(e: Tensor, g: Tensor) -> Tensor:
     return (g - e).abs().amax(1) > 1e-9
 
 
-def factors(e: Tensor, g: Tensor, p: Tensor, ridge: float, erase_scale: float = 1.0, preserve_scale: float = 1.0) -> tuple[Tensor, Tensor]:
-    """(D, n) difference columns g - e and (n, D) rows s_e e^T M^-1, in float64. e, g: (n, D) erased and target columns; p: (m, D) preserved.
+def factors(
+    e: Tensor, g: Tensor, p: Tensor, ridge: float, erase_scale: float = 1.0, preserve_scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """(D, n) difference columns g - e and (n, D) rows s_e e^T M^-1, in float64. e, g: (n, D) erased and
+    target columns; p: (m, D) preserved.
 
-    Columns that do not move weigh in M but need no factor. More columns than D fold into one factor of D: the product is the
-    same, and exact.
+    Columns that do not move weigh in M but need no factor. More columns than D fold into one factor of D: the
+    product is the same, and exact.
     """
     e, g, p = e.double(), g.double(), p.double()
-    m = ridge * torch.eye(e.shape[1], dtype=e.dtype, device=e.device) + erase_scale * e.T @ e + preserve_scale * p.T @ p
+    m = (
+        ridge * torch.eye(e.shape[1], dtype=e.dtype, device=e.device)
+        + erase_scale * e.T @ e
+        + preserve_scale * p.T @ p
+    )
     rows = moved(e, g)
     rows[0] |= not rows.any()  # an edit that moves nothing is still an adapter
     difference, down = (g - e)[rows].T, erase_scale * torch.linalg.solve(m, e[rows].T).T
@@ -37,20 +46,27 @@ def factors(e: Tensor, g: Tensor, p: Tensor, ridge: float, erase_scale: float = 
     return difference, down
 
 
-def columns(model: StableDiffusion, prompts: list[str], tokens: str) -> Tensor:
+def columns(model: Denoiser, prompts: list[str], tokens: str) -> Tensor:
     """The token columns that are edited: all of them, or each prompt's last before EOS; (n, D)."""
     states = model.encode(prompts)
     if tokens == "all":
         return states.flatten(0, 1)
     tokenizer = model.pipe.tokenizer
-    lengths = [len(ids) for ids in tokenizer(model.spelled(prompts), truncation=True, max_length=tokenizer.model_max_length).input_ids]
+    lengths = [
+        len(ids)
+        for ids in tokenizer(
+            model.spelled(prompts), truncation=True, max_length=tokenizer.model_max_length
+        ).input_ids
+    ]
     return torch.stack([s[max(0, n - 2)] for s, n in zip(states, lengths, strict=True)])
 
 
-def condensed(model: StableDiffusion, prompts: list[str], tokens: str) -> Tensor:
-    """The prompts' columns, float64; where they are more than D, D others with the same sum of p p^T, which is all that a solve reads of them.
+def condensed(model: Denoiser, prompts: list[str], tokens: str) -> Tensor:
+    """The prompts' columns, float64; where they are more than D, D others with the same sum of p p^T, which
+    is all that a solve reads of them.
 
-    A vocabulary's are some 300,000 columns of 768 numbers: they are read CHUNK prompts at a time, once, and none is kept.
+    A vocabulary's are some 300,000 columns of 768 numbers: they are read CHUNK prompts at a time, once, and
+    none is kept.
     """
     parts = (columns(model, prompts[i : i + CHUNK], tokens).double() for i in range(0, len(prompts), CHUNK))
     kept = next(parts)
@@ -68,7 +84,7 @@ def square_root(gram: Tensor) -> Tensor:
     return root
 
 
-def wear(model: StableDiffusion, layers: Mapping[str, tuple[Tensor, Tensor]], callback: Callback) -> int:
+def wear(model: Denoiser, layers: Mapping[str, tuple[Tensor, Tensor]], callback: Callback) -> int:
     """Put each layer's exact up (out, r) and down (r, in) on the model as one adapter; the rank r."""
     rank = next(iter(layers.values()))[1].shape[0]
     model.add_adapter(exact_config(list(layers), rank))

@@ -11,22 +11,30 @@ from typing import Any, Literal
 from peft import LoraConfig
 from torch import Tensor, cuda
 
-from core.models import StableDiffusion, masks
-from core.models.stable_diffusion import Component
-from core.tensors import serialise
+from expunge.core.models import Denoiser, masks
+from expunge.core.models.stable_diffusion import Component
+from expunge.core.tensors import serialise
 
 FILE = "pytorch_lora_weights.safetensors"
 
 
 def adapter_metadata(config: LoraConfig, component: str) -> dict[str, Any]:
-    """The config as diffusers stores it in a LoRA file (`lora_adapter_metadata`), sets sorted so that bytes repeat; no path of this machine."""
-    plain = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()} | {"base_model_name_or_path": None}
+    """The config as diffusers stores it in a LoRA file (`lora_adapter_metadata`), sets sorted so that bytes
+    repeat; no path of this machine.
+    """
+    plain = {k: sorted(v) if isinstance(v, set) else v for k, v in config.to_dict().items()} | {
+        "base_model_name_or_path": None
+    }
     return {f"{component}.{k}": getattr(v, "value", v) for k, v in sorted(plain.items())}
 
 
 def peak_memory() -> int:
-    """Peak bytes: the accelerator's since `forget_peak` where one is used, else this process's resident memory so far."""
-    if cuda.is_available() and (most := max(cuda.max_memory_allocated(i) for i in range(cuda.device_count()))):
+    """Peak bytes: the accelerator's since `forget_peak` where one is used, else this process's resident
+    memory so far.
+    """
+    if cuda.is_available() and (
+        most := max(cuda.max_memory_allocated(i) for i in range(cuda.device_count()))
+    ):
         return int(most)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
@@ -39,8 +47,9 @@ def forget_peak() -> None:
 
 @dataclass(repr=False)
 class Delta:
-    """theta' - theta as a LoRA, or as a sparse mask of theta. `tensors` has diffusers' names; `info` says how it was made (history, evaluations, seconds);
-    `labels` is the file's metadata: what it erases, by which method, from which base model."""
+    """theta' - theta as a LoRA, or as a sparse mask of theta. `tensors` has diffusers' names; `info` says how
+    it was made (history, evaluations, seconds); `labels` is the file's metadata: what it erases, by which
+    method, from which base model."""
 
     tensors: dict[str, Tensor]
     config: dict[str, Any]
@@ -53,10 +62,13 @@ class Delta:
         size = sum(t.numel() * t.element_size() for t in self.tensors.values())
         seconds = f", made in {self.info['seconds']:.0f} s" if "seconds" in self.info else ""
         title = f"{self.labels['modelspec.title']!r}: " if "modelspec.title" in self.labels else ""
-        return f"Delta({title}{self.kind.replace('_', ' ')} of the {self.component}, {len(self.tensors)} tensors, {size:,} bytes{seconds})"
+        return (
+            f"Delta({title}{self.kind.replace('_', ' ')} of the {self.component}, {len(self.tensors)}"
+            f" tensors, {size:,} bytes{seconds})"
+        )
 
     @classmethod
-    def of(cls, model: StableDiffusion, **info: Any) -> "Delta":
+    def of(cls, model: Denoiser, **info: Any) -> "Delta":
         """Read the adapter that the model wears."""
         info = info | {"peak_memory_bytes": peak_memory()}
         if model.masks:
@@ -81,7 +93,9 @@ class Delta:
         return FILE if self.kind == "lora" else masks.FILE
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write pytorch_lora_weights.safetensors, or sparse_mask.safetensors, into `folder`, which is made if need be."""
+        """Write pytorch_lora_weights.safetensors, or sparse_mask.safetensors, into `folder`, which is made if
+        need be.
+        """
         file = Path(folder) / self.file
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(self.serialise(self.labels))

@@ -5,14 +5,28 @@ from typing import Any
 from peft import LoraConfig
 from torch import nn
 
-from core.errors import CoreError
-from core.models import StableDiffusion
-from core.specs import AdvUnlearnSpec, FineTuneSpec, LoraSpec, PruneSpec, TextEncoderSpec, TextLoraSpec, TrainSpec
+from expunge.core.errors import CoreError
+from expunge.core.models import Denoiser
+from expunge.core.specs import (
+    AdvUnlearnSpec,
+    FineTuneSpec,
+    LoraSpec,
+    PruneSpec,
+    TextEncoderSpec,
+    TextLoraSpec,
+    TrainSpec,
+)
 
 
-def target_modules(part: nn.Module, wanted: str | list[str], field: str = "method.lora.target_modules") -> list[str]:
+def target_modules(
+    part: nn.Module, wanted: str | list[str], field: str = "method.lora.target_modules"
+) -> list[str]:
     """Full names of the linear (and, outside cross-attention, convolution) layers that `wanted` names."""
-    leaves = [n.replace(".base_layer", "") for n, m in part.named_modules() if isinstance(m, nn.Linear | nn.Conv2d) and "lora_" not in n]
+    leaves = [
+        n.replace(".base_layer", "")
+        for n, m in part.named_modules()
+        if isinstance(m, nn.Linear | nn.Conv2d) and "lora_" not in n
+    ]
     match wanted:
         case "xattn":
             names = [n for n in leaves if ".attn2." in n]
@@ -33,7 +47,8 @@ def target_modules(part: nn.Module, wanted: str | list[str], field: str = "metho
     if not names:
         raise CoreError(
             "unknown_modules",
-            f"no layer of this model ends in {wanted}: try a preset such as 'xattn', on the text encoder 'attention'",
+            f"no layer of this model ends in {wanted}: try a preset such as 'xattn', on the text encoder"
+            " 'attention'",
             field=field,
         )
     return names
@@ -42,11 +57,14 @@ def target_modules(part: nn.Module, wanted: str | list[str], field: str = "metho
 def lora_config(part: nn.Module, spec: LoraSpec | TextLoraSpec) -> LoraConfig:
     """peft's config for a spec; alpha omitted means scale 1."""
     return LoraConfig(
-        r=spec.rank, lora_alpha=spec.alpha or spec.rank, target_modules=target_modules(part, spec.target_modules), init_lora_weights=True
+        r=spec.rank,
+        lora_alpha=spec.alpha or spec.rank,
+        target_modules=target_modules(part, spec.target_modules),
+        init_lora_weights=True,
     )
 
 
-def add_trained(model: StableDiffusion, spec: TrainSpec) -> list[nn.Parameter]:
+def add_trained(model: Denoiser, spec: TrainSpec) -> list[nn.Parameter]:
     """Put on the model what the spec trains, and return its parameters."""
     match spec:
         case TextEncoderSpec() | AdvUnlearnSpec():

@@ -1,13 +1,26 @@
-"""The output-based methods by their specs: what trains an adapter, learns a mask (pruning) or hides (KPOP)."""
+"""The output-based methods by their specs: what trains an adapter, learns a mask (pruning) or hides
+(KPOP).
+"""
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from core.erasure import age, all_but_one, ant, ap, ca, erase_anything, esd, naive, score
-from core.erasure.loop import Method, Run
-from core.erasure.single import Single
-from core.specs import AgeSpec, AllButOneSpec, AntSpec, ApSpec, CaSpec, EraseAnythingSpec, EsdSpec, NaiveSpec, OutputBased, ScoreSpec
+from expunge.core.erasure.loop import Method, Run
+from expunge.core.erasure.methods import age, all_but_one, ant, ap, ca, erase_anything, esd, naive, score
+from expunge.core.erasure.single_loss import Single
+from expunge.core.specs import (
+    AgeSpec,
+    AllButOneSpec,
+    AntSpec,
+    ApSpec,
+    CaSpec,
+    EraseAnythingSpec,
+    EsdSpec,
+    NaiveSpec,
+    OutputBased,
+    ScoreSpec,
+)
 
 
 def method_of(spec: OutputBased) -> Callable[[Run[Any]], Method]:

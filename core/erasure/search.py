@@ -6,7 +6,9 @@ import torch
 from torch import Generator, Tensor
 
 Gradients = Callable[[Tensor, Sequence[Tensor]], Sequence[Tensor | None]]
-"""How the gradient of an objective is had: `StableDiffusion.gradients`, which float16 does not round to zero."""
+"""How the gradient of an objective is had: `Denoiser.gradients`, which float16 does not round to
+zero.
+"""
 
 
 def gumbel(shape: tuple[int, ...], generator: Generator) -> Tensor:
@@ -27,14 +29,22 @@ def gumbel_softmax(logits: Tensor, noise: Tensor, temperature: float, hard: bool
 class Search:
     """Logits pi over candidates whose text states are R, (n, T, L, D); one Adam of their own that climbs."""
 
-    def __init__(self, names: list[str], states: Tensor, learning_rate: float, temperature: float, hard: bool) -> None:
+    def __init__(
+        self, names: list[str], states: Tensor, learning_rate: float, temperature: float, hard: bool
+    ) -> None:
         self.names, self.states, self.temperature, self.hard = names, states, temperature, hard
-        self.logits = torch.full((len(names),), 1 / len(names), device=states.device, requires_grad=True)  # the authors' start
+        # The authors' start
+        self.logits = torch.full((len(names),), 1 / len(names), device=states.device, requires_grad=True)
         self.optimiser = torch.optim.Adam([self.logits], lr=learning_rate, maximize=True)
 
     def sample(self, generator: Generator) -> Tensor:
         """A fresh G(pi), (n,), differentiable in pi."""
-        return gumbel_softmax(self.logits, gumbel(self.logits.shape, generator).to(self.logits.device), self.temperature, self.hard)
+        return gumbel_softmax(
+            self.logits,
+            gumbel(self.logits.shape, generator).to(self.logits.device),
+            self.temperature,
+            self.hard,
+        )
 
     def context(self, weights: Tensor, template: Tensor) -> Tensor:
         """G(pi) . R for each row's template: (B, L, D)."""
@@ -58,9 +68,11 @@ class Search:
 
 
 class Ascent:
-    """AP's continuous search: one text state e for every template, (T, L, D), that climbs e += lr |e| g / |g|.
+    """AP's continuous search: one text state e for every template, (T, L, D), that climbs e += lr |e| g /
+    |g|.
 
-    It starts at the concept's own states, `start` (T, L, D); the latents it is tried on are those of the candidate, of (n, T, L, D), nearest to it.
+    It starts at the concept's own states, `start` (T, L, D); the latents it is tried on are those of the
+    candidate, of (n, T, L, D), nearest to it.
     """
 
     def __init__(self, names: list[str], states: Tensor, start: Tensor, learning_rate: float) -> None:
@@ -96,13 +108,18 @@ class Ascent:
 
 
 class Shares:
-    """No search: how often each candidate is drawn is given, (n,). The targets of debiasing, whose text states are (n, T, L, D)."""
+    """No search: how often each candidate is drawn is given, (n,).
+
+    The targets of debiasing, whose text states are (n, T, L, D).
+    """
 
     def __init__(self, names: list[str], states: Tensor, shares: list[float]) -> None:
         self.names, self.states, self.logs = names, states, torch.tensor(shares, dtype=torch.float64).log()
 
     def pick(self, generator: Generator, size: int) -> Tensor:
-        """Candidates of `size` rows, ascending: a systematic sample, so that small batches too keep to the shares."""
+        """Candidates of `size` rows, ascending: a systematic sample, so that small batches too keep to the
+        shares.
+        """
         at = (torch.rand(1, generator=generator, dtype=torch.float64) + torch.arange(size)) / size
         return torch.searchsorted(torch.softmax(self.logs, 0).cumsum(0), at).clamp_max(len(self.names) - 1)
 

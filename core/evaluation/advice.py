@@ -1,17 +1,20 @@
-"""What to try where a verdict is no pass: for each check that failed, by how much and what may help; for each that was not judged, why."""
+"""What to try where a verdict is no pass: for each check that failed, by how much and what may help; for each
+that was not judged, why.
+"""
 
 from collections.abc import Sequence
 
-from core.evaluation.report import Report
-from core.evaluation.verdict import Check
-from core.specs import CombineSpec, Concept, EraseSpec, EvaluateSpec, HideSpec
+from expunge.core.evaluation.report import Report
+from expunge.core.evaluation.verdict import Check
+from expunge.core.specs import CombineSpec, Concept, EraseSpec, EvaluateSpec, HideSpec
 
 DEFAULT = "age"
 Request = EraseSpec | CombineSpec | EvaluateSpec
 
 
 def advise(report: Report, request: Request, concepts: Sequence[Concept]) -> list[str]:
-    """A sentence or two for each check of the report's verdict that did not pass, in their order; `concepts`: those that were judged.
+    """A sentence or two for each check of the report's verdict that did not pass, in their order; `concepts`:
+    those that were judged.
 
     Of all concepts together nothing is said where one of them alone failed already.
     """
@@ -23,7 +26,10 @@ def advise(report: Report, request: Request, concepts: Sequence[Concept]) -> lis
             continue
         if check.passed is False:
             concept = next((c for c in concepts if c.name == check.concept), None)
-            found.append(f"{shortfall(check)}. To try: {'; '.join(remedies(check, request, concept, len(concepts), styles))}.")
+            found.append(
+                f"{shortfall(check)}. To try:"
+                f" {'; '.join(remedies(check, request, concept, len(concepts), styles))}."
+            )
         elif check.passed is None:
             found.append(unjudged(check, report))
     return found
@@ -31,23 +37,46 @@ def advise(report: Report, request: Request, concepts: Sequence[Concept]) -> lis
 
 def shortfall(check: Check) -> str:
     """Which check failed, and by how much."""
-    value, threshold, of = check.value or 0.0, check.threshold, f"'{check.concept}'" if check.concept else "one of the erased concepts"
+    value, threshold, of = (
+        check.value or 0.0,
+        check.threshold,
+        f"'{check.concept}'" if check.concept else "one of the erased concepts",
+    )
     match check.metric:
         case "esr1" | "esr5":
-            where = "the classifier's first guess" if check.metric == "esr1" else "among the classifier's first five guesses"
-            return f"Not erased: {of} is {where} in {100 * (1 - value):.1f} % of its pictures, and at most {100 * (1 - threshold):.1f} % was asked for"
+            where = (
+                "the classifier's first guess"
+                if check.metric == "esr1"
+                else "among the classifier's first five guesses"
+            )
+            return (
+                f"Not erased: {of} is {where} in {100 * (1 - value):.1f} % of its pictures, and at most"
+                f" {100 * (1 - threshold):.1f} % was asked for"
+            )
         case "edit1":
-            return f"Not edited: {100 * value:.1f} % of the pictures of {of} show its target, and {100 * threshold:.1f} % was asked for"
+            return (
+                f"Not edited: {100 * value:.1f} % of the pictures of {of} show its target, and"
+                f" {100 * threshold:.1f} % was asked for"
+            )
         case "attribute_distance":
-            return f"Not even: the shares of {of} are {100 * value:.1f} % off those asked for, and at most {100 * threshold:.1f} % was asked for"
+            return (
+                f"Not even: the shares of {of} are {100 * value:.1f} % off those asked for, and at most"
+                f" {100 * threshold:.1f} % was asked for"
+            )
         case "rsr1":
-            return f"Not recovered: with its key {of} is recognised in {100 * value:.1f} % of its pictures, and {100 * threshold:.1f} % was asked for"
+            return (
+                f"Not recovered: with its key {of} is recognised in {100 * value:.1f} % of its pictures, and"
+                f" {100 * threshold:.1f} % was asked for"
+            )
         case "content1_ratio":
             return (
-                f"Content lost: without the style, {100 * value:.1f} % of the objects that the base model shows are still shown, and "
-                f"{100 * threshold:.1f} % was asked for"
+                f"Content lost: without the style, {100 * value:.1f} % of the objects that the base model"
+                f" shows are still shown, and {100 * threshold:.1f} % was asked for"
             )
-    return f"Kept concepts lost: {100 * value:.1f} % of what the base model shows of them is still shown, and {100 * threshold:.1f} % was asked for"
+    return (
+        f"Kept concepts lost: {100 * value:.1f} % of what the base model shows of them is still shown, and"
+        f" {100 * threshold:.1f} % was asked for"
+    )
 
 
 def remedies(check: Check, request: Request, concept: Concept | None, count: int, styles: bool) -> list[str]:
@@ -62,7 +91,11 @@ def remedies(check: Check, request: Request, concept: Concept | None, count: int
     fewer = ["fewer concepts at once"] if count > 1 else []
     match check.metric:
         case "esr1" | "esr5":
-            target = ["a target that is further from it"] if concept and concept.target else ["a target for it" if concept else "targets"]
+            target = (
+                ["a target that is further from it"]
+                if concept and concept.target
+                else ["a target for it" if concept else "targets"]
+            )
             synonyms = [] if concept is None or concept.synonyms or concept.images else ["its synonyms"]
             return [*longer, *target, *synonyms, *fewer, *other]
         case "edit1":
@@ -70,9 +103,14 @@ def remedies(check: Check, request: Request, concept: Concept | None, count: int
         case "attribute_distance":
             return ["more method.debias.rounds or method.debias.images", *longer, *other]
         case "rsr1" if isinstance(request, HideSpec):
-            return [f"more recovery.steps than {request.recovery.steps}", f"a recovery.length above {request.recovery.length}", *longer]
+            return [
+                f"more recovery.steps than {request.recovery.steps}",
+                f"a recovery.length above {request.recovery.length}",
+                *longer,
+            ]
     held = getattr(request.method, "hold_vocabulary", True)
-    hold = [] if held or (held is None and styles) else ["method.hold_vocabulary: true"]  # omitted, it is held where a style is erased
+    # Omitted, it is held where a style is erased
+    hold = [] if held or (held is None and styles) else ["method.hold_vocabulary: true"]
     named = [] if request.preserve else ["the concepts that must stay, in preserve"]
     return [*hold, *named, *fewer, *other]
 
@@ -80,7 +118,11 @@ def remedies(check: Check, request: Request, concept: Concept | None, count: int
 def unjudged(check: Check, report: Report) -> str:
     """Why a check could not be judged, and what would make it judgeable."""
     metric = check.metric.removesuffix("_ratio")
-    gaps = [g for g in report.not_available if g.metric in (check.metric, metric) and check.concept in (None, g.concept)]
+    gaps = [
+        g
+        for g in report.not_available
+        if g.metric in (check.metric, metric) and check.concept in (None, g.concept)
+    ]
     reason = gaps[0].reason if gaps else "there was no picture to judge"
     of = f" of '{check.concept}'" if check.concept else ""
     remedy = (
@@ -88,4 +130,7 @@ def unjudged(check: Check, report: Report) -> str:
         if check.concept
         else "name evaluation.preserved_concepts that the judges know"
     )
-    return f"Not judged: {check.metric}{of}: {reason}. To have it judged, {remedy}, or bring judges of your own (docs/your-own-model.md)."
+    return (
+        f"Not judged: {check.metric}{of}: {reason}. To have it judged, {remedy}, or bring judges of your own"
+        " (docs/your-own-model.md)."
+    )

@@ -1,4 +1,6 @@
-"""Which of its attributes each picture of a concept shows, and how far the shares are from those asked for."""
+"""Which of its attributes each picture of a concept shows, and how far the shares are from those asked
+for.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,13 +9,13 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from core.concepts import attribute_phrases
-from core.errors import CoreError
-from core.evaluation import intervals
-from core.evaluation.judges import Images, Judges
-from core.evaluation.success_rates import label_of
-from core.models import Vocabulary
-from core.specs import Concept
+from expunge.core.concepts import attribute_phrases
+from expunge.core.errors import CoreError
+from expunge.core.evaluation import intervals
+from expunge.core.evaluation.judges import Images, Judges
+from expunge.core.evaluation.success_rates import label_of
+from expunge.core.models import Vocabulary
+from expunge.core.specs import Concept
 
 NONE = -1  # a picture that shows none of the attributes
 Labels = np.ndarray[Any, np.dtype[np.int64]]
@@ -33,7 +35,9 @@ class Share(BaseModel):
 
 
 class Distribution(BaseModel):
-    """What a debiased concept's pictures show; the last share, attribute null, is of pictures that show none of the attributes."""
+    """What a debiased concept's pictures show; the last share, attribute null, is of pictures that show none
+    of the attributes.
+    """
 
     concept: str
     judge: str
@@ -43,7 +47,9 @@ class Distribution(BaseModel):
 
 @dataclass(frozen=True)
 class AttributeJudge:
-    """Names the attribute that a picture shows: a classifier with a class for each, else CLIP, which must choose one (zero-shot)."""
+    """Names the attribute that a picture shows: a classifier with a class for each, else CLIP, which must
+    choose one (zero-shot).
+    """
 
     name: str
     judges: Judges
@@ -52,7 +58,9 @@ class AttributeJudge:
     style: bool
 
     def labels(self, images: Images) -> Labels:
-        """Index of each picture's attribute, (N,); NONE where the classifier's first guess is something else."""
+        """Index of each picture's attribute, (N,); NONE where the classifier's first guess is something
+        else.
+        """
         if self.classes is not None:
             judge = self.judges.style if self.style else self.judges.concept
             assert judge is not None
@@ -67,14 +75,24 @@ class AttributeJudge:
 def judge_of(concept: Concept, judges: Judges, vocabulary: Vocabulary) -> AttributeJudge:
     """Who can tell the concept's attributes apart. CoreError attributes_not_judgeable."""
     phrases = attribute_phrases(concept, vocabulary)
-    found = [label_of([a.replace("{}", "").strip(), p], judges, vocabulary) for a, p in zip(concept.attributes, phrases, strict=True)]
+    found = [
+        label_of([a.replace("{}", "").strip(), p], judges, vocabulary)
+        for a, p in zip(concept.attributes, phrases, strict=True)
+    ]
     known = [label for label in found if label is not None]
     if len(known) == len(found) and all(label.judge is known[0].judge for label in known):
-        return AttributeJudge(known[0].judge.name, judges, [label.index for label in known], phrases, known[0].judge is judges.style)
+        return AttributeJudge(
+            known[0].judge.name,
+            judges,
+            [label.index for label in known],
+            phrases,
+            known[0].judge is judges.style,
+        )
     if judges.clip is None:
         raise CoreError(
             "attributes_not_judgeable",
-            f"no judge can tell the attributes of '{concept.name}' apart: {judges.missing.get('clip', 'there is no CLIP judge')}",
+            f"no judge can tell the attributes of '{concept.name}' apart:"
+            f" {judges.missing.get('clip', 'there is no CLIP judge')}",
             field="concepts.attributes",
         )
     return AttributeJudge(f"{judges.clip.name}, zero-shot", judges, None, phrases, False)
@@ -94,7 +112,9 @@ def distance_interval(labels: Labels, asked: Sequence[float]) -> intervals.Inter
     """Bootstrap over the pictures."""
     hot = np.stack([labels == i for i in (*range(len(asked)), NONE)], 1).astype(float)
     rows = np.arange(len(labels))
-    return intervals.bootstrap(lambda index: np.abs(hot[index].mean(1) - np.array([*asked, 0.0])).sum(1) / 2, rows)
+    return intervals.bootstrap(
+        lambda index: np.abs(hot[index].mean(1) - np.array([*asked, 0.0])).sum(1) / 2, rows
+    )
 
 
 def distribution(concept: Concept, judge: str, ours: Labels, base: Labels) -> Distribution:
@@ -102,7 +122,9 @@ def distribution(concept: Concept, judge: str, ours: Labels, base: Labels) -> Di
     rows = []
     for i, (name, asked) in enumerate(zip([*concept.attributes, None], [*concept.wanted, 0.0], strict=True)):
         at = i if name is not None else NONE
-        (low, high), (base_low, base_high) = (intervals.wilson(int((x == at).sum()), len(x)) for x in (ours, base))
+        (low, high), (base_low, base_high) = (
+            intervals.wilson(int((x == at).sum()), len(x)) for x in (ours, base)
+        )
         share, of_base = float((ours == at).mean()), float((base == at).mean())
         rows.append(
             Share(

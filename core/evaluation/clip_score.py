@@ -1,10 +1,12 @@
-"""CLIP score, 100 max(cos(picture, prompt), 0) (Hessel et al., 2021), and its drop δ_{c_e}(c) = base − sanitized for a concept c."""
+"""CLIP score, 100 max(cos(picture, prompt), 0) (Hessel et al., 2021), and its drop δ_{c_e}(c) = base −
+sanitized for a concept c.
+"""
 
 from typing import Any
 
 import numpy as np
 
-from core.evaluation.judges import Clip, Images
+from expunge.core.evaluation.judges import Clip, Images
 
 
 def clip_scores(clip: Clip, images: Images, prompts: list[str]) -> np.ndarray[Any, Any]:

@@ -7,21 +7,21 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from core.errors import CoreError
-from core.evaluation import attributes, clip_score, lpips, nudity, recovery, success_rates
-from core.evaluation.judges import Images, Judges
-from core.evaluation.pictures import Picture, draw, plan, preserved_concepts
-from core.evaluation.report import CONVENTIONS, Evaluation, Metric, Report, Sheet
-from core.evaluation.verdict import judge
-from core.models import StableDiffusion
-from core.progress import Callback, Clock, ignore
-from core.specs import Concept, EvaluationSpec
+from expunge.core.errors import CoreError
+from expunge.core.evaluation import attributes, clip_score, lpips, nudity, recovery, success_rates
+from expunge.core.evaluation.judges import Images, Judges
+from expunge.core.evaluation.pictures import Picture, draw, plan, preserved_concepts
+from expunge.core.evaluation.report import CONVENTIONS, Evaluation, Metric, Report, Sheet
+from expunge.core.evaluation.verdict import judge
+from expunge.core.models import Denoiser
+from expunge.core.progress import Callback, Clock, ignore
+from expunge.core.specs import Concept, EvaluationSpec
 
 JUDGED = ("success rates", "CLIP score", "LPIPS", "nudity")
 
 
 def evaluate(
-    model: StableDiffusion,
+    model: Denoiser,
     erased: Sequence[Concept],
     spec: EvaluationSpec,
     *,
@@ -32,7 +32,8 @@ def evaluate(
     keys: Mapping[str, Tensor] = {},
     callback: Callback = ignore,
 ) -> Evaluation:
-    """Judge the model as it stands (with its delta on) beside its base model. Restarted, it reads the pictures already drawn.
+    """Judge the model as it stands (with its delta on) beside its base model. Restarted, it reads the
+    pictures already drawn.
 
     `keys`: of a hide job, the recovery key of each concept, (m, D).
     """
@@ -45,9 +46,18 @@ def evaluate(
     clock = Clock(total)
 
     def report(step: int, message: str) -> None:
-        callback({"phase": "evaluate", "step": step, "total": total, "message": message, "eta_s": clock.eta(step)})
+        callback(
+            {"phase": "evaluate", "step": step, "total": total, "message": message, "eta_s": clock.eta(step)}
+        )
 
-    base = draw(model, pictures, spec, cache=cache, delta_digest=None, callback=lambda p: report(p["step"], "pictures of the base model"))
+    base = draw(
+        model,
+        pictures,
+        spec,
+        cache=cache,
+        delta_digest=None,
+        callback=lambda p: report(p["step"], "pictures of the base model"),
+    )
     sanitized = draw(
         model,
         pictures,
@@ -56,10 +66,15 @@ def evaluate(
         delta_digest=delta_digest,
         callback=lambda p: report(len(pictures) + p["step"], "pictures of the sanitized model"),
     )
-    rows = {name: np.array([i for i, p in enumerate(pictures) if p.concept == name]) for name in (*(c.name for c in erased), *preserved)}
+    rows = {
+        name: np.array([i for i, p in enumerate(pictures) if p.concept == name])
+        for name in (*(c.name for c in erased), *preserved)
+    }
     sheet, done = Sheet(), 2 * (len(pictures) + len(hidden))
     with_key: dict[str, Images] = {}
-    for n, (suffix, with_keys) in enumerate(recovery.both(model, [pictures[i] for i in hidden], keys).items()):
+    for n, (suffix, with_keys) in enumerate(
+        recovery.both(model, [pictures[i] for i in hidden], keys).items()
+    ):
         before = 2 * len(pictures) + n * len(hidden)
         images = draw(
             model,
@@ -72,12 +87,16 @@ def evaluate(
         )
         with_key[suffix] = images
     for concept in unknown:
-        sheet.lacks("esr1", "it was given by images, and the word learned from them is not here", concept.name)
+        sheet.lacks(
+            "esr1", "it was given by images, and the word learned from them is not here", concept.name
+        )
     report(done, JUDGED[0])
     success(sheet, model, judges, erased, preserved, rows, base, sanitized)
     spread(sheet, model, judges, [c for c in erased if c.attributes], rows, base, sanitized)
     for suffix, images in with_key.items():
-        recovery_rates(sheet, model, judges, erased, np.array([pictures[i].concept for i in hidden]), images, suffix)
+        recovery_rates(
+            sheet, model, judges, erased, np.array([pictures[i].concept for i in hidden]), images, suffix
+        )
     content(sheet, model, judges, pictures, [c.name for c in erased], base, sanitized)
     report(done + 1, JUDGED[1])
     clip(sheet, judges, pictures, rows, base, sanitized)
@@ -92,7 +111,9 @@ def evaluate(
     names = [c.name for c in erased]
     styles = any(model.vocabulary.style(c.name) is not None and not c.attributes for c in erased)
     verdict = judge(
-        lambda name, concept: next((m for m in sheet.metrics if (m.name, m.concept) == (name, concept)), None),
+        lambda name, concept: next(
+            (m for m in sheet.metrics if (m.name, m.concept) == (name, concept)), None
+        ),
         erased,
         spec.thresholds,
         styles,
@@ -109,14 +130,17 @@ def evaluate(
         conventions=[*CONVENTIONS[:1], recovery.CONVENTION, *CONVENTIONS[1:]] if keys else CONVENTIONS,
         evaluation=spec,
     )
-    return Evaluation(result, pictures, base, sanitized, detections, dict(zip(hidden, with_key.get("", ()), strict=True)))
+    return Evaluation(
+        result, pictures, base, sanitized, detections, dict(zip(hidden, with_key.get("", ()), strict=True))
+    )
 
 
 def notes(sheet: Sheet, erased: list[str]) -> list[str]:
     """What takes the sense out of a number that looks good."""
     base = {m.concept: m for m in sheet.metrics if m.name == "esr1_base"}
     return [
-        f"The base model itself shows '{name}' in only {1 - base[name].value:.0%} of {base[name].n} pictures: its ESR says little of the erasure."
+        f"The base model itself shows '{name}' in only {1 - base[name].value:.0%} of {base[name].n} pictures:"
+        " its ESR says little of the erasure."
         for name in erased
         if name in base and base[name].value > 0.5
     ]
@@ -124,7 +148,7 @@ def notes(sheet: Sheet, erased: list[str]) -> list[str]:
 
 def success(
     sheet: Sheet,
-    model: StableDiffusion,
+    model: Denoiser,
     judges: Judges,
     erased: Sequence[Concept],
     preserved: Sequence[str],
@@ -144,10 +168,18 @@ def success(
         for concept, names in concepts:
             label = success_rates.label_of(names, judges, model.vocabulary)
             if label is None:
-                sheet.lacks(f"{kind}1", judges.missing.get("concept", f"no judge has a class for '{names[0]}'"), concept)
+                sheet.lacks(
+                    f"{kind}1",
+                    judges.missing.get("concept", f"no judge has a class for '{names[0]}'"),
+                    concept,
+                )
                 continue
             if len(label.judge.classes) <= 5:
-                sheet.lacks(f"{kind}5", f"the judge knows {len(label.judge.classes)} classes: its top 5 holds all of them", concept)
+                sheet.lacks(
+                    f"{kind}5",
+                    f"the judge knows {len(label.judge.classes)} classes: its top 5 holds all of them",
+                    concept,
+                )
             sort = "objects" if model.vocabulary.style(names[0]) is None else "styles"
             for suffix, images in (("", sanitized), ("_base", base)):
                 for k, hit in success_rates.hits(label, images[rows[concept]]).items():
@@ -164,9 +196,17 @@ def success(
 
 
 def content(
-    sheet: Sheet, model: StableDiffusion, judges: Judges, pictures: list[Picture], erased: list[str], base: Images, sanitized: Images
+    sheet: Sheet,
+    model: Denoiser,
+    judges: Judges,
+    pictures: list[Picture],
+    erased: list[str],
+    base: Images,
+    sanitized: Images,
 ) -> None:
-    """Do a style's pictures still show the object that was asked for? Of each style, and of all erased styles together."""
+    """Do a style's pictures still show the object that was asked for? Of each style, and of all erased styles
+    together.
+    """
     rows = [i for i, p in enumerate(pictures) if p.subject is not None]
     hits = {"": np.zeros(len(pictures), bool), "_base": np.zeros(len(pictures), bool)}
     judged = set[int]()
@@ -181,7 +221,11 @@ def content(
         return sheet.lacks("content1", judges.missing.get("concept", "no judge has a class for the objects"))
     for name in dict.fromkeys(pictures[i].concept for i in sorted(judged)):
         for suffix in hits:
-            sheet.share(f"content1{suffix}", name, hits[suffix][[i for i in sorted(judged) if pictures[i].concept == name]])
+            sheet.share(
+                f"content1{suffix}",
+                name,
+                hits[suffix][[i for i in sorted(judged) if pictures[i].concept == name]],
+            )
     gone = [i for i in sorted(judged) if pictures[i].concept in erased]
     if gone:
         for suffix in hits:
@@ -191,14 +235,16 @@ def content(
 
 def spread(
     sheet: Sheet,
-    model: StableDiffusion,
+    model: Denoiser,
     judges: Judges,
     concepts: Sequence[Concept],
     rows: dict[str, np.ndarray[Any, Any]],
     base: Images,
     sanitized: Images,
 ) -> None:
-    """Of each debiased concept, the shares of its attributes and their distance from those asked, before and after."""
+    """Of each debiased concept, the shares of its attributes and their distance from those asked, before and
+    after.
+    """
     for concept in concepts:
         try:
             judge = attributes.judge_of(concept, judges, model.vocabulary)
@@ -211,13 +257,20 @@ def spread(
             low, high = attributes.distance_interval(labels, concept.wanted)
             value = attributes.distance(labels, concept.wanted)
             sheet.metrics.append(
-                Metric(name=f"attribute_distance{suffix}", concept=concept.name, value=value, n=len(labels), ci_low=low, ci_high=high)
+                Metric(
+                    name=f"attribute_distance{suffix}",
+                    concept=concept.name,
+                    value=value,
+                    n=len(labels),
+                    ci_low=low,
+                    ci_high=high,
+                )
             )
 
 
 def recovery_rates(
     sheet: Sheet,
-    model: StableDiffusion,
+    model: Denoiser,
     judges: Judges,
     concepts: Sequence[Concept],
     names: np.ndarray[Any, Any],
@@ -229,7 +282,11 @@ def recovery_rates(
     for concept in concepts:
         label = success_rates.label_of([concept.name, *concept.synonyms], judges, model.vocabulary)
         if label is None:
-            sheet.lacks(f"rsr1{suffix}", judges.missing.get("concept", f"no judge has a class for '{concept.name}'"), concept.name)
+            sheet.lacks(
+                f"rsr1{suffix}",
+                judges.missing.get("concept", f"no judge has a class for '{concept.name}'"),
+                concept.name,
+            )
             continue
         for k, hit in success_rates.hits(label, images[names == concept.name]).items():
             sheet.share(f"rsr{k}{suffix}", concept.name, hit)
@@ -239,7 +296,11 @@ def recovery_rates(
 
 
 def by_concept_and_preserved(
-    sheet: Sheet, name: str, values: np.ndarray[Any, Any], pictures: list[Picture], rows: dict[str, np.ndarray[Any, Any]]
+    sheet: Sheet,
+    name: str,
+    values: np.ndarray[Any, Any],
+    pictures: list[Picture],
+    rows: dict[str, np.ndarray[Any, Any]],
 ) -> None:
     for concept, index in rows.items():
         sheet.mean(name, concept, values[index])
@@ -249,7 +310,12 @@ def by_concept_and_preserved(
 
 
 def clip(
-    sheet: Sheet, judges: Judges, pictures: list[Picture], rows: dict[str, np.ndarray[Any, Any]], base: Images, sanitized: Images
+    sheet: Sheet,
+    judges: Judges,
+    pictures: list[Picture],
+    rows: dict[str, np.ndarray[Any, Any]],
+    base: Images,
+    sanitized: Images,
 ) -> None:
     if judges.clip is None:
         return sheet.lacks("clip_score", judges.missing["clip"])
@@ -260,12 +326,19 @@ def clip(
 
 
 def distance(
-    sheet: Sheet, model: StableDiffusion, pictures: list[Picture], rows: dict[str, np.ndarray[Any, Any]], base: Images, sanitized: Images
+    sheet: Sheet,
+    model: Denoiser,
+    pictures: list[Picture],
+    rows: dict[str, np.ndarray[Any, Any]],
+    base: Images,
+    sanitized: Images,
 ) -> None:
     why = lpips.unavailable()
     if why is not None:
         return sheet.lacks("lpips", why)
-    by_concept_and_preserved(sheet, "lpips", lpips.distances(lpips.network(str(model.device)), base, sanitized), pictures, rows)
+    by_concept_and_preserved(
+        sheet, "lpips", lpips.distances(lpips.network(str(model.device)), base, sanitized), pictures, rows
+    )
 
 
 def exposure(sheet: Sheet, pictures: list[Picture], base: Images, sanitized: Images) -> list[dict[str, Any]]:
@@ -276,7 +349,14 @@ def exposure(sheet: Sheet, pictures: list[Picture], base: Images, sanitized: Ima
         for name in nudity.CONVENTIONS:
             sheet.share(name + suffix, None, nudity.exposed(detections, name))
         stored += [
-            {"model": which, "concept": p.concept, "role": p.role, "prompt": p.prompt, "seed": p.seed, "detections": found}
+            {
+                "model": which,
+                "concept": p.concept,
+                "role": p.role,
+                "prompt": p.prompt,
+                "seed": p.seed,
+                "detections": found,
+            }
             for p, found in zip(pictures, detections, strict=True)
         ]
     return stored

@@ -1,4 +1,7 @@
-"""`expunge fetch-judges`: the judges of models that bring none, fetched ahead into this host's caches. What lies there is not fetched again."""
+"""`expunge fetch-judges`: the judges of models that bring none, fetched ahead into this host's caches.
+
+What lies there is not fetched again.
+"""
 
 import os
 import sys
@@ -8,17 +11,17 @@ from typing import Annotated
 
 import typer
 
-from core.errors import CoreError
+from expunge.core.errors import CoreError
 
 
 def concept() -> str:
-    from core.evaluation.judges import RESNET50, load_classifier
+    from expunge.core.evaluation.judges import RESNET50, load_classifier
 
     return f"ResNet-50 ({load_classifier(RESNET50).name}), which says what a picture shows"
 
 
 def clip() -> str:
-    from core.evaluation.judges import VIT_B_32, load_clip
+    from expunge.core.evaluation.judges import VIT_B_32, load_clip
 
     return f"CLIP ({load_clip(VIT_B_32).name}), which compares a picture with its prompt"
 
@@ -26,7 +29,7 @@ def clip() -> str:
 def lpips() -> str:
     from torchvision.models import AlexNet_Weights
 
-    from core.evaluation.lpips import unavailable
+    from expunge.core.evaluation.lpips import unavailable
 
     if unavailable() is not None and not os.environ.get("HF_HUB_OFFLINE"):
         try:
@@ -42,8 +45,14 @@ def lpips() -> str:
 JUDGES: tuple[Callable[[], str], ...] = (concept, clip, lpips)
 
 
-def main(check: Annotated[bool, typer.Option("--check", help="Fetch nothing: say what is there and what is missing.")] = False) -> None:
-    """Fetch the judges that models without judges of their own are judged with: ResNet-50, CLIP, LPIPS. Exit code 1 when one is missing."""
+def main(
+    check: Annotated[
+        bool, typer.Option("--check", help="Fetch nothing: say what is there and what is missing.")
+    ] = False,
+) -> None:
+    """Fetch the judges that models without judges of their own are judged with: ResNet-50, CLIP, LPIPS.
+    Exit code 1 when one is missing.
+    """
     if check:
         os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is first imported
     missing = 0
@@ -55,7 +64,10 @@ def main(check: Annotated[bool, typer.Option("--check", help="Fetch nothing: say
             missing += 1
     hub = os.environ.get("HF_HOME") or Path.home() / ".cache/huggingface"
     torch_hub = os.environ.get("TORCH_HOME") or Path.home() / ".cache/torch"
-    typer.echo(f"The judges' files lie in {hub} and {torch_hub}: a host without the hub may be given copies of both folders.")
+    typer.echo(
+        f"The judges' files lie in {hub} and {torch_hub}: a host without the hub may be given copies of both"
+        " folders."
+    )
     sys.exit(1 if missing else 0)
 
 

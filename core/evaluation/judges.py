@@ -16,9 +16,9 @@ from timm.data.config import resolve_data_config
 from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 
-from core.errors import CoreError
-from core.memory import in_batches
-from core.sources import folder_of, parse
+from expunge.core.errors import CoreError
+from expunge.core.memory import in_batches
+from expunge.core.sources import folder_of, parse
 
 BUNDLED = Path(__file__).parents[1] / "bundled" / "judges"
 RESNET50, VIT_B_32 = "resnet50.tv2_in1k", ("ViT-B-32", "openai")  # the papers' judges
@@ -42,7 +42,9 @@ class Classifier:
         """(N, H, W, 3) uint8 -> (N, classes)."""
 
         def judge(start: int, end: int) -> Tensor:
-            found: Tensor = self.model(prepare(self.transform, images[start:end]).to(self.device)).float().cpu()
+            found: Tensor = (
+                self.model(prepare(self.transform, images[start:end]).to(self.device)).float().cpu()
+            )
             return found
 
         return torch.cat(in_batches(len(images), BATCH, judge))
@@ -64,7 +66,9 @@ class Clip:
         """Cosine similarity of picture i and text i, (N,)."""
 
         def compare(start: int, end: int) -> Tensor:
-            picture = self.model.encode_image(prepare(self.transform, images[start:end]).to(self.device), normalize=True)
+            picture = self.model.encode_image(
+                prepare(self.transform, images[start:end]).to(self.device), normalize=True
+            )
             text = self.model.encode_text(self.tokenizer(texts[start:end]).to(self.device), normalize=True)
             found: Tensor = (picture * text).sum(-1).float().cpu()
             return found
@@ -111,7 +115,9 @@ def imagenet_classes() -> list[str]:
 
 
 def load_classifier(source: str | Path, device: str = "cpu") -> Classifier:
-    """A timm classifier: a folder with config.json and model.safetensors, or a timm name with ImageNet's classes."""
+    """A timm classifier: a folder with config.json and model.safetensors, or a timm name with ImageNet's
+    classes.
+    """
     folder = Path(source)
     if folder.is_dir():
         config = json.loads((folder / "config.json").read_text())
@@ -124,29 +130,49 @@ def load_classifier(source: str | Path, device: str = "cpu") -> Classifier:
             "num_classes": len(classes),
         }
         model = timm.create_model(
-            config["architecture"], num_classes=len(classes), pretrained_cfg_overlay=overlay, checkpoint_path=folder / "model.safetensors"
+            config["architecture"],
+            num_classes=len(classes),
+            pretrained_cfg_overlay=overlay,
+            checkpoint_path=folder / "model.safetensors",
         )
     else:
         try:
             model, classes = timm.create_model(str(source), pretrained=True), imagenet_classes()
         except Exception as e:
-            raise CoreError("judge_unavailable", f"the classifier '{source}' cannot be had: {reason(e)}") from e
+            raise CoreError(
+                "judge_unavailable", f"the classifier '{source}' cannot be had: {reason(e)}"
+            ) from e
     config_of_model = resolve_data_config({}, model=model)  # type: ignore[no-untyped-call]
     transform = create_transform(**config_of_model, is_training=False)
     digest = weights_digest(model)
-    return Classifier(folder.name if folder.is_dir() else str(source), classes, model.eval().to(device), transform, digest, device)
+    return Classifier(
+        folder.name if folder.is_dir() else str(source),
+        classes,
+        model.eval().to(device),
+        transform,
+        digest,
+        device,
+    )
 
 
 def load_clip(source: str | Path | tuple[str, str], device: str = "cpu") -> Clip:
-    """An open_clip model: a folder with open_clip_config.json and its safetensors, or (architecture, pretrained tag)."""
+    """An open_clip model: a folder with open_clip_config.json and its safetensors, or (architecture,
+    pretrained tag).
+    """
     name, pretrained = source if isinstance(source, tuple) else (f"local-dir:{source}", None)
     if not isinstance(source, tuple) and not (Path(source) / "open_clip_config.json").is_file():
-        raise CoreError("judge_unavailable", f"the CLIP judge's folder '{Path(source).name}' has no open_clip_config.json")
+        raise CoreError(
+            "judge_unavailable", f"the CLIP judge's folder '{Path(source).name}' has no open_clip_config.json"
+        )
     try:
-        model, _, transform = open_clip.create_model_and_transforms(name, pretrained=pretrained, device=device)
+        model, _, transform = open_clip.create_model_and_transforms(
+            name, pretrained=pretrained, device=device
+        )
         tokenizer = open_clip.get_tokenizer(name)
     except Exception as e:
-        raise CoreError("judge_unavailable", f"the CLIP model '{name.rsplit('/', 1)[-1]}' cannot be had: {reason(e)}") from e
+        raise CoreError(
+            "judge_unavailable", f"the CLIP model '{name.rsplit('/', 1)[-1]}' cannot be had: {reason(e)}"
+        ) from e
     label = f"{name}/{pretrained}" if pretrained else f"open_clip {Path(str(source)).name}"
     return Clip(label, model.eval(), transform, tokenizer, weights_digest(model), device)
 
@@ -157,7 +183,9 @@ def reason(error: Exception) -> str:
 
 
 def judges_for(source: str | Path, device: str = "cpu") -> Judges:
-    """The bundled judges for a bundled model, a folder's own `judges/` if it brings some, else the papers' ResNet-50 and ViT-B/32."""
+    """The bundled judges for a bundled model, a folder's own `judges/` if it brings some, else the papers'
+    ResNet-50 and ViT-B/32.
+    """
     home = folder_of(source)
     own = home / "judges" if home else BUNDLED
     folder = BUNDLED if parse(source).kind == "bundled" else own if home and own.is_dir() else None

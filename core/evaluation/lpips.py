@@ -1,4 +1,6 @@
-"""LPIPS (Zhang et al., 2018) with AlexNet: how far the sanitized picture is from the base model's with the same prompt and seed."""
+"""LPIPS (Zhang et al., 2018) with AlexNet: how far the sanitized picture is from the base model's with the
+same prompt and seed.
+"""
 
 from functools import cache
 from importlib.util import find_spec
@@ -8,12 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from core.evaluation.judges import BATCH, Images
-from core.memory import in_batches
+from expunge.core.evaluation.judges import BATCH, Images
+from expunge.core.memory import in_batches
 
 
 def unavailable() -> str | None:
-    """Why LPIPS cannot be computed here, or None. Nothing is downloaded unasked: AlexNet's weights must lie in torch hub's cache."""
+    """Why LPIPS cannot be computed here, or None.
+
+    Nothing is downloaded unasked: AlexNet's weights must lie in torch hub's cache.
+    """
     if find_spec("lpips") is None:
         return "the package 'lpips' is not installed"
     from torchvision.models import AlexNet_Weights
@@ -25,7 +30,9 @@ def unavailable() -> str | None:
 
 @cache
 def network(device: str = "cpu", random_trunk: bool = False) -> Any:
-    """LPIPS-alex 0.1; with `random_trunk` no AlexNet weights are needed, and the distance is one no paper knows."""
+    """LPIPS-alex 0.1; with `random_trunk` no AlexNet weights are needed, and the distance is one no paper
+    knows.
+    """
     import lpips
 
     return lpips.LPIPS(net="alex", pnet_rand=random_trunk, verbose=False).eval().to(device)
@@ -39,4 +46,6 @@ def distances(net: Any, a: Images, b: Images) -> np.ndarray[Any, Any]:
     def scaled(x: Images) -> torch.Tensor:
         return (torch.from_numpy(np.ascontiguousarray(x)).permute(0, 3, 1, 2).float() / 127.5 - 1).to(device)
 
-    return torch.cat(in_batches(len(a), BATCH, lambda i, j: net(scaled(a[i:j]), scaled(b[i:j])).flatten().cpu())).numpy()
+    return torch.cat(
+        in_batches(len(a), BATCH, lambda i, j: net(scaled(a[i:j]), scaled(b[i:j])).flatten().cpu())
+    ).numpy()

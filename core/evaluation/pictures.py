@@ -1,4 +1,6 @@
-"""Which pictures are drawn to judge a model, and a cache, addressed by content, so that none is drawn twice."""
+"""Which pictures are drawn to judge a model, and a cache, addressed by content, so that none is drawn
+twice.
+"""
 
 import hashlib
 import json
@@ -17,13 +19,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from core.concepts import banned_words, distances, forbidden, remaining, unnamed
-from core.errors import CoreError
-from core.evaluation.judges import Images
-from core.models import StableDiffusion, Vocabulary
-from core.progress import Callback, ignore
-from core.specs import Concept, EvaluationSpec
-from core.specs.cost import erased_images
+from expunge.core.concepts import banned_words, distances, forbidden, remaining, unnamed
+from expunge.core.errors import CoreError
+from expunge.core.evaluation.judges import Images
+from expunge.core.models import Denoiser, Vocabulary
+from expunge.core.progress import Callback, ignore
+from expunge.core.specs import Concept, EvaluationSpec
+from expunge.core.specs.cost import erased_images
 
 CACHE_BYTES = 4 << 30
 CACHED = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{62}\.png")  # as `draw` writes them
@@ -42,8 +44,11 @@ class Picture:
     subject: str | None = None
 
 
-def preserved_concepts(model: StableDiffusion, erased: Sequence[Concept], preserve: Sequence[str], spec: EvaluationSpec) -> list[str]:
-    """The concepts named; without names, the nearest neighbours of the erased ones and strangers, half and half. Never an erased one.
+def preserved_concepts(
+    model: Denoiser, erased: Sequence[Concept], preserve: Sequence[str], spec: EvaluationSpec
+) -> list[str]:
+    """The concepts named; without names, the nearest neighbours of the erased ones and strangers, half and
+    half. Never an erased one.
 
     Of a style the neighbours are the other styles, up to half of all, and the objects are strangers.
     """
@@ -52,7 +57,9 @@ def preserved_concepts(model: StableDiffusion, erased: Sequence[Concept], preser
     clash = next((name for name in named if not remaining(vocabulary, [name], gone)), None)
     if clash is not None:
         raise CoreError(
-            "bad_preserved_concept", f"'{clash}' is to be erased: it cannot be judged as preserved", field="evaluation.preserved_concepts"
+            "bad_preserved_concept",
+            f"'{clash}' is to be erased: it cannot be judged as preserved",
+            field="evaluation.preserved_concepts",
         )
     chosen = list(named)
     if spec.preserved_concepts is None:
@@ -62,15 +69,20 @@ def preserved_concepts(model: StableDiffusion, erased: Sequence[Concept], preser
             chosen += neighbours_and_strangers(model, styles, pool, spec.preserved_count // 2)
         pool = unnamed(model, vocabulary.concepts, erased)
         left = spec.preserved_count - (len(chosen) - len(named))
-        chosen += neighbours_and_strangers(model, [c.name for c in erased if c.name not in styles], pool, left)
+        chosen += neighbours_and_strangers(
+            model, [c.name for c in erased if c.name not in styles], pool, left
+        )
     unique: dict[str, str] = {}
     for name in chosen:
         unique.setdefault(name.casefold(), name)
     return list(unique.values())
 
 
-def neighbours_and_strangers(model: StableDiffusion, erased: Sequence[str], pool: list[str], count: int) -> list[str]:
-    """Half the names are the pool's nearest to any erased one, in the text encoder's space; half are drawn, with a fixed seed, from the farther ones.
+def neighbours_and_strangers(
+    model: Denoiser, erased: Sequence[str], pool: list[str], count: int
+) -> list[str]:
+    """Half the names are the pool's nearest to any erased one, in the text encoder's space; half are drawn,
+    with a fixed seed, from the farther ones.
 
     With nothing erased all are drawn.
     """
@@ -86,7 +98,9 @@ def neighbours_and_strangers(model: StableDiffusion, erased: Sequence[str], pool
     return [pool[i] for i in [*near, *sorted(strangers)]]
 
 
-def plan(vocabulary: Vocabulary, erased: Sequence[Concept], preserved: Sequence[str], spec: EvaluationSpec) -> list[Picture]:
+def plan(
+    vocabulary: Vocabulary, erased: Sequence[Concept], preserved: Sequence[str], spec: EvaluationSpec
+) -> list[Picture]:
     """The prompts (templates and synonyms in turn) and seeds (`spec.seed` upwards) of every concept.
 
     A style is asked for around objects that no method was trained on.
@@ -94,7 +108,11 @@ def plan(vocabulary: Vocabulary, erased: Sequence[Concept], preserved: Sequence[
     pictures, count = list[Picture](), erased_images(spec, len(erased))
 
     def add(name: str, words: Sequence[str], role: Role, images: int) -> None:
-        prompts = [pair for group in zip(*(asked(vocabulary, word) for word in words), strict=False) for pair in group]
+        prompts = [
+            pair
+            for group in zip(*(asked(vocabulary, word) for word in words), strict=False)
+            for pair in group
+        ]
         for i in range(images):
             prompt, subject = prompts[i % len(prompts)]
             pictures.append(Picture(name, role, prompt, spec.seed + i, subject))
@@ -102,7 +120,9 @@ def plan(vocabulary: Vocabulary, erased: Sequence[Concept], preserved: Sequence[
     for concept in erased:
         add(concept.name, forbidden(concept), "erased", count)
     for name in preserved:
-        images = spec.preserved_images if vocabulary.style(name) is None else max(count, spec.preserved_images)
+        images = (
+            spec.preserved_images if vocabulary.style(name) is None else max(count, spec.preserved_images)
+        )
         add(name, [name], "preserved", images)
     return pictures
 
@@ -116,7 +136,7 @@ def asked(vocabulary: Vocabulary, name: str) -> list[tuple[str, str | None]]:
 
 
 def draw(
-    model: StableDiffusion,
+    model: Denoiser,
     pictures: Sequence[Picture],
     spec: EvaluationSpec,
     *,
@@ -125,12 +145,19 @@ def draw(
     keys: Tensor | None = None,
     callback: Callback = ignore,
 ) -> Images:
-    """Draw (N, H, W, 3): with the base model when `delta_digest` is None, else with the model as it is. Cached pictures are read.
+    """Draw (N, H, W, 3): with the base model when `delta_digest` is None, else with the model as it is.
+    Cached pictures are read.
 
     `keys`, (N, m, D), are the recovery keys to draw with.
     """
-    digests = [None] * len(pictures) if keys is None else [hashlib.sha256(k.numpy().tobytes()).hexdigest() for k in keys]
-    addresses = [key_of(model, delta_digest, p, spec, digest) for p, digest in zip(pictures, digests, strict=True)]
+    digests = (
+        [None] * len(pictures)
+        if keys is None
+        else [hashlib.sha256(k.numpy().tobytes()).hexdigest() for k in keys]
+    )
+    addresses = [
+        key_of(model, delta_digest, p, spec, digest) for p, digest in zip(pictures, digests, strict=True)
+    ]
     files = [cache / address[:2] / f"{address}.png" for address in addresses]
     images = [read(file) for file in files]
     todo = [i for i, image in enumerate(images) if image is None]
@@ -156,7 +183,11 @@ def draw(
 
 
 def key_of(
-    model: StableDiffusion, delta_digest: str | None, picture: Picture, spec: EvaluationSpec, recovery_key: str | None = None
+    model: Denoiser,
+    delta_digest: str | None,
+    picture: Picture,
+    spec: EvaluationSpec,
+    recovery_key: str | None = None,
 ) -> str:
     """sha256 of everything a picture depends on; of a recovery key, its digest."""
     parts: dict[str, Any] = {
@@ -166,7 +197,10 @@ def key_of(
         "seed": picture.seed,
         "steps": spec.sampling_steps,
         "guidance": spec.guidance_scale,
-        "scheduler": [type(model.pipe.scheduler).__name__, {k: v for k, v in model.pipe.scheduler.config.items() if not k.startswith("_")}],
+        "scheduler": [
+            type(model.pipe.scheduler).__name__,
+            {k: v for k, v in model.pipe.scheduler.config.items() if not k.startswith("_")},
+        ],
         "device": str(model.device).split(":")[0],
         "dtype": str(model.dtype),
         "libraries": [version(name) for name in ("torch", "diffusers", "transformers")],
@@ -179,7 +213,9 @@ def key_of(
 
 
 def prune(cache: Path, limit: int = CACHE_BYTES) -> None:
-    """Drop the pictures longest unused until the cache fits; a picture that is wanted again is drawn again."""
+    """Drop the pictures longest unused until the cache fits; a picture that is wanted again is drawn
+    again.
+    """
     found = []
     for file in cache.glob("??/*.png"):
         if not CACHED.fullmatch(file.relative_to(cache).as_posix()):
@@ -206,7 +242,9 @@ def read(file: Path) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
 
 
 def write(file: Path, image: np.ndarray[Any, Any]) -> None:
-    """Write through a rename: of two writers of one picture either may win, and a reader sees a whole file."""
+    """Write through a rename: of two writers of one picture either may win, and a reader sees a whole
+    file.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
     with os.fdopen(handle, "wb") as stream:

@@ -1,6 +1,8 @@
-"""RSR-k: with the recovery key, does the classifier find the hidden concept among its k first guesses? (KPOP; as PSR-k, on the hidden concept.)
+"""RSR-k: with the recovery key, does the classifier find the hidden concept among its k first guesses? (KPOP;
+as PSR-k, on the hidden concept.)
 
-Beside it stands a key of the same size that is as far from c_e as the true one, in a direction drawn at random: without the key there is no way in.
+Beside it stands a key of the same size that is as far from c_e as the true one, in a direction drawn at
+random: without the key there is no way in.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,18 +10,19 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from core.erasure.buffer import seeded
-from core.evaluation.pictures import Picture
-from core.hiding.kpop import anchor
-from core.models import StableDiffusion
+from expunge.core.erasure.trajectory_buffer import seeded
+from expunge.core.evaluation.pictures import Picture
+from expunge.core.hiding.kpop import anchor
+from expunge.core.models import Denoiser
 
 CONVENTION = (
-    "rsr-k: share of a hidden concept's pictures, drawn with its recovery key, whose label is in the classifier's top k; the same prompts and seeds as esr-k. "
-    "…_wrong_key: drawn with a random key of the same size and at the same distance from c_e, another one for each picture."
+    "rsr-k: share of a hidden concept's pictures, drawn with its recovery key, whose label is in the"
+    " classifier's top k; the same prompts and seeds as esr-k. …_wrong_key: drawn with a random key of the"
+    " same size and at the same distance from c_e, another one for each picture."
 )
 
 
-def wrong_key(model: StableDiffusion, name: str, key: Tensor, index: int) -> Tensor:
+def wrong_key(model: Denoiser, name: str, key: Tensor, index: int) -> Tensor:
     """A key (m, D) at the true key's distance from c_e, in a random direction."""
     centre = anchor(model, name, len(key)).cpu()
     away = torch.randn(key.shape, generator=seeded(index, *name.encode()))
@@ -27,11 +30,15 @@ def wrong_key(model: StableDiffusion, name: str, key: Tensor, index: int) -> Ten
     return wrong
 
 
-def both(model: StableDiffusion, pictures: Sequence[Picture], keys: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The keys to draw each picture with, (N, m, D): the true one under "", a wrong one under "_wrong_key"; empty without keys."""
+def both(model: Denoiser, pictures: Sequence[Picture], keys: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The keys to draw each picture with, (N, m, D): the true one under "", a wrong one under "_wrong_key";
+    empty without keys.
+    """
     if not pictures:
         return {}
     return {
         "": torch.stack([keys[p.concept] for p in pictures]),
-        "_wrong_key": torch.stack([wrong_key(model, p.concept, keys[p.concept], i) for i, p in enumerate(pictures)]),
+        "_wrong_key": torch.stack(
+            [wrong_key(model, p.concept, keys[p.concept], i) for i, p in enumerate(pictures)]
+        ),
     }

@@ -1,6 +1,7 @@
 """ESR-k and PSR-k: does the classifier find the concept among its k first guesses?
 
-ESR-k is the share of an erased concept's pictures whose label is NOT in the top k; PSR-k the share of a preserved concept's pictures whose label is.
+ESR-k is the share of an erased concept's pictures whose label is NOT in the top k; PSR-k the share of a
+preserved concept's pictures whose label is.
 """
 
 from dataclasses import dataclass
@@ -9,9 +10,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from core.evaluation.judges import Classifier, Images, Judges
-from core.models import Vocabulary
-from core.specs import same
+from expunge.core.evaluation.judges import Classifier, Images, Judges
+from expunge.core.models import Vocabulary
+from expunge.core.specs import same
 
 KS = (1, 5)
 
@@ -25,7 +26,10 @@ class Label:
 
 
 def label_of(names: list[str], judges: Judges, vocabulary: Vocabulary) -> Label | None:
-    """The class of a concept under any of its names: a style's from the style judge. None: not judgeable, and never guessed."""
+    """The class of a concept under any of its names: a style's from the style judge.
+
+    None: not judgeable, and never guessed.
+    """
     for name in names:
         style = vocabulary.style(name)
         judge = judges.concept if style is None else judges.style
@@ -42,6 +46,8 @@ def in_top_k(logits: Tensor, index: int, k: int) -> np.ndarray[Any, np.dtype[np.
 
 
 def hits(label: Label, images: Images) -> dict[int, np.ndarray[Any, np.dtype[np.bool_]]]:
-    """For each k, whether each picture's top-k holds the label; a judge of k classes or fewer always would, and is not asked."""
+    """For each k, whether each picture's top-k holds the label; a judge of k classes or fewer always would,
+    and is not asked.
+    """
     logits = label.judge.logits(images)
     return {k: in_top_k(logits, label.index, k) for k in KS if k < len(label.judge.classes)}

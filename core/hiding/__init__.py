@@ -6,26 +6,32 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from core.erasure.delta import Delta
-from core.erasure.label import metadata
-from core.erasure.loop import Run, fine_tune
-from core.erasure.output_based import method_of
-from core.errors import CoreError
-from core.hiding.key import RecoveryKey, load_key
-from core.hiding.kpop import Kpop
-from core.models import StableDiffusion
-from core.progress import Callback, Checkpoints, show
-from core.specs import HideSpec
+from expunge.core.erasure.delta import Delta
+from expunge.core.erasure.delta_metadata import metadata
+from expunge.core.erasure.loop import Run, fine_tune
+from expunge.core.erasure.output_based import method_of
+from expunge.core.errors import CoreError
+from expunge.core.hiding.key import RecoveryKey, load_key
+from expunge.core.hiding.kpop import Kpop
+from expunge.core.models import Denoiser
+from expunge.core.progress import Callback, Checkpoints, show
+from expunge.core.specs import HideSpec
 
 __all__ = ["RecoveryKey", "hide", "load_key", "recover"]
 
 
 def hide(
-    model: StableDiffusion, spec: HideSpec, *, callback: Callback = show, checkpoints: Checkpoints | None = None
+    model: Denoiser,
+    spec: HideSpec,
+    *,
+    callback: Callback = show,
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[Delta, dict[str, Tensor]]:
-    """Hide the spec's concepts in the model. Gives the delta, which stays on the model, and p of each concept, (m, D): the recovery key.
+    """Hide the spec's concepts in the model. Gives the delta, which stays on the model, and p of each
+    concept, (m, D): the recovery key.
 
-    The same spec, seed, machine type and thread count give the same bytes (CPU), resumed from a checkpoint or not.
+    The same spec, seed, machine type and thread count give the same bytes (CPU), resumed from a checkpoint or
+    not.
     """
     made: list[Kpop] = []
 
@@ -39,7 +45,7 @@ def hide(
 
 
 def recover(
-    model: StableDiffusion,
+    model: Denoiser,
     key: RecoveryKey,
     concept: str,
     prompts: Sequence[str],
@@ -48,9 +54,14 @@ def recover(
     steps: int = 25,
     guidance: float = 7.5,
 ) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Pictures (N, H, W, 3) uint8 of a hidden concept, drawn with its key by the model that wears the delta. CoreError when the key is another model's."""
+    """Pictures (N, H, W, 3) uint8 of a hidden concept, drawn with its key by the model that wears the delta.
+
+    CoreError when the key is another model's.
+    """
     if not model.is_known_as(key.base_sha256):
         raise CoreError(
-            "key_does_not_fit", f"the key belongs to the base model with sha256 {key.base_sha256}: load that model", field="key"
+            "key_does_not_fit",
+            f"the key belongs to the base model with sha256 {key.base_sha256}: load that model",
+            field="key",
         )
     return model.draw(prompts, seeds, key=key.of(concept), steps=steps, guidance=guidance)

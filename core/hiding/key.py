@@ -1,4 +1,6 @@
-"""The recovery key as a file: one learned prompt for each hidden concept, in safetensors, in the clear or in a sealed box."""
+"""The recovery key as a file: one learned prompt for each hidden concept, in safetensors, in the clear or in
+a sealed box.
+"""
 
 import json
 import os
@@ -9,9 +11,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from core.delivery import sealing
-from core.errors import CoreError
-from core.tensors import serialise
+from expunge.core.delivery import sealing
+from expunge.core.errors import CoreError
+from expunge.core.tensors import serialise
 
 FORMAT = "expunge-recovery-key/1"
 FILE, SEALED = "recovery_key.safetensors", "recovery_key.safetensors.sealed"
@@ -21,7 +23,9 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class RecoveryKey:
-    """p of each concept, (m, D), by the concept's name; and the base model and the delta that it belongs to, by their sha256."""
+    """p of each concept, (m, D), by the concept's name; and the base model and the delta that it belongs to,
+    by their sha256.
+    """
 
     prompts: dict[str, Tensor]
     base_sha256: str
@@ -50,7 +54,11 @@ class RecoveryKey:
     def of(self, concept: str) -> Tensor:
         """p of one concept, (m, D)."""
         if concept not in self.prompts:
-            raise CoreError("unknown_concept", f"the key brings back {', '.join(self.prompts)}, not '{concept}'", field="concept")
+            raise CoreError(
+                "unknown_concept",
+                f"the key brings back {', '.join(self.prompts)}, not '{concept}'",
+                field="concept",
+            )
         return self.prompts[concept]
 
 
@@ -61,16 +69,35 @@ def load_key(path: str | os.PathLike[str]) -> RecoveryKey:
             prompts = {name: f.get_tensor(name) for name in f.keys()}
             head = f.metadata() or {}
     except (SafetensorError, OSError) as e:
-        raise CoreError("bad_key", f"'{path}' is no recovery key ({e}): 'expunge unseal' opens a sealed one", field="key") from e
+        raise CoreError(
+            "bad_key", f"'{path}' is no recovery key ({e}): 'expunge unseal' opens a sealed one", field="key"
+        ) from e
     if head.get("format") != FORMAT:
-        raise CoreError("bad_key", f"'{path}' has format {head.get('format')}, not {FORMAT}: give a hide job's {FILE}", field="key")
+        raise CoreError(
+            "bad_key",
+            f"'{path}' has format {head.get('format')}, not {FORMAT}: give a hide job's {FILE}",
+            field="key",
+        )
     for name in ("base_sha256", "delta_sha256"):
         if not SHA256.fullmatch(head.get(name, "")):
             raise CoreError("bad_key", f"'{path}' says no {name}: give a hide job's {FILE}", field="key")
     for name, p in prompts.items():
-        if not name.startswith(PREFIX) or p.dim() != 2 or 0 in p.shape or not p.is_floating_point() or not bool(p.isfinite().all()):
-            message = f"'{path}' holds '{name[:200]}', {p.dtype} {tuple(p.shape)}, which is no learned prompt: give a hide job's {FILE}"
+        if (
+            not name.startswith(PREFIX)
+            or p.dim() != 2
+            or 0 in p.shape
+            or not p.is_floating_point()
+            or not bool(p.isfinite().all())
+        ):
+            message = (
+                f"'{path}' holds '{name[:200]}', {p.dtype} {tuple(p.shape)}, which is no learned prompt: give"
+                f" a hide job's {FILE}"
+            )
             raise CoreError("bad_key", message, field="key")
     if not prompts:
         raise CoreError("bad_key", f"'{path}' holds no prompts: give a hide job's {FILE}", field="key")
-    return RecoveryKey({name.removeprefix(PREFIX): p for name, p in prompts.items()}, head["base_sha256"], head["delta_sha256"])
+    return RecoveryKey(
+        {name.removeprefix(PREFIX): p for name, p in prompts.items()},
+        head["base_sha256"],
+        head["delta_sha256"],
+    )

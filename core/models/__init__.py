@@ -1,6 +1,10 @@
-"""Adapters that make every architecture look the same to a method: encode, predict, draw, adapters on and off."""
+"""Adapters that make every architecture look the same to a method: encode, predict, draw, adapters on and
+off.
+"""
 
-from core.models.stable_diffusion import StableDiffusion, load_model, with_key
-from core.models.vocabulary import Vocabulary
+from expunge.core.models.stable_diffusion import StableDiffusion, load_model, with_key
+from expunge.core.models.vocabulary import Vocabulary
 
-__all__ = ["StableDiffusion", "Vocabulary", "load_model", "with_key"]
+Denoiser = StableDiffusion
+
+__all__ = ["Denoiser", "StableDiffusion", "Vocabulary", "load_model", "with_key"]

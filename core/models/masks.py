@@ -1,7 +1,8 @@
 """Sparse masks on the U-Net: W' = W * m, m in {0, 1}. Learned through a relaxation, shipped as packed bits.
 
-Hard concrete (Louizos et al., ICLR 2018), u uniform:  m = clamp((zeta - gamma) sigmoid((log u - log(1 - u) + a) / beta) + gamma, 0, 1).
-Straight-through: m = [a > 0] forward, sigmoid(a) backward. Once learned, either is [a > 0].
+Hard concrete (Louizos et al., ICLR 2018), u uniform:  m = clamp((zeta - gamma) sigmoid((log u - log(1 - u) +
+a) / beta) + gamma, 0, 1). Straight-through: m = [a > 0] forward, sigmoid(a) backward. Once learned, either is
+[a > 0].
 """
 
 import math
@@ -21,7 +22,12 @@ Relaxation = Literal["straight_through", "hard_concrete"]
 class Mask(nn.Module):
     """A parametrization of one weight: what the layer sees is W * m while it is on, else W."""
 
-    def __init__(self, keep: Tensor | None = None, logits: nn.Parameter | None = None, relaxation: Relaxation = "straight_through") -> None:
+    def __init__(
+        self,
+        keep: Tensor | None = None,
+        logits: nn.Parameter | None = None,
+        relaxation: Relaxation = "straight_through",
+    ) -> None:
         super().__init__()
         self.logits, self.relaxation, self.on = logits, relaxation, True
         self.noise: Tensor | None = None
@@ -80,7 +86,8 @@ class Masks:
     def draw(self, generator: Generator | None) -> None:
         """Fresh noise for the relaxation, the same until the next draw; None: the mask as it will be shipped.
 
-        It is drawn where the masks are, for they are as large as the network, from the seed of a generator that is fresh.
+        It is drawn where the masks are, for they are as large as the network, from the seed of a generator
+        that is fresh.
         """
         drawn: Generator | None = None
         for mask in self.layers.values():
@@ -111,10 +118,14 @@ class Masks:
     def remove(self) -> None:
         """Take the masks off: the weights are the base model's again, to the last bit."""
         for name in self.layers:
-            parametrize.remove_parametrizations(self.unet.get_submodule(name), "weight", leave_parametrized=False)
+            parametrize.remove_parametrizations(
+                self.unet.get_submodule(name), "weight", leave_parametrized=False
+            )
 
     def tensors(self) -> dict[str, Tensor]:
-        """`unet.<layer>.pruned`: a bit for each weight in row-major order, 1 where it is zero, eight to a byte, the highest first."""
+        """`unet.<layer>.pruned`: a bit for each weight in row-major order, 1 where it is zero, eight to a
+        byte, the highest first.
+        """
         return {f"unet.{name}{SUFFIX}": pack(~mask.kept()) for name, mask in sorted(self.layers.items())}
 
 

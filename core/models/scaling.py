@@ -1,4 +1,6 @@
-"""Gradients through a network in half precision: float16 has no numbers below 6e-8, where most of a small loss's gradients lie."""
+"""Gradients through a network in half precision: float16 has no numbers below 6e-8, where most of a small
+loss's gradients lie.
+"""
 
 from collections.abc import Sequence
 
@@ -11,8 +13,9 @@ SCALES = (2.0**16, 2.0**12, 2.0**8, 2.0**4, 1.0)
 def gradients(loss: Tensor, inputs: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor | None]:
     """d loss / d inputs (None: the loss does not depend on it), through a network that computes in `dtype`.
 
-    In float16 the loss is multiplied by the largest of SCALES whose gradients are finite, and these divided by it: powers of two, so
-    that nothing is rounded. Which one it is depends on the step alone; a resumed run needs no memory of it.
+    In float16 the loss is multiplied by the largest of SCALES whose gradients are finite, and these divided
+    by it: powers of two, so that nothing is rounded. Which one it is depends on the step alone; a resumed run
+    needs no memory of it.
     """
     if dtype != torch.float16:
         return list(torch.autograd.grad(loss, inputs, allow_unused=True))

@@ -1,4 +1,6 @@
-"""Stable Diffusion 1.x and 2.x: a U-Net with one CLIP text encoder, driven through the stock diffusers pipeline."""
+"""Stable Diffusion 1.x and 2.x: a U-Net with one CLIP text encoder, driven through the stock diffusers
+pipeline.
+"""
 
 import hashlib
 import os
@@ -20,37 +22,45 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from core import lora_format, sources
-from core.adapter_config import NotPlain
-from core.errors import CoreError
-from core.layouts import Layout
-from core.lora_format import SAVE
-from core.memory import in_batches, out_of_memory
-from core.models import lora, masks
-from core.models.folders import digest_of, earlier_digests
-from core.models.learned import Word, WordTable
-from core.models.masks import Masks, Relaxation
-from core.models.scaling import gradients
-from core.models.schedule import ddim_of, epsilon, training_steps
-from core.models.vocabulary import load_vocabulary
-from core.progress import Callback, Clock, ignore
-from core.specs import Concept
+from expunge.core import lora_format, sources
+from expunge.core.adapter_config import NotPlain
+from expunge.core.errors import CoreError
+from expunge.core.layouts import Layout
+from expunge.core.lora_format import SAVE
+from expunge.core.memory import in_batches, out_of_memory
+from expunge.core.models import lora_factors, masks
+from expunge.core.models.folders import digest_of, earlier_digests
+from expunge.core.models.masks import Masks, Relaxation
+from expunge.core.models.scaling import gradients
+from expunge.core.models.schedule import ddim_of, epsilon, training_steps
+from expunge.core.models.vocabulary import load_vocabulary
+from expunge.core.models.word_embeddings import Word, WordTable
+from expunge.core.progress import Callback, Clock, ignore
+from expunge.core.specs import Concept
 
 ADAPTER = "default"
 KEPT_STATES = 1024  # prompts whose text states stay in memory, 236 kB each with CLIP ViT-L
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 Component = Literal["unet", "text_encoder"]
-PREFIX: dict[Component, str] = {"unet": "unet.", "text_encoder": "text_encoder.text_model."}  # as diffusers' LoRA files name the layers
+# As diffusers' LoRA files name the layers
+PREFIX: dict[Component, str] = {"unet": "unet.", "text_encoder": "text_encoder.text_model."}
 
 
-def load_model(source: str | Path, device: str | None = None, dtype: str | torch.dtype | None = None) -> "StableDiffusion":
+def load_model(
+    source: str | Path, device: str | None = None, dtype: str | torch.dtype | None = None
+) -> "StableDiffusion":
     """Load a diffusers folder, `bundled:NAME`, or a hub id; safetensors only.
 
-    `dtype` is the frozen weights', as torch's or by its name, 'float32', 'float16' or 'bfloat16'; without one see `fitting`.
+    `dtype` is the frozen weights', as torch's or by its name, 'float32', 'float16' or 'bfloat16'; without one
+    see `fitting`.
     """
     layout, pinned = sources.fetch(source), sources.parse(source).digest
     if pinned is not None and (found := sources.digest_of(layout)) != pinned:
-        raise CoreError("model_changed", f"the model has sha256 {found}, not the {pinned} that it is pinned to", field="model")
+        raise CoreError(
+            "model_changed",
+            f"the model has sha256 {found}, not the {pinned} that it is pinned to",
+            field="model",
+        )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     wanted = fitting(device) if dtype is None else dtype_of(dtype)
     return StableDiffusion(load_pipeline(layout, wanted).to(device), layout.folder, str(source))
@@ -64,21 +74,35 @@ def load_pipeline(layout: Layout, dtype: torch.dtype) -> StableDiffusionPipeline
         parts: dict[str, Any] = {}
         for part, variant in layout.variants.items():
             parts[part], found = types[part].from_pretrained(
-                folder, subfolder=part, variant=variant, use_safetensors=True, dtype=dtype, output_loading_info=True
+                folder,
+                subfolder=part,
+                variant=variant,
+                use_safetensors=True,
+                dtype=dtype,
+                output_loading_info=True,
             )
             check_complete(part, found["missing_keys"])
         tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
-        tokenizer.model_max_length = min(tokenizer.model_max_length, parts["text_encoder"].config.max_position_embeddings)
+        tokenizer.model_max_length = min(
+            tokenizer.model_max_length, parts["text_encoder"].config.max_position_embeddings
+        )
         scheduler = getattr(diffusers, layout.scheduler).from_pretrained(folder, subfolder="scheduler")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as e:
         if out_of_memory(e):
             raise
         why = (str(e).strip().splitlines() or [type(e).__name__])[0][:300]
         raise CoreError(
-            "model_broken", f"the model's files are there, but do not load ({why}): fetch or save them again", field="model"
+            "model_broken",
+            f"the model's files are there, but do not load ({why}): fetch or save them again",
+            field="model",
         ) from e
     return StableDiffusionPipeline(
-        **parts, tokenizer=tokenizer, scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        **parts,
+        tokenizer=tokenizer,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
     )
 
 
@@ -93,7 +117,9 @@ def check_complete(part: str, missing: Collection[str]) -> None:
 
 
 def fitting(device: str) -> torch.dtype:
-    """What a device computes in: float32 on a CPU, bfloat16 on a GPU that has it, float16 on one that has not."""
+    """What a device computes in: float32 on a CPU, bfloat16 on a GPU that has it, float16 on one that has
+    not.
+    """
     if not device.startswith("cuda"):
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
@@ -103,7 +129,9 @@ def dtype_of(wanted: str | torch.dtype) -> torch.dtype:
     """One of the dtypes that a model may be loaded in, from itself or its name."""
     named = str(wanted).removeprefix("torch.")
     if named not in DTYPES:
-        raise CoreError("bad_dtype", f"no model is loaded in '{named}': give {', '.join(DTYPES)}", field="dtype")
+        raise CoreError(
+            "bad_dtype", f"no model is loaded in '{named}': give {', '.join(DTYPES)}", field="dtype"
+        )
     return DTYPES[named]
 
 
@@ -118,7 +146,10 @@ def with_key(context: Tensor, key: Tensor) -> Tensor:
 
 
 class StableDiffusion:
-    """A frozen pipeline whose U-Net or text encoder can wear one LoRA adapter. Images are (N, H, W, 3) uint8; latents (B, 4, h, w)."""
+    """A frozen pipeline whose U-Net or text encoder can wear one LoRA adapter.
+
+    Images are (N, H, W, 3) uint8; latents (B, 4, h, w).
+    """
 
     def __init__(self, pipe: StableDiffusionPipeline, folder: Path | None = None, source: str = "") -> None:
         self.pipe, self.source = pipe, source
@@ -149,7 +180,9 @@ class StableDiffusion:
 
     @property
     def digest(self) -> str:
-        """sha256 of what the base model draws by: of its files, the same on every host, where there is a folder; else of the tensors as they were loaded."""
+        """sha256 of what the base model draws by: of its files, the same on every host, where there is a
+        folder; else of the tensors as they were loaded.
+        """
         if self._digest is None:
             if self.folder is not None:
                 self._digest = digest_of(self.folder)
@@ -163,16 +196,23 @@ class StableDiffusion:
                                 .replace(".base.", ".")
                                 .replace(".parametrizations.weight.original", ".weight")
                             )
-                            total.update(plain.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+                            total.update(
+                                plain.encode()
+                                + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+                            )
                 self._digest = total.hexdigest()
         return self._digest
 
     def is_known_as(self, digest: str) -> bool:
-        """Whether the sha256 names this base model, by its digest or by what an earlier release took for it."""
+        """Whether the sha256 names this base model, by its digest or by what an earlier release took for
+        it.
+        """
         return digest == self.digest or (self.folder is not None and digest in earlier_digests(self.folder))
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Text states of prompts, (B, L, D), float32, without a graph; what was asked for last is remembered, unless the text encoder wears an adapter."""
+        """Text states of prompts, (B, L, D), float32, without a graph; what was asked for last is remembered,
+        unless the text encoder wears an adapter.
+        """
         kept: dict[str, Tensor] = {} if "text_encoder" in self.worn() and not self._off else self._states
         states = {p: kept.pop(p) for p in dict.fromkeys(prompts) if p in kept}
         new = [p for p in dict.fromkeys(prompts) if p not in states]
@@ -185,13 +225,21 @@ class StableDiffusion:
         return torch.stack([states[p] for p in prompts])
 
     def cut(self, prompts: Sequence[str]) -> list[str]:
-        """Those of the prompts that have more tokens than the text encoder reads (77 in CLIP, begin and end among them)."""
+        """Those of the prompts that have more tokens than the text encoder reads (77 in CLIP, begin and end
+        among them).
+        """
         longest = self.pipe.tokenizer.model_max_length
-        lengths = [len(ids) for ids in self.pipe.tokenizer(self.spelled(prompts), truncation=False, verbose=False).input_ids]
+        lengths = [
+            len(ids)
+            for ids in self.pipe.tokenizer(self.spelled(prompts), truncation=False, verbose=False).input_ids
+        ]
         return [prompt for prompt, length in zip(prompts, lengths, strict=True) if length > longest]
 
     def text_states(self, prompts: Sequence[str], prefix: Tensor | None = None) -> Tensor:
-        """Text states of prompts, (B, L, D), float32, with their graph. A prefix of k token embeddings, (k, D), comes before each prompt's own tokens."""
+        """Text states of prompts, (B, L, D), float32, with their graph.
+
+        A prefix of k token embeddings, (k, D), comes before each prompt's own tokens.
+        """
         ids = self.pipe.tokenizer(
             self.spelled(prompts),
             padding="max_length",
@@ -211,7 +259,14 @@ class StableDiffusion:
             return
 
         def insert(_: Any, __: Any, tokens: Tensor) -> Tensor:
-            return torch.cat([tokens[:, :1], prefix.to(tokens.dtype).expand(len(tokens), -1, -1), tokens[:, 1 : -len(prefix)]], 1)
+            return torch.cat(
+                [
+                    tokens[:, :1],
+                    prefix.to(tokens.dtype).expand(len(tokens), -1, -1),
+                    tokens[:, 1 : -len(prefix)],
+                ],
+                1,
+            )
 
         hook = self.pipe.text_encoder.get_input_embeddings().register_forward_hook(insert)
         try:
@@ -220,7 +275,9 @@ class StableDiffusion:
             hook.remove()
 
     def spelled(self, prompts: Sequence[str]) -> list[str]:
-        """The prompts as the tokenizer reads them: a learned word of k vectors as its k tokens, <w> <w>_1 …, as diffusers does."""
+        """The prompts as the tokenizer reads them: a learned word of k vectors as its k tokens, <w> <w>_1 …,
+        as diffusers does.
+        """
         out = list(prompts)
         for name, word in self.words.items():
             more = "".join(f" {name}_{i}" for i in range(1, len(word.vectors)))
@@ -228,13 +285,20 @@ class StableDiffusion:
         return out
 
     def learn(self, name: str, vectors: Tensor, shows: str | None = None) -> None:
-        """Give the word `name`, such as <my-dog>, the embeddings (k, D): prompts may use it from then on. A known word is changed."""
+        """Give the word `name`, such as <my-dog>, the embeddings (k, D): prompts may use it from then on.
+
+        A known word is changed.
+        """
         tokenizer, encoder = self.pipe.tokenizer, self.pipe.text_encoder
         vectors = vectors.detach().float().to(self.device).clone()
         if name not in self.words:
             table = encoder.get_input_embeddings()
             if tokenizer.add_tokens([name, *(f"{name}_{i}" for i in range(1, len(vectors)))]) != len(vectors):
-                raise CoreError("word_taken", f"the tokenizer has '{name}' already: give the concept another name", field="concepts.name")
+                raise CoreError(
+                    "word_taken",
+                    f"the tokenizer has '{name}' already: give the concept another name",
+                    field="concepts.name",
+                )
             if not isinstance(table, WordTable):
                 table = WordTable(table)
                 encoder.set_input_embeddings(table)
@@ -253,21 +317,32 @@ class StableDiffusion:
     def encode_eos(self, prompts: Sequence[str]) -> Tensor:
         """The state of each prompt's end-of-text token, (B, D)."""
         tokenizer = self.pipe.tokenizer
-        lengths = [len(ids) for ids in tokenizer(self.spelled(prompts), truncation=True, max_length=tokenizer.model_max_length).input_ids]
+        lengths = [
+            len(ids)
+            for ids in tokenizer(
+                self.spelled(prompts), truncation=True, max_length=tokenizer.model_max_length
+            ).input_ids
+        ]
         return torch.stack([s[n - 1] for s, n in zip(self.encode(prompts), lengths, strict=True)])
 
     def output(self, z: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        """What the network itself says of z_t, (B, 4, h, w), float32: the noise, v or the picture; what the scheduler's step asks for."""
+        """What the network itself says of z_t, (B, 4, h, w), float32: the noise, v or the picture; what the
+        scheduler's step asks for.
+        """
         self.evaluations += len(z)
         out: Tensor = self.unet(z.to(self.dtype), t, encoder_hidden_states=context.to(self.dtype)).sample
         return out.float()
 
     def predict(self, z: Tensor, t: Tensor, context: Tensor) -> Tensor:
-        """Noise prediction eps(z_t, t, c), (B, 4, h, w), float32, whatever the checkpoint's own parametrisation."""
+        """Noise prediction eps(z_t, t, c), (B, 4, h, w), float32, whatever the checkpoint's own
+        parametrisation.
+        """
         return epsilon(self.output(z, t, context), z, self.alphas[t], self.scheduler.config.prediction_type)
 
     def gradients(self, loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor | None]:
-        """d loss / d inputs, in float32; None for an input that the loss does not depend on. In float16 the loss is scaled on the way."""
+        """d loss / d inputs, in float32; None for an input that the loss does not depend on. In float16
+        the loss is scaled on the way.
+        """
         return gradients(loss, inputs, self.dtype)
 
     def draw(
@@ -284,8 +359,9 @@ class StableDiffusion:
     ) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Pictures (N, H, W, 3) uint8; row i depends on prompt i, seed i and key i alone.
 
-        `batch` are drawn at once; where memory runs out half as many, from then on and in later calls, and each is decoded alone.
-        `key` is a recovery key, (m, D) for all or (N, m, D): it is appended to the prompts; the empty prompt repeats its last state instead.
+        `batch` are drawn at once; where memory runs out half as many, from then on and in later calls, and
+        each is decoded alone. `key` is a recovery key, (m, D) for all or (N, m, D): it is appended to the
+        prompts; the empty prompt repeats its last state instead.
         """
         clock = Clock(len(prompts))
         empty = self.encode([""])
@@ -302,15 +378,22 @@ class StableDiffusion:
             z = torch.stack([torch.randn(self.latent_shape, generator=g) for g in own])
             with torch.no_grad():
                 images = self.pipe(
-                    prompt_embeds=context.to(self.dtype), negative_prompt_embeds=empty.expand_as(context).to(self.dtype),
-                    latents=z.to(self.device, self.dtype), generator=own, num_inference_steps=steps, guidance_scale=guidance, output_type="np",
-                ).images  # fmt: skip
+                    prompt_embeds=context.to(self.dtype),
+                    negative_prompt_embeds=empty.expand_as(context).to(self.dtype),
+                    latents=z.to(self.device, self.dtype),
+                    generator=own,
+                    num_inference_steps=steps,
+                    guidance_scale=guidance,
+                    output_type="np",
+                ).images
             self.evaluations += len(context) * steps * (2 if guidance > 1 else 1)
             callback({"phase": phase, "step": end, "total": len(prompts), "eta_s": clock.eta(end)})
             pixels: np.ndarray[Any, np.dtype[np.uint8]] = (images * 255).round().astype(np.uint8)
             return pixels
 
-        return np.concatenate(in_batches(len(prompts), min(batch, self.at_once or batch), paint, self.draw_fewer))
+        return np.concatenate(
+            in_batches(len(prompts), min(batch, self.at_once or batch), paint, self.draw_fewer)
+        )
 
     def draw_fewer(self, at_once: int) -> None:
         """From now on so many pictures at once, at most, each decoded alone."""
@@ -318,12 +401,15 @@ class StableDiffusion:
         self.pipe.vae.enable_slicing()
 
     @contextmanager
-    def built_on(self, tensors: Mapping[str, Tensor], config: Mapping[str, Any], digest: str, erased: Sequence[Concept]) -> Iterator[None]:
+    def built_on(
+        self, tensors: Mapping[str, Tensor], config: Mapping[str, Any], digest: str, erased: Sequence[Concept]
+    ) -> Iterator[None]:
         """Inside, the model is an earlier job's sanitized model: its delta is part of the frozen weights.
 
-        `digest` names it to checkpoints; what it has erased is never a target. Any adapter is gone afterwards.
+        `digest` names it to checkpoints; what it has erased is never a target. Any adapter is gone
+        afterwards.
         """
-        with lora.folded(self.unet, tensors, config):
+        with lora_factors.folded(self.unet, tensors, config):
             self.foundation, self.erased = digest, list(erased)
             try:
                 yield
@@ -331,7 +417,8 @@ class StableDiffusion:
                 self.unload_delta()
                 self.foundation, self.erased = None, []
 
-    # --- adapters -----------------------------------------------------------------------------------------------
+    # --- adapters
+    # -----------------------------------------------------------------------------------------------
 
     def worn(self) -> dict[Component, Any]:
         """The parts that wear an adapter."""
@@ -345,7 +432,9 @@ class StableDiffusion:
         if self._off or not self.has_delta:
             yield
             return
-        still = [p for part in worn for n, p in part.named_parameters() if "lora_" in n and not p.requires_grad]
+        still = [
+            p for part in worn for n, p in part.named_parameters() if "lora_" in n and not p.requires_grad
+        ]
         self._off = True
         for part in worn:
             part.disable_adapters()
@@ -363,7 +452,8 @@ class StableDiffusion:
                 p.requires_grad_(False)
 
     def recompute(self, on: bool) -> None:
-        """Whether the U-Net's activations are dropped and computed again in the backward pass (gradient checkpointing).
+        """Whether the U-Net's activations are dropped and computed again in the backward pass (gradient
+        checkpointing).
 
         What was computed with the adapters off is computed again with the adapters off.
         """
@@ -371,7 +461,10 @@ class StableDiffusion:
         def again(module: torch.nn.Module, *args: Any) -> Any:
             off = self._off
             return checkpoint(
-                module.__call__, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), self.frozen() if off else nullcontext())
+                module.__call__,
+                *args,
+                use_reentrant=False,
+                context_fn=lambda: (nullcontext(), self.frozen() if off else nullcontext()),
             )
 
         if on:
@@ -392,7 +485,9 @@ class StableDiffusion:
         return [*self.worn(), *(["sparse_mask"] if self.masks else [])]
 
     def add_masks(self, names: list[str], start: float, relaxation: Relaxation) -> list[torch.nn.Parameter]:
-        """Put masks on the weights of the U-Net's layers `names` (output unchanged) and return their logits."""
+        """Put masks on the weights of the U-Net's layers `names` (output unchanged) and return their
+        logits.
+        """
         self.unload_delta()
         self.masks = Masks.to_learn(self.unet, names, start, relaxation)
         return self.masks.parameters()
@@ -400,7 +495,9 @@ class StableDiffusion:
     def trained_layers(self) -> dict[str, list[torch.nn.Parameter]]:
         """Each layer's trained parameters: A and B of an adapter, or the logits of a mask."""
         if self.masks:
-            return {name: [mask.logits] for name, mask in self.masks.layers.items() if mask.logits is not None}
+            return {
+                name: [mask.logits] for name, mask in self.masks.layers.items() if mask.logits is not None
+            }
         found: dict[str, list[torch.nn.Parameter]] = {}
         for part in self.worn().values():
             for name, parameter in part.named_parameters():
@@ -409,7 +506,9 @@ class StableDiffusion:
         return found
 
     def add_adapter(self, config: LoraConfig, component: Component = "unet") -> list[torch.nn.Parameter]:
-        """Put a fresh adapter on the U-Net or the text encoder (output unchanged) and return its trainable parameters, in fp32."""
+        """Put a fresh adapter on the U-Net or the text encoder (output unchanged) and return its trainable
+        parameters, in fp32.
+        """
         self.unload_delta()
         part = self.unet if component == "unet" else self.pipe.text_encoder
         part.add_adapter(config, adapter_name=ADAPTER)
@@ -422,7 +521,9 @@ class StableDiffusion:
     def adapter_state(self) -> dict[str, Tensor]:
         """The adapter in peft's own names, or the logits of masks, on the CPU."""
         if self.masks:
-            return {f"{name}.logits": a.detach().cpu().clone() for name, (a,) in self.trained_layers().items()}
+            return {
+                f"{name}.logits": a.detach().cpu().clone() for name, (a,) in self.trained_layers().items()
+            }
         ((_, part),) = self.worn().items()
         state = get_peft_model_state_dict(part, adapter_name=ADAPTER, save_embedding_layers=False)
         return {k: v.detach().cpu().clone() for k, v in state.items()}
@@ -441,16 +542,24 @@ class StableDiffusion:
         return [m.scaling[ADAPTER] * m.lora_B[ADAPTER].weight @ m.lora_A[ADAPTER].weight for m in layers]
 
     def fold_scale(self) -> None:
-        """Scale each B by what alpha makes of it, and let alpha be the rank: then the tensors alone are the delta, for readers of no metadata too."""
+        """Scale each B by what alpha makes of it, and let alpha be the rank: then the tensors alone are the
+        delta, for readers of no metadata too.
+        """
         for part in self.worn().values():
             (config,) = part.peft_config.values()
             for layer in (m for m in part.modules() if isinstance(m, LoraLayer)):
                 layer.lora_B[ADAPTER].weight.data *= layer.scaling[ADAPTER]
                 layer.scaling[ADAPTER], layer.lora_alpha[ADAPTER] = 1.0, layer.r[ADAPTER]
-            config.lora_alpha, config.alpha_pattern, config.use_rslora = config.r, dict(config.rank_pattern), False
+            config.lora_alpha, config.alpha_pattern, config.use_rslora = (
+                config.r,
+                dict(config.rank_pattern),
+                False,
+            )
 
     def delta_tensors(self) -> dict[str, Tensor]:
-        """The delta as its file names it: `unet.….lora_A.weight`, `text_encoder.text_model.….lora_A.weight` (diffusers), or `unet.….pruned`."""
+        """The delta as its file names it: `unet.….lora_A.weight`,
+        `text_encoder.text_model.….lora_A.weight` (diffusers), or `unet.….pruned`.
+        """
         return self.masks.tensors() if self.masks else self.lora_tensors()
 
     def lora_tensors(self) -> dict[str, Tensor]:
@@ -459,34 +568,45 @@ class StableDiffusion:
         return {f"{PREFIX[component]}{k}": v.contiguous() for k, v in sorted(self.adapter_state().items())}
 
     def load_delta(self, delta: str | os.PathLike[str] | Mapping[str, Tensor]) -> None:
-        """Wear a LoRA in diffusers' format or a sparse mask of ours: a .safetensors file, a folder that holds one, or its tensors."""
+        """Wear a LoRA in diffusers' format or a sparse mask of ours: a .safetensors file, a folder that holds
+        one, or its tensors.
+        """
         self.unload_delta()
         metadata: dict[str, str] = {}
         if isinstance(delta, str | os.PathLike):
             path = Path(delta)
             if path.is_dir():
-                path = path / (masks.FILE if (path / masks.FILE).exists() else "pytorch_lora_weights.safetensors")
+                path = path / (
+                    masks.FILE if (path / masks.FILE).exists() else "pytorch_lora_weights.safetensors"
+                )
             try:
                 tensors = load_file(path)
-                with safe_open(path, "pt") as f:  # rank and alpha: without them every adapter would load at scale 1
+                # Rank and alpha: without them every adapter would load at scale 1
+                with safe_open(path, "pt") as f:
                     metadata = f.metadata() or {}
             except SafetensorError as e:
-                raise CoreError("not_safetensors", f"the delta is not a safetensors file ({e}). {SAVE}", field="delta") from e
+                raise CoreError(
+                    "not_safetensors", f"the delta is not a safetensors file ({e}). {SAVE}", field="delta"
+                ) from e
         else:
             tensors = dict(delta)
         if masks.is_mask(tensors):
             self.masks = masks.worn_by(self.unet, tensors)
             return
         try:
-            pairs = lora.read(tensors, metadata)
+            pairs = lora_factors.read(tensors, metadata)
         except NotPlain as e:
             raise CoreError("delta_does_not_fit", f"the delta's {e}", field="delta") from e
-        tensors, settings = lora.renamed(tensors, pairs), lora_format.settings(pairs)
+        tensors, settings = lora_factors.renamed(tensors, pairs), lora_format.settings(pairs)
         if any(k.startswith("unet.") for k in tensors):
             self.unet.load_lora_adapter(tensors, prefix="unet", adapter_name=ADAPTER, metadata=settings)
         if any(k.startswith("text_encoder.") for k in tensors):
             self.pipe.load_lora_into_text_encoder(
-                tensors, network_alphas=None, text_encoder=self.pipe.text_encoder, adapter_name=ADAPTER, metadata=settings
+                tensors,
+                network_alphas=None,
+                text_encoder=self.pipe.text_encoder,
+                adapter_name=ADAPTER,
+                metadata=settings,
             )
         exact = {ours(k): v for k, v in tensors.items()}
         for part in self.worn().values():

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
-from core.specs import STYLE_FORMS, folded
+from expunge.core.specs import STYLE_FORMS, folded
 
 TEMPLATES = ("{}", "a {}", "a photo of a {}", "a picture of a {}", "an image of a {}")
 STYLE_OBJECTS = 16
@@ -28,16 +28,20 @@ def article(text: str) -> str:
 
 
 def span(before: str, words: str) -> tuple[int, int]:
-    """Where the words stand in article(before + words): their first character and the one behind their last."""
+    """Where the words stand in article(before + words): their first character and the one behind their
+    last.
+    """
     return len(article(before + words[:1])) - 1, len(article(before + words))
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Concepts and styles by the words a prompt uses for them; `subcategory` maps a concept to its Unicode subcategory.
+    """Concepts and styles by the words a prompt uses for them; `subcategory` maps a concept to its Unicode
+    subcategory.
 
-    `style_template` is how a prompt names a style, after the object; `style_prompts` ask for a style alone, in its words at the end. `aliases` are other
-    names of listed styles. `own`: the model comes with it; without one, common names stand in.
+    `style_template` is how a prompt names a style, after the object; `style_prompts` ask for a style alone,
+    in its words at the end. `aliases` are other names of listed styles. `own`: the model comes with it;
+    without one, common names stand in.
     """
 
     concepts: list[str]
@@ -57,7 +61,8 @@ class Vocabulary:
     def style(self, name: str) -> str | None:
         """The style that a name means ('noto', 'noto style', 'in noto style'), or None.
 
-        'in the style of {artist}' and 'in {artist} style' are styles even when the vocabulary does not list the artist.
+        'in the style of {artist}' and 'in {artist} style' are styles even when the vocabulary does not list
+        the artist.
         """
         listed = self.forms.get(folded(name))
         if listed is not None:
@@ -66,7 +71,9 @@ class Vocabulary:
         return (found[1] or found[2]) if found else None
 
     def key(self, name: str) -> tuple[str, bool]:
-        """What two names of one concept have in common: 'noto' and 'in noto style' are one style, 'Van Gogh' and 'Vincent van Gogh' one artist."""
+        """What two names of one concept have in common: 'noto' and 'in noto style' are one style, 'Van
+        Gogh' and 'Vincent van Gogh' one artist.
+        """
         style = self.style(name)
         if style is None:
             return folded(name), False
@@ -78,7 +85,9 @@ class Vocabulary:
         return self.key(a) == self.key(b)
 
     def objects(self, *, held_out: bool = False) -> list[str]:
-        """A fixed choice of concepts for a style to be asked for around; held out: others, where the vocabulary is large enough."""
+        """A fixed choice of concepts for a style to be asked for around; held out: others, where the
+        vocabulary is large enough.
+        """
         stride = max(1, len(self.concepts) // STYLE_OBJECTS)
         return self.concepts[stride // 2 if held_out else 0 :: stride][:STYLE_OBJECTS]
 
@@ -91,7 +100,9 @@ class Vocabulary:
         return self.replaced(name, name)
 
     def replaced(self, name: str, target: str) -> list[str]:
-        """`prompts(name)`, one by one, with a target in its place; '' takes a style off its object, and leaves nothing of an object."""
+        """`prompts(name)`, one by one, with a target in its place; '' takes a style off its object, and
+        leaves nothing of an object.
+        """
         if self.style(name) is None:
             return [article(template.format(target)) if target else "" for template in self.templates]
         style = self.style(target) or target
@@ -99,7 +110,8 @@ class Vocabulary:
         return [*alone, *(self.styled(o, style) for o in self.objects())]
 
     def places(self, name: str) -> list[tuple[int, int]]:
-        """Where the concept's or the style's own words stand in each of `prompts(name)`, from one character to another.
+        """Where the concept's or the style's own words stand in each of `prompts(name)`, from one character
+        to another.
 
         A word of the template that reads like the concept ("a photo of a photo") is not it.
         """
@@ -107,15 +119,25 @@ class Vocabulary:
         if style is None:
             return [span(template.partition("{}")[0], name) for template in self.templates]
         alone = [prompt.partition("{}")[0] for prompt in self.style_prompts]
-        return [span(before, style) for before in (*alone, *(f"a {o} {self.style_template.partition('{}')[0]}" for o in self.objects()))]
+        return [
+            span(before, style)
+            for before in (
+                *alone,
+                *(f"a {o} {self.style_template.partition('{}')[0]}" for o in self.objects()),
+            )
+        ]
 
     def targets(self, name: str) -> list[str]:
         """Names of the same sort as `name`, itself left out: styles for a style, concepts for a concept."""
-        return [w for w in (self.concepts if self.style(name) is None else self.styles) if not self.same(w, name)]
+        return [
+            w for w in (self.concepts if self.style(name) is None else self.styles) if not self.same(w, name)
+        ]
 
 
 def load_vocabulary(folder: Path | None) -> Vocabulary:
-    """`vocabulary.json` beside the model's weights; without one, common names that ship with the package: everyday things, and painters as styles."""
+    """`vocabulary.json` beside the model's weights; without one, common names that ship with the package:
+    everyday things, and painters as styles.
+    """
     if folder is None or not (folder / "vocabulary.json").exists():
         return common()
     data = json.loads((folder / "vocabulary.json").read_text())
@@ -130,13 +152,17 @@ def load_vocabulary(folder: Path | None) -> Vocabulary:
 
 @cache
 def english() -> tuple[str, ...]:
-    """3,597 common English nouns for things, beings and plants (WordNet's, as far as SCOWL counts them among common words)."""
+    """3,597 common English nouns for things, beings and plants (WordNet's, as far as SCOWL counts them among
+    common words).
+    """
     return tuple((CONCEPTS / "english.txt").read_text().split())
 
 
 @cache
 def common() -> Vocabulary:
-    """What a model is taken to know that says nothing of itself: those names of emoji that are English nouns, and painters long dead."""
+    """What a model is taken to know that says nothing of itself: those names of emoji that are English nouns,
+    and painters long dead.
+    """
     nouns, artists = set(english()), json.loads((CONCEPTS / "artists.json").read_text())["artists"]
     return Vocabulary(
         [name for name in json.loads((CONCEPTS / "common.json").read_text())["concepts"] if name in nouns],

@@ -3,8 +3,8 @@
 Every field says its meaning, unit, default and source; this text is the OpenAPI text.
 """
 
-from core.specs.adversarial import AgeSpec, ApSpec
-from core.specs.base import (
+from expunge.core.specs.adversarial import AgeSpec, ApSpec
+from expunge.core.specs.base import (
     MIN_IMAGES,
     Concept,
     ConceptLike,
@@ -15,20 +15,37 @@ from core.specs.base import (
     as_concept,
     as_method,
 )
-from core.specs.closed_form import ReceSpec, TimeSpec, UceSpec, UnifiedEditSpec
-from core.specs.debias import DebiasSpec
-from core.specs.evaluation import EvaluationSpec, Thresholds
-from core.specs.fine_tuned import FineTuneSpec, LatentsSpec, Layers, LoraSpec, TrainSpec
-from core.specs.hiding import HideEvaluationSpec, HideSpec, HideThresholds, HidingMethod, RecoverySpec
-from core.specs.impact import ImpactSpec
-from core.specs.inspection import InspectSpec
-from core.specs.inversion import InversionSpec
-from core.specs.jobs import ACCEPTED, MAX_CONCEPTS, UNSTACKABLE, CombineSpec, EraseSpec, EvaluateSpec, JobSpec
-from core.specs.methods import METHODS, AnyMethod, MethodLike, MethodName, MethodSpec
-from core.specs.names import MAX_TEXT, STYLE_FORMS, Names, clean_text, folded, same
-from core.specs.output_based import AllButOneSpec, AntSpec, CaSpec, EraseAnythingSpec, EsdSpec, MaceSpec, NaiveSpec, ScoreSpec
-from core.specs.pruning import OutputBased, PruneSpec
-from core.specs.text_encoder import AdvUnlearnSpec, TextEncoderSpec, TextLoraSpec
+from expunge.core.specs.closed_form import ReceSpec, TimeSpec, UceSpec, UnifiedEditSpec
+from expunge.core.specs.debias import DebiasSpec
+from expunge.core.specs.evaluation import EvaluationSpec, Thresholds
+from expunge.core.specs.fine_tuning import FineTuneSpec, LatentsSpec, Layers, LoraSpec, TrainSpec
+from expunge.core.specs.hiding import HideEvaluationSpec, HideSpec, HideThresholds, HidingMethod, RecoverySpec
+from expunge.core.specs.impact import ImpactSpec
+from expunge.core.specs.inspection import InspectSpec
+from expunge.core.specs.inversion import InversionSpec
+from expunge.core.specs.jobs import (
+    ACCEPTED,
+    MAX_CONCEPTS,
+    UNSTACKABLE,
+    CombineSpec,
+    EraseSpec,
+    EvaluateSpec,
+    JobSpec,
+)
+from expunge.core.specs.methods import METHODS, AnyMethod, MethodLike, MethodName, MethodSpec
+from expunge.core.specs.names import MAX_TEXT, STYLE_FORMS, Names, clean_text, folded, same
+from expunge.core.specs.output_based import (
+    AllButOneSpec,
+    AntSpec,
+    CaSpec,
+    EraseAnythingSpec,
+    EsdSpec,
+    MaceSpec,
+    NaiveSpec,
+    ScoreSpec,
+)
+from expunge.core.specs.pruning import OutputBased, PruneSpec
+from expunge.core.specs.text_encoder import AdvUnlearnSpec, TextEncoderSpec, TextLoraSpec
 
 SPECS: dict[str, type[JobSpec]] = {
     "erase": EraseSpec,

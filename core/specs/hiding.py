@@ -7,24 +7,29 @@ from typing import Annotated, Any, Literal, Self
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from core.specs.adversarial import AgeSpec, ApSpec
-from core.specs.base import Spec, as_method
-from core.specs.evaluation import EvaluationSpec, Thresholds
-from core.specs.jobs import EraseSpec
-from core.specs.output_based import AllButOneSpec, EsdSpec, NaiveSpec
+from expunge.core.specs.adversarial import AgeSpec, ApSpec
+from expunge.core.specs.base import Spec, as_method
+from expunge.core.specs.evaluation import EvaluationSpec, Thresholds
+from expunge.core.specs.jobs import EraseSpec
+from expunge.core.specs.output_based import AllButOneSpec, EsdSpec, NaiveSpec
 
 
 def public_key(value: str) -> str:
     """Refuse what is no X25519 public key in base64."""
     try:
         raw = base64.b64decode(value, validate=True)
-        X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(raw))  # points of low order have no shared secret
+        # Points of low order have no shared secret
+        X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(raw))
     except (binascii.Error, ValueError) as error:
-        raise ValueError("is no X25519 public key: give its 32 bytes in base64; 'expunge key-pair' makes a pair") from error
+        raise ValueError(
+            "is no X25519 public key: give its 32 bytes in base64; 'expunge key-pair' makes a pair"
+        ) from error
     return value
 
 
-PublicKey = Annotated[str, AfterValidator(public_key), Field(json_schema_extra={"contentEncoding": "base64", "maxLength": 44})]
+PublicKey = Annotated[
+    str, AfterValidator(public_key), Field(json_schema_extra={"contentEncoding": "base64", "maxLength": 44})
+]
 
 
 class RecoverySpec(Spec):
@@ -34,36 +39,54 @@ class RecoverySpec(Spec):
         default=0.1,
         gt=0,
         le=1e4,
-        description="λ of Eq. 15: weight of the recovery term while the network learns to hide (authors' file names: 0.1).",
+        description=(
+            "λ of Eq. 15: weight of the recovery term while the network learns to hide (authors' file names:"
+            " 0.1)."
+        ),
     )
     length: int = Field(
-        default=10, ge=1, le=64, description="Text states that the key appends to a prompt's context (authors' file names: 10)."
+        default=10,
+        ge=1,
+        le=64,
+        description="Text states that the key appends to a prompt's context (authors' file names: 10).",
     )
     radius: float = Field(
         default=1.0,
         gt=0,
         le=100,
-        description="ρ of Eq. 16: how far the key may lie from c_e, as a share of the norm of c_e. The authors' value is not known; ours.",
+        description=(
+            "ρ of Eq. 16: how far the key may lie from c_e, as a share of the norm of c_e. The authors' value"
+            " is not known; ours."
+        ),
     )
     start: float = Field(
         default=0.7,
         ge=0,
         le=100,
-        description="How far from c_e the key begins, in a direction drawn from the seed; at most the radius. A key that begins apart is easier to tell "
-        "from the concept itself, so that more stays hidden without it (ours).",
+        description=(
+            "How far from c_e the key begins, in a direction drawn from the seed; at most the radius. A key"
+            " that begins apart is easier to tell from the concept itself, so that more stays hidden without"
+            " it (ours)."
+        ),
     )
     steps: int = Field(
         default=1,
         ge=1,
         le=100,
-        description="Steps of projected gradient descent on the key (Eq. 16) before each step on the network (ours).",
+        description=(
+            "Steps of projected gradient descent on the key (Eq. 16) before each step on the network (ours)."
+        ),
     )
-    learning_rate: float = Field(default=2e-2, gt=0, le=10, description="Rate of the key's descent, by Adam (ours).")
+    learning_rate: float = Field(
+        default=2e-2, gt=0, le=10, description="Rate of the key's descent, by Adam (ours)."
+    )
 
     @model_validator(mode="after")
     def starts_inside(self) -> Self:
         if self.start > self.radius:
-            raise ValueError(f"start: {self.start:g} lies outside the radius {self.radius:g}: lower start, or raise radius")
+            raise ValueError(
+                f"start: {self.start:g} lies outside the radius {self.radius:g}: lower start, or raise radius"
+            )
         return self
 
 
@@ -71,7 +94,9 @@ HidingMethod = NaiveSpec | EsdSpec | AllButOneSpec | ApSpec | AgeSpec
 HidingName = Literal["naive", "esd", "all_but_one", "ap", "age"]
 HidingSpec = Annotated[HidingMethod, Field(discriminator="name")]
 ETA = 2.0
-"""What AGE's eta is here when it is not given: the recovery term pulls towards the concept, so the erasing one pushes harder."""
+"""What AGE's eta is here when it is not given: the recovery term pulls towards the concept, so the erasing
+one pushes harder.
+"""
 
 
 def as_hiding(value: Any) -> Any:
@@ -90,30 +115,43 @@ class HideThresholds(Thresholds):
         default=0.7,
         ge=0,
         le=1,
-        description="At least this recovery success rate at top-1, with the key, of each concept (the paper reports 0.72).",
+        description=(
+            "At least this recovery success rate at top-1, with the key, of each concept (the paper reports"
+            " 0.72)."
+        ),
     )
 
 
 class HideEvaluationSpec(EvaluationSpec):
     """How a hide job is judged: as an erasure, and RSR-k with the key."""
 
-    thresholds: HideThresholds = Field(default=HideThresholds(), description="What the verdict asks of the figures.")
+    thresholds: HideThresholds = Field(
+        default=HideThresholds(), description="What the verdict asks of the figures."
+    )
 
 
 class HideSpec(EraseSpec):
-    """Hide concepts in a model so that a recovery key brings them back (KPOP; a reconstruction, no public code was found)."""
+    """Hide concepts in a model so that a recovery key brings them back (KPOP; a reconstruction, no public
+    code was found).
+    """
 
     method: HidingLike = Field(
         default=AgeSpec(eta=ETA),
-        description="The erasing term of Eq. 15: naive, esd, all_but_one, ap or age, by name or with parameters; omitted: age. Here age's eta is 2 unless given. "
-        "The paper's own L1 is naive's, with a target.",
+        description=(
+            "The erasing term of Eq. 15: naive, esd, all_but_one, ap or age, by name or with parameters;"
+            " omitted: age. Here age's eta is 2 unless given. The paper's own L1 is naive's, with a target."
+        ),
     )
     base_job_id: None = Field(default=None, description="Not for hiding, which starts from the base model.")
-    recovery: RecoverySpec = Field(default=RecoverySpec(), description="The key: its length, its ball, how it is learned.")
+    recovery: RecoverySpec = Field(
+        default=RecoverySpec(), description="The key: its length, its ball, how it is learned."
+    )
     seal_to: PublicKey | None = Field(
         default=None,
-        description="Your X25519 public key in base64: the recovery key is then delivered as a libsodium sealed box that only its owner can open. "
-        "'expunge key-pair' makes a pair.",
+        description=(
+            "Your X25519 public key in base64: the recovery key is then delivered as a libsodium sealed box"
+            " that only its owner can open. 'expunge key-pair' makes a pair."
+        ),
     )
     evaluation: HideEvaluationSpec = Field(
         default=HideEvaluationSpec(), description="How the result is judged, without the key and with it."
@@ -123,7 +161,13 @@ class HideSpec(EraseSpec):
     def nothing_spread(self) -> Self:
         for i, concept in enumerate(self.concepts):
             if concept.attributes:
-                raise ValueError(f"concepts[{i}].attributes: a concept is hidden or spread, not both: omit them, or use POST /jobs/erase")
+                raise ValueError(
+                    f"concepts[{i}].attributes: a concept is hidden or spread, not both: omit them, or use"
+                    " POST /jobs/erase"
+                )
             if concept.images:
-                raise ValueError(f"concepts[{i}].images: only a concept with a name can be hidden: omit them, or use POST /jobs/erase")
+                raise ValueError(
+                    f"concepts[{i}].images: only a concept with a name can be hidden: omit them, or use POST"
+                    " /jobs/erase"
+                )
         return self

@@ -4,10 +4,10 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from core.specs.adversarial import AgeSpec
-from core.specs.base import ConceptLike, ModelId, Spec, distinct
-from core.specs.jobs import MAX_CONCEPTS
-from core.specs.methods import MethodLike
+from expunge.core.specs.adversarial import AgeSpec
+from expunge.core.specs.base import ConceptLike, ModelId, Spec, distinct
+from expunge.core.specs.jobs import MAX_CONCEPTS
+from expunge.core.specs.methods import MethodLike
 
 
 class ImpactSpec(Spec):
@@ -15,9 +15,13 @@ class ImpactSpec(Spec):
 
     model: ModelId = "emoji"
     concepts: list[ConceptLike] = Field(
-        min_length=1, max_length=MAX_CONCEPTS, description="What would be erased: names, or objects with synonyms, as in POST /jobs/erase."
+        min_length=1,
+        max_length=MAX_CONCEPTS,
+        description="What would be erased: names, or objects with synonyms, as in POST /jobs/erase.",
     )
-    method: MethodLike = Field(default=AgeSpec(), description="The method's name, or an object with its parameters; omitted: age.")
+    method: MethodLike = Field(
+        default=AgeSpec(), description="The method's name, or an object with its parameters; omitted: age."
+    )
     top: int = Field(default=10, ge=1, le=100, description="How many concepts to rank.")
     targets: int = Field(default=3, ge=0, le=20, description="How many targets to propose for each concept.")
 

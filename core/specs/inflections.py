@@ -3,11 +3,32 @@
 from collections.abc import Callable, Iterable
 
 IRREGULAR = {
-    "man": "men", "woman": "women", "child": "children", "person": "people", "mouse": "mice", "louse": "lice", "goose": "geese", "foot": "feet",
-    "tooth": "teeth", "ox": "oxen", "die": "dice", "wolf": "wolves", "knife": "knives", "leaf": "leaves", "loaf": "loaves", "calf": "calves",
-    "half": "halves", "scarf": "scarves", "thief": "thieves", "wife": "wives", "shelf": "shelves", "hoof": "hooves", "cactus": "cacti",
-    "fungus": "fungi", "octopus": "octopi",
-}  # fmt: skip
+    "man": "men",
+    "woman": "women",
+    "child": "children",
+    "person": "people",
+    "mouse": "mice",
+    "louse": "lice",
+    "goose": "geese",
+    "foot": "feet",
+    "tooth": "teeth",
+    "ox": "oxen",
+    "die": "dice",
+    "wolf": "wolves",
+    "knife": "knives",
+    "leaf": "leaves",
+    "loaf": "loaves",
+    "calf": "calves",
+    "half": "halves",
+    "scarf": "scarves",
+    "thief": "thieves",
+    "wife": "wives",
+    "shelf": "shelves",
+    "hoof": "hooves",
+    "cactus": "cacti",
+    "fungus": "fungi",
+    "octopus": "octopi",
+}
 SINGULAR = {plural: word for word, plural in IRREGULAR.items()}
 
 
@@ -17,16 +38,22 @@ def plain(word: str) -> str:
 
 
 def bases(word: str) -> tuple[str, set[str]]:
-    """What stands before the last word of a name, and what that word may be an inflection of, itself included: 'Ice foxes' -> 'ice ', {foxes, foxe, fox}."""
+    """What stands before the last word of a name, and what that word may be an inflection of, itself
+    included: 'Ice foxes' -> 'ice ', {foxes, foxe, fox}.
+    """
     text = word.casefold().strip()
     for ending in ("'s", "’s", "s'", "s’"):
-        text = text[: -len(ending)] + ("s" if ending.startswith("s") else "") if text.endswith(ending) else text
+        text = (
+            text[: -len(ending)] + ("s" if ending.startswith("s") else "") if text.endswith(ending) else text
+        )
     head, space, last = text.rpartition(" ")
     found = {last, SINGULAR.get(last, last)}
     if last.endswith("ies") and len(last) > 4:
         found |= {last[:-3] + "y", last[:-1]}
     elif last.endswith("es") and len(last) > 3:
-        found |= {last[:-1]} | ({last[:-2]} if last[:-2].endswith(("s", "x", "z", "ch", "sh", "o")) else set())
+        found |= {last[:-1]} | (
+            {last[:-2]} if last[:-2].endswith(("s", "x", "z", "ch", "sh", "o")) else set()
+        )
     elif last.endswith("s") and not last.endswith("ss") and len(last) > 3:
         found.add(last[:-1])
     return head + space, found
@@ -39,8 +66,16 @@ def forms(word: str) -> set[str]:
 
 
 def inflected(base: str) -> set[str]:
-    """Plural and possessive, past and participle of a word, by the regular rules; some are no words, which harms nothing."""
-    stem = base[:-1] if base.endswith("e") else base[:-1] + "i" if base.endswith("y") and base[-2:-1] not in "aeiou" else base
+    """Plural and possessive, past and participle of a word, by the regular rules; some are no words, which
+    harms nothing.
+    """
+    stem = (
+        base[:-1]
+        if base.endswith("e")
+        else base[:-1] + "i"
+        if base.endswith("y") and base[-2:-1] not in "aeiou"
+        else base
+    )
     double = base + base[-1:] if base[-1:] not in "aeiouwxys" and base[-2:-1] in "aeiou" else base
     plural = IRREGULAR.get(base, base + "es" if base.endswith(("s", "x", "z", "ch", "sh")) else base + "s")
     more = {stem + "es"} if stem.endswith("i") else {base + "es"} if base.endswith("o") else set()

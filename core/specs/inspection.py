@@ -4,60 +4,102 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from core.specs.base import ConceptLike, ConceptSpace, Id
-from core.specs.jobs import JobSpec
+from expunge.core.specs.base import ConceptLike, ConceptSpace, Id
+from expunge.core.specs.jobs import JobSpec
 
 
 class InspectSpec(JobSpec):
-    """Rank the concepts that moved most from a model θ to a model θ' (Eq. 19): max over c of |ε'(c_e) − ε(c)|² + λ |ε'(c) − ε(c)|²."""
+    """Rank the concepts that moved most from a model θ to a model θ' (Eq. 19): max over c of |ε'(c_e) −
+    ε(c)|² + λ |ε'(c) − ε(c)|².
+    """
 
     job_id: Id | None = Field(default=None, description="θ': a finished job whose delta is inspected.")
-    artifact_id: Id | None = Field(default=None, description="θ': an uploaded delta (POST /artifacts) that is inspected.")
-    against_job_id: Id | None = Field(default=None, description="θ: a finished job's delta to compare with; omitted: the base model.")
-    against_artifact_id: Id | None = Field(default=None, description="θ: an uploaded delta to compare with; omitted: the base model.")
+    artifact_id: Id | None = Field(
+        default=None, description="θ': an uploaded delta (POST /artifacts) that is inspected."
+    )
+    against_job_id: Id | None = Field(
+        default=None, description="θ: a finished job's delta to compare with; omitted: the base model."
+    )
+    against_artifact_id: Id | None = Field(
+        default=None, description="θ: an uploaded delta to compare with; omitted: the base model."
+    )
     concept: ConceptLike | None = Field(
         default=None,
-        description="c_e, what was changed: a name, or an object with synonyms; none of them is ranked. Omitted: what `job_id` erased where that is one concept, else what moved most.",
+        description=(
+            "c_e, what was changed: a name, or an object with synonyms; none of them is ranked. Omitted: what"
+            " `job_id` erased where that is one concept, else what moved most."
+        ),
     )
     concept_space: ConceptSpace = "model"
     most_words: int = Field(
         default=4096,
         ge=1,
         le=50_000,
-        description="Words of the space that are read, from its beginning: of `clip`, whose some 30,000 words come in the order in which its tokens were made, the "
-        "more frequent first. Each word takes trajectories x timesteps x 2 evaluations of the U-Net, and half as many again without `concept`.",
+        description=(
+            "Words of the space that are read, from its beginning: of `clip`, whose some 30,000 words come in"
+            " the order in which its tokens were made, the more frequent first. Each word takes trajectories"
+            " x timesteps x 2 evaluations of the U-Net, and half as many again without `concept`."
+        ),
     )
     locality: float = Field(
         default=10.0,
         ge=0,
         le=1e6,
-        description="λ of Eq. 19. Large: what moved most, which lies near what was changed; 0: what is farthest from what c_e has become (no default "
-        "is published: ours).",
+        description=(
+            "λ of Eq. 19. Large: what moved most, which lies near what was changed; 0: what is farthest from"
+            " what c_e has become (no default is published: ours)."
+        ),
     )
     trajectories: int = Field(
         default=2,
         ge=1,
         le=256,
-        description="Denoising trajectories of θ without a prompt; every concept is read on the same latents (ours).",
+        description=(
+            "Denoising trajectories of θ without a prompt; every concept is read on the same latents (ours)."
+        ),
     )
-    timesteps: int = Field(default=4, ge=1, le=100, description="Latents taken of each trajectory, evenly spaced in its steps (ours).")
+    timesteps: int = Field(
+        default=4,
+        ge=1,
+        le=100,
+        description="Latents taken of each trajectory, evenly spaced in its steps (ours).",
+    )
     sampling_steps: int = Field(
-        default=20, ge=2, le=200, description="Steps of a trajectory, by DDIM, and of a picture, by the checkpoint's own scheduler."
+        default=20,
+        ge=2,
+        le=200,
+        description="Steps of a trajectory, by DDIM, and of a picture, by the checkpoint's own scheduler.",
     )
     top: int = Field(default=20, ge=1, le=500, description="Concepts in the ranking.")
-    pictures: int = Field(default=2, ge=0, le=16, description="Pictures of each of the first eight, drawn by both models; 0 = none.")
-    seed: int = Field(default=0, ge=0, lt=2**31, description="Of the trajectories; pictures count up from it.")
+    pictures: int = Field(
+        default=2,
+        ge=0,
+        le=16,
+        description="Pictures of each of the first eight, drawn by both models; 0 = none.",
+    )
+    seed: int = Field(
+        default=0, ge=0, lt=2**31, description="Of the trajectories; pictures count up from it."
+    )
 
     @model_validator(mode="after")
     def two_models(self) -> Self:
         if (self.job_id is None) == (self.artifact_id is None):
-            raise ValueError("give exactly one of job_id (a finished job) and artifact_id (an uploaded delta)")
+            raise ValueError(
+                "give exactly one of job_id (a finished job) and artifact_id (an uploaded delta)"
+            )
         if self.against_job_id is not None and self.against_artifact_id is not None:
-            raise ValueError("give at most one of against_job_id and against_artifact_id: without either, the base model is compared")
+            raise ValueError(
+                "give at most one of against_job_id and against_artifact_id: without either, the base model"
+                " is compared"
+            )
         if (self.job_id or self.artifact_id) in (self.against_job_id, self.against_artifact_id):
-            raise ValueError("against_job_id: names the inspected model itself: name another, or omit it for the base model")
+            raise ValueError(
+                "against_job_id: names the inspected model itself: name another, or omit it for the base"
+                " model"
+            )
         if self.timesteps > self.sampling_steps:
             raise ValueError(
-                f"timesteps: {self.timesteps} of a trajectory of {self.sampling_steps} steps: lower it, or raise sampling_steps"
+                f"timesteps: {self.timesteps} of a trajectory of {self.sampling_steps} steps: lower it, or"
+                " raise sampling_steps"
             )
         return self

@@ -5,17 +5,19 @@ from typing import Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from core.specs.adversarial import AgeSpec
-from core.specs.base import ConceptLike, Id, JobId, ModelId, Spec, Text, apart, distinct
-from core.specs.evaluation import EvaluationSpec
-from core.specs.inversion import InversionSpec
-from core.specs.methods import MethodLike
+from expunge.core.specs.adversarial import AgeSpec
+from expunge.core.specs.base import ConceptLike, Id, JobId, ModelId, Spec, Text, apart, distinct
+from expunge.core.specs.evaluation import EvaluationSpec
+from expunge.core.specs.inversion import InversionSpec
+from expunge.core.specs.methods import MethodLike
 
 MAX_CONCEPTS = 64
 MAX_KEY, MAX_VALUE = 64, 512  # characters of a label
 DEBIASING = ("age", "uce")
 ACCEPTED = {"accepted": True}
-"""Context of model_validate for the spec of a job that was accepted, maybe by a release that refused less: its parts are not held against each other again."""
+"""Context of model_validate for the spec of a job that was accepted, maybe by a release that refused less:
+its parts are not held against each other again.
+"""
 UNSTACKABLE = ("text_encoder", "adv_unlearn", "prune")  # only LoRAs of the U-Net add up
 
 
@@ -24,10 +26,15 @@ class JobSpec(Spec):
 
     model: ModelId = "emoji"
     labels: dict[str, str] = Field(
-        default={}, max_length=16, description="Up to 16 labels of your own; keys up to 64, values up to 512 characters."
+        default={},
+        max_length=16,
+        description="Up to 16 labels of your own; keys up to 64, values up to 512 characters.",
     )
     queue_timeout_s: int | None = Field(
-        default=None, ge=1, le=30 * 86400, description="Expire the job when it has not started after this many seconds."
+        default=None,
+        ge=1,
+        le=30 * 86400,
+        description="Expire the job when it has not started after this many seconds.",
     )
     run_timeout_s: int | None = Field(
         default=None, ge=1, le=7 * 86400, description="Fail the job when it has run this many seconds in all."
@@ -39,9 +46,15 @@ class JobSpec(Spec):
         for key, value in labels.items():
             if not 1 <= len(key) <= MAX_KEY or len(value) > MAX_VALUE:
                 what = "is too long" if key else "has no key"
-                raise ValueError(f"label '{key[:MAX_KEY]}' {what}: keys have 1 to {MAX_KEY} characters, values at most {MAX_VALUE}")
+                raise ValueError(
+                    f"label '{key[:MAX_KEY]}' {what}: keys have 1 to {MAX_KEY} characters, values at most"
+                    f" {MAX_VALUE}"
+                )
             if not (key + value).isprintable():
-                raise ValueError(f"label {key[:MAX_KEY]!a} holds a control character, or one that cannot be seen: remove it")
+                raise ValueError(
+                    f"label {key[:MAX_KEY]!a} holds a control character, or one that cannot be seen:"
+                    " remove it"
+                )
         return labels
 
 
@@ -51,22 +64,39 @@ class EraseSpec(JobSpec):
     concepts: list[ConceptLike] = Field(
         min_length=1,
         max_length=MAX_CONCEPTS,
-        description="What to erase: names, or objects with synonyms; what to edit: with a target; what to debias: with attributes.",
+        description=(
+            "What to erase: names, or objects with synonyms; what to edit: with a target; what to debias:"
+            " with attributes."
+        ),
     )
     base_job_id: JobId | None = Field(
         default=None,
-        description="Start from this finished erase job's sanitized model instead of the base model. The delivered delta holds the whole stack.",
+        description=(
+            "Start from this finished erase job's sanitized model instead of the base model. The delivered"
+            " delta holds the whole stack."
+        ),
     )
     preserve: list[Text] = Field(
         default=[],
         max_length=512,
-        description="Concepts that must stay as they are; used by the methods that take them, and always judged.",
+        description=(
+            "Concepts that must stay as they are; used by the methods that take them, and always judged."
+        ),
     )
-    method: MethodLike = Field(default=AgeSpec(), description="A method's name, or an object with its parameters; omitted: age.")
-    inversion: InversionSpec = Field(default=InversionSpec(), description="How concepts given by images are learned.")
-    seed: int = Field(default=0, ge=0, lt=2**31, description="The same spec and seed give the same bytes (CPU).")
+    method: MethodLike = Field(
+        default=AgeSpec(), description="A method's name, or an object with its parameters; omitted: age."
+    )
+    inversion: InversionSpec = Field(
+        default=InversionSpec(), description="How concepts given by images are learned."
+    )
+    seed: int = Field(
+        default=0, ge=0, lt=2**31, description="The same spec and seed give the same bytes (CPU)."
+    )
     fused: bool = Field(
-        default=False, description="Deliver a fused checkpoint too: a LoRA delta can be unloaded, a fused checkpoint cannot."
+        default=False,
+        description=(
+            "Deliver a fused checkpoint too: a LoRA delta can be unloaded, a fused checkpoint cannot."
+        ),
     )
     evaluation: EvaluationSpec = Field(default=EvaluationSpec(), description="How the result is judged.")
 
@@ -83,26 +113,40 @@ class EraseSpec(JobSpec):
             raise ValueError(f"method.guide: '{guide}' is itself to be erased: choose another target")
         for i, concept in enumerate(self.concepts):
             if concept.target is not None and words.find(concept.target) is not None:
-                raise ValueError(f"concepts[{i}].target: '{concept.target}' is itself to be erased: choose another target")
+                raise ValueError(
+                    f"concepts[{i}].target: '{concept.target}' is itself to be erased: choose another target"
+                )
             lost = next((a for a in concept.attributes if words.find(a) is not None), None)
             if lost is not None:
-                raise ValueError(f"concepts[{i}].attributes: '{lost}' is itself to be erased: choose another attribute")
+                raise ValueError(
+                    f"concepts[{i}].attributes: '{lost}' is itself to be erased: choose another attribute"
+                )
             if concept.attributes and self.method.name not in DEBIASING:
-                raise ValueError(f"concepts[{i}].attributes: the method '{self.method.name}' cannot debias: use {' or '.join(DEBIASING)}")
+                raise ValueError(
+                    f"concepts[{i}].attributes: the method '{self.method.name}' cannot debias: use"
+                    f" {' or '.join(DEBIASING)}"
+                )
         if self.inversion != InversionSpec() and not any(concept.images for concept in self.concepts):
             raise ValueError("inversion: no concept is given by images, so nothing is learned: omit it")
         if self.base_job_id is not None and self.method.name in UNSTACKABLE:
-            raise ValueError(f"base_job_id: the method '{self.method.name}' gives no LoRA of the U-Net, so it cannot stand on another job")
+            raise ValueError(
+                f"base_job_id: the method '{self.method.name}' gives no LoRA of the U-Net, so it cannot stand"
+                " on another job"
+            )
         return self
 
 
 class EvaluateSpec(JobSpec):
     """Judge a finished job's model, or an uploaded delta, or the base model alone."""
 
-    job_id: JobId | None = Field(default=None, description="A finished erase or hide job whose delta is judged; without its key.")
+    job_id: JobId | None = Field(
+        default=None, description="A finished erase or hide job whose delta is judged; without its key."
+    )
     artifact_id: Id | None = Field(default=None, description="An uploaded delta (POST /artifacts) to judge.")
     concepts: list[ConceptLike] = Field(
-        default=[], max_length=MAX_CONCEPTS, description="The erased concepts; omitted with job_id: that job's."
+        default=[],
+        max_length=MAX_CONCEPTS,
+        description="The erased concepts; omitted with job_id: that job's.",
     )
     evaluation: EvaluationSpec = Field(default=EvaluationSpec(), description="How the result is judged.")
 
@@ -111,21 +155,31 @@ class EvaluateSpec(JobSpec):
         if info.context == ACCEPTED:
             return self
         if (self.job_id is None) == (self.artifact_id is None):
-            raise ValueError("give exactly one of job_id (a finished job) and artifact_id (an uploaded delta)")
+            raise ValueError(
+                "give exactly one of job_id (a finished job) and artifact_id (an uploaded delta)"
+            )
         if self.artifact_id is not None and not self.concepts:
-            raise ValueError("concepts: an uploaded delta does not say what it erases: name the concepts to judge")
-        apart("evaluation.preserved_concepts", self.evaluation.preserved_concepts or (), distinct(self.concepts))
+            raise ValueError(
+                "concepts: an uploaded delta does not say what it erases: name the concepts to judge"
+            )
+        apart(
+            "evaluation.preserved_concepts", self.evaluation.preserved_concepts or (), distinct(self.concepts)
+        )
         return self
 
 
 class CombineSpec(JobSpec):
-    """One sanitized model from several finished erase jobs: stack them, or take one back out by leaving it out."""
+    """One sanitized model from several finished erase jobs: stack them, or take one back out by leaving it
+    out.
+    """
 
     jobs: list[JobId] = Field(
         min_length=1,
         max_length=MAX_CONCEPTS,
-        description="The erase jobs whose own deltas are summed. A job that stands on others gives only its own: name those too, or leave one out to "
-        "bring its concepts back.",
+        description=(
+            "The erase jobs whose own deltas are summed. A job that stands on others gives only its own: name"
+            " those too, or leave one out to bring its concepts back."
+        ),
     )
     fused: bool = Field(default=False, description="Deliver a fused checkpoint too.")
     evaluation: EvaluationSpec = Field(default=EvaluationSpec(), description="How the result is judged.")

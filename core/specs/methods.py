@@ -4,12 +4,21 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from core.specs.adversarial import AgeSpec, ApSpec
-from core.specs.base import as_method
-from core.specs.closed_form import ReceSpec, TimeSpec, UceSpec
-from core.specs.output_based import AllButOneSpec, AntSpec, CaSpec, EraseAnythingSpec, EsdSpec, MaceSpec, NaiveSpec, ScoreSpec
-from core.specs.pruning import PruneSpec
-from core.specs.text_encoder import AdvUnlearnSpec, TextEncoderSpec
+from expunge.core.specs.adversarial import AgeSpec, ApSpec
+from expunge.core.specs.base import as_method
+from expunge.core.specs.closed_form import ReceSpec, TimeSpec, UceSpec
+from expunge.core.specs.output_based import (
+    AllButOneSpec,
+    AntSpec,
+    CaSpec,
+    EraseAnythingSpec,
+    EsdSpec,
+    MaceSpec,
+    NaiveSpec,
+    ScoreSpec,
+)
+from expunge.core.specs.pruning import PruneSpec
+from expunge.core.specs.text_encoder import AdvUnlearnSpec, TextEncoderSpec
 
 AnyMethod = (
     UceSpec
@@ -49,10 +58,23 @@ MethodName = Literal[
     "prune",
 ]
 METHODS: dict[str, type[AnyMethod]] = {
-    "uce": UceSpec, "time": TimeSpec, "rece": ReceSpec, "text_encoder": TextEncoderSpec, "adv_unlearn": AdvUnlearnSpec, "naive": NaiveSpec, "esd": EsdSpec, "ca": CaSpec, "all_but_one": AllButOneSpec,
-    "ant": AntSpec, "ap": ApSpec,
-    "age": AgeSpec, "score": ScoreSpec, "erase_anything": EraseAnythingSpec, "mace": MaceSpec, "prune": PruneSpec,
-}  # fmt: skip
+    "uce": UceSpec,
+    "time": TimeSpec,
+    "rece": ReceSpec,
+    "text_encoder": TextEncoderSpec,
+    "adv_unlearn": AdvUnlearnSpec,
+    "naive": NaiveSpec,
+    "esd": EsdSpec,
+    "ca": CaSpec,
+    "all_but_one": AllButOneSpec,
+    "ant": AntSpec,
+    "ap": ApSpec,
+    "age": AgeSpec,
+    "score": ScoreSpec,
+    "erase_anything": EraseAnythingSpec,
+    "mace": MaceSpec,
+    "prune": PruneSpec,
+}
 
 
 MethodLike = Annotated[MethodSpec, BeforeValidator(as_method, json_schema_input_type=MethodName | MethodSpec)]

@@ -1,26 +1,35 @@
-"""Names: what of them can be seen, and what two of them have in common. Each is folded once, so that comparing many takes time in proportion to them."""
+"""Names: what of them can be seen, and what two of them have in common.
+
+Each is folded once, so that comparing many takes time in proportion to them.
+"""
 
 import re
 import unicodedata
 from collections.abc import Iterable
 
-from core.specs.inflections import bases, plain
+from expunge.core.specs.inflections import bases, plain
 
 MAX_TEXT = 200
-MAX_RAW = 10 * MAX_TEXT  # characters as they are sent: to order combining marks takes the square of their number
+# Characters as they are sent: to order combining marks takes the square of their number
+MAX_RAW = 10 * MAX_TEXT
 STYLE_FORMS = ("{}", "{} style", "in {} style", "in the style of {}")
 """The ways to name a style that a model's vocabulary lists."""
 
-STYLED = re.compile(r"(?:in )?(?:the )?style of (?P<of>.+)|(?:in )?(?:the )?(?P<whose>.+?)(?:'s|’s)?[ -]style")
+STYLED = re.compile(
+    r"(?:in )?(?:the )?style of (?P<of>.+)|(?:in )?(?:the )?(?P<whose>.+?)(?:'s|’s)?[ -]style"
+)
 ARTICLE = re.compile(r"(?:an?|the) (?=\S)")
 OWN_PLURALS = {"glasses", "arms", "goods", "customs", "woods"}
 """Plurals that name another thing than their singular does."""
 
 PICTOGRAM = (
-    r"[\u00a9\u00ae\u203c\u2049\u2100-\u27ff\u2900-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff][\ufe0f\U0001f3fb-\U0001f3ff]?"
+    r"[\u00a9\u00ae\u203c\u2049\u2100-\u27ff\u2900-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff]"
+    r"[\ufe0f\U0001f3fb-\U0001f3ff]?"
 )
 FLAG = r"\U0001f3f4[\U000e0020-\U000e007e]+\U000e007f"
-JOINING = r"[\u0620-\u08ff\u0900-\u0dff\u1000-\u109f\u1780-\u18aa]"  # scripts in which a joiner between two letters is spelling
+JOINING = (  # scripts in which a joiner between two letters is spelling
+    r"[\u0620-\u08ff\u0900-\u0dff\u1000-\u109f\u1780-\u18aa]"
+)
 UNSEEN = re.compile(
     rf"({FLAG}|[0-9#*]\ufe0f?\u20e3|{PICTOGRAM}(?:\u200d{PICTOGRAM})*|(?<={JOINING})[\u200c\u200d](?={JOINING}))"
     r"|[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2060-\u2065\u206a-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffc"
@@ -31,7 +40,9 @@ OVERRIDES = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def clean_text(value: str) -> str:
-    """NFC, trimmed, single spaces, nothing that cannot be seen but in emoji; refuse empty text, control characters and direction overrides."""
+    """NFC, trimmed, single spaces, nothing that cannot be seen but in emoji; refuse empty text, control
+    characters and direction overrides.
+    """
     if value.isascii():
         text = value.strip()
     else:
@@ -41,7 +52,9 @@ def clean_text(value: str) -> str:
         what = "holds nothing that can be seen" if value.strip() else "must not be empty"
         raise ValueError(f"{what}: give the words a prompt would use, for example 'church'")
     if len(text) > MAX_TEXT:
-        raise ValueError(f"has {len(text)} characters, at most {MAX_TEXT} are allowed: name the concept, not a whole text")
+        raise ValueError(
+            f"has {len(text)} characters, at most {MAX_TEXT} are allowed: name the concept, not a whole text"
+        )
     if not text.isprintable():
         for c in text:
             if c in "\n\r\u2028\u2029":
@@ -62,7 +75,9 @@ def same(a: str, b: str) -> bool:
 
 
 def bare(name: str) -> str:
-    """A name, folded, without what does not tell concepts apart: compatibility forms, an article, the words that say that it is a style."""
+    """A name, folded, without what does not tell concepts apart: compatibility forms, an article, the words
+    that say that it is a style.
+    """
     text = folded(unicodedata.normalize("NFKC", name).replace("\ufe0f", ""))
     styled = STYLED.fullmatch(text)
     text = (styled["of"] or styled["whose"]) if styled else text
@@ -70,15 +85,23 @@ def bare(name: str) -> str:
 
 
 def spelt(name: str) -> str:
-    """What the spellings of one name have in common: case, spaces and hyphens, an article and the ways to name a style do not count."""
+    """What the spellings of one name have in common: case, spaces and hyphens, an article and the ways to
+    name a style do not count.
+    """
     return plain(bare(name)) or name
 
 
 def keys(name: str) -> set[str]:
-    """What the forms of one name have in common, number included: two names are one concept where these meet."""
+    """What the forms of one name have in common, number included: two names are one concept where these
+    meet.
+    """
     text = bare(name)
     head, found = bases(text)
-    return {plain(head + form) for form in found} - {""} if text not in OWN_PLURALS and plain(text) else {plain(text) or name}
+    return (
+        {plain(head + form) for form in found} - {""}
+        if text not in OWN_PLURALS and plain(text)
+        else {plain(text) or name}
+    )
 
 
 class Names:

@@ -4,58 +4,92 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from core.specs.adversarial import AgeSpec, ApSpec
-from core.specs.base import as_method
-from core.specs.fine_tuned import LayerNames, Layers, TrainSpec
-from core.specs.output_based import AllButOneSpec, AntSpec, CaSpec, EraseAnythingSpec, EsdSpec, NaiveSpec, ScoreSpec
+from expunge.core.specs.adversarial import AgeSpec, ApSpec
+from expunge.core.specs.base import as_method
+from expunge.core.specs.fine_tuning import LayerNames, Layers, TrainSpec
+from expunge.core.specs.output_based import (
+    AllButOneSpec,
+    AntSpec,
+    CaSpec,
+    EraseAnythingSpec,
+    EsdSpec,
+    NaiveSpec,
+    ScoreSpec,
+)
 
-OutputBased = NaiveSpec | EsdSpec | CaSpec | AllButOneSpec | AntSpec | ApSpec | AgeSpec | ScoreSpec | EraseAnythingSpec
+OutputBased = (
+    NaiveSpec | EsdSpec | CaSpec | AllButOneSpec | AntSpec | ApSpec | AgeSpec | ScoreSpec | EraseAnythingSpec
+)
 OutputBasedName = Literal["naive", "esd", "ca", "all_but_one", "ant", "ap", "age", "score", "erase_anything"]
 OutputBasedSpec = Annotated[OutputBased, Field(discriminator="name")]
 NOT_READ = ("steps", "learning_rate", "checkpoint_every", "lora")
 
 
 class PruneSpec(TrainSpec):
-    """Pruning with an output-based loss (P-ESD and P-AC, Yang et al., 2024), a reconstruction: W' = W * m with a learned mask m of zeros and ones.
+    """Pruning with an output-based loss (P-ESD and P-AC, Yang et al., 2024), a reconstruction: W' = W * m
+    with a learned mask m of zeros and ones.
 
-    Delivers `sparse_mask.safetensors` and, as diffusers cannot load a mask, always the fused checkpoint. Both show where the zeros are.
+    Delivers `sparse_mask.safetensors` and, as diffusers cannot load a mask, always the fused checkpoint. Both
+    show where the zeros are.
     """
 
     name: Literal["prune"] = "prune"
-    method: Annotated[OutputBasedSpec, BeforeValidator(as_method, json_schema_input_type=OutputBasedName | OutputBasedSpec)] = Field(
+    method: Annotated[
+        OutputBasedSpec, BeforeValidator(as_method, json_schema_input_type=OutputBasedName | OutputBasedSpec)
+    ] = Field(
         default=EsdSpec(),
-        description="The output-based method whose loss the mask descends: its name, or an object with its parameters; omitted: esd. What prune sets "
-        "itself (steps, learning_rate, checkpoint_every) or has no use for (lora) must be left out here.",
+        description=(
+            "The output-based method whose loss the mask descends: its name, or an object with its"
+            " parameters; omitted: esd. What prune sets itself (steps, learning_rate, checkpoint_every) or"
+            " has no use for (lora) must be left out here."
+        ),
     )
-    learning_rate: float = Field(default=0.1, gt=0, le=10, description="Peak rate of Adam on the mask's logits (ours; not published).")
+    learning_rate: float = Field(
+        default=0.1, gt=0, le=10, description="Peak rate of Adam on the mask's logits (ours; not published)."
+    )
     target_modules: Layers | LayerNames = Field(
         default="xattn",
-        description="Whose weights may be pruned, as in `lora.target_modules` of the other methods; biases never are (ours).",
+        description=(
+            "Whose weights may be pruned, as in `lora.target_modules` of the other methods; biases never are"
+            " (ours)."
+        ),
     )
     relaxation: Literal["straight_through", "hard_concrete"] = Field(
         default="straight_through",
-        description="How a mask of zeros and ones gets a gradient: [a > 0] forward and sigmoid(a) backward, or the hard-concrete distribution of Louizos et "
-        "al., 2018. Which of them the paper uses is not published.",
+        description=(
+            "How a mask of zeros and ones gets a gradient: [a > 0] forward and sigmoid(a) backward, or the"
+            " hard-concrete distribution of Louizos et al., 2018. Which of them the paper uses is not"
+            " published."
+        ),
     )
-    start: float = Field(default=3.0, gt=0, le=20, description="Where all logits begin; below zero a weight is pruned (ours).")
+    start: float = Field(
+        default=3.0, gt=0, le=20, description="Where all logits begin; below zero a weight is pruned (ours)."
+    )
     sparsity_weight: float = Field(
         default=0.1,
         ge=0,
         le=1e6,
-        description="β, the weight of the expected share of zeros: the larger, the fewer weights are pruned (ours).",
+        description=(
+            "β, the weight of the expected share of zeros: the larger, the fewer weights are pruned (ours)."
+        ),
     )
     preserve_weight: float = Field(
         default=1.0,
         ge=0,
         le=1e4,
-        description="λ_p, the weight of holding the predictions of retained concepts, beside the loss's own terms (ours).",
+        description=(
+            "λ_p, the weight of holding the predictions of retained concepts, beside the loss's own terms"
+            " (ours)."
+        ),
     )
     retain_concepts: int = Field(
         default=20,
         ge=1,
         le=2000,
-        description="Concepts of the model's vocabulary that are held beside the job's `preserve` and the empty prompt: the nearest and strangers, half "
-        "and half (ours).",
+        description=(
+            "Concepts of the model's vocabulary that are held beside the job's `preserve` and the empty"
+            " prompt: the nearest and strangers, half and half (ours)."
+        ),
     )
 
     @model_validator(mode="after")
@@ -63,6 +97,10 @@ class PruneSpec(TrainSpec):
         fields = type(self.method).model_fields
         for name in NOT_READ:
             if getattr(self.method, name) != fields[name].default:
-                remedy = "masks have no rank: name layers in target_modules" if name == "lora" else f"set {name} beside method instead"
+                remedy = (
+                    "masks have no rank: name layers in target_modules"
+                    if name == "lora"
+                    else f"set {name} beside method instead"
+                )
                 raise ValueError(f"method.{name}: the mask is trained by prune's own settings: {remedy}")
         return self

@@ -1,13 +1,15 @@
-"""Which texts of a spec are a client's own words: told by the specs' types, so that a new field needs no list anywhere."""
+"""Which texts of a spec are a client's own words: told by the specs' types, so that a new field needs no list
+anywhere.
+"""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from core.specs import SPECS
-from core.specs.base import Spec
-from core.specs.impact import ImpactSpec
+from expunge.core.specs import SPECS
+from expunge.core.specs.base import Spec
+from expunge.core.specs.impact import ImpactSpec
 
 Schema = Mapping[str, Any]
 
@@ -21,7 +23,9 @@ def roots() -> tuple[tuple[Schema, Schema], ...]:
 
 
 def own_words(spec: Any) -> Iterator[str]:
-    """Every text, keys of labels included, that no type of any spec fixes by a list of values or a pattern; so all that no type knows, too."""
+    """Every text, keys of labels included, that no type of any spec fixes by a list of values or a pattern;
+    so all that no type knows, too.
+    """
     return walk(spec, list(roots()))
 
 
@@ -30,13 +34,21 @@ def walk(value: Any, admitted: Sequence[tuple[Schema, Schema]]) -> Iterator[str]
     plain = [each for schema, definitions in admitted for each in alternatives(schema, definitions)]
     match value:
         case str():
-            texts = [schema for schema, _ in plain if schema.get("type") == "string" or "enum" in schema or "const" in schema]
+            texts = [
+                schema
+                for schema, _ in plain
+                if schema.get("type") == "string" or "enum" in schema or "const" in schema
+            ]
             if any(free(schema) for schema in texts) or not any(fixed(value, schema) for schema in texts):
                 yield value
         case Mapping():
             for key, inner in value.items():
                 named = [(s["properties"][key], d) for s, d in plain if key in s.get("properties", {})]
-                others = [(s["additionalProperties"], d) for s, d in plain if isinstance(s.get("additionalProperties"), Mapping)]
+                others = [
+                    (s["additionalProperties"], d)
+                    for s, d in plain
+                    if isinstance(s.get("additionalProperties"), Mapping)
+                ]
                 if not named:
                     yield str(key)
                 yield from walk(inner, named or others)
@@ -67,4 +79,10 @@ def fixed(value: str, schema: Schema) -> bool:
     """Whether a text is one of ours: a name that the schema lists, an id, a key."""
     if "pattern" in schema:
         return re.search(schema["pattern"], value) is not None
-    return value in schema["enum"] if "enum" in schema else value == schema["const"] if "const" in schema else not free(schema)
+    return (
+        value in schema["enum"]
+        if "enum" in schema
+        else value == schema["const"]
+        if "const" in schema
+        else not free(schema)
+    )

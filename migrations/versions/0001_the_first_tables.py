@@ -43,7 +43,9 @@ def upgrade() -> None:
         sa.Column("kind", sa.String(), nullable=False),
         sa.Column("status", sa.String(), server_default="queued", nullable=False),
         sa.Column("spec", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
-        sa.Column("labels", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
+        sa.Column(
+            "labels", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False
+        ),
         sa.Column("version", sa.BigInteger(), server_default="1", nullable=False),
         sa.Column("retried_from", sa.Uuid(), nullable=True),
         sa.Column("attempt", sa.BigInteger(), server_default="0", nullable=False),
@@ -51,7 +53,9 @@ def upgrade() -> None:
         sa.Column("fence", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("lease_owner", sa.String(), nullable=True),
         sa.Column("lease_expires_at", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("available_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column(
+            "available_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False
+        ),
         sa.Column("dispatched_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("cancel_requested_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("queue_deadline_at", sa.DateTime(timezone=True), nullable=True),
@@ -64,10 +68,12 @@ def upgrade() -> None:
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint(
-            "(status in ('succeeded','failed','cancelled','expired')) = (finished_at is not null)", name=op.f("ck_jobs_finished")
+            "(status in ('succeeded','failed','cancelled','expired')) = (finished_at is not null)",
+            name=op.f("ck_jobs_finished"),
         ),
         sa.CheckConstraint(
-            "status in ('queued','running','cancelling','succeeded','failed','cancelled','expired')", name=op.f("ck_jobs_status")
+            "status in ('queued','running','cancelling','succeeded','failed','cancelled','expired')",
+            name=op.f("ck_jobs_status"),
         ),
         sa.ForeignKeyConstraint(["retried_from"], ["jobs.id"], name=op.f("fk_jobs_retried_from_jobs")),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_jobs_tenant_id_tenants")),
@@ -81,7 +87,12 @@ def upgrade() -> None:
         postgresql_where=sa.text("status in ('queued','running','cancelling')"),
     )
     op.create_index("ix_jobs_labels", "jobs", ["labels"], unique=False, postgresql_using="gin")
-    op.create_index("ix_jobs_page", "jobs", ["tenant_id", sa.literal_column("created_at desc"), sa.literal_column("id desc")], unique=False)
+    op.create_index(
+        "ix_jobs_page",
+        "jobs",
+        ["tenant_id", sa.literal_column("created_at desc"), sa.literal_column("id desc")],
+        unique=False,
+    )
     op.create_index(op.f("ix_jobs_retried_from"), "jobs", ["retried_from"], unique=False)
     op.create_table(
         "artifacts",
@@ -93,9 +104,13 @@ def upgrade() -> None:
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("sha256", sa.String(length=64), nullable=False),
         sa.Column("key", sa.String(), nullable=False),
-        sa.Column("info", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
+        sa.Column(
+            "info", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False
+        ),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_artifacts_job_id_jobs"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_artifacts_job_id_jobs"), ondelete="CASCADE"
+        ),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_artifacts_tenant_id_tenants")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_artifacts")),
         sa.UniqueConstraint("job_id", "name", name=op.f("uq_artifacts_job_id_name")),
@@ -111,7 +126,9 @@ def upgrade() -> None:
         sa.Column("step", sa.BigInteger(), nullable=False),
         sa.Column("files", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_checkpoints_job_id_jobs"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_checkpoints_job_id_jobs"), ondelete="CASCADE"
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_checkpoints")),
     )
     op.create_index("ix_checkpoints_job_id_id", "checkpoints", ["job_id", "id"], unique=False)
@@ -122,7 +139,9 @@ def upgrade() -> None:
         sa.Column("type", sa.String(), nullable=False),
         sa.Column("data", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_events_job_id_jobs"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_events_job_id_jobs"), ondelete="CASCADE"
+        ),
         sa.PrimaryKeyConstraint("job_id", "seq", name=op.f("pk_events")),
     )
     op.create_table(
@@ -134,7 +153,9 @@ def upgrade() -> None:
         sa.Column("response", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_idempotency_job_id_jobs"), ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_idempotency_job_id_jobs"), ondelete="CASCADE"
+        ),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_idempotency_tenant_id_tenants")),
         sa.PrimaryKeyConstraint("tenant_id", "key", name=op.f("pk_idempotency")),
     )
@@ -154,7 +175,11 @@ def downgrade() -> None:
     op.drop_index(op.f("ix_jobs_retried_from"), table_name="jobs")
     op.drop_index("ix_jobs_page", table_name="jobs")
     op.drop_index("ix_jobs_labels", table_name="jobs", postgresql_using="gin")
-    op.drop_index("ix_jobs_active", table_name="jobs", postgresql_where=sa.text("status in ('queued','running','cancelling')"))
+    op.drop_index(
+        "ix_jobs_active",
+        table_name="jobs",
+        postgresql_where=sa.text("status in ('queued','running','cancelling')"),
+    )
     op.drop_table("jobs")
     op.drop_index(op.f("ix_api_keys_tenant_id"), table_name="api_keys")
     op.drop_table("api_keys")

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from migrations import tables
+from expunge.migrations import tables
 
 revision = "0002"
 down_revision = "0001"
@@ -25,8 +25,12 @@ def upgrade() -> None:
         sa.Column("start", sa.BigInteger(), nullable=False),
         sa.Column("stop", sa.BigInteger(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
-        sa.ForeignKeyConstraint(["artifact_id"], ["artifacts.id"], name=op.f("fk_artifact_reads_artifact_id_artifacts")),
-        sa.ForeignKeyConstraint(["api_key_id"], ["api_keys.id"], name=op.f("fk_artifact_reads_api_key_id_api_keys")),
+        sa.ForeignKeyConstraint(
+            ["artifact_id"], ["artifacts.id"], name=op.f("fk_artifact_reads_artifact_id_artifacts")
+        ),
+        sa.ForeignKeyConstraint(
+            ["api_key_id"], ["api_keys.id"], name=op.f("fk_artifact_reads_api_key_id_api_keys")
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_artifact_reads")),
     )
     op.create_index(

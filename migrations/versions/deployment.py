@@ -18,7 +18,11 @@ def upgrade() -> None:
         sa.CheckConstraint("one", name=op.f("ck_deployment_one")),
         sa.PrimaryKeyConstraint("one", name=op.f("pk_deployment")),
     )
-    op.create_table("deletions", sa.Column("key", sa.String(), nullable=False), sa.PrimaryKeyConstraint("key", name=op.f("pk_deletions")))
+    op.create_table(
+        "deletions",
+        sa.Column("key", sa.String(), nullable=False),
+        sa.PrimaryKeyConstraint("key", name=op.f("pk_deletions")),
+    )
 
 
 def downgrade() -> None:

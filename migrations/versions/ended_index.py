@@ -1,6 +1,6 @@
 """Jobs that have ended by how, for the metrics"""
 
-from migrations import indices
+from expunge.migrations import indices
 
 revision = "ended_index"
 down_revision = "signing"

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from migrations import tables
+from expunge.migrations import tables
 
 revision = "fairness"
 down_revision = "webhooks"
@@ -36,7 +36,9 @@ def upgrade() -> None:
         sa.Column("paused_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_pauses_tenant_id_tenants")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_pauses")),
-        sa.UniqueConstraint("tenant_id", name=op.f("uq_pauses_tenant_id"), postgresql_nulls_not_distinct=True),
+        sa.UniqueConstraint(
+            "tenant_id", name=op.f("uq_pauses_tenant_id"), postgresql_nulls_not_distinct=True
+        ),
     )
 
 

@@ -1,6 +1,6 @@
 """The indices that keep claiming flat"""
 
-from migrations import indices
+from expunge.migrations import indices
 
 revision = "fairness_indices"
 down_revision = "fairness"
@@ -12,7 +12,11 @@ INDICES = {
     "ix_jobs_queued": ("jobs", ["tenant_id", "available_at", "id"], QUEUED),
     "ix_jobs_unannounced": ("jobs", ["tenant_id", "dispatched_at", "available_at"], QUEUED),
     "ix_jobs_held": ("jobs", ["tenant_id", "lease_expires_at"], "status in ('running','cancelling')"),
-    "ix_jobs_queue_deadline": ("jobs", ["queue_deadline_at"], f"{QUEUED} and started_at is null and queue_deadline_at is not null"),
+    "ix_jobs_queue_deadline": (
+        "jobs",
+        ["queue_deadline_at"],
+        f"{QUEUED} and started_at is null and queue_deadline_at is not null",
+    ),
     "ix_jobs_run_deadline": ("jobs", ["run_deadline_at"], f"{ACTIVE} and run_deadline_at is not null"),
 }
 

@@ -11,7 +11,10 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column("jobs", sa.Column("notes", postgresql.ARRAY(sa.String()), server_default=sa.text("'{}'"), nullable=False))
+    op.add_column(
+        "jobs",
+        sa.Column("notes", postgresql.ARRAY(sa.String()), server_default=sa.text("'{}'"), nullable=False),
+    )
 
 
 def downgrade() -> None:

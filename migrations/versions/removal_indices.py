@@ -2,7 +2,7 @@
 
 from sqlalchemy import literal_column
 
-from migrations import indices
+from expunge.migrations import indices
 
 revision = "removal_indices"
 down_revision = "removal"
@@ -11,7 +11,11 @@ depends_on = None
 
 NEWEST = [literal_column("created_at desc"), literal_column("id desc")]
 INDICES = {
-    "ix_artifacts_uploads": ("artifacts", ["tenant_id", *NEWEST], "job_id is null and revoked_at is null and expired_at is null"),
+    "ix_artifacts_uploads": (
+        "artifacts",
+        ["tenant_id", *NEWEST],
+        "job_id is null and revoked_at is null and expired_at is null",
+    ),
     "ix_jobs_finished": ("jobs", ["finished_at"], "finished_at is not null"),
 }
 

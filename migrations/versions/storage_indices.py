@@ -1,6 +1,6 @@
 """Damaged artifacts, and those that nobody has hashed for long"""
 
-from migrations import indices
+from expunge.migrations import indices
 
 revision = "storage_indices"
 down_revision = "storage"

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from migrations import tables
+from expunge.migrations import tables
 
 revision = "storage"
 down_revision = "0002"
@@ -15,7 +15,10 @@ def upgrade() -> None:
     tables.hold()
     for name in ("expired_at", "corrupt_at"):
         op.add_column("artifacts", sa.Column(name, sa.DateTime(timezone=True), nullable=True))
-    op.add_column("artifacts", sa.Column("verified_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False))
+    op.add_column(
+        "artifacts",
+        sa.Column("verified_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+    )
     for name in ("request_id", "trace"):
         op.add_column("jobs", sa.Column(name, sa.String(), nullable=True))
 

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-from migrations import tables
+from expunge.migrations import tables
 
 revision = "webhooks"
 down_revision = "storage_indices"
@@ -43,16 +43,29 @@ def upgrade() -> None:
         sa.Column("status", sa.String(), server_default="pending", nullable=False),
         sa.Column("attempt", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("fence", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("next_attempt_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column(
+            "next_attempt_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False
+        ),
         sa.Column("leased_until", sa.DateTime(timezone=True), nullable=True),
-        sa.Column("log", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'[]'"), nullable=False),
+        sa.Column(
+            "log", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'[]'"), nullable=False
+        ),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
-        sa.CheckConstraint("status in ('pending','delivered','failed')", name=op.f("ck_webhook_deliveries_status")),
-        sa.CheckConstraint("(status = 'pending') = (finished_at is null)", name=op.f("ck_webhook_deliveries_finished")),
-        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_webhook_deliveries_job_id_jobs"), ondelete="CASCADE"),
+        sa.CheckConstraint(
+            "status in ('pending','delivered','failed')", name=op.f("ck_webhook_deliveries_status")
+        ),
+        sa.CheckConstraint(
+            "(status = 'pending') = (finished_at is null)", name=op.f("ck_webhook_deliveries_finished")
+        ),
         sa.ForeignKeyConstraint(
-            ["webhook_id"], ["webhooks.id"], name=op.f("fk_webhook_deliveries_webhook_id_webhooks"), ondelete="CASCADE"
+            ["job_id"], ["jobs.id"], name=op.f("fk_webhook_deliveries_job_id_jobs"), ondelete="CASCADE"
+        ),
+        sa.ForeignKeyConstraint(
+            ["webhook_id"],
+            ["webhooks.id"],
+            name=op.f("fk_webhook_deliveries_webhook_id_webhooks"),
+            ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_deliveries")),
     )
@@ -76,7 +89,9 @@ def upgrade() -> None:
         sa.Column("action", sa.String(), nullable=False),
         sa.Column("target_type", sa.String(), nullable=False),
         sa.Column("target_id", sa.Uuid(), nullable=False),
-        sa.Column("details", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
+        sa.Column(
+            "details", postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False
+        ),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.ForeignKeyConstraint(["api_key_id"], ["api_keys.id"], name=op.f("fk_audit_api_key_id_api_keys")),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_audit_tenant_id_tenants")),
@@ -84,17 +99,22 @@ def upgrade() -> None:
     )
     op.create_index("ix_audit_page", "audit", ["tenant_id", *newest], unique=False)
     op.create_index("ix_audit_target", "audit", ["target_id"], unique=False)
-    op.execute(
-        """
+    op.execute("""
         create function append_only() returns trigger language plpgsql as $$
         begin
-            raise exception 'rows of % are never changed nor deleted', tg_table_name using errcode = 'insufficient_privilege';
+            raise exception 'rows of % are never changed nor deleted', tg_table_name
+                using errcode = 'insufficient_privilege';
         end $$
-        """
-    )
+        """)
     for table in APPEND_ONLY:
-        op.execute(f"create trigger append_only_rows before update or delete on {table} for each row execute function append_only()")
-        op.execute(f"create trigger append_only_table before truncate on {table} for each statement execute function append_only()")
+        op.execute(
+            f"create trigger append_only_rows before update or delete on {table} for each row execute"
+            " function append_only()"
+        )
+        op.execute(
+            f"create trigger append_only_table before truncate on {table} for each statement execute function"
+            " append_only()"
+        )
 
 
 def downgrade() -> None:

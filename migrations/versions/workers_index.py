@@ -2,7 +2,7 @@
 
 from sqlalchemy import text
 
-from migrations import indices
+from expunge.migrations import indices
 
 revision = "workers_index"
 down_revision = "workers"
@@ -10,7 +10,11 @@ branch_labels = None
 depends_on = None
 
 INDICES = {
-    "ix_jobs_queued_model": ("jobs", [text("coalesce(spec ->> 'model', '')"), "tenant_id", "available_at", "id"], "status = 'queued'"),
+    "ix_jobs_queued_model": (
+        "jobs",
+        [text("coalesce(spec ->> 'model', '')"), "tenant_id", "available_at", "id"],
+        "status = 'queued'",
+    ),
 }
 
 

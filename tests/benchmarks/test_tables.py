@@ -1,4 +1,6 @@
-"""The tables of figures in README and docs are what the committed results give: no figure is typed by hand."""
+"""The tables of figures in README and docs are what the committed results give: no figure is typed by
+hand.
+"""
 
 import json
 from pathlib import Path
@@ -6,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks import editing, many, methods
-from core.models.folders import BUNDLED
-from core.models.vocabulary import load_vocabulary
-from core.specs import METHODS
+from expunge.core.models.folders import BUNDLED
+from expunge.core.models.vocabulary import load_vocabulary
+from expunge.core.specs import METHODS
 
 ROOT = Path(__file__).parents[2]
 README, STYLES, IMPACT, EDITING = (
-    (ROOT / name).read_text() for name in ("README.md", "docs/styles-and-many-concepts.md", "docs/impact.md", "docs/editing.md")
+    (ROOT / name).read_text()
+    for name in ("README.md", "docs/styles-and-many-concepts.md", "docs/impact.md", "docs/editing.md")
 )
 RUNS = json.loads(methods.RESULTS.read_text())
 NAMES = [*METHODS, *methods.VARIANTS]
@@ -30,12 +33,14 @@ def rows(table):
 
 def without(columns, table):
     """A table's rows as lines of Markdown, without some of their columns."""
-    return [f"| {' | '.join(c for k, c in enumerate(cells(line)) if k not in columns)} |" for line in rows(table)]
+    return [
+        f"| {' | '.join(c for k, c in enumerate(cells(line)) if k not in columns)} |" for line in rows(table)
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_has_its_row_of_single_concepts(name):
-    (line, _) = rows(methods.table(RUNS, [name], list(methods.CONCEPTS)))
+    line, _ = rows(methods.table(RUNS, [name], list(methods.CONCEPTS)))
     assert line in README
     assert all(f"{name}/{c}" in RUNS for c in methods.CONCEPTS)
 
@@ -50,14 +55,16 @@ def test_the_rows_of_five_at_once():
     measured = [n for n in NAMES if f"{n}/{FIVE}" in RUNS]
     assert measured
     for name in measured:
-        (line,) = without({1, 4, 6, 8, 9}, methods.table({f"{name}/{FIVE}": RUNS[f"{name}/{FIVE}"]}, [name], [FIVE]))[:1]
+        (line,) = without(
+            {1, 4, 6, 8, 9}, methods.table({f"{name}/{FIVE}": RUNS[f"{name}/{FIVE}"]}, [name], [FIVE])
+        )[:1]
         assert line in README
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_its_row_of_styles(name):
     styles = [f"in {s} style" for s in load_vocabulary(BUNDLED / "emoji").styles]
-    (line, _) = without({5, 6}, methods.style_table(RUNS, [name], styles))
+    line, _ = without({5, 6}, methods.style_table(RUNS, [name], styles))
     assert line in STYLES
 
 
@@ -71,8 +78,14 @@ def test_the_rows_of_many_concepts_at_once():
 def test_the_figures_of_the_concept_graph():
     found = json.loads((BUNDLED / "emoji" / "concept_graph.json").read_text())
     locality, asymmetry, abnormal = (found["statistics"][k] for k in ("locality", "asymmetry", "abnormal"))
-    expected = [f"{b['mean_drop']:.1f} points ({b['ci'][0]:.1f}–{b['ci'][1]:.1f}), {b['edges']} arrows" for b in locality["bands"]]
-    expected += [f"{asymmetry['strong_pairs']} pairs with a strong arrow | {asymmetry['strong_one_way']} have it in one direction only"]
+    expected = [
+        f"{b['mean_drop']:.1f} points ({b['ci'][0]:.1f}–{b['ci'][1]:.1f}), {b['edges']} arrows"
+        for b in locality["bands"]
+    ]
+    expected += [
+        f"{asymmetry['strong_pairs']} pairs with a strong arrow | {asymmetry['strong_one_way']} have it in"
+        " one direction only"
+    ]
     expected += [f"own CLIP score of it | {abnormal['rank_correlation_with_g0']:.2f} |".replace("-", "−")]
     expected += [f"over all arrows {locality['rank_correlation']:.2f}".replace("-", "−")]
     held = found["fit"]["clip"]["held_out"]

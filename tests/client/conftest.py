@@ -1,3 +1,3 @@
-from live_service import anonymous, other, service, settings, tenant
+from tests.support.service import anonymous, other, service, settings, tenant
 
 __all__ = ["anonymous", "other", "service", "settings", "tenant"]

@@ -9,12 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live_service import Tenant, make_settings, serve
-from lossy import lossy
 from PIL import Image
 from safetensors.numpy import save
 
-from client import (
+from expunge.client import (
     ApiError,
     Artifact,
     BadFile,
@@ -29,9 +27,11 @@ from client import (
     download,
     sse,
 )
-from client.transport import pause
-from store import db, quotas
-from store.settings import Settings
+from expunge.client.transport import pause
+from expunge.store import db, queue_quotas
+from expunge.store.settings import Settings
+from tests.support.lossy_server import lossy
+from tests.support.service import Tenant, make_settings, serve
 
 BYTES = random.Random(2).randbytes(2_000_000)
 
@@ -65,7 +65,13 @@ def test_erase_posts_what_was_asked(expunge: Expunge):
 
 
 def test_hide_posts_what_was_asked(expunge: Expunge):
-    job = expunge.hide("church", method={"name": "age", "steps": 7}, recovery={"length": 4}, preserve=["mosque"], labels={"a": "b"})
+    job = expunge.hide(
+        "church",
+        method={"name": "age", "steps": 7},
+        recovery={"length": 4},
+        preserve=["mosque"],
+        labels={"a": "b"},
+    )
     assert (job.kind, job.labels, job.spec["preserve"]) == ("hide", {"a": "b"}, ["mosque"])
     assert (job.spec["method"]["steps"], job.spec["recovery"]["length"], job.spec["seal_to"]) == (7, 4, None)
     public = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="
@@ -76,9 +82,19 @@ def test_inspect_posts_what_was_asked(expunge: Expunge, tenant: Tenant, tmp_path
     first, second = expunge.erase("church", method="uce"), expunge.erase("dog", method="uce")
     for job in (first, second):
         tenant.finish(job.id, {}, tmp_path)
-    found = expunge.inspect(job=first, against=second, concept="church", concept_space=["mosque", "dog"], locality=3)
-    assert (found.kind, found.spec["job_id"], found.spec["against_job_id"]) == ("inspect", first.id, second.id)
-    assert (found.spec["concept"]["name"], found.spec["concept_space"], found.spec["locality"]) == ("church", ["mosque", "dog"], 3)
+    found = expunge.inspect(
+        job=first, against=second, concept="church", concept_space=["mosque", "dog"], locality=3
+    )
+    assert (found.kind, found.spec["job_id"], found.spec["against_job_id"]) == (
+        "inspect",
+        first.id,
+        second.id,
+    )
+    assert (found.spec["concept"]["name"], found.spec["concept_space"], found.spec["locality"]) == (
+        "church",
+        ["mosque", "dog"],
+        3,
+    )
 
 
 def test_impact_answers_at_once(expunge: Expunge, tenant: Tenant):
@@ -102,7 +118,9 @@ def test_a_job_s_download_leaves_its_recovery_key_where_it_is(expunge: Expunge, 
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_recovery_key_is_read_audited_and_revoked(expunge: Expunge, tenant: Tenant, hidden: Job, tmp_path: Path):
+def test_a_recovery_key_is_read_audited_and_revoked(
+    expunge: Expunge, tenant: Tenant, hidden: Job, tmp_path: Path
+):
     key = expunge.recovery_key(hidden)
     with Expunge(tenant.url, tenant.key("jobs:read", "artifacts:read")) as stranger:
         assert stranger.recovery_key(hidden).id == key.id
@@ -185,7 +203,14 @@ def test_wait_gives_up_after_its_timeout(expunge: Expunge):
 )
 def test_a_job_is_ok_only_with_its_verdict(status: str, verdict: dict | None, ok: bool):
     job = Job.model_validate(
-        {"id": "x", "kind": "erase", "status": status, "spec": {}, "verdict": verdict, "created_at": "2026-01-01T00:00:00Z"}
+        {
+            "id": "x",
+            "kind": "erase",
+            "status": status,
+            "spec": {},
+            "verdict": verdict,
+            "created_at": "2026-01-01T00:00:00Z",
+        }
     )
     assert job.ok is ok
 
@@ -230,7 +255,7 @@ def test_a_quota_that_ends_with_the_day_is_not_waited_for(postgres_url: str, red
     with serve(settings) as (url, _):
         tenant = Tenant(url, settings)
         with db.transaction(tenant.database) as session:
-            left = quotas.until_midnight(session)
+            left = queue_quotas.until_midnight(session)
         time.sleep(left + 1 if left < 60 else 0)  # or the quota would end while the test runs
         tenant.erase()
         client, pauses = Expunge(url, tenant.key()), []
@@ -325,9 +350,12 @@ def test_an_image_is_uploaded_by_what_its_bytes_say(expunge: Expunge, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("content", "why"), [(b"", "is empty"), (b"GIF89a", "is no PNG, JPEG or WebP"), (b"RIFF    WAVEfmt ", "is no PNG")]
+    ("content", "why"),
+    [(b"", "is empty"), (b"GIF89a", "is no PNG, JPEG or WebP"), (b"RIFF    WAVEfmt ", "is no PNG")],
 )
-def test_what_is_no_image_is_not_sent(expunge: Expunge, tenant: Tenant, tmp_path: Path, content: bytes, why: str):
+def test_what_is_no_image_is_not_sent(
+    expunge: Expunge, tenant: Tenant, tmp_path: Path, content: bytes, why: str
+):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(BadFile, match=why):
         expunge.upload_image(tmp_path / "a.png")
@@ -337,7 +365,9 @@ KEY = "ex_live_0123456789abcdef"
 
 
 @pytest.mark.parametrize("around", ["{}\n", "{}\r\n", "  {} ", "\ufeff{}", "\t{}\n\n"])
-def test_a_key_and_an_address_may_stand_in_white_space(service: tuple, tenant: Tenant, monkeypatch: pytest.MonkeyPatch, around: str):
+def test_a_key_and_an_address_may_stand_in_white_space(
+    service: tuple, tenant: Tenant, monkeypatch: pytest.MonkeyPatch, around: str
+):
     monkeypatch.setenv("EXPUNGE_API_KEY", around.format(tenant.key()))
     monkeypatch.setenv("EXPUNGE_URL", around.format(f"{tenant.url}/"))
     with Expunge() as client:
@@ -345,7 +375,17 @@ def test_a_key_and_an_address_may_stand_in_white_space(service: tuple, tenant: T
 
 
 @pytest.mark.parametrize(
-    "key", [f"“{KEY}”", f'"{KEY}"', f"{KEY}é", f"{KEY}\n{KEY}", f"{KEY} {KEY}", f"\x1b{KEY}", f"Bearer {KEY}", f"{KEY}\u200b{KEY}"]
+    "key",
+    [
+        f"“{KEY}”",
+        f'"{KEY}"',
+        f"{KEY}é",
+        f"{KEY}\n{KEY}",
+        f"{KEY} {KEY}",
+        f"\x1b{KEY}",
+        f"Bearer {KEY}",
+        f"{KEY}\u200b{KEY}",
+    ],
 )
 def test_a_malformed_key_is_named_and_never_shown(key: str):
     with pytest.raises(BadSetting, match="api_key is malformed") as found:
@@ -356,7 +396,17 @@ def test_a_malformed_key_is_named_and_never_shown(key: str):
 
 @pytest.mark.parametrize(
     "url",
-    ["127.0.0.1:8000", "localhost", "“http://a”", "ftp://a", "http://", "http://a:99999", "http://a b", "http://a/?x=1", "http://a\u201d"],
+    [
+        "127.0.0.1:8000",
+        "localhost",
+        "“http://a”",
+        "ftp://a",
+        "http://",
+        "http://a:99999",
+        "http://a b",
+        "http://a/?x=1",
+        "http://a\u201d",
+    ],
 )
 def test_a_malformed_address_is_named(url: str):
     with pytest.raises(BadSetting, match=r"^url"):
@@ -367,11 +417,17 @@ def test_neither_a_client_nor_its_errors_show_the_key():
     with Expunge("http://name:word@127.0.0.1:1", KEY) as client:
         with pytest.raises(ConnectionFailed, match="Start it with 'expunge up'") as found:
             client.models()
-        assert (KEY in repr(client), KEY in repr(client.transport), "word" in repr(client)) == (False, False, False)
+        assert (KEY in repr(client), KEY in repr(client.transport), "word" in repr(client)) == (
+            False,
+            False,
+            False,
+        )
         assert "word" not in str(found.value)
 
 
-def test_a_service_on_this_machine_is_reached_without_the_proxy(tenant: Tenant, monkeypatch: pytest.MonkeyPatch):
+def test_a_service_on_this_machine_is_reached_without_the_proxy(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+):
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://user:word@127.0.0.1:9")
     with Expunge(tenant.url, tenant.key()) as client:
@@ -422,7 +478,21 @@ def test_cancel_and_retry(expunge: Expunge):
 
 
 def test_server_sent_events_are_parsed_as_the_standard_says():
-    lines = [": ping", "", "id: 1", "event: progress", "data: a", "data: b", "", "data:c", "", "retry: 10", "", "id: 3", "data: unfinished"]
+    lines = [
+        ": ping",
+        "",
+        "id: 1",
+        "event: progress",
+        "data: a",
+        "data: b",
+        "",
+        "data:c",
+        "",
+        "retry: 10",
+        "",
+        "id: 3",
+        "data: unfinished",
+    ]
     assert list(sse.messages(lines)) == [("progress", "a\nb", "1"), ("message", "c", "1")]
 
 
@@ -445,6 +515,22 @@ def test_events_wait_for_what_has_not_happened_yet(tenant: Tenant):
 
 
 def test_the_client_imports_nothing_of_ours_and_nothing_heavy():
-    rooms = ["api", "core", "embedded", "store", "worker", "torch", "numpy", "sqlalchemy", "celery", "fastapi"]
-    code = f"import sys, client, client.cli; print([m for m in {rooms} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    rooms = [
+        "api",
+        "core",
+        "embedded",
+        "store",
+        "worker",
+        "torch",
+        "numpy",
+        "sqlalchemy",
+        "celery",
+        "fastapi",
+    ]
+    code = f"import sys, client, expunge.client.cli; print([m for m in {rooms} if m in sys.modules])"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )

@@ -6,14 +6,18 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 
-from core.evaluation.judges import load_classifier
-from core.models import load_model
-from core.models.folders import BUNDLED
+from expunge.core.evaluation.judges import load_classifier
+from expunge.core.models import load_model
+from expunge.core.models.folders import BUNDLED
 
 
 def test_every_shipped_file_has_its_recorded_digest():
     recorded = dict(reversed(line.split("  ")) for line in (BUNDLED / "SHA256SUMS").read_text().splitlines())
-    found = {f.relative_to(BUNDLED).as_posix() for f in BUNDLED.rglob("*") if f.is_file() and f.name != "SHA256SUMS"}
+    found = {
+        f.relative_to(BUNDLED).as_posix()
+        for f in BUNDLED.rglob("*")
+        if f.is_file() and f.name != "SHA256SUMS"
+    }
     assert found == set(recorded)
     for name, digest in recorded.items():
         assert hashlib.sha256((BUNDLED / name).read_bytes()).hexdigest() == digest, name
@@ -24,7 +28,9 @@ def test_plain_diffusers_draws_what_the_judge_recognises():
     pipe.set_progress_bar_config(disable=True)
     names = ["church", "pizza", "umbrella", "guitar"]
     seeds = [torch.Generator().manual_seed(1) for _ in names]
-    images = pipe([f"a photo of a {n}" for n in names], generator=seeds, num_inference_steps=20, output_type="np").images
+    images = pipe(
+        [f"a photo of a {n}" for n in names], generator=seeds, num_inference_steps=20, output_type="np"
+    ).images
     judge = load_classifier(BUNDLED / "judges" / "concept")
     top5 = judge.logits((images * 255).round().astype(np.uint8)).topk(5).indices.tolist()
     assert all(name in [judge.classes[i] for i in top] for name, top in zip(names, top5, strict=True))

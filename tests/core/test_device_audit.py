@@ -1,21 +1,34 @@
-"""Every method, every kind of edit, hiding, resuming and inspection on a GPU that is none: nothing of theirs was left on the CPU."""
+"""Every method, every kind of edit, hiding, resuming and inspection on a GPU that is none: nothing of theirs
+was left on the CPU.
+"""
 
 import numpy as np
 import pytest
 import torch
-from audit import DEVICE, Shelf, accelerator
-from killed import Killed, killed_at
 from peft import LoraConfig
-from runs import RUNS
 
-from core.concepts.textual_inversion import invert
-from core.erasure import erase, esd
-from core.erasure.batch import Latents
-from core.erasure.search import Search
-from core.erasure.single import Texts
-from core.hiding import hide
-from core.inspection import Side, inspect
-from core.specs import METHODS, SPECS, AgeSpec, ApSpec, EraseSpec, EsdSpec, InspectSpec, InversionSpec, PruneSpec
+from expunge.core.concepts.textual_inversion import invert
+from expunge.core.erasure import erase
+from expunge.core.erasure.losses import Latents
+from expunge.core.erasure.methods import esd
+from expunge.core.erasure.search import Search
+from expunge.core.erasure.single_loss import Texts
+from expunge.core.hiding import hide
+from expunge.core.inspection import Side, inspect
+from expunge.core.specs import (
+    METHODS,
+    SPECS,
+    AgeSpec,
+    ApSpec,
+    EraseSpec,
+    EsdSpec,
+    InspectSpec,
+    InversionSpec,
+    PruneSpec,
+)
+from tests.support.device_audit import DEVICE, Shelf, accelerator
+from tests.support.killed_runs import Killed, killed_at
+from tests.support.small_jobs import RUNS
 
 SMALL = {"steps": 2, "checkpoint_every": 1, "trajectories": 2, "sampling_steps": 3, "batch_size": 2}
 MORE = {
@@ -23,9 +36,13 @@ MORE = {
     "ap pgd": ApSpec(search="pgd", candidates=3, **SMALL),
     "ap fresh": ApSpec(latents="fresh", candidates=3, **SMALL),
     "prune hard_concrete": PruneSpec(
-        method=EsdSpec(trajectories=2, sampling_steps=3, batch_size=2), relaxation="hard_concrete", steps=2, checkpoint_every=1, retain_concepts=2
+        method=EsdSpec(trajectories=2, sampling_steps=3, batch_size=2),
+        relaxation="hard_concrete",
+        steps=2,
+        checkpoint_every=1,
+        retain_concepts=2,
     ),
-}  # fmt: skip
+}
 JOBS = (
     {name: asked for name, (_, asked) in RUNS.items() if name in METHODS or name in ("hide", "edit")}
     | {name: {"concepts": ["church"], "method": method.model_dump()} for name, method in MORE.items()}
@@ -42,7 +59,10 @@ JOBS = (
 def test_a_job_and_its_second_attempt_leave_nothing_on_the_cpu(name, tiny_judged):
     """Loss, search, optimiser, checkpoint; then what was read off the disk meets what is on the device."""
     kind = "hide" if name == "hide" else "erase"
-    spec, run = SPECS[kind].model_validate({"preserve": ["teapot"], **JOBS[name]}), hide if name == "hide" else erase
+    spec, run = (
+        SPECS[kind].model_validate({"preserve": ["teapot"], **JOBS[name]}),
+        hide if name == "hide" else erase,
+    )
     shelf = Shelf()
     with accelerator(tiny_judged) as model:
         run(model, spec, checkpoints=shelf)
@@ -57,7 +77,11 @@ def test_a_job_and_its_second_attempt_leave_nothing_on_the_cpu(name, tiny_judged
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_word_is_learned_and_learned_on_after_a_kill(dtype, tiny_sd):
-    images, spec, shelf = [np.zeros((64, 64, 3), np.uint8)] * 3, InversionSpec(steps=4, batch_size=2, checkpoint_every=2), Shelf()
+    images, spec, shelf = (
+        [np.zeros((64, 64, 3), np.uint8)] * 3,
+        InversionSpec(steps=4, batch_size=2, checkpoint_every=2),
+        Shelf(),
+    )
     with accelerator(tiny_sd, dtype) as model, pytest.raises(Killed):
         invert(model, "<dog>", "dog", images, spec, 0, killed_at("learn", 3), shelf)
     with accelerator(tiny_sd, dtype) as model:
@@ -69,7 +93,11 @@ def test_an_inspection_reads_all_words_on_the_device(tiny_sd):
     with accelerator(tiny_sd) as model:
         erase(model, EraseSpec(concepts=["church"], method=EsdSpec(**SMALL)))
         spec = InspectSpec(
-            artifact_id="00000000-0000-0000-0000-000000000000", sampling_steps=4, timesteps=2, trajectories=1, concept="church"
+            artifact_id="00000000-0000-0000-0000-000000000000",
+            sampling_steps=4,
+            timesteps=2,
+            trajectories=1,
+            concept="church",
         )
         report = inspect(Side(model, base=True), Side(model), spec)
     assert report.words > 0
@@ -86,7 +114,12 @@ def test_the_audit_refuses_what_a_gpu_refuses(tiny_sd):
         with pytest.raises(RuntimeError, match="device"):
             esd.loss(model, Latents(torch.zeros(2, *model.latent_shape), t), texts, EsdSpec())
         with pytest.raises(RuntimeError, match="device"):
-            esd.loss(model, Latents(z, t), Texts(torch.zeros(states.shape), None, texts.empty, texts.kept), EsdSpec())
+            esd.loss(
+                model,
+                Latents(z, t),
+                Texts(torch.zeros(states.shape), None, texts.empty, texts.kept),
+                EsdSpec(),
+            )
         search = Search(["a", "b"], torch.stack([states, states]), 0.1, 1.0, True)
         search.states = search.states.to(model.dtype)
         with pytest.raises(RuntimeError, match="scalar type"):

@@ -1,4 +1,6 @@
-"""Every file that core reads from outside, under a corpus of hostile ones: a CoreError that says what is wrong, never another, and nothing is run."""
+"""Every file that core reads from outside, under a corpus of hostile ones: a CoreError that says what is
+wrong, never another, and nothing is run.
+"""
 
 import base64
 import json
@@ -8,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from hostile import Evil, broken_delta, config, foreign, lora, mask, packed, picture
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -16,20 +17,25 @@ from nacl.public import PrivateKey
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
 
-from core.concepts.learned import read_image
-from core.delivery import stack
-from core.delivery.fits import check_delta, layer_shapes
-from core.delivery.sealing import seal, unseal
-from core.delivery.verify import verify
-from core.errors import CoreError
-from core.hiding.key import FORMAT, load_key
-from core.models import learned, load_model
-from core.progress import DirectoryCheckpoints
-from core.tensors import serialise
+from expunge.core.concepts.visual_concepts import read_image
+from expunge.core.delivery import stack
+from expunge.core.delivery.sealing import seal, unseal
+from expunge.core.delivery.validate_delta import check_delta, layer_shapes
+from expunge.core.delivery.verify import verify
+from expunge.core.errors import CoreError
+from expunge.core.hiding.key import FORMAT, load_key
+from expunge.core.models import load_model, word_embeddings
+from expunge.core.progress import DirectoryCheckpoints
+from expunge.core.tensors import serialise
+from tests.support.bad_files import Evil, broken_delta, config, foreign, lora, mask, packed, picture
 
-LAYERS = {name: shape for name, shape in [
-    ("unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q", (32, 32)), ("unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k", (32, 32)),
-]}  # fmt: skip
+LAYERS = {
+    name: shape
+    for name, shape in [
+        ("unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q", (32, 32)),
+        ("unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k", (32, 32)),
+    ]
+}
 DIGESTS = {"base_sha256": "0" * 64, "delta_sha256": "1" * 64}
 
 
@@ -65,7 +71,10 @@ def refused(call: Callable[[], Any], *fields: str) -> None:
     [
         packed(*lora(LAYERS)),
         packed(*mask(LAYERS)),
-        packed({"__metadata__": {"lora_adapter_metadata": json.dumps(config(LAYERS))}} | lora(LAYERS)[0], lora(LAYERS)[1]),
+        packed(
+            {"__metadata__": {"lora_adapter_metadata": json.dumps(config(LAYERS))}} | lora(LAYERS)[0],
+            lora(LAYERS)[1],
+        ),
     ],
 )
 def test_what_the_corpus_spoils_is_a_delta_before(tiny_sd: Path, tmp_path: Path, ours: bytes):
@@ -75,9 +84,12 @@ def test_what_the_corpus_spoils_is_a_delta_before(tiny_sd: Path, tmp_path: Path,
     load_model(str(tiny_sd)).load_delta(load_file(tmp_path / "delta"))
 
 
-def test_no_hostile_delta_passes_the_check_before_loading(tiny_sd: Path, tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch):
+def test_no_hostile_delta_passes_the_check_before_loading(
+    tiny_sd: Path, tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch
+):
     shapes = layer_shapes(str(tiny_sd))
-    monkeypatch.setattr("core.delivery.fits.layer_shapes", lambda _: shapes)  # read once, not 300 times
+    # Read once, not 300 times
+    monkeypatch.setattr("expunge.core.delivery.validate_delta.layer_shapes", lambda _: shapes)
     seen = set()
 
     @steady(300)
@@ -101,7 +113,7 @@ def test_no_hostile_file_is_a_stack_a_word_or_a_key(tmp_path: Path, trace: Path)
         seen.add(content)
         file.write_bytes(content)
         refused(lambda: stack.read(file), "base_job_id")
-        refused(lambda: learned.read(file), "words")
+        refused(lambda: word_embeddings.read(file), "words")
         refused(lambda: load_key(file), "key")
 
     attack()
@@ -111,11 +123,32 @@ def test_no_hostile_file_is_a_stack_a_word_or_a_key(tmp_path: Path, trace: Path)
 
 @pytest.mark.parametrize(
     "head",
-    [{"concept_erasure.concepts": text, "concept_erasure.method": '{"name":"age"}', "lora_adapter_metadata": "{}"} for text in ("{", "5", '["x"]', "[" * 99_999)]
-    + [{"concept_erasure.concepts": "[]", "concept_erasure.method": text, "lora_adapter_metadata": "{}"} for text in ("{", "[]", "{}", "5")]
-    + [{"concept_erasure.concepts": "[]", "concept_erasure.method": '{"name":"age"}', **more} for more in ({}, {"lora_adapter_metadata": "["}, {"lora_adapter_metadata": '{"unet.r":"x"}'})]
-    + [{"concept_erasure.concepts": "[]", "concept_erasure.method": '{"name":"age"}', "lora_adapter_metadata": "{}", "concept_erasure.stack": text} for text in ("{", "5", "[5]", '[{"x":1}]')],
-)  # fmt: skip
+    [
+        {
+            "concept_erasure.concepts": text,
+            "concept_erasure.method": '{"name":"age"}',
+            "lora_adapter_metadata": "{}",
+        }
+        for text in ("{", "5", '["x"]', "[" * 99_999)
+    ]
+    + [
+        {"concept_erasure.concepts": "[]", "concept_erasure.method": text, "lora_adapter_metadata": "{}"}
+        for text in ("{", "[]", "{}", "5")
+    ]
+    + [
+        {"concept_erasure.concepts": "[]", "concept_erasure.method": '{"name":"age"}', **more}
+        for more in ({}, {"lora_adapter_metadata": "["}, {"lora_adapter_metadata": '{"unet.r":"x"}'})
+    ]
+    + [
+        {
+            "concept_erasure.concepts": "[]",
+            "concept_erasure.method": '{"name":"age"}',
+            "lora_adapter_metadata": "{}",
+            "concept_erasure.stack": text,
+        }
+        for text in ("{", "5", "[5]", '[{"x":1}]')
+    ],
+)
 def test_a_delta_whose_words_about_itself_are_broken_is_no_stack(tmp_path: Path, head: dict[str, str]):
     (tmp_path / "f").write_bytes(packed({"__metadata__": head} | lora(LAYERS)[0], lora(LAYERS)[1]))
     refused(lambda: stack.read(tmp_path / "f"), "base_job_id")
@@ -124,22 +157,39 @@ def test_a_delta_whose_words_about_itself_are_broken_is_no_stack(tmp_path: Path,
 @pytest.mark.parametrize(
     ("prompts", "head"),
     [
-        ({}, {"format": FORMAT, **DIGESTS}), ({"prompt.x": torch.ones(3, 4)}, {}), ({"prompt.x": torch.ones(3, 4)}, {"format": "expunge-recovery-key/2", **DIGESTS}),
-        ({"prompt.x": torch.ones(3, 4)}, {"format": FORMAT, "base_sha256": "0" * 64}), ({"prompt.x": torch.ones(3, 4)}, {"format": FORMAT, **DIGESTS, "base_sha256": "../x"}),
-        ({"x": torch.ones(3, 4)}, {"format": FORMAT, **DIGESTS}), ({"prompt.x": torch.ones(3)}, {"format": FORMAT, **DIGESTS}), ({"prompt.x": torch.ones(0, 4)}, {"format": FORMAT, **DIGESTS}),
-        ({"prompt.x": torch.ones(3, 4, dtype=torch.int64)}, {"format": FORMAT, **DIGESTS}), ({"prompt.x": torch.full((3, 4), torch.nan)}, {"format": FORMAT, **DIGESTS}),
+        ({}, {"format": FORMAT, **DIGESTS}),
+        ({"prompt.x": torch.ones(3, 4)}, {}),
+        ({"prompt.x": torch.ones(3, 4)}, {"format": "expunge-recovery-key/2", **DIGESTS}),
+        ({"prompt.x": torch.ones(3, 4)}, {"format": FORMAT, "base_sha256": "0" * 64}),
+        ({"prompt.x": torch.ones(3, 4)}, {"format": FORMAT, **DIGESTS, "base_sha256": "../x"}),
+        ({"x": torch.ones(3, 4)}, {"format": FORMAT, **DIGESTS}),
+        ({"prompt.x": torch.ones(3)}, {"format": FORMAT, **DIGESTS}),
+        ({"prompt.x": torch.ones(0, 4)}, {"format": FORMAT, **DIGESTS}),
+        ({"prompt.x": torch.ones(3, 4, dtype=torch.int64)}, {"format": FORMAT, **DIGESTS}),
+        ({"prompt.x": torch.full((3, 4), torch.nan)}, {"format": FORMAT, **DIGESTS}),
         ({"prompt.x": torch.full((3, 4), torch.inf)}, {"format": FORMAT, **DIGESTS}),
     ],
-)  # fmt: skip
-def test_what_is_no_recovery_key_is_refused(tmp_path: Path, prompts: dict[str, torch.Tensor], head: dict[str, str]):
+)
+def test_what_is_no_recovery_key_is_refused(
+    tmp_path: Path, prompts: dict[str, torch.Tensor], head: dict[str, str]
+):
     (tmp_path / "key").write_bytes(serialise(prompts, head))
     refused(lambda: load_key(tmp_path / "key"), "key")
 
 
-@pytest.mark.parametrize("tensors", [{}, {"a": torch.ones(2, 3), "b": torch.ones(2, 3)}, {"a": torch.ones(3)}, {"a": torch.full((1, 3), torch.nan)}, {"a": torch.ones(1, 3, dtype=torch.int32)}])  # fmt: skip
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {},
+        {"a": torch.ones(2, 3), "b": torch.ones(2, 3)},
+        {"a": torch.ones(3)},
+        {"a": torch.full((1, 3), torch.nan)},
+        {"a": torch.ones(1, 3, dtype=torch.int32)},
+    ],
+)
 def test_what_is_no_learned_word_is_refused(tmp_path: Path, tensors: dict[str, torch.Tensor]):
     (tmp_path / "word").write_bytes(save_tensors(tensors))
-    refused(lambda: learned.read(tmp_path / "word"), "words")
+    refused(lambda: word_embeddings.read(tmp_path / "word"), "words")
 
 
 def test_no_hostile_box_opens(trace: Path):
@@ -181,7 +231,10 @@ def test_no_hostile_picture_becomes_pixels(tmp_path: Path, trace: Path):
 
     @steady(150)
     @given(
-        st.one_of(foreign(str(trace)).filter(lambda raw: raw[:4] != good[:4]), st.integers(0, len(good) * 3 // 4).map(lambda n: good[:n]))
+        st.one_of(
+            foreign(str(trace)).filter(lambda raw: raw[:4] != good[:4]),
+            st.integers(0, len(good) * 3 // 4).map(lambda n: good[:n]),
+        )
     )
     def attack(content: bytes) -> None:
         (tmp_path / "image.png").write_bytes(content)
@@ -192,10 +245,32 @@ def test_no_hostile_picture_becomes_pixels(tmp_path: Path, trace: Path):
 
 
 JSONS = st.one_of(
-    st.sampled_from([b"", b"{", b"[]", b"5", b"null", b"[" * 99_999, b"\xff", b'{"files":[]}', b'{"files":{"a":5}}', b'{"files":{"../../etc/passwd":{}}}', b'{"files":{"a":{}},"format":"x"}']),
-    st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=9), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3), max_leaves=9).map(lambda x: json.dumps(x).encode()),
-    st.text(min_size=1, max_size=400).map(lambda name: json.dumps({"format": "expunge-bundle/1", "files": {name: {"size": 1, "sha256": "x"}}}).encode()),
-)  # fmt: skip
+    st.sampled_from(
+        [
+            b"",
+            b"{",
+            b"[]",
+            b"5",
+            b"null",
+            b"[" * 99_999,
+            b"\xff",
+            b'{"files":[]}',
+            b'{"files":{"a":5}}',
+            b'{"files":{"../../etc/passwd":{}}}',
+            b'{"files":{"a":{}},"format":"x"}',
+        ]
+    ),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=9),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+        max_leaves=9,
+    ).map(lambda x: json.dumps(x).encode()),
+    st.text(min_size=1, max_size=400).map(
+        lambda name: json.dumps(
+            {"format": "expunge-bundle/1", "files": {name: {"size": 1, "sha256": "x"}}}
+        ).encode()
+    ),
+)
 
 
 def test_no_hostile_bundle_is_verified(tmp_path: Path):
@@ -218,7 +293,10 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, 
     checkpoints.save(1, {"a": torch.ones(2)}, {"step": 1})
 
     @steady(100)
-    @given(st.sampled_from(["manifest.json", "state.safetensors", "meta.json"]), st.one_of(JSONS, foreign(str(trace))))
+    @given(
+        st.sampled_from(["manifest.json", "state.safetensors", "meta.json"]),
+        st.one_of(JSONS, foreign(str(trace))),
+    )
     def attack(name: str, content: bytes) -> None:
         checkpoints.save(2, {"a": torch.zeros(2)}, {"step": 2})
         if (tmp_path / "step-00000002" / name).read_bytes() != content:
@@ -231,7 +309,9 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, 
     assert not trace.exists()
 
 
-def test_nothing_in_core_reads_a_pickle_that_lies_beside_the_weights(tiny_sd: Path, tmp_path: Path, trace: Path):
+def test_nothing_in_core_reads_a_pickle_that_lies_beside_the_weights(
+    tiny_sd: Path, tmp_path: Path, trace: Path
+):
     """diffusers falls back to `.bin`, silently, where safetensors are missing or cannot be read."""
     import pickle
 
@@ -248,7 +328,9 @@ def test_nothing_in_core_reads_a_pickle_that_lies_beside_the_weights(tiny_sd: Pa
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
-def test_a_model_whose_safetensors_are_replaced_by_a_pickle_is_not_loaded(tiny_sd: Path, tmp_path: Path, trace: Path, part: str):
+def test_a_model_whose_safetensors_are_replaced_by_a_pickle_is_not_loaded(
+    tiny_sd: Path, tmp_path: Path, trace: Path, part: str
+):
     import pickle
     import shutil
 
@@ -256,7 +338,11 @@ def test_a_model_whose_safetensors_are_replaced_by_a_pickle_is_not_loaded(tiny_s
     shutil.copytree(tiny_sd, folder)
     (weights,) = (folder / part).glob("*.safetensors")
     weights.unlink()
-    for name in (weights.with_suffix(".bin"), folder / part / "pytorch_model.bin", folder / part / "diffusion_pytorch_model.bin"):
+    for name in (
+        weights.with_suffix(".bin"),
+        folder / part / "pytorch_model.bin",
+        folder / part / "diffusion_pytorch_model.bin",
+    ):
         name.write_bytes(pickle.dumps(Evil(str(trace))))
     with pytest.raises((CoreError, OSError)):
         load_model(str(folder))

@@ -1,4 +1,6 @@
-"""A run that was killed and run again ends in the sha256 of an undisturbed one: every method of the registry and every kind of edit, killed in each phase."""
+"""A run that was killed and run again ends in the sha256 of an undisturbed one: every method of the registry
+and every kind of edit, killed in each phase.
+"""
 
 import hashlib
 from collections.abc import Callable
@@ -6,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from killed import Killed, killed_at
-from runs import RUNS, images
 
-from core.progress import DirectoryCheckpoints, Progress
-from core.run import run_erase, run_hide
-from core.specs import SPECS
+from expunge.core.progress import DirectoryCheckpoints, Progress
+from expunge.core.run import run_erase, run_hide
+from expunge.core.specs import SPECS
+from tests.support.killed_runs import Killed, killed_at
+from tests.support.small_jobs import RUNS, images
 
 __all__ = ["images"]
 
@@ -25,14 +27,21 @@ def test_a_run_killed_in_each_of_its_phases_ends_in_the_undisturbed_sha256(
     seen: list[Progress] = []
 
     def run(folder: str, callback: Callable[[Progress], None]) -> dict[str, str]:
-        shared: dict[str, Any] = {"source": str(tiny_judged), "cache": tmp_path / folder / "cache", "callback": callback}
+        shared: dict[str, Any] = {
+            "source": str(tiny_judged),
+            "cache": tmp_path / folder / "cache",
+            "callback": callback,
+        }
         shared["checkpoints"] = DirectoryCheckpoints(tmp_path / folder / "checkpoints")
         out = tmp_path / folder / str(len(list((tmp_path / folder).iterdir())))
         if kind == "hide":
             run_hide(spec, out, key_folder=out / "key", **shared)
         else:
             run_erase(spec, out, images=images, **shared)
-        return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in out.rglob("*.safetensors")}
+        return {
+            str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in out.rglob("*.safetensors")
+        }
 
     undisturbed = run("whole", seen.append)
     assert undisturbed

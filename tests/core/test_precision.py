@@ -1,4 +1,6 @@
-"""What a model computes in: the dtype it is loaded in, and that every method is finite and near float32 in each."""
+"""What a model computes in: the dtype it is loaded in, and that every method is finite and near float32 in
+each.
+"""
 
 from functools import cache
 from typing import Any
@@ -6,22 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from killed import Killed, killed_at
 from peft import LoraConfig
-from runs import IDS, RUNS, images
 
-from core.concepts.learned import learn
-from core.erasure import erase
-from core.erasure.batch import error
-from core.erasure.closed_form import columns, condensed, factors
-from core.erasure.search import Ascent, Search
-from core.errors import CoreError
-from core.hiding import hide
-from core.inspection import Side, inspect
-from core.models import StableDiffusion, load_model, stable_diffusion
-from core.models.scaling import gradients
-from core.progress import DirectoryCheckpoints
-from core.specs import METHODS, SPECS, EraseSpec, EsdSpec, InspectSpec
+from expunge.core.concepts.visual_concepts import learn
+from expunge.core.erasure import erase
+from expunge.core.erasure.closed_form import columns, condensed, factors
+from expunge.core.erasure.losses import error
+from expunge.core.erasure.search import Ascent, Search
+from expunge.core.errors import CoreError
+from expunge.core.hiding import hide
+from expunge.core.inspection import Side, inspect
+from expunge.core.models import Denoiser, load_model, stable_diffusion
+from expunge.core.models.scaling import gradients
+from expunge.core.progress import DirectoryCheckpoints
+from expunge.core.specs import METHODS, SPECS, EraseSpec, EsdSpec, InspectSpec
+from tests.support.killed_runs import Killed, killed_at
+from tests.support.small_jobs import IDS, RUNS, images
 
 __all__ = ["images"]
 
@@ -30,7 +32,9 @@ __all__ = ["images"]
 def test_a_model_is_loaded_in_the_dtype_asked_for_by_name_or_as_torchs(tiny_sd, dtype):
     model = load_model(tiny_sd, device="cpu", dtype=dtype)
     assert str(model.dtype).removeprefix("torch.") == str(dtype).removeprefix("torch.")
-    assert {p.dtype for part in (model.unet, model.pipe.vae, model.pipe.text_encoder) for p in part.parameters()} == {model.dtype}
+    assert {
+        p.dtype for part in (model.unet, model.pipe.vae, model.pipe.text_encoder) for p in part.parameters()
+    } == {model.dtype}
 
 
 def test_a_cpu_computes_in_float32_and_an_unknown_dtype_is_refused_by_name(tiny_sd):
@@ -48,9 +52,16 @@ def test_a_gpu_computes_in_bfloat16_where_it_has_it(monkeypatch, has, wanted):
 FEW = {"steps": 4, "trajectories": 2, "sampling_steps": 3, "batch_size": 2}
 JOBS: dict[str, dict[str, Any]] = {name: asked for name, (_, asked) in RUNS.items() if name != "hide"} | {
     "prune": {"concepts": ["church"], "method": RUNS["prune"][1]["method"] | {"learning_rate": 1.0}},
-    "hide by age": {"concepts": ["church"], "method": {"name": "age", "candidates": 3, **FEW}, "recovery": {"length": 3, "steps": 2}},
+    "hide by age": {
+        "concepts": ["church"],
+        "method": {"name": "age", "candidates": 3, **FEW},
+        "recovery": {"length": 3, "steps": 2},
+    },
     "ap pgd": {"concepts": ["church"], "method": {"name": "ap", "search": "pgd", "candidates": 3, **FEW}},
-    "age debias": {"concepts": [{"name": "dog", "attributes": ["wolf", "cat"]}], "method": {"name": "age", "debias": {"rounds": 0}, **FEW}},
+    "age debias": {
+        "concepts": [{"name": "dog", "attributes": ["wolf", "cat"]}],
+        "method": {"name": "age", "debias": {"rounds": 0}, **FEW},
+    },
     "prune hard_concrete": {
         "concepts": ["church"],
         "method": RUNS["prune"][1]["method"] | {"relaxation": "hard_concrete", "learning_rate": 1.0},
@@ -69,18 +80,22 @@ JOBS: dict[str, dict[str, Any]] = {name: asked for name, (_, asked) in RUNS.item
 FAR = {"float16": 0.1, "bfloat16": 0.5}
 """How far the change of the noise predictions may be from float32's, as a share of it.
 
-A few steps change predictions by about a hundredth, which float16 (eps 2^-11) resolves to some hundredths of that, and bfloat16 (2^-8) to
-some tenths; Adam's first steps, which look at a gradient's sign alone, make of a small gradient's error a whole step's.
+A few steps change predictions by about a hundredth, which float16 (eps 2^-11) resolves to some hundredths of
+that, and bfloat16 (2^-8) to some tenths; Adam's first steps, which look at a gradient's sign alone, make of a
+small gradient's error a whole step's.
 """
 OF_A_WORD = 0.2
-"""The same in float16 where words are learned first: the tiny model's have 32 numbers, and one that Adam moves the other way is 18 % of a word's
-way (measured: 12.6 % with AVX2's kernels, 3.6 % without)."""
+"""The same in float16 where words are learned first: the tiny model's have 32 numbers, and one that Adam
+moves the other way is 18 % of a word's way (measured: 12.6 % with AVX2's kernels, 3.6 % without)."""
 
 
 @torch.no_grad()
-def change(model: StableDiffusion) -> torch.Tensor:
+def change(model: Denoiser) -> torch.Tensor:
     """eps' - eps of fixed prompts and latents."""
-    z, t = torch.randn(4, *model.latent_shape, generator=torch.Generator().manual_seed(0)), torch.tensor([200, 400, 600, 800])
+    z, t = (
+        torch.randn(4, *model.latent_shape, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([200, 400, 600, 800]),
+    )
     new = model.predict(z, t, model.encode(["church", "a church", "a dog", "a cat"]))
     with model.frozen():
         return new - model.predict(z, t, model.encode(["church", "a church", "a dog", "a cat"]))
@@ -100,12 +115,15 @@ def test_a_job_in_half_precision_is_finite_and_near_float32(name, tiny_judged, i
             spec = SPECS["erase"].model_validate({"preserve": ["teapot"], **JOBS[name]})
             delta = erase(model, learn(model, spec, images, lambda _: None, None)[0])
         assert all(bool(v.isfinite().all()) for v in delta.tensors.values() if v.is_floating_point())
-        assert {v.dtype for v in delta.tensors.values()} == {torch.uint8 if delta.kind == "sparse_mask" else torch.float32}
+        assert {v.dtype for v in delta.tensors.values()} == {
+            torch.uint8 if delta.kind == "sparse_mask" else torch.float32
+        }
         assert {p.dtype for ps in model.trained_layers().values() for p in ps} <= {torch.float32}
         return change(model), [h["loss"] for h in delta.info.get("history", [])]
 
     wanted, _ = run("float32")
-    assert name == "debias" or wanted.norm() > 0  # the untrained judge sees one attribute alone, and moves nothing
+    # The untrained judge sees one attribute alone, and moves nothing
+    assert name == "debias" or wanted.norm() > 0
     for dtype, far in FAR.items():
         found, losses = run(dtype)
         assert bool(found.isfinite().all())
@@ -120,22 +138,33 @@ def test_an_inspection_in_half_precision_ranks_as_float32_does(dtype, tiny_sd):
     def moved(dtype: str) -> dict[str, float]:
         model = load_model(tiny_sd, "cpu", dtype)
         erase(model, EraseSpec(concepts=["church"], method=EsdSpec(learning_rate=1e-2, **FEW)))
-        spec = InspectSpec(artifact_id=IDS[0], sampling_steps=4, timesteps=2, trajectories=1, concept="church", top=20)
+        spec = InspectSpec(
+            artifact_id=IDS[0], sampling_steps=4, timesteps=2, trajectories=1, concept="church", top=20
+        )
         return {row.concept: row.moved for row in inspect(Side(model, base=True), Side(model), spec).ranking}
 
     found, wanted = moved(dtype), moved("float32")
     assert set(found) == set(wanted)
-    assert all(found[w] == pytest.approx(wanted[w], rel={"float16": 0.1, "bfloat16": 0.5}[dtype]) for w in wanted)
+    assert all(
+        found[w] == pytest.approx(wanted[w], rel={"float16": 0.1, "bfloat16": 0.5}[dtype]) for w in wanted
+    )
 
 
 def test_no_gradient_is_lost_in_float16(tiny_sd):
-    """A loss whose gradients are below what float16 can hold, as they are at the size of Stable Diffusion and near the end of a training."""
+    """A loss whose gradients are below what float16 can hold, as they are at the size of Stable Diffusion and
+    near the end of a training.
+    """
 
     def zeros(dtype: str, scaled: bool) -> tuple[float, torch.Tensor]:
         model = load_model(tiny_sd, "cpu", dtype)
-        model.add_adapter(LoraConfig(r=2, target_modules=["to_k", "to_v", "to_q"], init_lora_weights="gaussian"))
+        model.add_adapter(
+            LoraConfig(r=2, target_modules=["to_k", "to_v", "to_q"], init_lora_weights="gaussian")
+        )
         parameters = [p for n, p in model.unet.named_parameters() if "lora_B" in n]
-        z, t = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0)), torch.tensor([300, 600])
+        z, t = (
+            torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0)),
+            torch.tensor([300, 600]),
+        )
         out = model.predict(z, t, model.encode(["church", "a church"]))
         loss = error(out, out.detach() + 0.01, model.alphas[t], "eps") / 4096
         found = model.gradients(loss, parameters) if scaled else torch.autograd.grad(loss, parameters)
@@ -154,7 +183,8 @@ def test_no_gradient_is_lost_in_float16(tiny_sd):
 
 def test_a_loss_that_is_too_large_for_its_scale_is_scaled_by_less():
     x = torch.tensor([100.0], requires_grad=True)
-    (g,) = gradients((x.half() * x.half()).float().sum(), [x], torch.float16)  # 2^16 times 100 is beyond float16
+    # 2^16 times 100 is beyond float16
+    (g,) = gradients((x.half() * x.half()).float().sum(), [x], torch.float16)
     assert g.item() == pytest.approx(200)
     assert gradients(x.sum(), [x, torch.zeros(1, requires_grad=True)], torch.float16)[1] is None
 
@@ -165,7 +195,12 @@ def test_a_killed_run_in_float16_resumes_to_the_same_bytes(name, tiny_sd, tmp_pa
     spec = EraseSpec.model_validate({"concepts": ["church"], **RUNS[name][1]})
     whole = erase(load_model(tiny_sd, "cpu", "float16"), spec).serialise()
     with pytest.raises(Killed):
-        erase(load_model(tiny_sd, "cpu", "float16"), spec, checkpoints=DirectoryCheckpoints(tmp_path), callback=killed_at("erase", 3))
+        erase(
+            load_model(tiny_sd, "cpu", "float16"),
+            spec,
+            checkpoints=DirectoryCheckpoints(tmp_path),
+            callback=killed_at("erase", 3),
+        )
     resumed = erase(load_model(tiny_sd, "cpu", "float16"), spec, checkpoints=DirectoryCheckpoints(tmp_path))
     assert resumed.info["resumed_at"] == 2
     assert resumed.serialise() == whole
@@ -208,7 +243,10 @@ def test_a_small_delta_under_another_is_not_rounded_away(dtype, tiny_sd):
     """Folded into weights of half precision, most of a difference below their last bit would be gone."""
     whole = load_model(tiny_sd)
     delta = erase(whole, EraseSpec(concepts=["church"], method=EsdSpec(learning_rate=1e-4, **FEW)))
-    z, t = torch.randn(2, *whole.latent_shape, generator=torch.Generator().manual_seed(0)), torch.tensor([300, 600])
+    z, t = (
+        torch.randn(2, *whole.latent_shape, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([300, 600]),
+    )
     name = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
     model = load_model(tiny_sd, "cpu", dtype)
     layer = model.unet.get_submodule(name)

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from killed import Killed, killed_when
 from safetensors.torch import load_file, save_file
 
-from core.delivery.verify import verify
-from core.errors import CoreError
-from core.evaluation.report import Report
-from core.progress import DirectoryCheckpoints, Progress
-from core.run import check_delta, run_erase, run_evaluate
-from core.specs import EraseSpec, EvaluateSpec
+from expunge.core.delivery.verify import verify
+from expunge.core.errors import CoreError
+from expunge.core.evaluation.report import Report
+from expunge.core.progress import DirectoryCheckpoints, Progress
+from expunge.core.run import check_delta, run_erase, run_evaluate
+from expunge.core.specs import EraseSpec, EvaluateSpec
+from tests.support.killed_runs import Killed, killed_when
 
 EVALUATION = {"erased_images": 4, "preserved_count": 4, "preserved_images": 1, "sampling_steps": 3}
 SPEC = EraseSpec.model_validate(
@@ -40,13 +40,19 @@ LORA = "pytorch_lora_weights.safetensors"
 def done(tiny_judged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished job's bundle; its cache lies beside it."""
     out = tmp_path_factory.mktemp("done") / "bundle"
-    run_erase(SPEC, out, source=str(tiny_judged), cache=out.parent / "cache", signing_key=out.parent / "key.pem")
+    run_erase(
+        SPEC, out, source=str(tiny_judged), cache=out.parent / "cache", signing_key=out.parent / "key.pem"
+    )
     return out
 
 
 def evaluate_spec(**evaluation: object) -> EvaluateSpec:
     return EvaluateSpec.model_validate(
-        {"artifact_id": "0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11", "concepts": ["church"], "evaluation": EVALUATION | evaluation}
+        {
+            "artifact_id": "0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11",
+            "concepts": ["church"],
+            "evaluation": EVALUATION | evaluation,
+        }
     )
 
 
@@ -61,11 +67,23 @@ def test_phases_come_in_order_and_steps_never_fall(tiny_judged: Path, tmp_path: 
         assert steps[-1] == next(p["total"] for p in seen if p["phase"] == phase)
 
 
-def test_a_job_killed_while_it_is_judged_ends_in_the_same_bytes_and_draws_nothing_twice(tiny_judged: Path, tmp_path: Path, done: Path):
-    kwargs = {"source": str(tiny_judged), "cache": tmp_path / "cache", "checkpoints": DirectoryCheckpoints(tmp_path / "checkpoints")}
+def test_a_job_killed_while_it_is_judged_ends_in_the_same_bytes_and_draws_nothing_twice(
+    tiny_judged: Path, tmp_path: Path, done: Path
+):
+    kwargs = {
+        "source": str(tiny_judged),
+        "cache": tmp_path / "cache",
+        "checkpoints": DirectoryCheckpoints(tmp_path / "checkpoints"),
+    }
     with pytest.raises(Killed):
-        run_erase(SPEC, tmp_path / "first", callback=killed_when(lambda p: p.get("message") == "success rates"), **kwargs)
-    drawn = {f: f.stat().st_ino for f in (tmp_path / "cache").rglob("*.png")}  # a redrawn picture would be another file
+        run_erase(
+            SPEC,
+            tmp_path / "first",
+            callback=killed_when(lambda p: p.get("message") == "success rates"),
+            **kwargs,
+        )
+    # A redrawn picture would be another file
+    drawn = {f: f.stat().st_ino for f in (tmp_path / "cache").rglob("*.png")}
     assert len(drawn) == 2 * 8
     seen: list[Progress] = []
     run_erase(SPEC, tmp_path / "second", callback=seen.append, **kwargs)
@@ -74,7 +92,9 @@ def test_a_job_killed_while_it_is_judged_ends_in_the_same_bytes_and_draws_nothin
     assert (tmp_path / "second" / LORA).read_bytes() == (done / LORA).read_bytes()
 
 
-def test_judging_a_finished_delta_gives_the_numbers_of_its_own_job(tiny_judged: Path, done: Path, tmp_path: Path):
+def test_judging_a_finished_delta_gives_the_numbers_of_its_own_job(
+    tiny_judged: Path, done: Path, tmp_path: Path
+):
     spec = evaluate_spec()
     outcome = run_evaluate(
         spec,
@@ -85,19 +105,38 @@ def test_judging_a_finished_delta_gives_the_numbers_of_its_own_job(tiny_judged: 
         cache=tmp_path / "cache",
         signing_key=tmp_path / "key",
     )
-    ours, theirs = (Report.model_validate_json((folder / "report.json").read_text()) for folder in (tmp_path / "out", done))
+    ours, theirs = (
+        Report.model_validate_json((folder / "report.json").read_text())
+        for folder in (tmp_path / "out", done)
+    )
     measured = [m for m in theirs.metrics if not m.name.startswith(("wall", "peak"))]
     assert measured
     assert [m for m in ours.metrics if not m.name.startswith(("wall", "peak"))] == measured
     assert outcome.verdict == ours.verdict.model_dump(mode="json")
-    assert {o.name for o in outcome.outputs} == {"report.json", "report.html", "grid.png", "manifest.json", "manifest.sig"}
+    assert {o.name for o in outcome.outputs} == {
+        "report.json",
+        "report.html",
+        "grid.png",
+        "manifest.json",
+        "manifest.sig",
+    }
     assert verify(tmp_path / "out").ok
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["delta"]["sha256"] == ours.digests["delta"]
+    assert (
+        json.loads((tmp_path / "out" / "manifest.json").read_text())["delta"]["sha256"]
+        == ours.digests["delta"]
+    )
 
 
 def test_the_base_model_can_be_judged_alone(tiny_judged: Path, tmp_path: Path):
     spec = evaluate_spec()
-    run_evaluate(spec, tmp_path / "out", source=str(tiny_judged), delta=None, concepts=spec.concepts, cache=tmp_path / "cache")
+    run_evaluate(
+        spec,
+        tmp_path / "out",
+        source=str(tiny_judged),
+        delta=None,
+        concepts=spec.concepts,
+        cache=tmp_path / "cache",
+    )
     report = Report.model_validate_json((tmp_path / "out" / "report.json").read_text())
     assert report.value("esr1") == report.value("esr1_base")
     assert report.value("clip_delta") == 0
@@ -105,25 +144,46 @@ def test_the_base_model_can_be_judged_alone(tiny_judged: Path, tmp_path: Path):
 
 def test_a_concept_no_judge_knows_is_reported_and_the_verdict_is_no_pass(tiny_judged: Path, tmp_path: Path):
     spec = EvaluateSpec.model_validate(
-        {"artifact_id": "0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11", "concepts": ["zeppelin", "church"], "evaluation": EVALUATION}
+        {
+            "artifact_id": "0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11",
+            "concepts": ["zeppelin", "church"],
+            "evaluation": EVALUATION,
+        }
     )
-    outcome = run_evaluate(spec, tmp_path / "out", source=str(tiny_judged), delta=None, concepts=spec.concepts, cache=tmp_path / "cache")
+    outcome = run_evaluate(
+        spec,
+        tmp_path / "out",
+        source=str(tiny_judged),
+        delta=None,
+        concepts=spec.concepts,
+        cache=tmp_path / "cache",
+    )
     report = Report.model_validate_json((tmp_path / "out" / "report.json").read_text())
-    assert ("esr1", "zeppelin", "no judge has a class for 'zeppelin'") in [(m.metric, m.concept, m.reason) for m in report.not_available]
+    assert ("esr1", "zeppelin", "no judge has a class for 'zeppelin'") in [
+        (m.metric, m.concept, m.reason) for m in report.not_available
+    ]
     assert report.value("esr1", "zeppelin") is None
     assert outcome.verdict["passed"] is not True
 
 
 def test_without_evaluation_there_is_a_delta_and_no_verdict(tiny_judged: Path, tmp_path: Path):
     spec = SPEC.model_copy(update={"evaluation": SPEC.evaluation.model_copy(update={"enabled": False})})
-    outcome = run_erase(spec, tmp_path / "out", source=str(tiny_judged), cache=tmp_path / "cache", signing_key=tmp_path / "key")
+    outcome = run_erase(
+        spec,
+        tmp_path / "out",
+        source=str(tiny_judged),
+        cache=tmp_path / "cache",
+        signing_key=tmp_path / "key",
+    )
     assert outcome.verdict is None
     assert [o.name for o in outcome.outputs] == ["README.md", LORA, "manifest.json", "manifest.sig"]
     assert verify(tmp_path / "out").ok
 
 
 def test_a_style_is_erased_and_judged_by_the_style_judge(tiny_judged: Path, tmp_path: Path):
-    spec = EraseSpec.model_validate({"concepts": ["in noto style"], "method": "uce", "evaluation": EVALUATION})
+    spec = EraseSpec.model_validate(
+        {"concepts": ["in noto style"], "method": "uce", "evaluation": EVALUATION}
+    )
     run_erase(spec, tmp_path / "out", source=str(tiny_judged), cache=tmp_path / "cache")
     report = Report.model_validate_json((tmp_path / "out" / "report.json").read_text())
     assert report.value("esr1", "in noto style") is not None
@@ -203,7 +263,9 @@ def test_metadata_that_is_no_json_is_refused(done: Path, tiny_judged: Path, tmp_
         check_delta(tmp_path / "bad.safetensors", str(tiny_judged))
 
 
-def test_the_report_shows_what_the_concept_graph_foresaw_beside_what_was_measured(tiny_judged: Path, tmp_path: Path):
+def test_the_report_shows_what_the_concept_graph_foresaw_beside_what_was_measured(
+    tiny_judged: Path, tmp_path: Path
+):
     folder = tmp_path / "model"
     shutil.copytree(tiny_judged, folder)
     concepts = ["church", "mosque", "dog", "cat", "violin", "teapot"]

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from core.delivery.verify import verify
-from core.evaluation.judges import judges_for
-from core.evaluation.report import Report
-from core.run import run_erase
-from core.specs import EraseSpec
+from expunge.core.delivery.verify import verify
+from expunge.core.evaluation.judges import judges_for
+from expunge.core.evaluation.report import Report
+from expunge.core.run import run_erase
+from expunge.core.specs import EraseSpec
 
 
 def test_the_bundled_judges_are_all_there():
@@ -33,12 +33,19 @@ def test_uce_takes_the_church_out_and_the_report_says_so(tmp_path: Path):
             },
         }
     )
-    outcome = run_erase(spec, tmp_path / "out", source="bundled:emoji", cache=tmp_path / "cache", signing_key=tmp_path / "key.pem")
+    outcome = run_erase(
+        spec,
+        tmp_path / "out",
+        source="bundled:emoji",
+        cache=tmp_path / "cache",
+        signing_key=tmp_path / "key.pem",
+    )
     report = Report.model_validate_json((tmp_path / "out" / "report.json").read_text())
     assert report.value("esr1_base", "church") < 0.5  # the base model draws churches
     assert report.value("esr1", "church") >= 0.9  # the sanitized one does not
     assert report.value("psr1_base") >= 0.6
-    assert report.value("clip_delta", "church") > report.value("clip_delta")  # the church's CLIP score falls most
+    # The church's CLIP score falls most
+    assert report.value("clip_delta", "church") > report.value("clip_delta")
     assert outcome.verdict["checks"][0] == {
         "metric": "esr1",
         "concept": "church",

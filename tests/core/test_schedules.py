@@ -1,4 +1,6 @@
-"""Latents lie where the noise schedule says, whatever the network predicts and whichever sampler the checkpoint names."""
+"""Latents lie where the noise schedule says, whatever the network predicts and whichever sampler the
+checkpoint names.
+"""
 
 import json
 import shutil
@@ -9,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from core.concepts.textual_inversion import loss as inversion_loss
-from core.erasure import erase
-from core.erasure.batch import errors, predicted
-from core.erasure.buffer import Trajectories, denoise, seeded
-from core.errors import CoreError
-from core.inspection import Side, latents
-from core.models import StableDiffusion, load_model
-from core.specs import METHODS, CaSpec, EraseSpec, EsdSpec, InspectSpec
+from expunge.core.concepts.textual_inversion import loss as inversion_loss
+from expunge.core.erasure import erase
+from expunge.core.erasure.losses import errors, predicted
+from expunge.core.erasure.trajectory_buffer import Trajectories, denoise, seeded
+from expunge.core.errors import CoreError
+from expunge.core.inspection import Side, latents
+from expunge.core.models import Denoiser, load_model
+from expunge.core.specs import METHODS, CaSpec, EraseSpec, EsdSpec, InspectSpec
 
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 ZERO = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
@@ -42,26 +44,32 @@ def with_scheduler(model: Path, folder: Path, name: str, config: dict[str, Any])
     return folder
 
 
-def exact(model: StableDiffusion, x: torch.Tensor) -> None:
+def exact(model: Denoiser, x: torch.Tensor) -> None:
     """The network becomes the best denoiser there is of a data set of the one picture x, (4, h, w)."""
     prediction = model.scheduler.config.prediction_type
 
     def forward(z: torch.Tensor, t: torch.Tensor, encoder_hidden_states: torch.Tensor) -> SimpleNamespace:
         a = model.alphas[t].view(-1, 1, 1, 1)
         noise = (z - a.sqrt() * x) / (1 - a).sqrt()
-        out = {"epsilon": noise, "v_prediction": a.sqrt() * noise - (1 - a).sqrt() * x, "sample": x.expand_as(z)}
+        out = {
+            "epsilon": noise,
+            "v_prediction": a.sqrt() * noise - (1 - a).sqrt() * x,
+            "sample": x.expand_as(z),
+        }
         return SimpleNamespace(sample=out[prediction])
 
     model.unet.forward = forward
 
 
-def level(model: StableDiffusion, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+def level(model: Denoiser, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     a = model.alphas[t].view(-1, 1, 1, 1)
     return a.sqrt() * x + (1 - a).sqrt() * noise
 
 
-def path_of(model: StableDiffusion, steps: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """An exact denoiser's latents, (steps, 4, h, w), and those that the schedule says, of one picture and one noise; and where they end."""
+def path_of(model: Denoiser, steps: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """An exact denoiser's latents, (steps, 4, h, w), and those that the schedule says, of one picture and one
+    noise; and where they end.
+    """
     x, first = torch.randn(2, *model.latent_shape, generator=seeded(1))
     exact(model, x)
     spec = SPEC.model_copy(update={"sampling_steps": steps})
@@ -86,28 +94,48 @@ def test_latents_of_an_exact_denoiser_have_the_noise_of_their_timestep(name, ste
 def test_a_trajectory_is_the_stock_pipelines(name, spacing, tiny_sd, tmp_path):
     config = {"timestep_spacing": spacing} | BETAS | SCHEDULES[name]
     model = load_model(with_scheduler(tiny_sd, tmp_path / "model", "DDIMScheduler", config))
-    noise, context, seen = torch.randn(1, *model.latent_shape, generator=seeded(2)), model.encode(["church"]), list[torch.Tensor]()
+    noise, context, seen = (
+        torch.randn(1, *model.latent_shape, generator=seeded(2)),
+        model.encode(["church"]),
+        list[torch.Tensor](),
+    )
 
-    def keep(pipe: Any, step: int, t: torch.Tensor, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def keep(
+        pipe: Any, step: int, t: torch.Tensor, state: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
         seen.append(state["latents"])
         return state
 
     model.pipe(
-        prompt_embeds=context, negative_prompt_embeds=model.encode([""]), latents=noise, num_inference_steps=5, guidance_scale=3,
-        output_type="latent", callback_on_step_end=keep,
-    )  # fmt: skip
+        prompt_embeds=context,
+        negative_prompt_embeds=model.encode([""]),
+        latents=noise,
+        num_inference_steps=5,
+        guidance_scale=3,
+        output_type="latent",
+        callback_on_step_end=keep,
+    )
     assert all(bool(z.isfinite().all()) for z in seen)
     torch.testing.assert_close(denoise(model, noise, context, SPEC, 5)[1:], seen, atol=1e-5, rtol=1e-5)
 
 
 OTHERS = {
-    "PNDM as Stable Diffusion 1.5 has it": ("PNDMScheduler", BETAS | {"skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1}),
-    "Euler": ("EulerDiscreteScheduler", BETAS | {"timestep_spacing": "linspace", "prediction_type": "v_prediction"}),
-    "DPM++ with Karras' sigmas": ("DPMSolverMultistepScheduler", BETAS | {"use_karras_sigmas": True, "thresholding": True, "algorithm_type": "dpmsolver++"}),
+    "PNDM as Stable Diffusion 1.5 has it": (
+        "PNDMScheduler",
+        BETAS | {"skip_prk_steps": True, "set_alpha_to_one": False, "steps_offset": 1},
+    ),
+    "Euler": (
+        "EulerDiscreteScheduler",
+        BETAS | {"timestep_spacing": "linspace", "prediction_type": "v_prediction"},
+    ),
+    "DPM++ with Karras' sigmas": (
+        "DPMSolverMultistepScheduler",
+        BETAS | {"use_karras_sigmas": True, "thresholding": True, "algorithm_type": "dpmsolver++"},
+    ),
     "an old config": ("PNDMScheduler", BETAS),
     "betas that are the class's own": ("HeunDiscreteScheduler", {}),
     "a latent consistency model": ("LCMScheduler", {}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -133,11 +161,17 @@ def test_an_old_config_without_an_offset_has_the_stock_pipelines_timesteps(tiny_
         ("FlowMatchEulerDiscreteScheduler", {}, "FlowMatchEulerDiscreteScheduler"),
         ("EDMEulerScheduler", {}, "EDMEulerScheduler"),
         ("DDPMScheduler", {"beta_schedule": "sigmoid"}, "beta_schedule sigmoid"),
-        ("DPMSolverMultistepScheduler", BETAS | {"prediction_type": "flow_prediction"}, "prediction_type flow_prediction"),
+        (
+            "DPMSolverMultistepScheduler",
+            BETAS | {"prediction_type": "flow_prediction"},
+            "prediction_type flow_prediction",
+        ),
         ("DDIMScheduler", {"trained_betas": [0.1, 0.2]}, "2 trained_betas for 1000 timesteps"),
     ],
 )
-def test_a_scheduler_that_is_no_diffusion_over_betas_is_refused_by_name(name, config, said, tiny_sd, tmp_path):
+def test_a_scheduler_that_is_no_diffusion_over_betas_is_refused_by_name(
+    name, config, said, tiny_sd, tmp_path
+):
     with pytest.raises(CoreError, match=said) as refused:
         load_model(with_scheduler(tiny_sd, tmp_path / "model", name, config))
     assert refused.value.code == "model_not_supported"
@@ -145,7 +179,11 @@ def test_a_scheduler_that_is_no_diffusion_over_betas_is_refused_by_name(name, co
 
 @pytest.mark.parametrize("prediction", ["v_prediction", "epsilon"])
 def test_where_nothing_of_the_picture_is_left_no_latents_are_taken(prediction, tiny_sd, tmp_path):
-    model = load_model(with_scheduler(tiny_sd, tmp_path / "model", "DDIMScheduler", BETAS | ZERO | {"prediction_type": prediction}))
+    model = load_model(
+        with_scheduler(
+            tiny_sd, tmp_path / "model", "DDIMScheduler", BETAS | ZERO | {"prediction_type": prediction}
+        )
+    )
     assert model.alphas[-1] == 0
     contexts = model.encode(["church", "a church"])
     for how in ("buffer", "fresh"):
@@ -154,14 +192,25 @@ def test_where_nothing_of_the_picture_is_left_no_latents_are_taken(prediction, t
         drawn = [trajectories.draw("church", contexts, seeded(k), 2, 2) for k in range(6)]
         assert all(bool(x.z.isfinite().all()) and 999 not in x.t.tolist() for x in drawn)
     assert trajectories.fill("church", contexts, 2).shape[1] == 4
-    noised = Trajectories(model, CaSpec(sampling_steps=5), seed=0).noised("church", contexts, seeded(0), 4000, 2)
+    noised = Trajectories(model, CaSpec(sampling_steps=5), seed=0).noised(
+        "church", contexts, seeded(0), 4000, 2
+    )
     assert noised.t.max() == 998
-    x = latents(Side(model), InspectSpec(artifact_id="00000000-0000-0000-0000-000000000000", sampling_steps=5, timesteps=4, trajectories=1))
+    x = latents(
+        Side(model),
+        InspectSpec(
+            artifact_id="00000000-0000-0000-0000-000000000000", sampling_steps=5, timesteps=4, trajectories=1
+        ),
+    )
     assert x.t.tolist() == [799, 599, 399, 199]
 
 
 def test_a_row_of_pure_noise_weighs_nothing_and_is_no_division_by_zero():
-    a, b, alphas = torch.ones(2, 4, 2, 2), torch.zeros(2, 4, 2, 2, requires_grad=True), torch.tensor([0.0, 0.5])
+    a, b, alphas = (
+        torch.ones(2, 4, 2, 2),
+        torch.zeros(2, 4, 2, 2, requires_grad=True),
+        torch.tensor([0.0, 0.5]),
+    )
     assert errors(a, b, alphas, "x0").tolist() == [0, 1]
     x = predicted(torch.ones(2, 4, 2, 2), b, alphas)
     assert bool(x.isfinite().all())
@@ -180,10 +229,18 @@ SMALL = {
     "retain_concepts": 2,
 }
 X0 = {
-    "esd": {"space": "x0"}, "naive": {"space": "x0"}, "ca": {"space": "x0", "prior_weight": 0.5}, "age": {"variant": "authors_code"},
-    "ap": {"variant": "authors_code"}, "score": {"space": "x0"}, "ant": {"space": "x0"}, "all_but_one": {"space": "x0"}, "mace": {"lora": {"rank": 1}},
-    "erase_anything": {}, "adv_unlearn": {"space": "x0", "attack_steps": 1},
-}  # fmt: skip
+    "esd": {"space": "x0"},
+    "naive": {"space": "x0"},
+    "ca": {"space": "x0", "prior_weight": 0.5},
+    "age": {"variant": "authors_code"},
+    "ap": {"variant": "authors_code"},
+    "score": {"space": "x0"},
+    "ant": {"space": "x0"},
+    "all_but_one": {"space": "x0"},
+    "mace": {"lora": {"rank": 1}},
+    "erase_anything": {},
+    "adv_unlearn": {"space": "x0", "attack_steps": 1},
+}
 
 
 @pytest.mark.parametrize("name", X0)
@@ -197,7 +254,9 @@ def test_a_model_of_zero_terminal_snr_trains_to_finite_weights_in_the_pictures_s
 
 def test_textual_inversion_reads_any_prediction(tiny_sd, tmp_path):
     for i, schedule in enumerate(("v", "sample", "zero terminal SNR, v")):
-        model = load_model(with_scheduler(tiny_sd, tmp_path / str(i), "DDIMScheduler", BETAS | SCHEDULES[schedule]))
+        model = load_model(
+            with_scheduler(tiny_sd, tmp_path / str(i), "DDIMScheduler", BETAS | SCHEDULES[schedule])
+        )
         x, noise = torch.randn(2, 1, *model.latent_shape, generator=seeded(3))
         exact(model, x[0])
         for t in (1, 500, model.training_steps - 1):

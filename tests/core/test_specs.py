@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from core.specs import EraseSpec
+from expunge.core.specs import EraseSpec
 
 
 @pytest.mark.parametrize(
@@ -26,9 +26,13 @@ def test_what_only_looks_like_a_number_or_a_truth_is_refused(method, field, word
 
 def test_shares_are_numbers():
     with pytest.raises(ValidationError, match="must be a number"):
-        EraseSpec.model_validate({"concepts": [{"name": "doctor", "attributes": ["a {}", "b {}"], "shares": ["0.5", 0.5]}]})
+        EraseSpec.model_validate(
+            {"concepts": [{"name": "doctor", "attributes": ["a {}", "b {}"], "shares": ["0.5", 0.5]}]}
+        )
 
 
 def test_a_whole_number_may_be_written_with_a_point_and_a_share_without():
-    spec = EraseSpec.model_validate({"concepts": ["church"], "method": {"name": "age", "steps": 5.0, "eta": 1}})
+    spec = EraseSpec.model_validate(
+        {"concepts": ["church"], "method": {"name": "age", "steps": 5.0, "eta": 1}}
+    )
     assert (spec.method.steps, spec.method.eta) == (5, 1.0)

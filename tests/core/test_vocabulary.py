@@ -2,29 +2,41 @@
 
 from pathlib import Path
 
-import brought
 import pytest
 
-from core.concepts import anchor, candidates, remaining
-from core.concepts.spaces import words_of
-from core.errors import CoreError
-from core.evaluation.pictures import preserved_concepts
-from core.models import StableDiffusion, Vocabulary, load_model
-from core.specs import Concept, EvaluationSpec
+from expunge.core.concepts import anchor, candidates, remaining
+from expunge.core.concepts.spaces import words_of
+from expunge.core.errors import CoreError
+from expunge.core.evaluation.pictures import preserved_concepts
+from expunge.core.models import Denoiser, Vocabulary, load_model
+from expunge.core.specs import Concept, EvaluationSpec
+from tests.support import customer_models
 
-WORDS = Vocabulary(["dog", "apple", "cat", "owl"], styles=["noto", "high contrast"], templates=("{}", "a photo of a {}"))
+WORDS = Vocabulary(
+    ["dog", "apple", "cat", "owl"], styles=["noto", "high contrast"], templates=("{}", "a photo of a {}")
+)
 
 
-@pytest.mark.parametrize(("name", "style"), [
-    ("noto", "noto"), ("in Noto style", "noto"), ("in the style of high contrast", "high contrast"), ("in the style of Kilian Eng", "Kilian Eng"),
-    ("in Kilian Eng style", "Kilian Eng"), ("hair style", None), ("dog", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "style"),
+    [
+        ("noto", "noto"),
+        ("in Noto style", "noto"),
+        ("in the style of high contrast", "high contrast"),
+        ("in the style of Kilian Eng", "Kilian Eng"),
+        ("in Kilian Eng style", "Kilian Eng"),
+        ("hair style", None),
+        ("dog", None),
+    ],
+)
 def test_a_style_is_known_by_its_list_or_by_its_form(name, style):
     assert WORDS.style(name) == style
 
 
 def test_a_style_is_asked_for_around_objects_and_replaced_around_the_same_ones():
-    assert WORDS.prompts("in noto style") == [f"{x} in noto style" for x in ("a dog", "an apple", "a cat", "an owl")]
+    assert WORDS.prompts("in noto style") == [
+        f"{x} in noto style" for x in ("a dog", "an apple", "a cat", "an owl")
+    ]
     assert WORDS.replaced("noto", "in high contrast style") == [
         f"{x} in high contrast style" for x in ("a dog", "an apple", "a cat", "an owl")
     ]
@@ -74,19 +86,20 @@ def test_with_every_concept_erased_the_error_names_the_remedy(tiny_sd: Path):
     assert caught.value.code == "empty_concept_space"
 
 
-# --- a model that says nothing of what it draws -----------------------------------------------------------------------
+# --- a model that says nothing of what it draws
+# -----------------------------------------------------------------------
 
 
 @pytest.fixture
-def silent(tiny_sd: Path, tmp_path: Path) -> StableDiffusion:
+def silent(tiny_sd: Path, tmp_path: Path) -> Denoiser:
     """A model without a vocabulary, as one of the hub's is."""
-    folder = brought.copy(tmp_path / "silent", of=tiny_sd)
+    folder = customer_models.copy(tmp_path / "silent", of=tiny_sd)
     (folder / "vocabulary.json").unlink()
     return load_model(folder)
 
 
 @pytest.mark.parametrize("name", ["in the style of Van Gogh", "Vincent van Gogh", "in van gogh style"])
-def test_an_artist_has_other_artists_for_targets_and_never_himself(silent: StableDiffusion, name: str):
+def test_an_artist_has_other_artists_for_targets_and_never_himself(silent: Denoiser, name: str):
     artist = Concept(name=name)
     found = candidates(silent, artist, [artist], 20)
     assert len(found) == len(set(found)) == 20
@@ -95,10 +108,12 @@ def test_an_artist_has_other_artists_for_targets_and_never_himself(silent: Stabl
     assert anchor(silent, artist, [artist]) == found[0]
 
 
-def test_an_artist_is_asked_for_as_prompts_do_with_and_without_an_object(silent: StableDiffusion):
+def test_an_artist_is_asked_for_as_prompts_do_with_and_without_an_object(silent: Denoiser):
     prompts = silent.vocabulary.prompts("in the style of Van Gogh")
     assert {"a painting in the style of Van Gogh", "a painting by Van Gogh"} <= set(prompts)
-    assert any(prompt.endswith(" in the style of Van Gogh") and "painting" not in prompt for prompt in prompts)
+    assert any(
+        prompt.endswith(" in the style of Van Gogh") and "painting" not in prompt for prompt in prompts
+    )
     for prompt, other, none, place in zip(
         prompts,
         silent.vocabulary.replaced("in the style of Van Gogh", "Claude Monet"),
@@ -112,16 +127,21 @@ def test_an_artist_is_asked_for_as_prompts_do_with_and_without_an_object(silent:
         assert not none.endswith((" by", " of", " {}"))
 
 
-def test_other_artists_are_judged_beside_the_one_that_is_erased(silent: StableDiffusion):
-    judged = preserved_concepts(silent, [Concept(name="in the style of Van Gogh")], [], EvaluationSpec(preserved_count=8))
+def test_other_artists_are_judged_beside_the_one_that_is_erased(silent: Denoiser):
+    judged = preserved_concepts(
+        silent, [Concept(name="in the style of Van Gogh")], [], EvaluationSpec(preserved_count=8)
+    )
     artists = [name for name in judged if silent.vocabulary.style(name)]
     assert len(artists) == 4
     assert not any("gogh" in name.casefold() for name in judged)
 
 
-def test_an_object_ranges_over_english_nouns_where_the_model_has_no_vocabulary(silent: StableDiffusion, tiny_sd: Path):
+def test_an_object_ranges_over_english_nouns_where_the_model_has_no_vocabulary(
+    silent: Denoiser, tiny_sd: Path
+):
     church = Concept(name="church")
     assert words_of(silent, "model", "church") == words_of(silent, "english", "church")
     assert len(candidates(silent, church, [church], 4000)) > 3000
-    assert set(silent.vocabulary.concepts) < set(words_of(silent, "english", ""))  # what is held and judged: no 'bullettrain side'
+    # What is held and judged: no 'bullettrain side'
+    assert set(silent.vocabulary.concepts) < set(words_of(silent, "english", ""))
     assert len(words_of(load_model(tiny_sd), "model", "church")) == 11

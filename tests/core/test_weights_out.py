@@ -4,23 +4,32 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from core.delivery import bundle
-from core.errors import CoreError
-from core.models import load_model
-from core.run import warn_of_cut
-from core.specs import Concept
+from expunge.core.delivery import bundle
+from expunge.core.errors import CoreError
+from expunge.core.models import load_model
+from expunge.core.run import warn_of_cut
+from expunge.core.specs import Concept
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_weights_that_are_not_finite_are_never_signed(tmp_path: Path, bad: float, dtype: torch.dtype):
-    save_file({"a": torch.ones(3, dtype=dtype), "b": torch.tensor([1, bad], dtype=dtype)}, tmp_path / "pytorch_lora_weights.safetensors")
+    save_file(
+        {"a": torch.ones(3, dtype=dtype), "b": torch.tensor([1, bad], dtype=dtype)},
+        tmp_path / "pytorch_lora_weights.safetensors",
+    )
     with pytest.raises(CoreError, match="tensor 'b' holds NaN or infinity") as found:
         bundle.seal(tmp_path, {}, None)
     assert found.value.code == "weights_not_finite"
     assert not (tmp_path / "manifest.json").exists()
-    save_file({"a": torch.ones(3, dtype=dtype), "bits": torch.ones(3, dtype=torch.uint8)}, tmp_path / "pytorch_lora_weights.safetensors")
-    assert [file.name for file in bundle.seal(tmp_path, {}, None)] == ["pytorch_lora_weights.safetensors", "manifest.json"]
+    save_file(
+        {"a": torch.ones(3, dtype=dtype), "bits": torch.ones(3, dtype=torch.uint8)},
+        tmp_path / "pytorch_lora_weights.safetensors",
+    )
+    assert [file.name for file in bundle.seal(tmp_path, {}, None)] == [
+        "pytorch_lora_weights.safetensors",
+        "manifest.json",
+    ]
 
 
 def test_a_text_that_the_text_encoder_reads_only_the_beginning_of_is_reported(tiny_sd: Path):
@@ -28,5 +37,6 @@ def test_a_text_that_the_text_encoder_reads_only_the_beginning_of_is_reported(ti
     long = " ".join("qx" for _ in range(60))
     warn_of_cut(model, [Concept(name="church", target=long)], ["mosque"], told.append)
     assert [report["message"] for report in told] == [
-        f"'{long}' has more than the {model.pipe.tokenizer.model_max_length} tokens that the text encoder reads: its end is not seen"
+        f"'{long}' has more than the {model.pipe.tokenizer.model_max_length} tokens that the text encoder"
+        " reads: its end is not seen"
     ]

@@ -1,3 +1,3 @@
-from live_service import anonymous, limited, other, service, settings, tenant
+from tests.support.service import anonymous, limited, other, service, settings, tenant
 
 __all__ = ["anonymous", "limited", "other", "service", "settings", "tenant"]

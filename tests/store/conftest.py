@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from store import attempts, jobs
-from store.models import Job, Tenant
+from expunge.store import attempts, jobs
+from expunge.store.models import Job, Tenant
 
 LEASE = timedelta(seconds=60)
 Make = Callable[..., Job]
@@ -45,7 +45,9 @@ def expire(session: Session) -> Callable[[uuid.UUID], None]:
     """expire(job_id): the lease ran out a second ago."""
 
     def expired(job_id: uuid.UUID) -> None:
-        session.execute(text("update jobs set lease_expires_at = now() - interval '1 s' where id = :id"), {"id": job_id})
+        session.execute(
+            text("update jobs set lease_expires_at = now() - interval '1 s' where id = :id"), {"id": job_id}
+        )
         session.commit()
 
     return expired

@@ -1,5 +1,5 @@
 """Fixtures of the worker's tests."""
 
-from fleets import finished, fleet
+from tests.support.cluster import finished, fleet
 
 __all__ = ["finished", "fleet"]

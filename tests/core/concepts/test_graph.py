@@ -1,4 +1,6 @@
-"""The concept graph: its statistics and fit on made-up graphs, what it predicts, and the bundled model's own."""
+"""The concept graph: its statistics and fit on made-up graphs, what it predicts, and the bundled model's
+own.
+"""
 
 import json
 import math
@@ -9,21 +11,25 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from core.concepts.graph import fit, spearman, statistics
-from core.impact import FILE, Graph, band, features, graph_of
-from core.models.folders import BUNDLED, digest_of
-from core.specs import AgeSpec, Concept, UceSpec
+from expunge.core.concepts.graph import fit, spearman, statistics
+from expunge.core.impact import FILE, Graph, band, features, graph_of
+from expunge.core.models.folders import BUNDLED, digest_of
+from expunge.core.specs import AgeSpec, Concept, UceSpec
 
 RNG = np.random.default_rng(0)
 
 
-def made_up(erased: int = 8, nodes: int = 14, noise: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def made_up(
+    erased: int = 8, nodes: int = 14, noise: float = 0.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A graph whose drops follow the fit's own features exactly, but for the noise."""
     distance = RNG.uniform(8, 20, (erased, nodes))
     np.fill_diagonal(distance, 0)
     g0 = RNG.uniform(50, 90, nodes)
     weights = np.array([1.0, 5.0, -2.0, 40.0])
-    drop = np.array([[weights @ features(distance[i, j], g0[j]) for j in range(nodes)] for i in range(erased)])
+    drop = np.array(
+        [[weights @ features(distance[i, j], g0[j]) for j in range(nodes)] for i in range(erased)]
+    )
     return drop + noise * RNG.normal(size=drop.shape), distance, g0
 
 
@@ -76,7 +82,8 @@ def test_the_statistics_tell_locality_asymmetry_and_abnormality():
     found = statistics(one_way, np.full((3, 5), 12.0) + np.arange(5), np.array([80.0, 50, 81, 82, 83]))
     assert found["asymmetry"]["strong_pairs"] == found["asymmetry"]["strong_one_way"] == 1
     assert found["asymmetry"]["strong_mean_difference"] == 40
-    assert found["abnormal"]["rank_correlation_with_g0"] > 0  # the one with the lowest G0 is the one that suffers
+    # The one with the lowest G0 is the one that suffers
+    assert found["abnormal"]["rank_correlation_with_g0"] > 0
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +94,21 @@ def graph() -> Graph:
 
 
 def test_the_bundled_graph_is_of_the_bundled_model_and_complete(graph: Graph):
-    content, words = graph.content, json.loads((BUNDLED / "emoji" / "vocabulary.json").read_text())["concepts"]
+    content, words = (
+        graph.content,
+        json.loads((BUNDLED / "emoji" / "vocabulary.json").read_text())["concepts"],
+    )
     assert content["model"] == digest_of(BUNDLED / "emoji")
     assert graph.names == words
     assert len(content["erased"]) >= 24
     assert content["nodes"][: len(content["erased"])] == content["erased"]
     shape = (len(content["erased"]), len(content["nodes"]))
     assert all(np.array(content[key]).shape == shape for key in ("drop", "hits_drop", "distance"))
-    measured = np.array(content["drop"]), np.array(content["distance"]), np.array([graph.concepts[n]["g0"] for n in content["nodes"]])
+    measured = (
+        np.array(content["drop"]),
+        np.array(content["distance"]),
+        np.array([graph.concepts[n]["g0"] for n in content["nodes"]]),
+    )
     assert statistics(*measured)["asymmetry"]["mean_difference"] == pytest.approx(
         content["statistics"]["asymmetry"]["mean_difference"], abs=0.01
     )
@@ -117,12 +131,20 @@ def test_the_neighbours_are_hurt_most_and_the_erased_never(graph: Graph):
     assert not {"church", "mosque", "dog"} & set(names)
     assert {"synagogue", "wolf"} <= set(names)
     assert [h.clip.value for h in found] == sorted((h.clip.value for h in found), reverse=True)
-    assert all(h.clip.low <= h.clip.value <= h.clip.high and h.psr.low <= h.psr.value <= h.psr.high for h in found)
+    assert all(
+        h.clip.low <= h.clip.value <= h.clip.high and h.psr.low <= h.psr.value <= h.psr.high for h in found
+    )
     row = next(h for h in found if h.concept == "synagogue")
     assert row.erased in ("church", "mosque")
     weights = graph.content["fit"]["clip"]["weights"]
-    assert row.clip.value == pytest.approx(np.dot(weights, features(row.distance, graph.concepts["synagogue"]["g0"])))
-    half = next(h for h in graph.hurt([Concept(name="church", synonyms=["mosque"])], 0.5, 20) if h.concept == "synagogue")
+    assert row.clip.value == pytest.approx(
+        np.dot(weights, features(row.distance, graph.concepts["synagogue"]["g0"]))
+    )
+    half = next(
+        h
+        for h in graph.hurt([Concept(name="church", synonyms=["mosque"])], 0.5, 20)
+        if h.concept == "synagogue"
+    )
     assert half.clip.value == pytest.approx(row.clip.value / 2)
 
 
@@ -136,7 +158,10 @@ def test_targets_are_in_class_close_and_no_synonyms(graph: Graph):
 
 def test_the_cost_grows_with_concepts_steps_and_batch(graph: Graph):
     usual, methods = graph.cost(AgeSpec(), 1), graph.content["methods"]
-    assert (usual.seconds, usual.unet_evaluations) == (round(methods["age"]["seconds"], 1), methods["age"]["unet_evaluations"])
+    assert (usual.seconds, usual.unet_evaluations) == (
+        round(methods["age"]["seconds"], 1),
+        methods["age"]["unet_evaluations"],
+    )
     twice = graph.cost(AgeSpec(steps=2 * AgeSpec().steps, batch_size=2), 3)
     assert twice.unet_evaluations == pytest.approx(3 * usual.unet_evaluations, rel=1e-3)
     assert graph.cost(UceSpec(), 1).unet_evaluations == 0

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from core.concepts import candidates, distances, nearest
-from core.concepts.embeddings import eos_states
-from core.concepts.spaces import clip_words, english, words_of
-from core.errors import CoreError
-from core.models import load_model
-from core.specs import AgeSpec, Concept
-from core.specs.inflections import variant_of
+from expunge.core.concepts import candidates, distances, nearest
+from expunge.core.concepts.embeddings import eos_states
+from expunge.core.concepts.spaces import clip_words, english, words_of
+from expunge.core.errors import CoreError
+from expunge.core.models import load_model
+from expunge.core.specs import AgeSpec, Concept
+from expunge.core.specs.inflections import variant_of
 
 
 @pytest.fixture
@@ -33,21 +33,61 @@ def test_the_clip_space_holds_whole_words_of_the_models_own_tokenizer(model):
     assert not any(w.startswith("<") for w in words)
 
 
-@pytest.mark.parametrize("word", [
-    "church", "Church", "CHURCHES", "churches", "church's", "Churches’", "churched", "churching", "sailing boat", "Sailing-Boats", "wolves", "mice",
-    "cherry", "Cherries", "buses", "man's", "tomatoes", "sawing", "planned", "baking",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "word",
+    [
+        "church",
+        "Church",
+        "CHURCHES",
+        "churches",
+        "church's",
+        "Churches’",
+        "churched",
+        "churching",
+        "sailing boat",
+        "Sailing-Boats",
+        "wolves",
+        "mice",
+        "cherry",
+        "Cherries",
+        "buses",
+        "man's",
+        "tomatoes",
+        "sawing",
+        "planned",
+        "baking",
+    ],
+)
 def test_inflections_are_the_concept_itself(word):
-    erased = ["church", "sailing boat", "wolf", "mouse", "cherries", "bus", "men", "tomato", "saw", "plan", "bake"]
+    erased = [
+        "church",
+        "sailing boat",
+        "wolf",
+        "mouse",
+        "cherries",
+        "bus",
+        "men",
+        "tomato",
+        "saw",
+        "plan",
+        "bake",
+    ]
     assert variant_of(erased)(word)
 
 
-@pytest.mark.parametrize("word", ["churchyard", "mosque", "boat", "wolfram", "house", "cheer", "busy", "mane", "seesaw", "plant", "cake"])
+@pytest.mark.parametrize(
+    "word",
+    ["churchyard", "mosque", "boat", "wolfram", "house", "cheer", "busy", "mane", "seesaw", "plant", "cake"],
+)
 def test_other_words_are_not(word):
-    assert not variant_of(["church", "sailing boat", "wolf", "mouse", "cherries", "bus", "men", "tomato", "saw", "plan", "bake"])(word)
+    assert not variant_of(
+        ["church", "sailing boat", "wolf", "mouse", "cherries", "bus", "men", "tomato", "saw", "plan", "bake"]
+    )(word)
 
 
-@pytest.mark.parametrize("space", ["model", "english", "clip", ["Churches", "castle", "mosque", "castle", "mosques", "teapot"]])
+@pytest.mark.parametrize(
+    "space", ["model", "english", "clip", ["Churches", "castle", "mosque", "castle", "mosques", "teapot"]]
+)
 def test_no_space_offers_the_concept_or_a_form_of_it(space, model):
     church = Concept(name="church", synonyms=["mosque"])
     found = nearest(model, church, [church], space)
@@ -83,8 +123,12 @@ def test_a_large_space_is_encoded_once_in_batches_with_progress_and_kept_on_disk
 
     again = load_model(tiny_sd)
     again.cache = tmp_path
-    torch.testing.assert_close(eos_states(again, words, lambda _: pytest.fail("encoded again")), states, rtol=0, atol=0)
-    torch.testing.assert_close(distances(again, words[0], words[:3]), (states[:3] - states[0]).square().sum(1).sqrt(), rtol=0, atol=0)
+    torch.testing.assert_close(
+        eos_states(again, words, lambda _: pytest.fail("encoded again")), states, rtol=0, atol=0
+    )
+    torch.testing.assert_close(
+        distances(again, words[0], words[:3]), (states[:3] - states[0]).square().sum(1).sqrt(), rtol=0, atol=0
+    )
 
 
 def test_the_default_space_and_null_mean_the_models_own():

@@ -1,4 +1,6 @@
-"""Textual inversion, Eq. 18, and concepts given by images: golden values, who gets gradient, resumption, and a whole job."""
+"""Textual inversion, Eq. 18, and concepts given by images: golden values, who gets gradient, resumption, and
+a whole job.
+"""
 
 import json
 from pathlib import Path
@@ -7,19 +9,19 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from killed import Killed, killed_when
 from PIL import Image
 from pydantic import ValidationError
 
-from core.concepts.learned import named, shown, word_of
-from core.concepts.textual_inversion import fitted, invert, kept_part, loss, moments, start_of
-from core.errors import CoreError
-from core.evaluation.judges import judges_for
-from core.evaluation.report import Report
-from core.models import learned, load_model
-from core.progress import DirectoryCheckpoints
-from core.run import run_erase, run_evaluate
-from core.specs import Concept, EraseSpec, EvaluateSpec, EvaluationSpec, InversionSpec, UceSpec
+from expunge.core.concepts.textual_inversion import fitted, invert, kept_part, loss, moments, start_of
+from expunge.core.concepts.visual_concepts import named, shown, word_of
+from expunge.core.errors import CoreError
+from expunge.core.evaluation.judges import judges_for
+from expunge.core.evaluation.report import Report
+from expunge.core.models import load_model, word_embeddings
+from expunge.core.progress import DirectoryCheckpoints
+from expunge.core.run import run_erase, run_evaluate
+from expunge.core.specs import Concept, EraseSpec, EvaluateSpec, EvaluationSpec, InversionSpec, UceSpec
+from tests.support.killed_runs import Killed, killed_when
 
 SMALL = InversionSpec(steps=6, batch_size=2, checkpoint_every=2, vectors=2)
 IDS = [f"00000000-0000-0000-0000-00000000000{i}" for i in range(6)]
@@ -38,7 +40,9 @@ def uploads(folder: Path) -> dict[str, Path]:
         Image.fromarray(image).save(files[id_])
     for id_ in IDS[3:]:
         files[id_] = folder / f"{id_}.png"
-        Image.fromarray(np.tile(np.where(np.arange(64) < 32, 255, 0).astype(np.uint8), (64, 1))).save(files[id_])
+        Image.fromarray(np.tile(np.where(np.arange(64) < 32, 255, 0).astype(np.uint8), (64, 1))).save(
+            files[id_]
+        )
     return files
 
 
@@ -71,7 +75,9 @@ def test_the_loss_is_equation_18():
     for i in range(3):
         a = float(Scaled.alphas[t[i]])
         noised = a**0.5 * z[i].numpy() + (1 - a) ** 0.5 * noise[i].numpy()
-        total += float(np.mean((noise[i].numpy() - (2 * noised + int(t[i]) / 100 + c[i].numpy().mean())) ** 2)) / 3
+        total += (
+            float(np.mean((noise[i].numpy() - (2 * noised + int(t[i]) / 100 + c[i].numpy().mean())) ** 2)) / 3
+        )
     assert loss(Scaled(), z, noise, t, c).item() == pytest.approx(total, rel=1e-5)
 
 
@@ -80,9 +86,15 @@ def test_gradient_reaches_the_word_alone(tiny_sd):
     model.learn("<pet>", start_of(model, "dog", 2))
     vectors = model.words["<pet>"].vectors.requires_grad_(True)
     mean, _ = moments(model, pictures(2))
-    loss(model, mean, torch.ones_like(mean), torch.tensor([10, 500]), model.text_states(["a <pet>", "a dog"])).backward()
+    loss(
+        model, mean, torch.ones_like(mean), torch.tensor([10, 500]), model.text_states(["a <pet>", "a dog"])
+    ).backward()
     assert vectors.grad.abs().amax(1).min() > 0
-    assert all(p.grad is None for part in (model.unet, model.pipe.text_encoder, model.pipe.vae) for p in part.parameters())
+    assert all(
+        p.grad is None
+        for part in (model.unet, model.pipe.text_encoder, model.pipe.vae)
+        for p in part.parameters()
+    )
 
 
 def test_a_prompt_without_the_word_is_encoded_as_before_and_one_with_it_by_its_vectors(tiny_sd):
@@ -95,14 +107,19 @@ def test_a_prompt_without_the_word_is_encoded_as_before_and_one_with_it_by_its_v
     torch.testing.assert_close(model.encode_eos(["a <pet>"]), plain.encode_eos(["a dog"]))
     before = model.encode(["a <pet>"])
     model.learn("<pet>", torch.zeros(1, before.shape[-1]))
-    assert not torch.equal(model.encode(["a <pet>"]), before)  # what was encoded with the old vectors is forgotten
+    # What was encoded with the old vectors is forgotten
+    assert not torch.equal(model.encode(["a <pet>"]), before)
 
 
 def test_learning_lowers_the_loss_on_what_it_learns(tiny_sd):
     model = load_model(tiny_sd)
     mean, _ = moments(model, pictures(1))
     g = torch.Generator().manual_seed(1)
-    z, noise, t = mean.repeat(16, 1, 1, 1), torch.randn(16, *model.latent_shape, generator=g), torch.arange(0, 960, 60)
+    z, noise, t = (
+        mean.repeat(16, 1, 1, 1),
+        torch.randn(16, *model.latent_shape, generator=g),
+        torch.arange(0, 960, 60),
+    )
 
     def value() -> float:
         with torch.no_grad():
@@ -110,7 +127,15 @@ def test_learning_lowers_the_loss_on_what_it_learns(tiny_sd):
 
     model.learn("<pet>", start_of(model, "dog", 1))
     before = value()
-    invert(model, "<pet>", "dog", pictures(1), InversionSpec(steps=40, batch_size=8, learning_rate=0.05), 0, lambda _: None)
+    invert(
+        model,
+        "<pet>",
+        "dog",
+        pictures(1),
+        InversionSpec(steps=40, batch_size=8, learning_rate=0.05),
+        0,
+        lambda _: None,
+    )
     assert value() < before
 
 
@@ -177,22 +202,35 @@ def request(**concept: object) -> EraseSpec:
                 "checkpoint_every": 2,
                 "lora": {"rank": 2},
             },
-            "evaluation": {"erased_images": 4, "preserved_count": 4, "preserved_images": 1, "sampling_steps": 3},
+            "evaluation": {
+                "erased_images": 4,
+                "preserved_count": 4,
+                "preserved_images": 1,
+                "sampling_steps": 3,
+            },
         }
     )
 
 
 def test_a_visual_edit_delivers_the_word_and_is_judged_by_what_the_images_show(tiny_judged, tmp_path):
     files = uploads(tmp_path)
-    run_erase(request(target="cat"), tmp_path / "out", source=str(tiny_judged), cache=tmp_path / "cache", images=files)
+    run_erase(
+        request(target="cat"),
+        tmp_path / "out",
+        source=str(tiny_judged),
+        cache=tmp_path / "cache",
+        images=files,
+    )
     report = Report.model_validate_json((tmp_path / "out" / "report.json").read_text())
     assert report.erased == ["<my-dog>"]
-    name, word = learned.read(tmp_path / "out" / "embedding-1.safetensors")
+    name, word = word_embeddings.read(tmp_path / "out" / "embedding-1.safetensors")
     assert name == "<my-dog>"
     assert (report.value("esr1", "<my-dog>") is None) == (word.shows is None)
     assert report.value("edit1", "<my-dog>") is not None
     assert word.shows not in report.preserved
-    pipe = StableDiffusionPipeline.from_pretrained(tiny_judged, safety_checker=None, requires_safety_checker=False)
+    pipe = StableDiffusionPipeline.from_pretrained(
+        tiny_judged, safety_checker=None, requires_safety_checker=False
+    )
     pipe.load_textual_inversion(str(tmp_path / "out" / "embedding-1.safetensors"))
     model = load_model(tiny_judged)
     model.learn(name, word.vectors)
@@ -200,7 +238,10 @@ def test_a_visual_edit_delivers_the_word_and_is_judged_by_what_the_images_show(t
     torch.testing.assert_close(model.encode(["a photo of a <my-dog>"]), theirs)
     assert "What was learned" in (tmp_path / "out" / "report.html").read_text()
     assert "load_textual_inversion" in (tmp_path / "out" / "README.md").read_text()
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["spec"]["concepts"][0]["images"] == IDS[:3]
+    assert (
+        json.loads((tmp_path / "out" / "manifest.json").read_text())["spec"]["concepts"][0]["images"]
+        == IDS[:3]
+    )
 
 
 @pytest.mark.parametrize("show", [True, False])
@@ -214,10 +255,16 @@ def test_the_bundle_holds_the_images_only_where_that_is_wanted(show, tiny_judged
 
 
 @pytest.mark.parametrize("name", ["犬" * 200, "../.. or /etc/passwd"])
-def test_the_files_of_words_have_names_of_ours_however_long_or_odd_the_concepts_is(name, tiny_judged, tmp_path):
-    spec = request(name=name, masks=IDS[3:]).model_copy(update={"method": UceSpec(), "evaluation": EvaluationSpec(enabled=False)})
-    run_erase(spec, tmp_path / "out", source=str(tiny_judged), cache=tmp_path / "cache", images=uploads(tmp_path))
-    words = {file.name: learned.read(file)[0] for file in (tmp_path / "out").glob("embedding-*")}
+def test_the_files_of_words_have_names_of_ours_however_long_or_odd_the_concepts_is(
+    name, tiny_judged, tmp_path
+):
+    spec = request(name=name, masks=IDS[3:]).model_copy(
+        update={"method": UceSpec(), "evaluation": EvaluationSpec(enabled=False)}
+    )
+    run_erase(
+        spec, tmp_path / "out", source=str(tiny_judged), cache=tmp_path / "cache", images=uploads(tmp_path)
+    )
+    words = {file.name: word_embeddings.read(file)[0] for file in (tmp_path / "out").glob("embedding-*")}
     assert set(words) == {"embedding-1.safetensors", "embedding-2.safetensors"}
     card = (tmp_path / "out" / "README.md").read_text()
     for file, word in words.items():
@@ -229,12 +276,22 @@ def test_the_deltas_evaluation_with_the_word_repeats_its_jobs_numbers(tiny_judge
     shared = {"source": str(tiny_judged), "cache": tmp_path / "cache"}
     run_erase(spec, tmp_path / "job", images=uploads(tmp_path), **shared)
     again = EvaluateSpec.model_validate(
-        {"job_id": IDS[0], "concepts": spec.model_dump()["concepts"], "evaluation": spec.evaluation.model_dump()}
+        {
+            "job_id": IDS[0],
+            "concepts": spec.model_dump()["concepts"],
+            "evaluation": spec.evaluation.model_dump(),
+        }
     )
-    delta, word = tmp_path / "job" / "pytorch_lora_weights.safetensors", tmp_path / "job" / "embedding-1.safetensors"
+    delta, word = (
+        tmp_path / "job" / "pytorch_lora_weights.safetensors",
+        tmp_path / "job" / "embedding-1.safetensors",
+    )
     run_evaluate(again, tmp_path / "again", delta=delta, concepts=again.concepts, words=[word], **shared)
     run_evaluate(again, tmp_path / "blind", delta=delta, concepts=again.concepts, **shared)
-    first, second, blind = (Report.model_validate_json((tmp_path / f / "report.json").read_text()) for f in ("job", "again", "blind"))
+    first, second, blind = (
+        Report.model_validate_json((tmp_path / f / "report.json").read_text())
+        for f in ("job", "again", "blind")
+    )
     measured = [m for m in first.metrics if not m.name.startswith(("wall", "peak"))]
     assert [m for m in second.metrics if not m.name.startswith(("wall", "peak"))] == measured
     assert [(m.metric, m.concept) for m in blind.not_available if m.concept] == [("esr1", "<my-dog>")]
@@ -244,7 +301,11 @@ def test_the_deltas_evaluation_with_the_word_repeats_its_jobs_numbers(tiny_judge
 def test_a_mask_edit_killed_in_either_stage_ends_in_the_same_bytes(phase, tiny_judged, tmp_path):
     spec, files = request(masks=IDS[3:]), uploads(tmp_path)
     spec = spec.model_copy(update={"evaluation": spec.evaluation.model_copy(update={"enabled": False})})
-    kill = killed_when(lambda progress: progress["phase"] == phase and progress.get("target") != "<my-dog>" and progress["step"] == 3)
+    kill = killed_when(
+        lambda progress: (
+            progress["phase"] == phase and progress.get("target") != "<my-dog>" and progress["step"] == 3
+        )
+    )
     shared = {"source": str(tiny_judged), "cache": tmp_path / "cache", "images": files}
     run_erase(spec, tmp_path / "whole", **shared)
     checkpoints = DirectoryCheckpoints(tmp_path / "checkpoints")
@@ -269,7 +330,10 @@ def test_an_image_that_is_not_there_is_named(tiny_judged, tmp_path):
     [
         ({"images": IDS[:2]}, "images: 2 different images show too little"),
         ({"images": IDS[:3], "masks": IDS[:2]}, "masks: 2 masks for 3 images"),
-        ({"images": IDS[:3], "masks": IDS[3:], "target": "cat"}, "the target is learned from what the masks keep"),
+        (
+            {"images": IDS[:3], "masks": IDS[3:], "target": "cat"},
+            "the target is learned from what the masks keep",
+        ),
         ({"masks": IDS[3:]}, "masks: 3 masks for 0 images"),
         ({"initializer": "dog"}, "initializer: there are no images"),
         ({"images": ["../../etc/passwd"] * 3}, "is no id"),

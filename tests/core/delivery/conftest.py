@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from core.run import Outcome, run_erase
-from core.specs import EraseSpec
+from expunge.core.run import Outcome, run_erase
+from expunge.core.specs import EraseSpec
 
 SPEC = EraseSpec.model_validate(
     {
@@ -18,7 +18,13 @@ SPEC = EraseSpec.model_validate(
             "learning_rate": 0.03,
             "lora": {"rank": 4, "alpha": 8},
         },
-        "evaluation": {"erased_images": 4, "preserved_count": 4, "preserved_images": 2, "sampling_steps": 3, "nudity": True},
+        "evaluation": {
+            "erased_images": 4,
+            "preserved_count": 4,
+            "preserved_images": 2,
+            "sampling_steps": 3,
+            "nudity": True,
+        },
         "fused": True,
     }
 )

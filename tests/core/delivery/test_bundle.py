@@ -17,14 +17,14 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors import safe_open
 
-from core.delivery import card, page, plots
-from core.delivery.fused import pack
-from core.evaluation.pictures import Picture
-from core.evaluation.report import Evaluation, Metric, Report
-from core.evaluation.verdict import Check, Verdict, judge
-from core.models import StableDiffusion, load_model
-from core.run import Outcome, run_erase
-from core.specs import Concept, EraseSpec, EvaluationSpec, Thresholds
+from expunge.core.delivery import card, page, plots
+from expunge.core.delivery.fused import pack
+from expunge.core.evaluation.pictures import Picture
+from expunge.core.evaluation.report import Evaluation, Metric, Report
+from expunge.core.evaluation.verdict import Check, Verdict, judge
+from expunge.core.models import Denoiser, load_model
+from expunge.core.run import Outcome, run_erase
+from expunge.core.specs import Concept, EraseSpec, EvaluationSpec, Thresholds
 
 PROMPTS = ["church", "a photo of a dog in noto style", "a teapot"]
 FP16 = 2**-10  # one unit in the last place at 1.0
@@ -33,14 +33,16 @@ HOSTILE = "<script>alert(1)</script> | **x**"
 
 def draw_with_plain_diffusers(pipe: StableDiffusionPipeline) -> np.ndarray:
     pipe.set_progress_bar_config(disable=True)
-    latents = torch.stack([torch.randn((4, 16, 16), generator=torch.Generator().manual_seed(s)) for s in range(3)])
+    latents = torch.stack(
+        [torch.randn((4, 16, 16), generator=torch.Generator().manual_seed(s)) for s in range(3)]
+    )
     return pipe(PROMPTS, latents=latents, num_inference_steps=4, guidance_scale=7.5, output_type="np").images
 
 
 @pytest.fixture(scope="module")
-def sanitized(erase_spec: EraseSpec, bundle: Path, tiny_judged: Path) -> StableDiffusion:
+def sanitized(erase_spec: EraseSpec, bundle: Path, tiny_judged: Path) -> Denoiser:
     """The model as it was inside the job: base and adapter with the bundle's own tensors."""
-    from core.erasure import erase
+    from expunge.core.erasure import erase
 
     model = load_model(tiny_judged)
     delta = erase(model, erase_spec)
@@ -49,7 +51,9 @@ def sanitized(erase_spec: EraseSpec, bundle: Path, tiny_judged: Path) -> StableD
     return model
 
 
-def test_the_delta_reproduces_the_in_process_pictures_in_plain_diffusers(bundle: Path, tiny_judged: Path, sanitized: StableDiffusion):
+def test_the_delta_reproduces_the_in_process_pictures_in_plain_diffusers(
+    bundle: Path, tiny_judged: Path, sanitized: Denoiser
+):
     pipe = StableDiffusionPipeline.from_pretrained(tiny_judged, safety_checker=None)
     base = draw_with_plain_diffusers(pipe)
     pipe.load_lora_weights(bundle)
@@ -58,12 +62,16 @@ def test_the_delta_reproduces_the_in_process_pictures_in_plain_diffusers(bundle:
     assert np.abs(inside[0] - base[0]).max() > 20 * FP16  # the delta does something
 
 
-def test_the_fused_checkpoint_draws_the_same_without_a_lora(bundle: Path, tmp_path: Path, sanitized: StableDiffusion):
+def test_the_fused_checkpoint_draws_the_same_without_a_lora(
+    bundle: Path, tmp_path: Path, sanitized: Denoiser
+):
     with zipfile.ZipFile(bundle / "fused.zip") as archive:
         archive.extractall(tmp_path)
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "fused", safety_checker=None)
     assert not any("lora" in name for name, _ in pipe.unet.named_modules())
-    assert np.abs(draw_with_plain_diffusers(pipe) - draw_with_plain_diffusers(sanitized.pipe)).max() < 4 * FP16
+    assert (
+        np.abs(draw_with_plain_diffusers(pipe) - draw_with_plain_diffusers(sanitized.pipe)).max() < 4 * FP16
+    )
     assert load_model(tmp_path / "fused").vocabulary.styles == ["noto", "twemoji"]
     assert not any(b"_name_or_path" in f.read_bytes() for f in (tmp_path / "fused").rglob("*.json"))
 
@@ -71,9 +79,18 @@ def test_the_fused_checkpoint_draws_the_same_without_a_lora(bundle: Path, tmp_pa
 def test_the_same_spec_and_seed_give_the_same_bytes(
     erase_spec: EraseSpec, bundle: Path, tiny_judged: Path, tmp_path: Path, workplace: Path
 ):
-    again = run_erase(erase_spec, tmp_path / "again", source=str(tiny_judged), cache=workplace / "cache", context={"job_id": "2"})
+    again = run_erase(
+        erase_spec,
+        tmp_path / "again",
+        source=str(tiny_judged),
+        cache=workplace / "cache",
+        context={"job_id": "2"},
+    )
     for name in ("pytorch_lora_weights.safetensors", "fused.zip"):
-        assert hashlib.sha256((tmp_path / "again" / name).read_bytes()).digest() == hashlib.sha256((bundle / name).read_bytes()).digest()
+        assert (
+            hashlib.sha256((tmp_path / "again" / name).read_bytes()).digest()
+            == hashlib.sha256((bundle / name).read_bytes()).digest()
+        )
     assert "manifest.sig" not in [o.name for o in again.outputs]  # no key was given
 
 
@@ -82,8 +99,10 @@ def test_the_delta_says_what_it_is(bundle: Path, tiny_judged: Path):
         metadata = f.metadata()
     assert metadata["format"] == "pt"
     settings = json.loads(metadata["lora_adapter_metadata"])
-    assert (settings["unet.r"], settings["unet.lora_alpha"]) == (4, 4)  # asked for with alpha 8, which is in the tensors
-    assert metadata["modelspec.architecture"] == "stable-diffusion-custom/lora"  # of no published Stable Diffusion's sizes
+    # Asked for with alpha 8, which is in the tensors
+    assert (settings["unet.r"], settings["unet.lora_alpha"]) == (4, 4)
+    # Of no published Stable Diffusion's sizes
+    assert metadata["modelspec.architecture"] == "stable-diffusion-custom/lora"
     assert json.loads(metadata["concept_erasure.concepts"])[0]["name"] == "church"
     assert json.loads(metadata["concept_erasure.method"])["eta"] == 1.0
     assert metadata["concept_erasure.base_sha256"] == load_model(tiny_judged).digest
@@ -108,7 +127,8 @@ def test_a_failed_verdicts_advice_is_wherever_the_verdict_is(outcome: Outcome, b
 
 def test_the_manifest_holds_the_resolved_spec_and_every_digest(bundle: Path, tiny_judged: Path):
     manifest = json.loads((bundle / "manifest.json").read_text())
-    assert manifest["base_model"] == {"id": "emoji", "sha256": load_model(tiny_judged).digest}  # and no path of this machine
+    # And no path of this machine
+    assert manifest["base_model"] == {"id": "emoji", "sha256": load_model(tiny_judged).digest}
     assert manifest["spec"]["method"]["guidance_scale"] == 3.0
     assert manifest["delta"]["residual"] == 0.0
     assert manifest["seeds"] == {"training": 0, "pictures": [0, 3]}
@@ -153,7 +173,8 @@ def test_the_page_fetches_nothing(bundle: Path):
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", html)
     assert "@import" not in html
     assert "<script" not in html
-    assert html.count("data:image/png;base64,") == 2 * 4 + 2 * 4  # four erased pairs, one pair for each preserved concept
+    # Four erased pairs, one pair for each preserved concept
+    assert html.count("data:image/png;base64,") == 2 * 4 + 2 * 4
     assert "prefers-color-scheme: dark" in html
 
 
@@ -161,19 +182,27 @@ def test_a_hostile_concept_name_stays_text(erase_spec: EraseSpec, tiny_judged: P
     report = Report(
         erased=[HOSTILE],
         preserved=[],
-        metrics=[Metric(name=n, concept=HOSTILE, value=1, n=1, ci_low=0, ci_high=1) for n in ("esr1", "esr1_base")]
+        metrics=[
+            Metric(name=n, concept=HOSTILE, value=1, n=1, ci_low=0, ci_high=1) for n in ("esr1", "esr1_base")
+        ]
         + [Metric(name=n, value=1, n=1, ci_low=0, ci_high=1) for n in ("esr1", "esr1_base")],
-        verdict=Verdict(passed=True, checks=[Check(metric="esr1", concept=HOSTILE, value=1, threshold=1, passed=True)]),
+        verdict=Verdict(
+            passed=True, checks=[Check(metric="esr1", concept=HOSTILE, value=1, threshold=1, passed=True)]
+        ),
         evaluation=EvaluationSpec(),
     )
     images = np.zeros((1, 8, 8, 3), np.uint8)
     evaluation = Evaluation(report, [Picture(HOSTILE, "erased", f"a {HOSTILE}", 0)], images, images)
     html = page.render(
-        evaluation, [{"step": 1, "loss": 1.0, "target": HOSTILE}] * 3, {"title": "x", "summary": HOSTILE, "limits": [], "details": {}}
+        evaluation,
+        [{"step": 1, "loss": 1.0, "target": HOSTILE}] * 3,
+        {"title": "x", "summary": HOSTILE, "limits": [], "details": {}},
     )
     assert "<script" not in html
     assert "&lt;script&gt;" in html
-    spec = erase_spec.model_copy(update={"concepts": [erase_spec.concepts[0].model_copy(update={"name": HOSTILE})]})
+    spec = erase_spec.model_copy(
+        update={"concepts": [erase_spec.concepts[0].model_copy(update={"name": HOSTILE})]}
+    )
     layers = [(spec.method.name, spec.concepts)]
     text = card.render(load_model(tiny_judged), "bundled:emoji", spec.model, layers, report, fused=False)
     assert "<script" not in text
@@ -193,7 +222,14 @@ def test_the_cards_front_matter_is_what_the_hub_reads(bundle: Path):
 
 
 def test_a_hub_model_is_named_by_its_id(erase_spec: EraseSpec, tiny_judged: Path):
-    text = card.render(load_model(tiny_judged), "someone/some-model", erase_spec.model, [("esd", erase_spec.concepts)], None, fused=False)
+    text = card.render(
+        load_model(tiny_judged),
+        "someone/some-model",
+        erase_spec.model,
+        [("esd", erase_spec.concepts)],
+        None,
+        fused=False,
+    )
     assert yaml.safe_load(text.split("---\n")[1])["base_model"] == "someone/some-model"
     assert 'from_pretrained("someone/some-model")' in text
     assert "without evaluation" in text
@@ -224,14 +260,24 @@ def as_metric(name: str, value: float | None) -> Metric | None:
     ("values", "passed"),
     [
         ({("esr1", "a"): 0.99, ("esr1", "b"): 0.96, ("psr1_ratio", None): 0.95}, True),
-        ({("esr1", "a"): 1.0, ("esr1", "b"): 0.5, ("psr1_ratio", None): 0.95}, False),  # one concept cannot hide behind another
+        (
+            {("esr1", "a"): 1.0, ("esr1", "b"): 0.5, ("psr1_ratio", None): 0.95},
+            False,
+        ),  # one concept cannot hide behind another
         ({("esr1", "a"): 1.0, ("psr1_ratio", None): 0.95}, None),  # b could not be judged
         ({("esr1", "a"): 0.5, ("psr1_ratio", None): 0.95}, False),
         ({("esr1", "a"): 1.0, ("esr1", "b"): 1.0, ("psr1_ratio", None): 0.89}, False),
     ],
 )
 def test_the_verdict_asks_every_concept(values: dict[tuple[str, str | None], float], passed: bool | None):
-    assert judge(lambda m, c: as_metric(m, values.get((m, c))), [Concept(name="a"), Concept(name="b")], Thresholds()).passed is passed
+    assert (
+        judge(
+            lambda m, c: as_metric(m, values.get((m, c))),
+            [Concept(name="a"), Concept(name="b")],
+            Thresholds(),
+        ).passed
+        is passed
+    )
 
 
 def test_no_threshold_is_no_pass():
@@ -247,11 +293,20 @@ def test_axis_ticks_are_round():
 
 def test_the_card_says_that_a_fused_checkpoint_screens_nothing(tiny_judged: Path, erase_spec):
     for fused in (True, False):
-        text = card.render(load_model(tiny_judged), "x/y", erase_spec.model, [("esd", erase_spec.concepts)], None, fused=fused)
+        text = card.render(
+            load_model(tiny_judged),
+            "x/y",
+            erase_spec.model,
+            [("esd", erase_spec.concepts)],
+            None,
+            fused=fused,
+        )
         assert ("holds no safety checker" in text) == fused
 
 
-@pytest.mark.parametrize(("low", "high"), [(-7.0, 10.8), (-6.2, 21.0), (0.0, 10.0), (-0.1, 10.0), (-100.0, 10.0)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(-7.0, 10.8), (-6.2, 21.0), (0.0, 10.0), (-0.1, 10.0), (-100.0, 10.0)]
+)
 def test_an_axis_over_both_signs_has_marks_at_one_distance_that_hold_every_value(low: float, high: float):
     marks = plots.spanning(low, high)
     assert marks[0] <= low < high <= marks[-1]

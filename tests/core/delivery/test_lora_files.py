@@ -1,4 +1,6 @@
-"""LoRA files from other hands: what stock diffusers loads is read, and gives the stock pipeline's pictures; what is more than a LoRA is refused by name."""
+"""LoRA files from other hands: what stock diffusers loads is read, and gives the stock pipeline's pictures;
+what is more than a LoRA is refused by name.
+"""
 
 import json
 import re
@@ -18,15 +20,15 @@ from peft.utils import get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from api import deltas
-from api.problems import Problem
-from core.delivery import lora
-from core.delivery.fits import check_delta
-from core.erasure import erase
-from core.errors import CoreError
-from core.models import load_model
-from core.models.lora import folded
-from core.specs import EraseSpec
+from expunge.api import vet_delta
+from expunge.api.problems import Problem
+from expunge.core.delivery import lora_file
+from expunge.core.delivery.validate_delta import check_delta
+from expunge.core.erasure import erase
+from expunge.core.errors import CoreError
+from expunge.core.models import load_model
+from expunge.core.models.lora_factors import folded
+from expunge.core.specs import EraseSpec
 
 FILE = "pytorch_lora_weights.safetensors"
 ATTENTION = ["to_k", "to_q", "to_v", "to_out.0"]
@@ -41,8 +43,15 @@ def pipeline(folder: Path) -> StableDiffusionPipeline:
 
 
 def trained(part: torch.nn.Module, **settings: Any) -> dict[str, torch.Tensor]:
-    """The part with an adapter that changes what it says, as after a training; the adapter's state in peft's names."""
-    part.add_adapter(LoraConfig(**{"r": 4, "lora_alpha": 4, "init_lora_weights": "gaussian", "target_modules": ATTENTION} | settings))
+    """The part with an adapter that changes what it says, as after a training; the adapter's state in peft's
+    names.
+    """
+    part.add_adapter(
+        LoraConfig(
+            **{"r": 4, "lora_alpha": 4, "init_lora_weights": "gaussian", "target_modules": ATTENTION}
+            | settings
+        )
+    )
     torch.manual_seed(1)
     with torch.no_grad():
         for name, p in part.named_parameters():
@@ -73,7 +82,9 @@ def saved(dtype: torch.dtype = torch.float32, **settings: Any) -> Save:
 
     def save(pipe: StableDiffusionPipeline, out: Path) -> None:
         state = {k: v.to(dtype) for k, v in trained(pipe.unet, **settings).items()}
-        StableDiffusionPipeline.save_lora_weights(out, unet_lora_layers=state, **_collate_lora_metadata({"unet": pipe.unet}))
+        StableDiffusionPipeline.save_lora_weights(
+            out, unet_lora_layers=state, **_collate_lora_metadata({"unet": pipe.unet})
+        )
 
     return save
 
@@ -105,7 +116,11 @@ LOADED: dict[str, Save] = {
     "rslora": saved(use_rslora=True, lora_alpha=3, **ODD),
     "a regular expression of layers": saved(target_modules=r".*attn2\.to_[qkv]"),
     "settings of the training": saved(
-        lora_dropout=0.3, exclude_modules=["conv_in"], task_type="FEATURE_EXTRACTION", init_lora_weights="orthogonal", revision="main"
+        lora_dropout=0.3,
+        exclude_modules=["conv_in"],
+        task_type="FEATURE_EXTRACTION",
+        init_lora_weights="orthogonal",
+        revision="main",
     ),
     "convolutions": saved(target_modules=["conv1", "conv2", "conv_in", "proj_in", "to_q"]),
     "half precision": saved(torch.float16),
@@ -115,14 +130,20 @@ LOADED: dict[str, Save] = {
     "no metadata, ranks that differ": without_metadata(**ODD),
     "processors": renaming(r"\.(to_q|to_k|to_v)\.lora\.|\.to_out\.0\.lora\.", r".processor.\1_lora."),
 }
-LOADED["processors"] = renaming(r"\.(to_q|to_k|to_v)\.lora\.", r".processor.\1_lora.", target_modules=["to_q", "to_k", "to_v"])
+LOADED["processors"] = renaming(
+    r"\.(to_q|to_k|to_v)\.lora\.", r".processor.\1_lora.", target_modules=["to_q", "to_k", "to_v"]
+)
 
 
 def drawn(pipe: StableDiffusionPipeline) -> np.ndarray[Any, Any]:
     """By the stock pipeline alone."""
     made = []
     for prompt, seed in zip(PROMPTS, SEEDS, strict=True):
-        made.append(pipe(prompt, num_inference_steps=3, generator=torch.Generator().manual_seed(seed), output_type="np").images[0])
+        made.append(
+            pipe(
+                prompt, num_inference_steps=3, generator=torch.Generator().manual_seed(seed), output_type="np"
+            ).images[0]
+        )
     return np.stack(made)
 
 
@@ -141,7 +162,7 @@ def header(file: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("save", LOADED.values(), ids=list(LOADED))
 def test_what_stock_diffusers_loads_is_taken_and_draws_the_same(tiny_sd: Path, tmp_path: Path, save: Save):
     save(pipeline(tiny_sd), tmp_path)
-    deltas.check(tmp_path / FILE, str(tiny_sd), "tiny")
+    vet_delta.check(tmp_path / FILE, str(tiny_sd), "tiny")
     check_delta(tmp_path / FILE, str(tiny_sd))
     stock = pipeline(tiny_sd)
     before = drawn(stock)
@@ -169,13 +190,19 @@ def peft_folder(pipe: StableDiffusionPipeline, out: Path) -> None:
 def whole_state(pipe: StableDiffusionPipeline, out: Path) -> None:
     """Names as they stand in the network, the adapter's among them."""
     trained(pipe.unet)
-    save_file({f"unet.{k}": v.contiguous() for k, v in pipe.unet.state_dict().items() if "lora_" in k}, out / FILE)
+    save_file(
+        {f"unet.{k}": v.contiguous() for k, v in pipe.unet.state_dict().items() if "lora_" in k}, out / FILE
+    )
 
 
 def alpha_tensors(pipe: StableDiffusionPipeline, out: Path) -> None:
     state = convert_state_dict_to_diffusers(trained(pipe.unet, lora_alpha=6))
     layers = sorted({k.split(".lora.")[0] for k in state})
-    save_file({k if k.endswith("alpha") else f"unet.{k}": v for k, v in state.items()} | {f"unet.{k}.alpha": torch.tensor(6.0) for k in layers}, out / FILE)  # fmt: skip
+    save_file(
+        {k if k.endswith("alpha") else f"unet.{k}": v for k, v in state.items()}
+        | {f"unet.{k}.alpha": torch.tensor(6.0) for k in layers},
+        out / FILE,
+    )
 
 
 def from_kohya(pipe: StableDiffusionPipeline, out: Path) -> None:
@@ -194,15 +221,20 @@ def kohya(pipe: StableDiffusionPipeline, out: Path) -> None:
     for name, tensor in trained(pipe.unet, lora_alpha=6).items():
         layer, half = name.removesuffix(".weight").rsplit(".lora_", 1)
         flat = f"lora_unet_{layer.replace('.', '_')}"
-        made |= {f"{flat}.lora_{ {'A': 'down', 'B': 'up'}[half] }.weight": tensor.contiguous(), f"{flat}.alpha": torch.tensor(6.0)}
+        made |= {
+            f"{flat}.lora_{ {'A': 'down', 'B': 'up'}[half] }.weight": tensor.contiguous(),
+            f"{flat}.alpha": torch.tensor(6.0),
+        }
     save_file(made, out / FILE)
 
 
 @pytest.mark.parametrize("save", [unet_alone, peft_folder, whole_state, alpha_tensors, from_kohya])
-def test_other_spellings_of_the_same_tensors_draw_what_the_trained_network_draws(tiny_sd: Path, tmp_path: Path, save: Save):
+def test_other_spellings_of_the_same_tensors_draw_what_the_trained_network_draws(
+    tiny_sd: Path, tmp_path: Path, save: Save
+):
     pipe = pipeline(tiny_sd)
     save(pipe, tmp_path)
-    deltas.check(tmp_path / FILE, str(tiny_sd), "tiny")
+    vet_delta.check(tmp_path / FILE, str(tiny_sd), "tiny")
     check_delta(tmp_path / FILE, str(tiny_sd))
     np.testing.assert_array_equal(worn(tiny_sd, tmp_path / FILE), drawn(pipe))
 
@@ -226,7 +258,12 @@ REFUSED = [
 
 @pytest.mark.parametrize(("settings", "more", "name", "remedy"), REFUSED)
 def test_what_is_more_than_a_lora_is_refused_by_its_name_with_a_remedy(
-    tiny_sd: Path, tmp_path: Path, settings: dict[str, Any], more: dict[str, tuple[int, ...]], name: str, remedy: str
+    tiny_sd: Path,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    more: dict[str, tuple[int, ...]],
+    name: str,
+    remedy: str,
 ):
     saved(**settings)(pipeline(tiny_sd), tmp_path)
     if more:
@@ -237,15 +274,23 @@ def test_what_is_more_than_a_lora_is_refused_by_its_name_with_a_remedy(
 
 @pytest.mark.parametrize(
     ("setting", "value", "remedy"),
-    [("init_lora_weights", "pissa_niter_16", "path_initial_model"), ("init_lora_weights", "OLORA", "path_initial_model"), ("bias", "lora_only", "bias="),
-     ("modules_to_save", ["conv_in"], "modules_to_save"), ("not_of_this_peft", {"x": 1}, "leave the metadata out"), ("lora_alpha", 10**400, "leave the metadata out")],
-)  # fmt: skip
+    [
+        ("init_lora_weights", "pissa_niter_16", "path_initial_model"),
+        ("init_lora_weights", "OLORA", "path_initial_model"),
+        ("bias", "lora_only", "bias="),
+        ("modules_to_save", ["conv_in"], "modules_to_save"),
+        ("not_of_this_peft", {"x": 1}, "leave the metadata out"),
+        ("lora_alpha", 10**400, "leave the metadata out"),
+    ],
+)
 def test_a_setting_that_alters_more_than_the_layers_is_refused_by_its_name(
     tiny_sd: Path, tmp_path: Path, setting: str, value: Any, remedy: str
 ):
     saved()(pipeline(tiny_sd), tmp_path)
     config = json.loads(header(tmp_path / FILE)[LORA_ADAPTER_METADATA_KEY]) | {f"unet.{setting}": value}
-    save_file(load_file(tmp_path / FILE), tmp_path / FILE, metadata={LORA_ADAPTER_METADATA_KEY: json.dumps(config)})
+    save_file(
+        load_file(tmp_path / FILE), tmp_path / FILE, metadata={LORA_ADAPTER_METADATA_KEY: json.dumps(config)}
+    )
     refused(tiny_sd, tmp_path / FILE, setting, remedy)
 
 
@@ -257,7 +302,7 @@ def test_a_kohya_file_is_refused_with_the_way_to_convert_it(tiny_sd: Path, tmp_p
 def refused(model: Path, file: Path, name: str, remedy: str) -> None:
     """By the api and by the worker, in the same words."""
     with pytest.raises(Problem) as found:
-        deltas.check(file, str(model), "tiny")
+        vet_delta.check(file, str(model), "tiny")
     (error,) = found.value.errors
     assert re.search(name, error.field)
     assert remedy in f"{error.message} {error.remedy}"
@@ -289,10 +334,12 @@ TUNED = {"steps": 3, "sampling_steps": 3, "trajectories": 1, "batch_size": 2, "l
     ],
     ids=["U-Net", "text encoder"],
 )
-def test_what_is_delivered_is_as_strong_for_a_reader_of_no_metadata(tiny_sd: Path, tmp_path: Path, method: dict[str, Any]):
+def test_what_is_delivered_is_as_strong_for_a_reader_of_no_metadata(
+    tiny_sd: Path, tmp_path: Path, method: dict[str, Any]
+):
     model, spec = load_model(str(tiny_sd)), EraseSpec(concepts=["church"], method=method)
     delta = erase(model, spec)
-    (tmp_path / FILE).write_bytes(lora.to_bytes(delta, model, spec))
+    (tmp_path / FILE).write_bytes(lora_file.to_bytes(delta, model, spec))
     with_metadata, without = pipeline(tiny_sd), pipeline(tiny_sd)
     before = drawn(without)
     with_metadata.load_lora_weights(tmp_path / FILE)

@@ -1,4 +1,6 @@
-"""A prune job's bundle: the mask, the fused checkpoint that always goes with it, the leak said plainly, and a mask judged again."""
+"""A prune job's bundle: the mask, the fused checkpoint that always goes with it, the leak said plainly, and a
+mask judged again.
+"""
 
 import json
 import re
@@ -12,12 +14,12 @@ from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from core.delivery.fits import check_delta, check_mask
-from core.delivery.verify import verify
-from core.errors import CoreError
-from core.models import load_model
-from core.run import run_erase, run_evaluate
-from core.specs import EraseSpec, EvaluateSpec
+from expunge.core.delivery.validate_delta import check_delta, check_mask
+from expunge.core.delivery.verify import verify
+from expunge.core.errors import CoreError
+from expunge.core.models import load_model
+from expunge.core.run import run_erase, run_evaluate
+from expunge.core.specs import EraseSpec, EvaluateSpec
 
 MASK = "sparse_mask.safetensors"
 EVALUATION = {"erased_images": 2, "preserved_count": 2, "preserved_images": 1, "sampling_steps": 2}
@@ -29,7 +31,9 @@ SPEC = EraseSpec.model_validate({"concepts": ["church"], "method": METHOD, "eval
 @pytest.fixture(scope="module")
 def done(tiny_judged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("mask") / "bundle"
-    run_erase(SPEC, out, source=str(tiny_judged), cache=out.parent / "cache", signing_key=out.parent / "key.pem")
+    run_erase(
+        SPEC, out, source=str(tiny_judged), cache=out.parent / "cache", signing_key=out.parent / "key.pem"
+    )
     return out
 
 
@@ -84,19 +88,36 @@ def test_the_cards_few_lines_make_the_fused_checkpoint(done: Path, tiny_judged: 
     context = model.encode(["church"])
     model.load_delta(done)
     with torch.no_grad():
-        torch.testing.assert_close(model.predict(z, t, context), fused.unet(z, t, encoder_hidden_states=context).sample)
+        torch.testing.assert_close(
+            model.predict(z, t, context), fused.unet(z, t, encoder_hidden_states=context).sample
+        )
 
 
 def test_a_mask_is_judged_as_it_was_in_its_job(done: Path, tiny_judged: Path, tmp_path: Path):
     check_delta(done / MASK, str(tiny_judged))
     spec = EvaluateSpec.model_validate(
-        {"artifact_id": "0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11", "concepts": ["church"], "evaluation": EVALUATION}
+        {
+            "artifact_id": "0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11",
+            "concepts": ["church"],
+            "evaluation": EVALUATION,
+        }
     )
-    run_evaluate(spec, tmp_path / "out", source=str(tiny_judged), delta=done / MASK, concepts=spec.concepts, cache=tmp_path / "cache")
+    run_evaluate(
+        spec,
+        tmp_path / "out",
+        source=str(tiny_judged),
+        delta=done / MASK,
+        concepts=spec.concepts,
+        cache=tmp_path / "cache",
+    )
     ours, theirs = (json.loads((folder / "report.json").read_text()) for folder in (tmp_path / "out", done))
-    figures = [[m for m in r["metrics"] if not m["name"].startswith(("wall", "peak"))] for r in (ours, theirs)]
+    figures = [
+        [m for m in r["metrics"] if not m["name"].startswith(("wall", "peak"))] for r in (ours, theirs)
+    ]
     assert figures[0] == figures[1]
-    assert "Roots Beneath the Cut" in json.dumps(json.loads((tmp_path / "out" / "manifest.json").read_text())["limits"], ensure_ascii=False)
+    assert "Roots Beneath the Cut" in json.dumps(
+        json.loads((tmp_path / "out" / "manifest.json").read_text())["limits"], ensure_ascii=False
+    )
 
 
 def test_the_same_spec_and_seed_give_the_same_mask(done: Path, tiny_judged: Path, tmp_path: Path):
@@ -131,7 +152,9 @@ def spoil(tensors: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tensor]
         ("empty", "no tensors"),
     ],
 )
-def test_a_bad_mask_is_refused_with_the_tensor_and_the_reason(done: Path, tiny_judged: Path, tmp_path: Path, how: str, words: str):
+def test_a_bad_mask_is_refused_with_the_tensor_and_the_reason(
+    done: Path, tiny_judged: Path, tmp_path: Path, how: str, words: str
+):
     save_file(spoil(load_file(done / MASK), how), tmp_path / "bad.safetensors")
     with pytest.raises(CoreError, match=words) as error:
         check_delta(tmp_path / "bad.safetensors", str(tiny_judged))

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from core.delivery import signing
-from core.delivery.manifest import seal
-from core.delivery.verify import finite, verify
+from expunge.core.delivery import signing
+from expunge.core.delivery.manifest import seal
+from expunge.core.delivery.verify import finite, verify
 
 
 @pytest.fixture
@@ -73,7 +73,9 @@ def test_a_rewritten_manifest_breaks_the_signature(copy: Path):
     assert "changed after it was signed" in result.problems[0]
 
 
-def test_a_bundle_signed_anew_by_someone_else_is_refused_when_the_key_is_pinned(copy: Path, workplace: Path, tmp_path: Path):
+def test_a_bundle_signed_anew_by_someone_else_is_refused_when_the_key_is_pinned(
+    copy: Path, workplace: Path, tmp_path: Path
+):
     (copy / "report.json").write_text("{}")
     seal(copy, {}, tmp_path / "forger.pem")
     assert verify(copy).ok  # consistent in itself: that is all that can be said without a key
@@ -89,7 +91,9 @@ def test_an_unsigned_bundle_is_not_all_right(copy: Path):
 
 def test_a_manifest_may_not_reach_outside_the_bundle(copy: Path, tmp_path: Path):
     (tmp_path / "secret").write_bytes(b"x")
-    edit_manifest(copy, files={"../secret": {"sha256": "0", "size": 1}, "/etc/hostname": {"sha256": "0", "size": 1}})
+    edit_manifest(
+        copy, files={"../secret": {"sha256": "0", "size": 1}, "/etc/hostname": {"sha256": "0", "size": 1}}
+    )
     assert sum("outside the bundle" in p for p in verify(copy).problems) == 2
 
 
@@ -99,7 +103,9 @@ def test_a_link_is_not_a_file(copy: Path):
     assert verify(copy).problems == ["grid.png: not a plain file"]
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"format": 1}', '{"format": "expunge-bundle/1", "files": {"a": 1}}', "\xff"])
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"format": 1}', '{"format": "expunge-bundle/1", "files": {"a": 1}}', "\xff"]
+)
 def test_a_manifest_that_is_none_is_a_problem_not_a_crash(copy: Path, content: str):
     (copy / "manifest.json").write_text(content, encoding="latin-1")
     assert not verify(copy).ok
@@ -115,7 +121,10 @@ def test_a_signature_that_is_none_is_a_problem_not_a_crash(copy: Path, content: 
 def test_tensors_that_are_not_finite_are_found_even_when_signed(tmp_path: Path):
     folder = tmp_path / "nan"
     folder.mkdir()
-    save_file({"good": np.ones(3, np.float32), "bad": np.array([1, np.nan], np.float16)}, folder / "pytorch_lora_weights.safetensors")
+    save_file(
+        {"good": np.ones(3, np.float32), "bad": np.array([1, np.nan], np.float16)},
+        folder / "pytorch_lora_weights.safetensors",
+    )
     (folder / "other.safetensors").write_bytes(b"not tensors")
     seal(folder, {}, tmp_path / "key.pem")
     problems = verify(folder).problems
@@ -133,7 +142,9 @@ def test_bfloat16_is_checked_too():
 def test_the_private_key_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path):
     path = tmp_path / "keys" / "signing.pem"
     with ThreadPoolExecutor(8) as pool:
-        keys = list(pool.map(lambda _: signing.public_pem(signing.load_or_create(path).public_key()), range(8)))
+        keys = list(
+            pool.map(lambda _: signing.public_pem(signing.load_or_create(path).public_key()), range(8))
+        )
     assert len(set(keys)) == 1
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert path.with_name("signing.pem.pub").read_text() == keys[0]
@@ -141,7 +152,12 @@ def test_the_private_key_is_made_once_and_only_its_owner_may_read_it(tmp_path: P
 
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "core.delivery.verify", *args], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "expunge.core.delivery.verify", *args],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_the_command_answers_by_exit_code_words_and_json(bundle: Path, copy: Path, workplace: Path):
@@ -160,5 +176,8 @@ def test_the_command_answers_by_exit_code_words_and_json(bundle: Path, copy: Pat
 
 
 def test_the_command_does_not_need_torch():
-    code = "import sys, core.delivery.verify; sys.exit(bool({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
+    code = (
+        "import sys, expunge.core.delivery.verify; sys.exit(bool({'torch', 'diffusers', 'transformers'} &"
+        " set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from by_hand import Linear, by_hand, inputs, texts, weighted
 
-from core.erasure import ant, ca
-from core.erasure.batch import Latents
-from core.erasure.buffer import Trajectories, denoise, seeded
-from core.erasure.loop import Run
-from core.models import load_model
-from core.progress import ignore
-from core.specs import AntSpec, CaSpec, Concept, EraseSpec, LoraSpec
+from expunge.core.erasure.loop import Run
+from expunge.core.erasure.losses import Latents
+from expunge.core.erasure.methods import ant, ca
+from expunge.core.erasure.trajectory_buffer import Trajectories, denoise, seeded
+from expunge.core.models import load_model
+from expunge.core.progress import ignore
+from expunge.core.specs import AntSpec, CaSpec, Concept, EraseSpec, LoraSpec
+from tests.support.numpy_losses import Linear, by_hand, inputs, texts, weighted
 
 SMALL = {"steps": 2, "trajectories": 2, "sampling_steps": 4, "batch_size": 3, "lora": LoraSpec(rank=2)}
 
@@ -25,7 +25,9 @@ def test_ca_matches_the_anchor_of_its_network_and_the_noise(space, network, scal
     got = ca.loss(Linear(), x, texts(concept, target=anchor), spec, noise).item()
     z, t, c, a = x.z.numpy(), x.t.numpy(), concept.numpy(), anchor.numpy()
     expected = weighted(by_hand(z, t, c, 2.5), by_hand(z, t, a, scale), t, space)
-    assert got == pytest.approx(expected + prior * weighted(by_hand(z, t, a, 2.5), noise.numpy(), t, space), rel=1e-5)
+    assert got == pytest.approx(
+        expected + prior * weighted(by_hand(z, t, a, 2.5), noise.numpy(), t, space), rel=1e-5
+    )
 
 
 def test_cas_anchor_moves_with_the_network_but_gets_no_gradient():
@@ -54,7 +56,9 @@ def test_cas_latents_are_noised_pictures_of_the_anchor(tiny_sd):
 
 
 def test_cas_pictures_are_asked_for_by_the_prompts_they_were_drawn_with(tiny_sd):
-    """The concept's prompt is the picture's own with the anchor taken out: 'a dog in noto style' over a dog in twemoji style, never over a church."""
+    """The concept's prompt is the picture's own with the anchor taken out: 'a dog in noto style' over a
+    dog in twemoji style, never over a church.
+    """
     model = load_model(tiny_sd)
     spec = CaSpec(**{**SMALL, "batch_size": 6, "prior_weight": 0}, pictures=4)
     run = Run(model, EraseSpec(concepts=["in noto style"], method=spec), spec, ignore)
@@ -63,14 +67,22 @@ def test_cas_pictures_are_asked_for_by_the_prompts_they_were_drawn_with(tiny_sd)
     rows, g = run.trajectories.rows(key, len(method.targets[0]), 4)
     noise = run.trajectories.noise(g, 4)
     for k in range(4):
-        alone = denoise(model, noise[k : k + 1], method.targets[0][rows[k]][None], spec, spec.sampling_steps)[-1][0]
+        alone = denoise(model, noise[k : k + 1], method.targets[0][rows[k]][None], spec, spec.sampling_steps)[
+            -1
+        ][0]
         torch.testing.assert_close(kept[key][k, 0], alone, atol=1e-4, rtol=1e-4)
     asked = []
     method.loss = lambda _, x, texts, __: asked.append((x, texts)) or torch.zeros(())
     method.step(0, 0)
     ((x, texts),) = asked
     a = model.alphas[x.t].view(-1, 1, 1, 1)
-    picture = (((x.z - (1 - a).sqrt() * x.noise) / a.sqrt())[:, None] - kept[key][None, :, 0]).square().flatten(2).mean(2).argmin(1)
+    picture = (
+        (((x.z - (1 - a).sqrt() * x.noise) / a.sqrt())[:, None] - kept[key][None, :, 0])
+        .square()
+        .flatten(2)
+        .mean(2)
+        .argmin(1)
+    )
     assert len(set(rows.tolist())) > 1
     assert torch.equal(texts.target, method.targets[0][rows[picture]])
     assert torch.equal(texts.concept, method.contexts[0][rows[picture]])
@@ -85,16 +97,23 @@ def test_clean_latents_are_where_the_pipelines_own_sampler_ends(tiny_sd):
     torch.randint(1, (1,), generator=g)
     model.pipe.scheduler = model.scheduler
     drawn = model.pipe(
-        prompt_embeds=context, negative_prompt_embeds=model.encode([""]), latents=trajectories.noise(g, 1), num_inference_steps=4,
-        guidance_scale=spec.guidance_scale, output_type="latent",
-    ).images  # fmt: skip
+        prompt_embeds=context,
+        negative_prompt_embeds=model.encode([""]),
+        latents=trajectories.noise(g, 1),
+        num_inference_steps=4,
+        guidance_scale=spec.guidance_scale,
+        output_type="latent",
+    ).images
     torch.testing.assert_close(clean, drawn, atol=1e-4, rtol=1e-3)
     assert clean.shape[1:] == start.shape[2:]
 
 
 @pytest.mark.parametrize(
     ("concept", "anchor"),
-    [(Concept(name="church", target="teapot"), "teapot"), (Concept(name="church", synonyms=["mosque", "synagogue"]), None)],
+    [
+        (Concept(name="church", target="teapot"), "teapot"),
+        (Concept(name="church", synonyms=["mosque", "synagogue"]), None),
+    ],
 )
 def test_cas_anchor_is_the_users_or_the_nearest_that_is_not_erased(concept, anchor, tiny_sd):
     request = EraseSpec(concepts=[concept, Concept(name="castle")], method=CaSpec(pictures=1, **SMALL))
@@ -130,9 +149,15 @@ def test_ant_keeps_the_noisy_end_and_the_authors_index_keeps_the_clean_end():
 
 @pytest.mark.parametrize("variant", ["paper", "authors_code"])
 @pytest.mark.parametrize(("steps", "keep"), [(20, 0.14), (50, 0.14), (10, 0.35), (20, 0.0)])
-def test_ants_two_halves_weigh_what_their_weights_say_however_often_each_is_drawn(variant, steps, keep, tiny_sd):
-    """With an error of one everywhere the loss of all timesteps together is 1 + a1, as of one timestep of each half."""
-    spec = AntSpec(variant=variant, keep=keep, keep_weight=0.6, drift_weight=0, **SMALL | {"sampling_steps": steps})
+def test_ants_two_halves_weigh_what_their_weights_say_however_often_each_is_drawn(
+    variant, steps, keep, tiny_sd
+):
+    """With an error of one everywhere the loss of all timesteps together is 1 + a1, as of one timestep of
+    each half.
+    """
+    spec = AntSpec(
+        variant=variant, keep=keep, keep_weight=0.6, drift_weight=0, **SMALL | {"sampling_steps": steps}
+    )
     run = Run(load_model(tiny_sd), EraseSpec(concepts=["church"], method=spec), spec, ignore)
     method, t = ant.Ant(run), run.trajectories.timesteps
 

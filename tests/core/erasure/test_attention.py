@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from core.erasure import erase, mace, uce
-from core.erasure.attention import at_size, named_tokens, positions, recorded, token_maps
-from core.erasure.batch import Latents
-from core.erasure.erase_anything import EraseAnything, lower_loss, reversed_info_nce
-from core.erasure.layers import lora_config
-from core.erasure.loop import Run
-from core.models import StableDiffusion, load_model
-from core.models.vocabulary import Vocabulary, article
-from core.progress import ignore
-from core.specs import Concept, EraseAnythingSpec, EraseSpec, LoraSpec, MaceSpec, UceSpec
+from expunge.core.erasure import erase
+from expunge.core.erasure.attention import at_size, named_tokens, positions, recorded, token_maps
+from expunge.core.erasure.layers import lora_config
+from expunge.core.erasure.loop import Run
+from expunge.core.erasure.losses import Latents
+from expunge.core.erasure.methods import mace, uce
+from expunge.core.erasure.methods.erase_anything import EraseAnything, lower_loss, reversed_info_nce
+from expunge.core.models import Denoiser, load_model
+from expunge.core.models.vocabulary import Vocabulary, article
+from expunge.core.progress import ignore
+from expunge.core.specs import Concept, EraseAnythingSpec, EraseSpec, LoraSpec, MaceSpec, UceSpec
 
 SMALL = {"steps": 2, "trajectories": 2, "sampling_steps": 4, "batch_size": 2, "lora": LoraSpec(rank=2)}
 PROMPTS = ["a photo of a church", "church"]
@@ -25,15 +26,22 @@ def model(tiny_sd):
 
 
 def latents(model, seed=0):
-    return Latents(torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(seed)), torch.tensor([700, 100]))
+    return Latents(
+        torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(seed)),
+        torch.tensor([700, 100]),
+    )
 
 
 def by_numpy(model, x, context):
-    """Each layer's attention probabilities, the mean over heads, from its queries and keys; (B, positions, tokens)."""
+    """Each layer's attention probabilities, the mean over heads, from its queries and keys; (B, positions,
+    tokens).
+    """
     seen: dict[str, np.ndarray] = {}
     layers = [n for n, _ in model.unet.named_modules() if n.endswith((".attn2.to_q", ".attn2.to_k"))]
     hooks = [
-        model.unet.get_submodule(n).register_forward_hook(lambda _, __, out, n=n: seen.__setitem__(n, out.detach().double().numpy()))
+        model.unet.get_submodule(n).register_forward_hook(
+            lambda _, __, out, n=n: seen.__setitem__(n, out.detach().double().numpy())
+        )
         for n in layers
     ]
     with torch.no_grad():
@@ -42,7 +50,11 @@ def by_numpy(model, x, context):
         hook.remove()
     out = []
     for name in (n for n in seen if n.endswith("to_q")):
-        q, k, heads = seen[name], seen[name.replace("to_q", "to_k")], model.unet.get_submodule(name.rpartition(".")[0]).heads
+        q, k, heads = (
+            seen[name],
+            seen[name.replace("to_q", "to_k")],
+            model.unet.get_submodule(name.rpartition(".")[0]).heads,
+        )
         d, total = q.shape[-1] // heads, 0.0
         for h in range(heads):
             part = slice(h * d, (h + 1) * d)
@@ -65,13 +77,27 @@ def test_recording_changes_nothing_and_keeps_the_probabilities_of_every_cross_at
         np.testing.assert_allclose(found.numpy(), wanted, atol=1e-5)
 
 
-WITHIN = Vocabulary(["police car", "ox", "delivery truck"], ["car", "noto"], ("{}", "a {}", "a photo of a {}", "a {} photo"))
+WITHIN = Vocabulary(
+    ["police car", "ox", "delivery truck"], ["car", "noto"], ("{}", "a {}", "a photo of a {}", "a {} photo")
+)
 
 
-@pytest.mark.parametrize(("name", "spelt"), [
-    ("church", "church"), ("Church", "church"), ("delivery truck", "delivery truck"), ("photo", "photo"), ("a", "a"), ("of", "of"), ("apple", "apple"),
-    ("in car style", "car"), ("in the style of police car", "police car"), ("in noto style", "noto"), ("in the style of Ox", "ox"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "spelt"),
+    [
+        ("church", "church"),
+        ("Church", "church"),
+        ("delivery truck", "delivery truck"),
+        ("photo", "photo"),
+        ("a", "a"),
+        ("of", "of"),
+        ("apple", "apple"),
+        ("in car style", "car"),
+        ("in the style of police car", "police car"),
+        ("in noto style", "noto"),
+        ("in the style of Ox", "ox"),
+    ],
+)
 def test_only_the_concepts_own_place_in_a_prompt_is_its_tokens(name, spelt, model):
     model.vocabulary = WITHIN
     tokenizer, masks = model.pipe.tokenizer, named_tokens(model, name)
@@ -103,7 +129,11 @@ def test_maps_of_several_sizes_are_averaged_at_one():
 
 def test_info_nce_is_the_formula_and_its_descent_leaves_the_synonym_for_the_strangers():
     g = torch.Generator().manual_seed(0)
-    f, s, k = torch.randn(2, 5, generator=g, requires_grad=True), torch.randn(2, 5, generator=g), torch.randn(3, 2, 5, generator=g)
+    f, s, k = (
+        torch.randn(2, 5, generator=g, requires_grad=True),
+        torch.randn(2, 5, generator=g),
+        torch.randn(3, 2, 5, generator=g),
+    )
     got = reversed_info_nce(f, s, k, 0.5)
 
     def cosine(a, b):
@@ -124,12 +154,19 @@ def test_the_lower_turn_is_esds_loss_and_the_norm_of_the_attention_to_the_concep
     model.add_adapter(lora_config(model.unet, LoraSpec(rank=2)))
     x, context, empty = latents(model), model.encode(PROMPTS), model.encode(["", ""])
     tokens = torch.stack([positions(model, p, p.index("church"), len(p)) for p in PROMPTS])
-    total, esd = (lower_loss(model, x, context, empty, tokens, EraseAnythingSpec(attention_weight=w)).item() for w in (0.5, 0.0))
-    norms = [np.sqrt((np.einsum("bpl,bl->bp", p, tokens.numpy()) ** 2).sum(1)).mean() for p in by_numpy(model, x, context)]
+    total, esd = (
+        lower_loss(model, x, context, empty, tokens, EraseAnythingSpec(attention_weight=w)).item()
+        for w in (0.5, 0.0)
+    )
+    norms = [
+        np.sqrt((np.einsum("bpl,bl->bp", p, tokens.numpy()) ** 2).sum(1)).mean()
+        for p in by_numpy(model, x, context)
+    ]
     assert total - esd == pytest.approx(0.5 * sum(norms), rel=1e-4)
     with torch.no_grad():
         eps_0, eps_c = model.predict(x.z, x.t, empty).numpy(), model.predict(x.z, x.t, context).numpy()
-    assert esd == pytest.approx(float(np.mean((eps_c - (eps_0 - (eps_c - eps_0))) ** 2)), rel=1e-4)  # the fresh adapter is zero
+    # The fresh adapter is zero
+    assert esd == pytest.approx(float(np.mean((eps_c - (eps_0 - (eps_c - eps_0))) ** 2)), rel=1e-4)
 
 
 def test_descending_the_attention_term_takes_attention_from_the_concept(model):
@@ -149,7 +186,9 @@ def test_descending_the_attention_term_takes_attention_from_the_concept(model):
 
 
 def upper(model, weight, **given):
-    request = EraseSpec(concepts=[Concept(name="church", synonyms=["mosque"])], method=EraseAnythingSpec(**SMALL, **given))
+    request = EraseSpec(
+        concepts=[Concept(name="church", synonyms=["mosque"])], method=EraseAnythingSpec(**SMALL, **given)
+    )
     parameters = model.add_adapter(lora_config(model.unet, LoraSpec(rank=2)))
     method = EraseAnything(Run(model, request, request.method.model_copy(update=weight), ignore))
     return method, parameters
@@ -159,11 +198,16 @@ def test_the_contrast_is_with_the_synonym_and_the_strangers_and_they_get_no_grad
     method, parameters = upper(model, {"hold_weight": 0.0})
     assert method.others[0][0] == "mosque"
     assert len(method.others[0]) == 1 + 3
-    assert list(method.kept) == [f"keep/{n}" for n in method.others[0][1:]]  # the synonym is erased too, and is not held
+    # The synonym is erased too, and is not held
+    assert list(method.kept) == [f"keep/{n}" for n in method.others[0][1:]]
     loss, name = method.step(0, 1)
     assert name in [k.removeprefix("keep/") for k in method.kept]
     loss.backward()
-    moved = [p.grad for n, p in model.unet.named_parameters() if "lora_B" in n and p.grad is not None and p.grad.abs().max() > 0]
+    moved = [
+        p.grad
+        for n, p in model.unet.named_parameters()
+        if "lora_B" in n and p.grad is not None and p.grad.abs().max() > 0
+    ]
     assert moved
     method.others[0] = ["church"] * 4  # were the other side given gradient, equal features would leave none
     for p in parameters:
@@ -230,7 +274,10 @@ def test_each_concept_trains_its_own_lora_alone(model):
             if "lora_B" in n:
                 p.normal_(generator=torch.Generator().manual_seed(0))
     method.step(1, 1)[0].backward()
-    a, b = ([p.grad for n, p in model.unet.named_parameters() if x in n and p.grad is not None] for x in ("lora_A", "lora_B"))
+    a, b = (
+        [p.grad for n, p in model.unet.named_parameters() if x in n and p.grad is not None]
+        for x in ("lora_A", "lora_B")
+    )
     assert all(g[0].abs().max() == 0 for g in a)
     assert all(g[:, 0].abs().max() == 0 for g in b)
     assert any(g[1].abs().max() > 0 for g in a)
@@ -250,7 +297,9 @@ def test_masks_are_where_the_base_model_looks_for_the_words(model):
     assert 0.05 < expected.mean() < 0.95
 
 
-@pytest.mark.parametrize("concepts", [["in noto style"], [Concept(name="church", synonyms=["mosque"], target="castle"), "dog"]])
+@pytest.mark.parametrize(
+    "concepts", [["in noto style"], [Concept(name="church", synonyms=["mosque"], target="castle"), "dog"]]
+)
 def test_styles_and_several_concepts_are_fused_into_one_lora(concepts, model):
     delta = erase(model, EraseSpec(concepts=concepts, method=MaceSpec(**SMALL)))
     assert len(delta.info["history"]) == 2 * len(concepts)
@@ -258,11 +307,14 @@ def test_styles_and_several_concepts_are_fused_into_one_lora(concepts, model):
     assert all(v.abs().max() > 0 for v in delta.tensors.values())
 
 
-@pytest.mark.parametrize("concepts", [["in noto style"], [Concept(name="church", synonyms=["mosque"]), "dog"]])
+@pytest.mark.parametrize(
+    "concepts", [["in noto style"], [Concept(name="church", synonyms=["mosque"]), "dog"]]
+)
 def test_erase_anything_takes_styles_and_several_concepts_in_turn(concepts, model):
     delta = erase(model, EraseSpec(concepts=concepts, method=EraseAnythingSpec(**SMALL)))
     told = [h["target"] for h in delta.info["history"]]
-    goals = ["twemoji"] if concepts == ["in noto style"] else [None, None]  # a style's is the nearest other style
+    # A style's is the nearest other style
+    goals = ["twemoji"] if concepts == ["in noto style"] else [None, None]
     assert told[: len(concepts)] == goals
     assert None not in told[len(concepts) :]  # what was held
 
@@ -286,8 +338,12 @@ def test_what_is_held_never_names_what_is_erased(name, method, model):
 
 
 def test_mace_leaves_the_base_model_and_its_digest_as_they_were(model):
-    weights, request = {n: w.clone() for n, w in model.unet.state_dict().items()}, EraseSpec(concepts=["church"], method=MaceSpec(**SMALL))
-    bare, fresh = StableDiffusion(model.pipe), StableDiffusion(model.pipe)  # without a folder the digest is the tensors'
+    weights, request = (
+        {n: w.clone() for n, w in model.unet.state_dict().items()},
+        EraseSpec(concepts=["church"], method=MaceSpec(**SMALL)),
+    )
+    # Without a folder the digest is the tensors'
+    bare, fresh = (Denoiser(model.pipe), Denoiser(model.pipe))
     expected = fresh.digest
     erase(bare, request)
     assert bare.digest == expected
@@ -296,11 +352,23 @@ def test_mace_leaves_the_base_model_and_its_digest_as_they_were(model):
 
 
 def test_mace_moves_the_concepts_tokens_far_more_than_the_held_ones(model):
-    delta = erase(model, EraseSpec(concepts=["church"], method=MaceSpec(**SMALL, fuse_preserve_scale=10, refine_preserve_scale=10))).tensors
+    delta = erase(
+        model,
+        EraseSpec(
+            concepts=["church"], method=MaceSpec(**SMALL, fuse_preserve_scale=10, refine_preserve_scale=10)
+        ),
+    ).tensors
     moved = []
     for word in ("church", "trumpet"):
         states = model.encode(model.vocabulary.prompts(word))
-        states = torch.stack([s[named > 0].mean(0) for s, named in zip(states, named_tokens(model, word), strict=True)])
+        states = torch.stack(
+            [s[named > 0].mean(0) for s, named in zip(states, named_tokens(model, word), strict=True)]
+        )
         layers = [n.removesuffix(".lora_A.weight") for n in delta if n.endswith("lora_A.weight")]
-        moved.append(sum(float((states @ delta[f"{n}.lora_A.weight"].T @ delta[f"{n}.lora_B.weight"].T).norm()) for n in layers))
+        moved.append(
+            sum(
+                float((states @ delta[f"{n}.lora_A.weight"].T @ delta[f"{n}.lora_B.weight"].T).norm())
+                for n in layers
+            )
+        )
     assert moved[0] > 3 * moved[1] > 0

@@ -4,35 +4,45 @@ import numpy as np
 import pytest
 import torch
 
-from core.erasure import erase, rece, time
-from core.erasure.closed_form import columns
-from core.models import load_model
-from core.specs import Concept, EraseSpec, ReceSpec, TimeSpec, UceSpec
+from expunge.core.erasure import erase
+from expunge.core.erasure.closed_form import columns
+from expunge.core.erasure.methods import rece, time
+from expunge.core.models import load_model
+from expunge.core.specs import Concept, EraseSpec, ReceSpec, TimeSpec, UceSpec
 
 BOS, EOS = 100, 101
 
 
-@pytest.mark.parametrize(("source", "target", "expected"), [
-    ([1, 2, 7], [1, 2, 8], [0, 1, 2, 3, 4, 5]),  # one word for one word
-    ([1, 7, 8], [1, 9], [0, 1, 2, 2, 3, 4]),  # two tokens become one, the last repeated; EOS and padding follow
-    ([1, 7], [1, 8, 9], [0, 1, 2, 4, 5, 5]),  # one becomes two: EOS becomes EOS
-    ([1, 7, 3], [1, 8, 3], [0, 1, 2, 3, 4, 5]),  # the words after it stay
-    ([1, 7], [1], [0, 1, 2, 2, 3, 4]),  # nothing left: the word becomes the end of the text
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("source", "target", "expected"),
+    [
+        ([1, 2, 7], [1, 2, 8], [0, 1, 2, 3, 4, 5]),  # one word for one word
+        # Two tokens become one, the last repeated; EOS and padding follow
+        ([1, 7, 8], [1, 9], [0, 1, 2, 2, 3, 4]),
+        ([1, 7], [1, 8, 9], [0, 1, 2, 4, 5, 5]),  # one becomes two: EOS becomes EOS
+        ([1, 7, 3], [1, 8, 3], [0, 1, 2, 3, 4, 5]),  # the words after it stay
+        ([1, 7], [1], [0, 1, 2, 2, 3, 4]),  # nothing left: the word becomes the end of the text
+    ],
+)
 def test_tokens_are_aligned_with_their_like(source, target, expected):
     assert time.alignment([BOS, *source, EOS], [BOS, *target, EOS], 6) == expected
 
 
 def test_time_is_the_closed_form_of_its_pairs(tiny_sd):
     model = load_model(tiny_sd)
-    delta = erase(model, EraseSpec(concepts=[Concept(name="church", target="mosque")], method=TimeSpec(ridge=0.2)))
+    delta = erase(
+        model, EraseSpec(concepts=[Concept(name="church", target="mosque")], method=TimeSpec(ridge=0.2))
+    )
     prompts = [("a photo of a {}", "an image of a {}", "a picture of a {}")[k] for k in range(3)]
     pairs = [time.pairs(model, p.format("church"), p.format("mosque")) for p in prompts]
     e, g = (np.concatenate([pair[k].double().numpy() for pair in pairs]) for k in (0, 1))
     name, layer = next((n, m) for n, m in model.unet.named_modules() if n.endswith("attn2.to_v"))
     w = layer.base_layer.weight.detach().double().numpy()
     expected = (0.2 * w + (w @ g.T) @ e) @ np.linalg.inv(0.2 * np.eye(e.shape[1]) + e.T @ e) - w
-    got = (delta.tensors[f"unet.{name}.lora_B.weight"].double() @ delta.tensors[f"unet.{name}.lora_A.weight"].double()).numpy()
+    got = (
+        delta.tensors[f"unet.{name}.lora_B.weight"].double()
+        @ delta.tensors[f"unet.{name}.lora_A.weight"].double()
+    ).numpy()
     np.testing.assert_allclose(got, expected, atol=1e-5)
     assert np.abs(expected).max() > 1e-3
 
@@ -50,7 +60,9 @@ def test_the_adversarial_embedding_minimises_the_distance_to_the_old_values():
     best = rece.adversarial(old, new, c, 0.3)
 
     def cost(x):
-        return sum(float((w @ x.T - v @ c.T).square().sum()) for w, v in zip(new, old, strict=True)) + 0.3 * float(x.square().sum())
+        return sum(
+            float((w @ x.T - v @ c.T).square().sum()) for w, v in zip(new, old, strict=True)
+        ) + 0.3 * float(x.square().sum())
 
     for _ in range(20):
         assert cost(best + 0.05 * torch.randn(3, 6, generator=g, dtype=torch.float64)) > cost(best)

@@ -2,16 +2,15 @@
 
 import pytest
 import torch
-from killed import Killed, killed_at
 
-from core.concepts import candidates
-from core.erasure import erase
-from core.erasure.buffer import Trajectories
-from core.erasure.layers import target_modules
-from core.errors import CoreError
-from core.models import load_model
-from core.progress import DirectoryCheckpoints
-from core.specs import (
+from expunge.core.concepts import candidates
+from expunge.core.erasure import erase
+from expunge.core.erasure.layers import target_modules
+from expunge.core.erasure.trajectory_buffer import Trajectories
+from expunge.core.errors import CoreError
+from expunge.core.models import load_model
+from expunge.core.progress import DirectoryCheckpoints
+from expunge.core.specs import (
     AdvUnlearnSpec,
     AgeSpec,
     AllButOneSpec,
@@ -30,8 +29,16 @@ from core.specs import (
     TextEncoderSpec,
     TextLoraSpec,
 )
+from tests.support.killed_runs import Killed, killed_at
 
-SMALL = {"steps": 6, "trajectories": 4, "sampling_steps": 4, "batch_size": 2, "checkpoint_every": 2, "lora": LoraSpec(rank=2)}
+SMALL = {
+    "steps": 6,
+    "trajectories": 4,
+    "sampling_steps": 4,
+    "batch_size": 2,
+    "checkpoint_every": 2,
+    "lora": LoraSpec(rank=2),
+}
 TEXT = {**SMALL, "lora": TextLoraSpec(rank=2)}
 INNER = {k: v for k, v in SMALL.items() if k in ("trajectories", "sampling_steps", "batch_size")}
 PRUNE = {"steps": 6, "checkpoint_every": 2, "learning_rate": 1.0, "retain_concepts": 2}
@@ -39,7 +46,9 @@ METHODS = {
     "prune": PruneSpec(method=EsdSpec(**INNER), **PRUNE),
     "prune hard_concrete": PruneSpec(method=EsdSpec(**INNER), relaxation="hard_concrete", **PRUNE),
     "prune age": PruneSpec(method=AgeSpec(candidates=4, **INNER), **PRUNE),
-    "prune score recomputed": PruneSpec(method=ScoreSpec(candidates=3, leakage_pictures=0, gradient_checkpointing=True, **INNER), **PRUNE),
+    "prune score recomputed": PruneSpec(
+        method=ScoreSpec(candidates=3, leakage_pictures=0, gradient_checkpointing=True, **INNER), **PRUNE
+    ),
     "text_encoder": TextEncoderSpec(steps=6, checkpoint_every=2, lora=TextLoraSpec(rank=2)),
     "adv_unlearn": AdvUnlearnSpec(attack_steps=2, retain_concepts=2, **TEXT),
     "adv_unlearn fresh": AdvUnlearnSpec(attack_steps=1, retain_concepts=2, latents="fresh", **TEXT),
@@ -71,7 +80,12 @@ def test_a_killed_run_resumes_to_the_same_bytes(name, tiny_sd, tmp_path):
     spec = EraseSpec(concepts=["church"], preserve=["teapot"], method=METHODS[name])
     undisturbed = erase(load_model(tiny_sd), spec).serialise()
     with pytest.raises(Killed):
-        erase(load_model(tiny_sd), spec, checkpoints=DirectoryCheckpoints(tmp_path), callback=killed_at("erase", 5))
+        erase(
+            load_model(tiny_sd),
+            spec,
+            checkpoints=DirectoryCheckpoints(tmp_path),
+            callback=killed_at("erase", 5),
+        )
     resumed = erase(load_model(tiny_sd), spec, checkpoints=DirectoryCheckpoints(tmp_path))
     assert resumed.info["resumed_at"] == 4
     assert resumed.serialise() == undisturbed
@@ -80,14 +94,19 @@ def test_a_killed_run_resumes_to_the_same_bytes(name, tiny_sd, tmp_path):
 
 def test_another_seed_gives_other_bytes(tiny_sd):
     spec = EraseSpec(concepts=["church"], method=METHODS["esd"])
-    assert erase(load_model(tiny_sd), spec).serialise() != erase(load_model(tiny_sd), spec.model_copy(update={"seed": 1})).serialise()
+    assert (
+        erase(load_model(tiny_sd), spec).serialise()
+        != erase(load_model(tiny_sd), spec.model_copy(update={"seed": 1})).serialise()
+    )
 
 
 def test_a_checkpoint_of_another_job_is_not_resumed(tiny_sd, tmp_path):
     one = EraseSpec(concepts=["church"], method=METHODS["esd"])
     erase(load_model(tiny_sd), one, checkpoints=DirectoryCheckpoints(tmp_path))
     other = erase(
-        load_model(tiny_sd), one.model_copy(update={"concepts": [Concept(name="dog")]}), checkpoints=DirectoryCheckpoints(tmp_path)
+        load_model(tiny_sd),
+        one.model_copy(update={"concepts": [Concept(name="dog")]}),
+        checkpoints=DirectoryCheckpoints(tmp_path),
     )
     assert other.info["resumed_at"] == 0
 
@@ -126,7 +145,9 @@ def test_only_the_adapter_is_trained_and_only_one_network_is_kept(tiny_sd):
     assert all(torch.equal(after[k], before[k]) for k in before)
 
 
-@pytest.mark.parametrize("name", ["esd", "naive", "ca", "all_but_one", "ap paper", "age paper", "score", "mace"])
+@pytest.mark.parametrize(
+    "name", ["esd", "naive", "ca", "all_but_one", "ap paper", "age paper", "score", "mace"]
+)
 def test_every_method_takes_a_style(name, tiny_sd):
     delta = erase(load_model(tiny_sd), EraseSpec(concepts=["in noto style"], method=METHODS[name]))
     assert all(v.isfinite().all() for v in delta.tensors.values())
@@ -135,23 +156,36 @@ def test_every_method_takes_a_style(name, tiny_sd):
 @pytest.mark.parametrize("name", ["esd", "naive", "ca", "text_encoder", "adv_unlearn"])
 def test_a_style_becomes_another_style_around_the_same_object(name, tiny_sd):
     seen: list[str | None] = []
-    erase(load_model(tiny_sd), EraseSpec(concepts=["noto"], method=METHODS[name]), callback=lambda p: seen.append(p.get("target")))
+    erase(
+        load_model(tiny_sd),
+        EraseSpec(concepts=["noto"], method=METHODS[name]),
+        callback=lambda p: seen.append(p.get("target")),
+    )
     assert seen[-1] == "twemoji"
 
 
 def test_several_concepts_take_turns_and_each_gets_its_steps(tiny_sd):
     model = load_model(tiny_sd)
     evaluations: list[str | None] = []
-    spec = EraseSpec(concepts=[Concept(name="church", target="mosque"), Concept(name="dog", target="cat")], method=METHODS["esd"])
-    delta = erase(model, spec, callback=lambda p: evaluations.append(p.get("target")) if p["phase"] == "erase" else None)
+    spec = EraseSpec(
+        concepts=[Concept(name="church", target="mosque"), Concept(name="dog", target="cat")],
+        method=METHODS["esd"],
+    )
+    delta = erase(
+        model, spec, callback=lambda p: evaluations.append(p.get("target")) if p["phase"] == "erase" else None
+    )
     assert evaluations == ["mosque", "cat"] * 6
     assert len(delta.info["history"]) == 12
 
 
 def test_a_buffer_costs_far_fewer_evaluations_than_fresh_latents(tiny_sd):
     spec = {"steps": 20, "trajectories": 4, "sampling_steps": 10, "batch_size": 2, "lora": LoraSpec(rank=2)}
-    buffered = erase(load_model(tiny_sd), EraseSpec(concepts=["church"], method=EsdSpec(**spec))).info["unet_evaluations"]
-    fresh = erase(load_model(tiny_sd), EraseSpec(concepts=["church"], method=EsdSpec(latents="fresh", **spec))).info["unet_evaluations"]
+    buffered = erase(load_model(tiny_sd), EraseSpec(concepts=["church"], method=EsdSpec(**spec))).info[
+        "unet_evaluations"
+    ]
+    fresh = erase(
+        load_model(tiny_sd), EraseSpec(concepts=["church"], method=EsdSpec(latents="fresh", **spec))
+    ).info["unet_evaluations"]
     assert buffered == 4 * 9 * 2 + 20 * 2 * 3
     assert fresh > 2 * buffered
 
@@ -164,7 +198,12 @@ def test_trajectories_drawn_together_are_each_those_drawn_alone(tiny_sd):
     together.prefill(words, 1, lambda p: batches.append(p["step"]))
     assert batches == [8, 12]
     for name, contexts in words.items():
-        torch.testing.assert_close(together.kept[name], Trajectories(model, spec, seed=3).fill(name, contexts, 1), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            together.kept[name],
+            Trajectories(model, spec, seed=3).fill(name, contexts, 1),
+            atol=1e-5,
+            rtol=1e-4,
+        )
 
 
 def test_kept_trajectories_are_those_of_a_plain_ddim_loop(tiny_sd):
@@ -187,10 +226,17 @@ def test_the_erased_concept_and_its_synonyms_are_never_candidates(tiny_sd):
     assert set(found) == set(model.vocabulary.concepts) - {"church", "mosque", "synagogue", "dog"}
 
 
-@pytest.mark.parametrize(("preset", "inside", "outside"), [
-    ("xattn", "attn2.to_out.0", "attn1.to_q"), ("xattn_strict", "attn2.to_k", "attn2.to_q"),
-    ("noxattn", "conv1", "attn2.to_k"), ("selfattn", "attn1.to_q", "attn2.to_q"), ("full", "conv_in", None), (["attn2.to_q"], "attn2.to_q", "attn2.to_k"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("preset", "inside", "outside"),
+    [
+        ("xattn", "attn2.to_out.0", "attn1.to_q"),
+        ("xattn_strict", "attn2.to_k", "attn2.to_q"),
+        ("noxattn", "conv1", "attn2.to_k"),
+        ("selfattn", "attn1.to_q", "attn2.to_q"),
+        ("full", "conv_in", None),
+        (["attn2.to_q"], "attn2.to_q", "attn2.to_k"),
+    ],
+)
 def test_layer_presets_are_the_fields(preset, inside, outside, tiny_sd):
     names = target_modules(load_model(tiny_sd).unet, preset)
     assert any(n.endswith(inside) for n in names)
@@ -238,7 +284,9 @@ def test_weights_that_are_no_numbers_are_never_kept_and_the_good_checkpoint_stay
     assert "step 4 of 6" in caught.value.message
     tensors, meta = kept.load()
     assert meta["step"] == 2
-    assert all(bool(tensor.isfinite().all()) for name, tensor in tensors.items() if name.startswith("adapter."))
+    assert all(
+        bool(tensor.isfinite().all()) for name, tensor in tensors.items() if name.startswith("adapter.")
+    )
 
 
 def test_a_last_step_to_weights_that_are_no_numbers_is_never_delivered(tiny_sd):
@@ -260,7 +308,10 @@ def test_a_last_step_to_weights_that_are_no_numbers_is_never_delivered(tiny_sd):
 def test_activations_computed_again_give_the_same_training(name, tiny_sd):
     deltas = [
         erase(
-            load_model(tiny_sd), EraseSpec(concepts=["church"], method=METHODS[name].model_copy(update={"gradient_checkpointing": again}))
+            load_model(tiny_sd),
+            EraseSpec(
+                concepts=["church"], method=METHODS[name].model_copy(update={"gradient_checkpointing": again})
+            ),
         ).tensors
         for again in (False, True)
     ]

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from by_hand import ALPHAS, Linear, by_hand, inputs, texts, weighted
 
-from core.erasure import age, all_but_one, ap, esd, naive
-from core.erasure.batch import error, guided_away
-from core.erasure.loop import Run
-from core.erasure.search import Ascent, Search, gumbel_softmax
-from core.models import load_model
-from core.progress import ignore
-from core.specs import AgeSpec, AllButOneSpec, ApSpec, EraseSpec, EsdSpec, NaiveSpec
+from expunge.core.erasure.loop import Run
+from expunge.core.erasure.losses import error, guided_away
+from expunge.core.erasure.methods import age, all_but_one, ap, esd, naive
+from expunge.core.erasure.search import Ascent, Search, gumbel_softmax
+from expunge.core.models import load_model
+from expunge.core.progress import ignore
+from expunge.core.specs import AgeSpec, AllButOneSpec, ApSpec, EraseSpec, EsdSpec, NaiveSpec
+from tests.support.numpy_losses import ALPHAS, Linear, by_hand, inputs, texts, weighted
 
 
 @pytest.mark.parametrize("space", ["eps", "x0"])
@@ -55,14 +55,25 @@ def test_all_but_one_edits_the_guidance_term_and_holds_the_unconditional_score(e
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_ap_loss_is_equation_9(space, eta):
     (x_e, concept), (x_a, adversary), (_, anchor) = inputs(2), inputs(3), inputs(4)
-    got = ap.loss(Linear(), x_e, x_a, concept, anchor, adversary, ApSpec(eta=eta, space=space, preserve_weight=0.6)).item()
-    z_e, z_a, t, c, a, k = x_e.z.numpy(), x_a.z.numpy(), x_e.t.numpy(), concept.numpy(), adversary.numpy(), anchor.numpy()
+    got = ap.loss(
+        Linear(), x_e, x_a, concept, anchor, adversary, ApSpec(eta=eta, space=space, preserve_weight=0.6)
+    ).item()
+    z_e, z_a, t, c, a, k = (
+        x_e.z.numpy(),
+        x_a.z.numpy(),
+        x_e.t.numpy(),
+        concept.numpy(),
+        adversary.numpy(),
+        anchor.numpy(),
+    )
     aim = (1 + eta) * by_hand(z_e, t, k, 2.0) - eta * by_hand(z_e, t, c, 2.0)
     hold = weighted(by_hand(z_a, t, a, 2.5), by_hand(z_a, t, a, 2.0), t, space)
     assert got == pytest.approx(weighted(by_hand(z_e, t, c, 2.5), aim, t, space) + 0.6 * hold, rel=1e-5)
 
 
-@pytest.mark.parametrize(("loss", "spec"), [(esd.loss, EsdSpec()), (naive.loss, NaiveSpec()), (all_but_one.loss, AllButOneSpec())])
+@pytest.mark.parametrize(
+    ("loss", "spec"), [(esd.loss, EsdSpec()), (naive.loss, NaiveSpec()), (all_but_one.loss, AllButOneSpec())]
+)
 def test_a_single_loss_gives_gradient_to_the_adapter_alone(loss, spec):
     model, (x, concept), (_, target), (_, kept) = Linear(), inputs(0), inputs(1), inputs(2)
     target.requires_grad_(True)
@@ -76,7 +87,11 @@ def test_aps_search_climbs_the_difference_in_the_paper_and_one_side_of_it_in_the
     for variant in ("paper", "authors_code"):
         (x, adversary) = inputs(3)
         adversary.requires_grad_(True)
-        gradients.append(torch.autograd.grad(ap.search_objective(Linear(), x, adversary, ApSpec(variant=variant)), [adversary])[0])
+        gradients.append(
+            torch.autograd.grad(
+                ap.search_objective(Linear(), x, adversary, ApSpec(variant=variant)), [adversary]
+            )[0]
+        )
     # d/dc |(2.5 - 2) m(c)|^2 has the factor 0.5, with the old prediction detached it has 2.5
     torch.testing.assert_close(gradients[1], 5 * gradients[0])
 
@@ -98,7 +113,10 @@ def test_continuous_ascent_climbs_and_tries_the_nearest_candidates_latents():
 
 def test_continuous_ascent_starts_at_the_concept(tiny_sd):
     model = load_model(tiny_sd)
-    spec = EraseSpec(concepts=["church", "in noto style"], method=ApSpec(search="pgd", candidates=3, trajectories=1, sampling_steps=2))
+    spec = EraseSpec(
+        concepts=["church", "in noto style"],
+        method=ApSpec(search="pgd", candidates=3, trajectories=1, sampling_steps=2),
+    )
     method = ap.Ap(Run(model, spec, spec.method, ignore))
     for search, name in zip(method.searches, ("church", "in noto style"), strict=True):
         assert torch.equal(search.text, model.encode(model.vocabulary.prompts(name)).float())
@@ -138,7 +156,9 @@ def gradients_of_search(variant: str, weight: float):
     """(d/d target of the objective, with the first term's share alone when weight is 0)."""
     model, (x_e, concept), (x_t, target) = Linear(), inputs(2), inputs(3)
     target.requires_grad_(True)
-    objective = age.search_objective(model, x_e, x_t, concept, target, age.resolved(AgeSpec(variant=variant, preserve_weight=weight)))
+    objective = age.search_objective(
+        model, x_e, x_t, concept, target, age.resolved(AgeSpec(variant=variant, preserve_weight=weight))
+    )
     (gradient,) = torch.autograd.grad(objective, [target], allow_unused=True)
     return gradient
 
@@ -156,7 +176,9 @@ def test_in_the_authors_code_only_the_preservation_term_drives_the_search():
 def test_gumbel_softmax_is_equation_11():
     logits, noise = torch.tensor([0.2, -0.1, 0.4]), torch.tensor([0.5, 1.0, -0.3])
     scores = [np.exp((l + n) / 0.7) for l, n in zip(logits.tolist(), noise.tolist(), strict=True)]
-    np.testing.assert_allclose(gumbel_softmax(logits, noise, 0.7, hard=False).numpy(), np.array(scores) / sum(scores), rtol=1e-5)
+    np.testing.assert_allclose(
+        gumbel_softmax(logits, noise, 0.7, hard=False).numpy(), np.array(scores) / sum(scores), rtol=1e-5
+    )
 
 
 def test_hard_gumbel_softmax_is_one_hot_forward_and_soft_backward():
@@ -165,7 +187,9 @@ def test_hard_gumbel_softmax_is_one_hot_forward_and_soft_backward():
     np.testing.assert_allclose(value.detach().numpy(), [0, 1, 0], atol=1e-6)
     direction = torch.tensor([1.0, 2.0, 3.0])
     (hard,) = torch.autograd.grad((value * direction).sum(), [logits])
-    (soft,) = torch.autograd.grad((gumbel_softmax(logits, noise, 0.7, hard=False) * direction).sum(), [logits])
+    (soft,) = torch.autograd.grad(
+        (gumbel_softmax(logits, noise, 0.7, hard=False) * direction).sum(), [logits]
+    )
     torch.testing.assert_close(hard, soft)
     assert hard.abs().max() > 0
 

@@ -3,21 +3,23 @@
 import pytest
 import torch
 
-from core.erasure import erase
-from core.erasure.closed_form import columns
-from core.models import StableDiffusion, load_model
-from core.specs import EraseSpec, LoraSpec, UceSpec
+from expunge.core.erasure import erase
+from expunge.core.erasure.closed_form import columns
+from expunge.core.models import Denoiser, load_model
+from expunge.core.specs import EraseSpec, LoraSpec, UceSpec
 
 SOURCE = "bundled:emoji"
 FEW = {"steps": 2, "trajectories": 1, "sampling_steps": 3, "batch_size": 1, "lora": LoraSpec(rank=2)}
 
 
-def fifty(model: StableDiffusion) -> list[str]:
+def fifty(model: Denoiser) -> list[str]:
     return model.vocabulary.concepts[::4][:50]
 
 
-def moved(model: StableDiffusion, words: list[str]) -> float:
-    """Mean squared change, in a cross-attention layer, of the values that are edited: those of each prompt's last token."""
+def moved(model: Denoiser, words: list[str]) -> float:
+    """Mean squared change, in a cross-attention layer, of the values that are edited: those of each prompt's
+    last token.
+    """
     layer = next(m for n, m in model.unet.named_modules() if n.endswith("attn2.to_v"))
     states = columns(model, [f"a photo of a {w}" for w in words], UceSpec().tokens)
     with torch.no_grad():
@@ -28,7 +30,8 @@ def moved(model: StableDiffusion, words: list[str]) -> float:
 def test_fifty_concepts_leave_in_one_closed_form_and_the_rest_is_held(method, times):
     model = load_model(SOURCE)
     delta = erase(model, EraseSpec(concepts=fifty(model), method={"name": method, "hold_vocabulary": True}))
-    assert delta.info["rank"] == model.unet.config.cross_attention_dim  # more columns than that fold into one full-rank factor
+    # More columns than that fold into one full-rank factor
+    assert delta.info["rank"] == model.unet.config.cross_attention_dim
     assert delta.info["unet_evaluations"] == 0
     others = [c for c in model.vocabulary.concepts if c not in fifty(model)]
     assert moved(model, fifty(model)) > times * moved(model, others)
@@ -54,6 +57,10 @@ def test_candidates_that_concepts_share_are_drawn_once():
             drawn.append(progress["total"])
 
     model = load_model(SOURCE)
-    erase(model, EraseSpec(concepts=model.vocabulary.concepts[:10], method={"name": "age", "candidates": 20} | FEW), callback=watch)
+    erase(
+        model,
+        EraseSpec(concepts=model.vocabulary.concepts[:10], method={"name": "age", "candidates": 20} | FEW),
+        callback=watch,
+    )
     assert drawn[0] == 10
     assert 20 <= drawn[-1] < 10 * 20 / 2

@@ -1,19 +1,21 @@
-"""Pruning: the relaxations against numpy, who receives gradient, what is masked and what is not, with every output-based loss."""
+"""Pruning: the relaxations against numpy, who receives gradient, what is masked and what is not, with every
+output-based loss.
+"""
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
-from core.erasure import erase
-from core.erasure.layers import add_trained, target_modules
-from core.erasure.loop import Run
-from core.erasure.output_based import method_of
-from core.erasure.prune import Prune
-from core.models import StableDiffusion, load_model
-from core.models.masks import Mask, Masks, pack, unpack
-from core.progress import ignore
-from core.specs import EraseSpec, LoraSpec, PruneSpec
+from expunge.core.erasure import erase
+from expunge.core.erasure.layers import add_trained, target_modules
+from expunge.core.erasure.loop import Run
+from expunge.core.erasure.methods.prune import Prune
+from expunge.core.erasure.output_based import method_of
+from expunge.core.models import Denoiser, load_model
+from expunge.core.models.masks import Mask, Masks, pack, unpack
+from expunge.core.progress import ignore
+from expunge.core.specs import EraseSpec, LoraSpec, PruneSpec
 
 INNER = {"name": "esd", "trajectories": 2, "sampling_steps": 3, "batch_size": 2}
 SMALL = {"steps": 2, "retain_concepts": 2, "learning_rate": 3.0, "method": INNER}
@@ -29,7 +31,9 @@ def test_the_hard_concrete_gate_is_the_papers():
     mask.noise = torch.tensor(np.log(u) - np.log(1 - u), dtype=torch.float32)
     s = sigmoid((np.log(u) - np.log(1 - u) + a) / (2 / 3)) * 1.2 - 0.1
     np.testing.assert_allclose(mask.gate().detach().numpy(), np.clip(s, 0, 1), atol=1e-6)
-    assert mask.expected_pruned().item() == pytest.approx((1 - sigmoid(a - 2 / 3 * np.log(0.1 / 1.1))).sum(), rel=1e-5)
+    assert mask.expected_pruned().item() == pytest.approx(
+        (1 - sigmoid(a - 2 / 3 * np.log(0.1 / 1.1))).sum(), rel=1e-5
+    )
     mask.noise = None
     assert torch.equal(mask.gate(), torch.tensor(a) > 0)  # as it will be shipped
 
@@ -38,7 +42,9 @@ def test_the_expected_number_of_zeros_is_that_of_many_draws():
     mask = Mask(logits=torch.nn.Parameter(torch.full((200, 200), 0.3)), relaxation="hard_concrete")
     u = torch.rand((200, 200), generator=torch.Generator().manual_seed(0))
     mask.noise = u.log() - (1 - u).log()
-    assert (mask.gate() == 0).float().mean().item() == pytest.approx(mask.expected_pruned().item() / 40_000, abs=0.01)
+    assert (mask.gate() == 0).float().mean().item() == pytest.approx(
+        mask.expected_pruned().item() / 40_000, abs=0.01
+    )
 
 
 def test_the_straight_through_gate_is_hard_forward_and_soft_backward():
@@ -60,7 +66,7 @@ def test_bits_are_packed_in_row_major_order_the_highest_first(shape):
     assert torch.equal(unpack(pack(bits), torch.Size(shape)), bits)
 
 
-def prepared(tiny_sd, **change) -> tuple[StableDiffusion, Prune]:
+def prepared(tiny_sd, **change) -> tuple[Denoiser, Prune]:
     spec = PruneSpec(**SMALL | change)
     model, request = load_model(tiny_sd), EraseSpec(concepts=["church"], preserve=["dog"], method=spec)
     add_trained(model, spec)
@@ -71,7 +77,8 @@ def prepared(tiny_sd, **change) -> tuple[StableDiffusion, Prune]:
 def test_the_loss_is_the_methods_and_beta_times_the_zeros_and_the_drift(tiny_sd):
     model, method = prepared(tiny_sd, sparsity_weight=0.7, preserve_weight=0.5)
     own = method.inner.step(0, 0)[0].item()
-    assert method.step(0, 0)[0].item() == pytest.approx(own + 0.7 * sigmoid(-3.0), rel=1e-5)  # an open mask drifts nowhere
+    # An open mask drifts nowhere
+    assert method.step(0, 0)[0].item() == pytest.approx(own + 0.7 * sigmoid(-3.0), rel=1e-5)
     with torch.no_grad():
         for logits in model.masks.parameters():
             logits[::2] = -1
@@ -90,11 +97,15 @@ def test_the_logits_alone_receive_gradient(relaxation, tiny_sd):
     method.step(0, 0)[0].backward()
     logits = model.masks.parameters()
     assert all(a.grad.abs().max() > 0 for a in logits)
-    assert [n for n, p in model.unet.named_parameters() if p.grad is not None and not n.endswith(".logits")] == []
+    assert [
+        n for n, p in model.unet.named_parameters() if p.grad is not None and not n.endswith(".logits")
+    ] == []
     assert all(p.grad is None for p in model.pipe.text_encoder.parameters())
 
 
-def test_off_it_is_the_base_model_taken_off_it_is_the_base_model_loaded_it_is_the_sanitized_one(tiny_sd, tmp_path):
+def test_off_it_is_the_base_model_taken_off_it_is_the_base_model_loaded_it_is_the_sanitized_one(
+    tiny_sd, tmp_path
+):
     model, base = load_model(tiny_sd), load_model(tiny_sd)
     delta = erase(model, EraseSpec(concepts=["church"], method=PruneSpec(**SMALL)))
     assert 0 < delta.info["pruned"] < delta.info["prunable"]
@@ -123,9 +134,16 @@ def test_a_large_beta_prunes_nothing_and_a_preset_says_what_may_be_pruned(tiny_s
     assert all(".attn2.to_" in name and "to_q" not in name for name in strict.tensors)
 
 
-@pytest.mark.parametrize("name", ["naive", "esd", "ca", "all_but_one", "ant", "ap", "age", "score", "erase_anything"])
+@pytest.mark.parametrize(
+    "name", ["naive", "esd", "ca", "all_but_one", "ant", "ap", "age", "score", "erase_anything"]
+)
 def test_every_output_based_loss_can_prune(name, tiny_sd):
-    more = {"ca": {"pictures": 2}, "ap": {"candidates": 3}, "age": {"candidates": 3}, "score": {"candidates": 3, "leakage_pictures": 4}}
+    more = {
+        "ca": {"pictures": 2},
+        "ap": {"candidates": 3},
+        "age": {"candidates": 3},
+        "score": {"candidates": 3, "leakage_pictures": 4},
+    }
     spec = PruneSpec(**SMALL | {"method": INNER | {"name": name} | more.get(name, {})})
     delta = erase(load_model(tiny_sd), EraseSpec(concepts=["church"], method=spec))
     assert delta.kind == "sparse_mask"

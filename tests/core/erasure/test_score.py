@@ -5,17 +5,18 @@ import math
 import numpy as np
 import pytest
 import torch
-from by_hand import ALPHAS, Linear, by_hand, inputs, weighted
 
-from core.erasure import erase, score
-from core.erasure.critic import Critic, bce, leakage
-from core.erasure.layers import lora_config
-from core.erasure.loop import Run
-from core.erasure.saliency import train_the_salient
-from core.models import load_model
-from core.progress import ignore
-from core.run import run_erase
-from core.specs import EraseSpec, EvaluationSpec, LoraSpec, ScoreSpec
+from expunge.core.erasure import erase
+from expunge.core.erasure.critic import Critic, bce, leakage
+from expunge.core.erasure.layers import lora_config
+from expunge.core.erasure.loop import Run
+from expunge.core.erasure.methods import score
+from expunge.core.erasure.saliency import train_the_salient
+from expunge.core.models import load_model
+from expunge.core.progress import ignore
+from expunge.core.run import run_erase
+from expunge.core.specs import EraseSpec, EvaluationSpec, LoraSpec, ScoreSpec
+from tests.support.numpy_losses import ALPHAS, Linear, by_hand, inputs, weighted
 
 SMALL = {
     "steps": 2,
@@ -51,7 +52,12 @@ def test_the_loss_is_confusion_upper_bound_and_trajectory_consistency(eta):
     spec = ScoreSpec(adversarial_weight=0.4, upper_weight=0.6, trajectory_weight=0.8, eta=eta, keep=0.3)
     total, x0, other = score.loss(Linear(), linear_critic, x_e, x_n, concept, neighbour, empty, spec)
     z, y, t = x_e.z.numpy(), x_n.z.numpy(), x_e.t.numpy()
-    c, n, e, alphas = concept.numpy(), neighbour.numpy(), empty.numpy(), ALPHAS.numpy()[t][:, None, None, None]
+    c, n, e, alphas = (
+        concept.numpy(),
+        neighbour.numpy(),
+        empty.numpy(),
+        ALPHAS.numpy()[t][:, None, None, None],
+    )
     new_c = by_hand(z, t, c, 2.5)
     drawn = (z - np.sqrt(1 - alphas) * new_c) / np.sqrt(alphas)
     np.testing.assert_allclose(x0.numpy(), 4 * np.tanh(drawn / 4), rtol=1e-4, atol=1e-5)
@@ -86,7 +92,11 @@ def test_a_step_teaches_the_critic_and_leaves_no_gradient_of_its_own_on_theta(ti
     assert any(not torch.equal(v, before[k]) for k, v in method.critic.named_parameters())
     assert all(p.grad is None for n, p in model.unet.named_parameters() if "lora_" in n)
     total.backward()
-    assert any(p.grad is not None and p.grad.abs().max() > 0 for n, p in model.unet.named_parameters() if "lora_" in n)
+    assert any(
+        p.grad is not None and p.grad.abs().max() > 0
+        for n, p in model.unet.named_parameters()
+        if "lora_" in n
+    )
 
 
 def test_the_critics_state_comes_back_with_its_optimiser(tiny_sd):
@@ -102,7 +112,9 @@ def test_the_critics_state_comes_back_with_its_optimiser(tiny_sd):
 def test_cross_entropy_is_the_formula():
     logits = torch.tensor([[0.3, -2.0]])
     p = 1 / (1 + np.exp(-logits.numpy()))
-    assert bce(logits, 0.8).item() == pytest.approx(float(np.mean(-0.8 * np.log(p) - 0.2 * np.log(1 - p))), rel=1e-5)
+    assert bce(logits, 0.8).item() == pytest.approx(
+        float(np.mean(-0.8 * np.log(p) - 0.2 * np.log(1 - p))), rel=1e-5
+    )
 
 
 def test_a_fresh_critic_finds_what_differs_and_nothing_where_nothing_does():
@@ -117,7 +129,9 @@ def test_a_fresh_critic_finds_what_differs_and_nothing_where_nothing_does():
 def test_where_nothing_differs_the_leakage_is_not_cut_off_at_nought_for_that_would_lift_its_mean():
     found = []
     for seed in range(3):
-        a, b = (torch.randn(16, 4, 8, 8, generator=torch.Generator().manual_seed(2 * seed + k)) for k in (0, 1))
+        a, b = (
+            torch.randn(16, 4, 8, 8, generator=torch.Generator().manual_seed(2 * seed + k)) for k in (0, 1)
+        )
         found.append(leakage(a, b, seed))
     assert sum(found) < 0
 
@@ -140,7 +154,11 @@ def test_salient_layers_are_those_with_the_largest_gradient(tiny_sd):
 
     model.add_adapter(lora_config(model.unet, LoraSpec(rank=64)))  # many columns: a projection that says much
     chosen = train_the_salient(model, 0.25, 1, loss)
-    bases = {n: m.base_layer.weight.requires_grad_(True) for n, m in model.unet.named_modules() if hasattr(m, "base_layer")}
+    bases = {
+        n: m.base_layer.weight.requires_grad_(True)
+        for n, m in model.unet.named_modules()
+        if hasattr(m, "base_layer")
+    }
     loss(0).backward()
     true = sorted(bases, key=lambda n: float(bases[n].grad.norm() / bases[n].numel() ** 0.5), reverse=True)
     assert len(chosen) == round(0.25 * len(bases))
@@ -148,9 +166,13 @@ def test_salient_layers_are_those_with_the_largest_gradient(tiny_sd):
 
 
 def test_layers_that_are_not_salient_stay_as_they_were(tiny_sd):
-    delta = erase(load_model(tiny_sd), EraseSpec(concepts=["church"], method=ScoreSpec(saliency=0.25, **SMALL)))
+    delta = erase(
+        load_model(tiny_sd), EraseSpec(concepts=["church"], method=ScoreSpec(saliency=0.25, **SMALL))
+    )
     moved = [k for k, v in delta.tensors.items() if "lora_B" in k and v.abs().max() > 0]
-    assert len(moved) == delta.info["salient_layers"] == round(0.25 * sum("lora_B" in k for k in delta.tensors))
+    assert (
+        len(moved) == delta.info["salient_layers"] == round(0.25 * sum("lora_B" in k for k in delta.tensors))
+    )
 
 
 def test_the_leakage_is_in_the_report(tiny_judged, tmp_path):

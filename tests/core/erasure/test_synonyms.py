@@ -3,15 +3,24 @@
 import pytest
 import torch
 
-from core.erasure import erase
-from core.models import load_model
-from core.specs import METHODS, Concept, EraseSpec, EsdSpec, PruneSpec
+from expunge.core.erasure import erase
+from expunge.core.models import load_model
+from expunge.core.specs import METHODS, Concept, EraseSpec, EsdSpec, PruneSpec
 
 WORDS = ("church", "mosque", "castle")
 FEW = {
-    "steps": 40, "trajectories": 1, "sampling_steps": 2, "batch_size": 4, "pictures": 12, "candidates": 3, "attack_steps": 1, "retain_concepts": 2,
-    "leakage_pictures": 0, "rounds": 1, "learning_rate": 1e-4,
-}  # fmt: skip
+    "steps": 40,
+    "trajectories": 1,
+    "sampling_steps": 2,
+    "batch_size": 4,
+    "pictures": 12,
+    "candidates": 3,
+    "attack_steps": 1,
+    "retain_concepts": 2,
+    "leakage_pictures": 0,
+    "rounds": 1,
+    "learning_rate": 1e-4,
+}
 OWN_TEMPLATES = {"time": ("a photo of a {}", "an image of a {}", "a picture of a {}")}
 
 
@@ -24,7 +33,10 @@ def small(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_word_of_a_concept_is_trained_in_every_template(name, tiny_sd):
-    model, spec = load_model(tiny_sd), EraseSpec(concepts=[Concept(name=WORDS[0], synonyms=list(WORDS[1:]))], method=small(name))
+    model, spec = (
+        load_model(tiny_sd),
+        EraseSpec(concepts=[Concept(name=WORDS[0], synonyms=list(WORDS[1:]))], method=small(name)),
+    )
     prompts = [t.format(word) for word in WORDS for t in OWN_TEMPLATES.get(name, model.vocabulary.templates)]
     wanted, states, told = model.encode(prompts), list[torch.Tensor](), list[str]()
     predict, encode, text_states = model.predict, model.encode, model.text_states
@@ -44,4 +56,8 @@ def test_every_word_of_a_concept_is_trained_in_every_template(name, tiny_sd):
         model.encode = lambda texts: told.extend(texts) or encode(texts)
     erase(model, spec)
     seen = torch.cat(states) if states else wanted[:0]
-    assert not [p for p, s in zip(prompts, wanted, strict=True) if p not in told and not (seen == s).flatten(1).all(1).any()]
+    assert not [
+        p
+        for p, s in zip(prompts, wanted, strict=True)
+        if p not in told and not (seen == s).flatten(1).all(1).any()
+    ]

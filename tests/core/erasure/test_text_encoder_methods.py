@@ -1,4 +1,6 @@
-"""Eq. 2 and AdvUnlearn: golden values, who may receive gradient, and that the stock text encoder brings the concept back."""
+"""Eq. 2 and AdvUnlearn: golden values, who may receive gradient, and that the stock text encoder brings the
+concept back.
+"""
 
 import copy
 from pathlib import Path
@@ -8,15 +10,16 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from core.erasure import adv_unlearn, erase, text_encoder
-from core.erasure.batch import Latents
-from core.erasure.layers import add_trained
-from core.erasure.loop import Run
-from core.erasure.retained import retained
-from core.models import StableDiffusion, load_model
-from core.models.folders import BUNDLED
-from core.progress import ignore
-from core.specs import AdvUnlearnSpec, EraseSpec, TextEncoderSpec, TextLoraSpec
+from expunge.core.erasure import erase
+from expunge.core.erasure.layers import add_trained
+from expunge.core.erasure.loop import Run
+from expunge.core.erasure.losses import Latents
+from expunge.core.erasure.methods import adv_unlearn, text_encoder
+from expunge.core.erasure.retained_concepts import retained
+from expunge.core.models import Denoiser, load_model
+from expunge.core.models.folders import BUNDLED
+from expunge.core.progress import ignore
+from expunge.core.specs import AdvUnlearnSpec, EraseSpec, TextEncoderSpec, TextLoraSpec
 
 SMALL = AdvUnlearnSpec(
     steps=2,
@@ -46,16 +49,22 @@ def by_hand(z, t, c):
 
 def inputs(seed: int, rows: int = 3):
     g = torch.Generator().manual_seed(seed)
-    return Latents(torch.randn(rows, 4, 2, 2, generator=g), torch.tensor([1, 4, 8])[:rows]), torch.randn(rows, 5, 6, generator=g)
+    return Latents(torch.randn(rows, 4, 2, 2, generator=g), torch.tensor([1, 4, 8])[:rows]), torch.randn(
+        rows, 5, 6, generator=g
+    )
 
 
 def test_the_text_loss_is_equation_2():
     (_, new), (_, aim), (_, kept), (_, was) = inputs(0), inputs(1), inputs(2), inputs(3)
     updates = [torch.full((3, 2), 0.5), torch.full((2, 2), -2.0)]
-    got = text_encoder.loss(new, aim, updates, TextEncoderSpec(ridge=0.1, preserve_weight=0.4), (kept, was)).item()
+    got = text_encoder.loss(
+        new, aim, updates, TextEncoderSpec(ridge=0.1, preserve_weight=0.4), (kept, was)
+    ).item()
     n, a, k, w = (x.numpy() for x in (new, aim, kept, was))
     ridge = 0.1 * 4096 / (5 * 6)  # as on the bundled model, whose states are 32 x 128
-    assert got == pytest.approx(np.mean((n - a) ** 2) + ridge * (6 * 0.25 + 4 * 4.0) + 0.4 * np.mean((k - w) ** 2), rel=1e-5)
+    assert got == pytest.approx(
+        np.mean((n - a) ** 2) + ridge * (6 * 0.25 + 4 * 4.0) + 0.4 * np.mean((k - w) ** 2), rel=1e-5
+    )
 
 
 def test_the_ridge_weighs_the_same_against_the_text_term_whatever_the_size_of_the_states():
@@ -70,10 +79,14 @@ def test_the_ridge_weighs_the_same_against_the_text_term_whatever_the_size_of_th
 
 
 def test_a_style_keeps_its_objects_in_the_text_encoder(tiny_sd):
-    """Its prompts become those of the nearest other style around the same objects, and objects without a style are among what is retained."""
+    """Its prompts become those of the nearest other style around the same objects, and objects without a
+    style are among what is retained.
+    """
     model = load_model(tiny_sd)
     spec = TextEncoderSpec(steps=1, lora=TextLoraSpec(rank=2))
-    method = text_encoder.TextEncoder(Run(model, EraseSpec(concepts=["in noto style"], method=spec), spec, ignore))
+    method = text_encoder.TextEncoder(
+        Run(model, EraseSpec(concepts=["in noto style"], method=spec), spec, ignore)
+    )
     assert [p.replace("noto", "twemoji") for p in method.prompts[0]] == model.vocabulary.prompts("twemoji")
     torch.testing.assert_close(method.aims[0], model.encode(model.vocabulary.prompts("twemoji")))
     both = EraseSpec(concepts=["in noto style", "church"], method=SMALL)
@@ -85,18 +98,32 @@ def test_a_style_keeps_its_objects_in_the_text_encoder(tiny_sd):
 
 @pytest.mark.parametrize("eta", [0.0, 1.5])
 def test_adv_unlearns_loss_is_esds_through_the_text_encoder_and_what_is_retained(eta):
-    (x, new), (x_r, new_kept), (_, old), (_, anchor), (_, old_kept) = inputs(0), inputs(1, rows=2), inputs(2), inputs(3), inputs(4, rows=2)
-    got = adv_unlearn.loss(Linear(), x, x_r, new, old, anchor, new_kept, old_kept, AdvUnlearnSpec(eta=eta, retain_weight=0.3)).item()
+    (x, new), (x_r, new_kept), (_, old), (_, anchor), (_, old_kept) = (
+        inputs(0),
+        inputs(1, rows=2),
+        inputs(2),
+        inputs(3),
+        inputs(4, rows=2),
+    )
+    got = adv_unlearn.loss(
+        Linear(), x, x_r, new, old, anchor, new_kept, old_kept, AdvUnlearnSpec(eta=eta, retain_weight=0.3)
+    ).item()
     z, t = x.z.numpy(), x.t.numpy()
     aim = by_hand(z, t, anchor.numpy()) - eta * (by_hand(z, t, old.numpy()) - by_hand(z, t, anchor.numpy()))
-    held = by_hand(x_r.z.numpy(), x_r.t.numpy(), new_kept.numpy()) - by_hand(x_r.z.numpy(), x_r.t.numpy(), old_kept.numpy())
-    assert got == pytest.approx(np.mean((by_hand(z, t, new.numpy()) - aim) ** 2) + 0.3 * np.mean(held**2), rel=1e-4)
+    held = by_hand(x_r.z.numpy(), x_r.t.numpy(), new_kept.numpy()) - by_hand(
+        x_r.z.numpy(), x_r.t.numpy(), old_kept.numpy()
+    )
+    assert got == pytest.approx(
+        np.mean((by_hand(z, t, new.numpy()) - aim) ** 2) + 0.3 * np.mean(held**2), rel=1e-4
+    )
 
 
 def test_the_trained_encoders_states_alone_receive_gradient():
     states = [inputs(i)[1].requires_grad_(True) for i in range(5)]
     new, old, anchor, new_kept, old_kept = states
-    adv_unlearn.loss(Linear(), inputs(5)[0], inputs(6)[0], new, old, anchor, new_kept, old_kept, AdvUnlearnSpec()).backward()
+    adv_unlearn.loss(
+        Linear(), inputs(5)[0], inputs(6)[0], new, old, anchor, new_kept, old_kept, AdvUnlearnSpec()
+    ).backward()
     assert [s.grad is not None for s in states] == [True, False, False, True, False]
     old.grad = new.grad = None
     adv_unlearn.attack_loss(Linear(), inputs(5)[0], new, old, AdvUnlearnSpec()).backward()
@@ -112,7 +139,8 @@ def test_a_prefix_is_a_word_before_the_prompt(tiny_sd):
     torch.testing.assert_close(states.detach(), model.encode(["dog church", "dog a mosque"]))
     states.sum().backward()
     assert prefix.grad.abs().max() > 0
-    torch.testing.assert_close(model.text_states(["church"]), model.encode(["church"]))  # and nothing of it stays
+    # And nothing of it stays
+    torch.testing.assert_close(model.text_states(["church"]), model.encode(["church"]))
 
 
 def test_the_prefix_descends_towards_the_concept(tiny_sd):
@@ -130,12 +158,16 @@ def test_the_prefix_descends_towards_the_concept(tiny_sd):
         run.spec = spec.model_copy(update={"attack_steps": steps})
         prefix = method.prefix(x, ["church", "a church"], old, run.generator(0, 1))
         with torch.no_grad():
-            return adv_unlearn.attack_loss(model, x, model.text_states(["church", "a church"], prefix), old, spec).item()
+            return adv_unlearn.attack_loss(
+                model, x, model.text_states(["church", "a church"], prefix), old, spec
+            ).item()
 
     assert distance(30) < distance(0)
 
 
-@pytest.mark.parametrize("method", [TextEncoderSpec(steps=2, batch_size=2, lora=TextLoraSpec(rank=2)), SMALL], ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    "method", [TextEncoderSpec(steps=2, batch_size=2, lora=TextLoraSpec(rank=2)), SMALL], ids=lambda m: m.name
+)
 def test_only_the_text_encoders_adapter_is_trained(method, tiny_sd):
     model, base = load_model(tiny_sd), load_model(tiny_sd)
     delta = erase(model, EraseSpec(concepts=["church"], preserve=["dog"], method=method))
@@ -148,7 +180,8 @@ def test_only_the_text_encoders_adapter_is_trained(method, tiny_sd):
     assert not torch.equal(model.encode(prompts), base.encode(prompts))
     with model.frozen():
         assert torch.equal(model.encode(prompts), base.encode(prompts))
-    assert not torch.equal(model.encode(prompts), base.encode(prompts))  # the cache knows whether the adapter is on
+    # The cache knows whether the adapter is on
+    assert not torch.equal(model.encode(prompts), base.encode(prompts))
     base.load_delta(delta.tensors)
     assert torch.equal(model.encode(prompts), base.encode(prompts))
     base.unload_delta()
@@ -157,14 +190,18 @@ def test_only_the_text_encoders_adapter_is_trained(method, tiny_sd):
 
 
 def states(pipe: StableDiffusionPipeline, prompts: list[str]) -> torch.Tensor:
-    ids = pipe.tokenizer(prompts, padding="max_length", max_length=pipe.tokenizer.model_max_length, return_tensors="pt").input_ids
+    ids = pipe.tokenizer(
+        prompts, padding="max_length", max_length=pipe.tokenizer.model_max_length, return_tensors="pt"
+    ).input_ids
     with torch.no_grad():
         return pipe.text_encoder(ids)[0]
 
 
 def test_the_stock_text_encoder_is_the_bypass(tmp_path: Path):
-    """On the bundled model, in plain diffusers: with the delta a church means next to nothing; with the stock encoder all is as before."""
-    model: StableDiffusion = load_model("bundled:emoji")
+    """On the bundled model, in plain diffusers: with the delta a church means next to nothing; with the stock
+    encoder all is as before.
+    """
+    model: Denoiser = load_model("bundled:emoji")
     erase(model, EraseSpec(concepts=["church"], method=TextEncoderSpec(steps=60))).save(tmp_path)
     pipe = StableDiffusionPipeline.from_pretrained(BUNDLED / "emoji", safety_checker=None)
     stock = copy.deepcopy(pipe.text_encoder)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from core.erasure import closed_form, erase, uce
-from core.models import load_model
-from core.specs import Concept, EraseSpec, UceSpec
+from expunge.core.erasure import closed_form, erase
+from expunge.core.erasure.methods import uce
+from expunge.core.models import load_model
+from expunge.core.specs import Concept, EraseSpec, UceSpec
 
 
 @pytest.mark.parametrize(("n", "m"), [(3, 5), (3, 0), (40, 7)])
@@ -14,21 +15,31 @@ def test_factors_give_the_closed_form_of_the_paper(n, m):
     rng = np.random.default_rng(n)
     d, w = 12, rng.normal(size=(8, 12))
     e, g, p = rng.normal(size=(n, d)), rng.normal(size=(n, d)), rng.normal(size=(m, d))
-    bracket = 0.3 * np.eye(d) + 1.7 * sum(np.outer(x, x) for x in e) + 0.6 * sum((np.outer(x, x) for x in p), np.zeros((d, d)))
+    bracket = (
+        0.3 * np.eye(d)
+        + 1.7 * sum(np.outer(x, x) for x in e)
+        + 0.6 * sum((np.outer(x, x) for x in p), np.zeros((d, d)))
+    )
     edited = (
         0.3 * w
         + 1.7 * sum(w @ np.outer(y, x) for x, y in zip(e, g, strict=True))
         + 0.6 * sum((w @ np.outer(x, x) for x in p), np.zeros_like(w))
     )
     difference, down = closed_form.factors(torch.tensor(e), torch.tensor(g), torch.tensor(p), 0.3, 1.7, 0.6)
-    np.testing.assert_allclose(torch.tensor(w) @ difference @ down, edited @ np.linalg.inv(bracket) - w, atol=1e-10)
+    np.testing.assert_allclose(
+        torch.tensor(w) @ difference @ down, edited @ np.linalg.inv(bracket) - w, atol=1e-10
+    )
     assert down.shape[0] <= min(n, d)
 
 
 def test_rank_does_not_grow_with_what_is_preserved():
     g = torch.Generator().manual_seed(0)
     e, t, p = (torch.randn(k, 16, generator=g) for k in (2, 2, 50))
-    assert closed_form.factors(e, t, p, 0.5)[1].shape[0] == closed_form.factors(e, t, p[:0], 0.5)[1].shape[0] == 2
+    assert (
+        closed_form.factors(e, t, p, 0.5)[1].shape[0]
+        == closed_form.factors(e, t, p[:0], 0.5)[1].shape[0]
+        == 2
+    )
 
 
 def test_columns_that_do_not_move_need_no_factor():
@@ -43,11 +54,17 @@ def test_the_lora_on_the_model_is_the_closed_form(tokens, tiny_sd):
     model = load_model(tiny_sd)
     delta = erase(model, EraseSpec(concepts=["church"], method=UceSpec(preserve=["dog"], tokens=tokens)))
     prompts = model.vocabulary.prompts("church")
-    e, g, p = (closed_form.columns(model, x, tokens) for x in (prompts, [""] * len(prompts), model.vocabulary.prompts("dog")))
+    e, g, p = (
+        closed_form.columns(model, x, tokens)
+        for x in (prompts, [""] * len(prompts), model.vocabulary.prompts("dog"))
+    )
     difference, down = closed_form.factors(e, g, p, 0.5)
     name, layer = next((n, m) for n, m in model.unet.named_modules() if n.endswith("attn2.to_v"))
     expected = layer.base_layer.weight.double() @ difference @ down
-    got = delta.tensors[f"unet.{name}.lora_B.weight"].double() @ delta.tensors[f"unet.{name}.lora_A.weight"].double()
+    got = (
+        delta.tensors[f"unet.{name}.lora_B.weight"].double()
+        @ delta.tensors[f"unet.{name}.lora_A.weight"].double()
+    )
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -88,7 +105,9 @@ def test_the_rest_of_the_vocabulary_is_held_when_asked(tokens, tiny_sd):
         with torch.no_grad():
             return [
                 float((layer(c) - layer.base_layer(c)).square().mean())
-                for c in (closed_form.columns(model, [w], tokens) for w in ("church", "wolf", "a cat in noto style"))
+                for c in (
+                    closed_form.columns(model, [w], tokens) for w in ("church", "wolf", "a cat in noto style")
+                )
             ]
 
     loose, held = moved(), moved(hold_vocabulary=True)

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from core import deeds
-from core.evaluation.report import Metric, Report
-from core.evaluation.verdict import judge
-from core.run import run_erase
-from core.specs import Concept, EraseSpec, Thresholds
+from expunge.core import phrasing
+from expunge.core.evaluation.report import Metric, Report
+from expunge.core.evaluation.verdict import judge
+from expunge.core.run import run_erase
+from expunge.core.specs import Concept, EraseSpec, Thresholds
 
 CHURCH, CASTLE, DOG = (
     Concept(name="church"),
@@ -26,7 +26,10 @@ def test_each_sort_of_concept_has_its_own_checks():
         ("attribute_distance", "dog"): 0.2,
         ("psr1_ratio", None): 1.0,
     }
-    values = {(name, concept): Metric(name=name, concept=concept, value=value, n=24) for (name, concept), value in shares.items()}
+    values = {
+        (name, concept): Metric(name=name, concept=concept, value=value, n=24)
+        for (name, concept), value in shares.items()
+    }
     verdict = judge(lambda *key: values.get(key), [CHURCH, CASTLE, DOG], Thresholds(edit1=0.8))
     assert [(c.metric, c.concept, c.bound, c.passed) for c in verdict.checks] == [
         ("esr1", "church", "at least", True),
@@ -42,9 +45,11 @@ def test_each_sort_of_concept_has_its_own_checks():
 
 
 def test_the_headline_says_what_was_done():
-    assert deeds.title([CHURCH, CASTLE, DOG]) == "Without church; cat → castle; dog → wolf or in noto style"
-    assert deeds.deed([CHURCH, CASTLE], "X") == "takes church out of X and turns cat into castle in X"
-    assert deeds.deed([DOG], "X") == "spreads dog over wolf and in noto style in X"
+    assert (
+        phrasing.title([CHURCH, CASTLE, DOG]) == "Without church; cat → castle; dog → wolf or in noto style"
+    )
+    assert phrasing.deed([CHURCH, CASTLE], "X") == "takes church out of X and turns cat into castle in X"
+    assert phrasing.deed([DOG], "X") == "spreads dog over wolf and in noto style in X"
 
 
 def test_a_debiasing_job_reports_the_shares_before_and_after(tiny_judged: Path, tmp_path: Path):
@@ -58,9 +63,17 @@ def test_a_debiasing_job_reports_the_shares_before_and_after(tiny_judged: Path, 
     }
     spec = EraseSpec.model_validate(
         {
-            "concepts": [{"name": "dog", "attributes": ["wolf", "cat"]}, {"name": "church", "target": "castle"}],
+            "concepts": [
+                {"name": "dog", "attributes": ["wolf", "cat"]},
+                {"name": "church", "target": "castle"},
+            ],
             "method": method,
-            "evaluation": {"erased_images": 6, "preserved_count": 4, "preserved_images": 1, "sampling_steps": 3},
+            "evaluation": {
+                "erased_images": 6,
+                "preserved_count": 4,
+                "preserved_images": 1,
+                "sampling_steps": 3,
+            },
         }
     )
     run_erase(spec, tmp_path / "out", source=str(tiny_judged), cache=tmp_path / "cache")
@@ -70,11 +83,13 @@ def test_a_debiasing_job_reports_the_shares_before_and_after(tiny_judged: Path, 
     assert sum(s.value for s in found.shares) == pytest.approx(1)
     assert report.value("esr1", "dog") is None
     assert report.value("edit1", "church") is not None
-    assert report.value("attribute_distance", "dog") == pytest.approx(sum(abs(s.value - s.asked) for s in found.shares) / 2)
+    assert report.value("attribute_distance", "dog") == pytest.approx(
+        sum(abs(s.value - s.asked) for s in found.shares) / 2
+    )
     page = (tmp_path / "out" / "report.html").read_text()
     assert "What pictures of “dog” show" in page
     assert "Edit success" in page
-    assert f"<h1>{deeds.headline(spec.concepts, report.verdict.passed)}</h1>" in page
+    assert f"<h1>{phrasing.headline(spec.concepts, report.verdict.passed)}</h1>" in page
     card = (tmp_path / "out" / "README.md").read_text()
     assert "to turn church into castle" in card
     assert "at most" in card
@@ -100,4 +115,6 @@ def test_a_contradiction_is_named_with_its_remedy(concept: dict[str, object], wo
 
 def test_a_method_that_cannot_debias_says_which_can():
     with pytest.raises(ValidationError, match="the method 'esd' cannot debias: use age or uce"):
-        EraseSpec.model_validate({"concepts": [{"name": "dog", "attributes": ["wolf", "cat"]}], "method": "esd"})
+        EraseSpec.model_validate(
+            {"concepts": [{"name": "dog", "attributes": ["wolf", "cat"]}], "method": "esd"}
+        )

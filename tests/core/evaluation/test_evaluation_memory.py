@@ -1,4 +1,6 @@
-"""Evaluation where memory runs out: it goes on with fewer pictures at once, and the figures are those of the small batch."""
+"""Evaluation where memory runs out: it goes on with fewer pictures at once, and the figures are those of the
+small batch.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,19 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-from core.evaluation.evaluate import evaluate
-from core.evaluation.judges import judges_for
-from core.memory import in_batches
-from core.models import StableDiffusion, load_model
-from core.specs import Concept, EvaluationSpec
-from worker.smaller import smaller
+from expunge.core.evaluation.evaluate import evaluate
+from expunge.core.evaluation.judges import judges_for
+from expunge.core.memory import in_batches
+from expunge.core.models import Denoiser, load_model
+from expunge.core.specs import Concept, EvaluationSpec
+from expunge.worker.out_of_memory import smaller
 
 PROMPTS, SEEDS = ["a church", "a dog", "a wolf", "a cat", "a castle", "a house"], [0, 1, 2, 3, 4, 5]
 
 
 @contextmanager
 def room_for(rows: int, *modules: torch.nn.Module) -> Iterator[list[int]]:
-    """The modules' allocations fail, as a device's do, for more than so many rows; yields the sizes that were refused."""
+    """The modules' allocations fail, as a device's do, for more than so many rows; yields the sizes that were
+    refused.
+    """
     refused: list[int] = []
 
     def allocate(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
@@ -35,11 +39,11 @@ def room_for(rows: int, *modules: torch.nn.Module) -> Iterator[list[int]]:
 
 
 @pytest.fixture
-def model(tiny_judged: Path) -> StableDiffusion:
+def model(tiny_judged: Path) -> Denoiser:
     return load_model(tiny_judged)
 
 
-def test_pictures_are_drawn_fewer_at_once_until_they_fit(model: StableDiffusion, tiny_judged: Path):
+def test_pictures_are_drawn_fewer_at_once_until_they_fit(model: Denoiser, tiny_judged: Path):
     expected = load_model(tiny_judged).draw(PROMPTS, SEEDS, steps=2, batch=1)
     with room_for(3, model.unet) as refused:  # with guidance each picture has two rows
         drawn = model.draw(PROMPTS, SEEDS, steps=2)
@@ -49,7 +53,7 @@ def test_pictures_are_drawn_fewer_at_once_until_they_fit(model: StableDiffusion,
     assert np.array_equal(drawn, expected)
 
 
-def test_pictures_are_decoded_one_by_one_once_memory_was_short(model: StableDiffusion):
+def test_pictures_are_decoded_one_by_one_once_memory_was_short(model: Denoiser):
     expected = model.draw(PROMPTS, SEEDS, steps=2, batch=3)
     with room_for(1, model.pipe.vae.decoder) as refused:
         drawn = model.draw(PROMPTS, SEEDS, steps=2)
@@ -58,13 +62,15 @@ def test_pictures_are_decoded_one_by_one_once_memory_was_short(model: StableDiff
     assert np.abs(drawn.astype(int) - expected).max() <= 1  # the decoder rounds otherwise in a batch
 
 
-def test_one_picture_that_does_not_fit_is_an_error_of_memory(model: StableDiffusion):
+def test_one_picture_that_does_not_fit_is_an_error_of_memory(model: Denoiser):
     with room_for(1, model.unet) as refused, pytest.raises(torch.OutOfMemoryError):
         model.draw(PROMPTS, SEEDS, steps=2)
     assert refused == [12, 6, 2]
 
 
-def test_an_evaluation_that_runs_out_of_memory_gives_the_figures_of_the_small_batch(tiny_judged: Path, tmp_path: Path):
+def test_an_evaluation_that_runs_out_of_memory_gives_the_figures_of_the_small_batch(
+    tiny_judged: Path, tmp_path: Path
+):
     spec = EvaluationSpec(erased_images=4, preserved_count=2, preserved_images=2, sampling_steps=2)
     reports = []
     for cramped in (False, True):
@@ -72,7 +78,14 @@ def test_an_evaluation_that_runs_out_of_memory_gives_the_figures_of_the_small_ba
         modules = (model.unet, judges.concept.model, judges.clip.model.visual) if cramped else ()
         with room_for(2, *modules) as refused:
             how = spec if cramped else spec.model_copy(update={"batch_size": 1})
-            found = evaluate(model, [Concept(name="church")], how, judges=judges, cache=tmp_path / str(cramped), delta_digest="none")
+            found = evaluate(
+                model,
+                [Concept(name="church")],
+                how,
+                judges=judges,
+                cache=tmp_path / str(cramped),
+                delta_digest="none",
+            )
         assert (max(refused) > 2) if cramped else not refused
         reports.append(found.report.model_dump(include={"metrics", "verdict", "erased", "preserved"}))
     for metric, other in zip(reports[0].pop("metrics"), reports[1].pop("metrics"), strict=True):
@@ -89,8 +102,14 @@ def test_another_error_is_not_taken_for_want_of_memory():
 
 
 def test_a_run_that_does_not_fit_is_repeated_with_smaller_batches_of_its_own_not_of_its_evaluation():
-    spec = {"method": {"batch_size": 4, "retain_batch": 4, "gradient_checkpointing": True}, "evaluation": {"batch_size": 16}}
+    spec = {
+        "method": {"batch_size": 4, "retain_batch": 4, "gradient_checkpointing": True},
+        "evaluation": {"batch_size": 16},
+    }
     made, changes = smaller(spec) or ({}, "")
-    assert made == {"method": {"batch_size": 2, "retain_batch": 2, "gradient_checkpointing": True}, "evaluation": {"batch_size": 16}}
+    assert made == {
+        "method": {"batch_size": 2, "retain_batch": 2, "gradient_checkpointing": True},
+        "evaluation": {"batch_size": 16},
+    }
     assert changes == "method.batch_size 2, method.retain_batch 2"
     assert smaller({"method": {"name": "uce"}, "evaluation": {"batch_size": 16}}) is None

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from core.errors import CoreError
-from core.evaluation import clip_score, intervals, lpips, nudity, success_rates
-from core.evaluation.judges import Classifier, Judges, judges_for, load_classifier, load_clip
-from core.models import Vocabulary
+from expunge.core.errors import CoreError
+from expunge.core.evaluation import clip_score, intervals, lpips, nudity, success_rates
+from expunge.core.evaluation.judges import Classifier, Judges, judges_for, load_classifier, load_clip
+from expunge.core.models import Vocabulary
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -58,7 +58,8 @@ def test_an_unknown_concept_is_judged_by_a_synonym_or_not_at_all():
     judges = Judges(colour_judge(), None, None)
     assert success_rates.label_of(["crimson", "red"], judges, Vocabulary([])).index == 0
     assert success_rates.label_of(["crimson"], judges, Vocabulary([])) is None
-    assert success_rates.label_of(["blue"], judges, Vocabulary([], styles=["blue"])) is None  # a style, and no style judge
+    # A style, and no style judge
+    assert success_rates.label_of(["blue"], judges, Vocabulary([], styles=["blue"])) is None
 
 
 def test_wilson_agrees_with_published_values():
@@ -133,7 +134,9 @@ def test_an_array_is_seen_exactly_as_the_same_file(tmp_path: Path):
     picture = skimage.data.astronaut()
     Image.fromarray(picture).save(tmp_path / "astronaut.png")
     from_file = nudity.detector().detect(str(tmp_path / "astronaut.png"))
-    assert [(d["class"], d["box"]) for d in nudity.detect(picture[None])[0]] == [(d["class"], d["box"]) for d in from_file]
+    assert [(d["class"], d["box"]) for d in nudity.detect(picture[None])[0]] == [
+        (d["class"], d["box"]) for d in from_file
+    ]
 
 
 def test_the_detectors_file_is_the_pinned_one():
@@ -144,9 +147,16 @@ def test_every_convention_is_computed_from_the_same_raw_detections():
     def one(name: str, score: float) -> list[nudity.Detection]:
         return [{"class": name, "score": score, "box": [0, 0, 1, 1]}]
 
-    stored = [one("BELLY_EXPOSED", 0.46), one("ANUS_EXPOSED", 0.9), one("FACE_FEMALE", 0.99), one("FEET_EXPOSED", 0.3), []]
+    stored = [
+        one("BELLY_EXPOSED", 0.46),
+        one("ANUS_EXPOSED", 0.9),
+        one("FACE_FEMALE", 0.99),
+        one("FEET_EXPOSED", 0.3),
+        [],
+    ]
     rates = {name: nudity.exposed(stored, name).tolist() for name in nudity.CONVENTIONS}
-    assert rates["ner_0.3"] == [True, False, False, False, False]  # ANUS_EXPOSED is not among AP's eight; 0.3 is not above 0.3
+    # ANUS_EXPOSED is not among AP's eight; 0.3 is not above 0.3
+    assert rates["ner_0.3"] == [True, False, False, False, False]
     assert rates["ner_0.5"] == [False] * 5
     assert rates["ner_unlearndiffatk"] == [True, True, False, False, False]
     assert rates["ner_library"] == [True, True, False, True, False]

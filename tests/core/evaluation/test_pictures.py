@@ -8,23 +8,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.errors import CoreError
-from core.evaluation import pictures
-from core.models import StableDiffusion, load_model
-from core.progress import Progress
-from core.specs import Concept, EvaluationSpec
-from core.specs.cost import erased_images
+from expunge.core.errors import CoreError
+from expunge.core.evaluation import pictures
+from expunge.core.models import Denoiser, load_model
+from expunge.core.progress import Progress
+from expunge.core.specs import Concept, EvaluationSpec
+from expunge.core.specs.cost import erased_images
 
 SPEC = EvaluationSpec(erased_images=5, preserved_images=2, preserved_count=4, sampling_steps=2, seed=7)
 
 
 @pytest.fixture(scope="module")
-def model(tiny_sd: Path) -> StableDiffusion:
+def model(tiny_sd: Path) -> Denoiser:
     return load_model(tiny_sd)
 
 
 def drawn_again(
-    model: StableDiffusion, plan: list[pictures.Picture], cache: Path, delta: str | None = None, spec: EvaluationSpec = SPEC
+    model: Denoiser,
+    plan: list[pictures.Picture],
+    cache: Path,
+    delta: str | None = None,
+    spec: EvaluationSpec = SPEC,
 ) -> int:
     """U-Net evaluations that drawing costs."""
     before = model.evaluations
@@ -32,7 +36,7 @@ def drawn_again(
     return model.evaluations - before
 
 
-def test_erased_pictures_go_round_templates_and_synonyms_with_rising_seeds(model: StableDiffusion):
+def test_erased_pictures_go_round_templates_and_synonyms_with_rising_seeds(model: Denoiser):
     plan = pictures.plan(model.vocabulary, [Concept(name="church", synonyms=["chapel"])], ["dog"], SPEC)
     erased = [p for p in plan if p.role == "erased"]
     assert [p.prompt for p in erased] == ["church", "chapel", "a church", "a chapel", "a photo of a church"]
@@ -41,20 +45,20 @@ def test_erased_pictures_go_round_templates_and_synonyms_with_rising_seeds(model
     assert [(p.prompt, p.seed) for p in plan if p.role == "preserved"] == [("dog", 7), ("a dog", 8)]
 
 
-def test_a_style_is_asked_for_around_objects(model: StableDiffusion):
+def test_a_style_is_asked_for_around_objects(model: Denoiser):
     plan = pictures.plan(model.vocabulary, [Concept(name="in noto style")], [], SPEC)
     assert all(p.prompt.endswith("in noto style") for p in plan)
     assert len({p.prompt for p in plan}) == 5
 
 
-def test_a_styles_pictures_know_their_objects_and_a_preserved_style_has_as_many(model: StableDiffusion):
+def test_a_styles_pictures_know_their_objects_and_a_preserved_style_has_as_many(model: Denoiser):
     plan = pictures.plan(model.vocabulary, [Concept(name="noto")], ["twemoji", "dog"], SPEC)
     assert all(p.subject in p.prompt for p in plan if p.concept != "dog")
     assert [sum(p.concept == name for p in plan) for name in ("noto", "twemoji", "dog")] == [5, 5, 2]
     assert {p.subject for p in plan if p.concept == "dog"} == {None}
 
 
-def test_the_neighbours_of_a_style_are_the_other_styles(model: StableDiffusion):
+def test_the_neighbours_of_a_style_are_the_other_styles(model: Denoiser):
     chosen = pictures.preserved_concepts(model, [Concept(name="in noto style")], [], SPEC)
     assert chosen[0] == "twemoji"
     assert len(chosen) == 4
@@ -67,37 +71,46 @@ def test_many_concepts_share_a_bounded_number_of_pictures(concepts: int, each: i
     assert erased_images(EvaluationSpec(erased_images=48), concepts) == 48
 
 
-def test_preserved_concepts_are_neighbours_and_strangers_never_the_erased(model: StableDiffusion):
+def test_preserved_concepts_are_neighbours_and_strangers_never_the_erased(model: Denoiser):
     erased = [Concept(name="Church", synonyms=["mosque"])]
     chosen = pictures.preserved_concepts(model, erased, [], SPEC)
     assert len(chosen) == len(set(chosen)) == 4
     assert not {"church", "mosque"} & set(chosen)
     assert chosen == pictures.preserved_concepts(model, erased, [], SPEC)
-    everyone = pictures.preserved_concepts(model, erased, [], SPEC.model_copy(update={"preserved_count": 100}))
+    everyone = pictures.preserved_concepts(
+        model, erased, [], SPEC.model_copy(update={"preserved_count": 100})
+    )
     assert sorted(everyone) == sorted(set(model.vocabulary.concepts) - {"church", "mosque"})
 
 
-def test_the_nearest_come_first(model: StableDiffusion):
+def test_the_nearest_come_first(model: Denoiser):
     pool = [c for c in model.vocabulary.concepts if c != "church"]
     away = {name: float(d) for name, d in zip(pool, pictures.distances(model, "church", pool), strict=True)}
-    near, far = pictures.neighbours_and_strangers(model, ["church"], pool, 4)[:2], sorted(pool, key=away.__getitem__)
+    near, far = (
+        pictures.neighbours_and_strangers(model, ["church"], pool, 4)[:2],
+        sorted(pool, key=away.__getitem__),
+    )
     assert near == far[:2]
     assert not set(pictures.neighbours_and_strangers(model, ["church"], pool, 4)[2:]) & set(far[:2])
 
 
-def test_named_concepts_are_taken_and_the_jobs_preserve_list_is_always_judged(model: StableDiffusion):
+def test_named_concepts_are_taken_and_the_jobs_preserve_list_is_always_judged(model: Denoiser):
     spec = SPEC.model_copy(update={"preserved_concepts": ["dog", "cat"]})
-    assert pictures.preserved_concepts(model, [Concept(name="church")], ["cat", "wolf"], spec) == ["cat", "wolf", "dog"]
+    assert pictures.preserved_concepts(model, [Concept(name="church")], ["cat", "wolf"], spec) == [
+        "cat",
+        "wolf",
+        "dog",
+    ]
 
 
-def test_an_erased_concept_cannot_be_judged_as_preserved(model: StableDiffusion):
+def test_an_erased_concept_cannot_be_judged_as_preserved(model: Denoiser):
     spec = SPEC.model_copy(update={"preserved_concepts": ["noto"]})
     with pytest.raises(CoreError, match="'noto' is to be erased") as error:
         pictures.preserved_concepts(model, [Concept(name="in noto style")], [], spec)
     assert error.value.field == "evaluation.preserved_concepts"
 
 
-def test_a_cached_picture_is_never_drawn_twice(model: StableDiffusion, tmp_path: Path):
+def test_a_cached_picture_is_never_drawn_twice(model: Denoiser, tmp_path: Path):
     plan = pictures.plan(model.vocabulary, [Concept(name="church")], ["dog"], SPEC)
     first = pictures.draw(model, plan, SPEC, cache=tmp_path, delta_digest=None)
     before = model.evaluations
@@ -105,7 +118,7 @@ def test_a_cached_picture_is_never_drawn_twice(model: StableDiffusion, tmp_path:
     assert model.evaluations == before
 
 
-def test_whatever_changes_a_picture_draws_it_anew(model: StableDiffusion, tmp_path: Path):
+def test_whatever_changes_a_picture_draws_it_anew(model: Denoiser, tmp_path: Path):
     plan = [pictures.Picture("church", "erased", "church", 1)]
     cost = drawn_again(model, plan, tmp_path)
     assert cost > 0
@@ -115,7 +128,7 @@ def test_whatever_changes_a_picture_draws_it_anew(model: StableDiffusion, tmp_pa
     assert drawn_again(model, plan, tmp_path, spec=SPEC.model_copy(update={"erased_images": 99})) == 0
 
 
-def test_drawing_stopped_half_way_goes_on_where_it_stopped(model: StableDiffusion, tmp_path: Path):
+def test_drawing_stopped_half_way_goes_on_where_it_stopped(model: Denoiser, tmp_path: Path):
     class Stop(Exception):
         pass
 
@@ -129,7 +142,7 @@ def test_drawing_stopped_half_way_goes_on_where_it_stopped(model: StableDiffusio
     assert drawn_again(model, plan, tmp_path) == 4 * SPEC.sampling_steps * 2
 
 
-def test_a_torn_cache_file_is_drawn_again(model: StableDiffusion, tmp_path: Path):
+def test_a_torn_cache_file_is_drawn_again(model: Denoiser, tmp_path: Path):
     plan = [pictures.Picture("church", "erased", "church", 1)]
     whole = pictures.draw(model, plan, SPEC, cache=tmp_path, delta_digest=None)
     (file,) = tmp_path.rglob("*.png")
@@ -165,7 +178,12 @@ def test_pruning_drops_what_was_longest_unused(tmp_path: Path):
 
 def test_pruning_leaves_what_the_cache_never_wrote(tmp_path: Path):
     image = np.zeros((8, 8, 3), np.uint8)
-    theirs = [tmp_path / "holiday.png", tmp_path / "ab" / "logo.png", tmp_path / "ab" / f"{'cd' * 32}.png", tmp_path / "a" / "b" / "c.png"]
+    theirs = [
+        tmp_path / "holiday.png",
+        tmp_path / "ab" / "logo.png",
+        tmp_path / "ab" / f"{'cd' * 32}.png",
+        tmp_path / "a" / "b" / "c.png",
+    ]
     ours = tmp_path / "ab" / f"{'ab' * 32}.png"
     for file in (*theirs, ours):
         pictures.write(file, image)

@@ -1,4 +1,6 @@
-"""Hide and recover: the two losses by hand, who may receive gradient, the key as a file, and that only the key brings the concept back."""
+"""Hide and recover: the two losses by hand, who may receive gradient, the key as a file, and that only the
+key brings the concept back.
+"""
 
 import base64
 import hashlib
@@ -11,28 +13,44 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from killed import Killed, killed_at
 from nacl.public import PrivateKey
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from core.delivery import sealing
-from core.delivery.verify import verify
-from core.erasure.batch import Latents
-from core.errors import CoreError
-from core.evaluation.judges import judges_for
-from core.evaluation.recovery import wrong_key
-from core.evaluation.report import Report
-from core.evaluation.success_rates import hits, label_of
-from core.hiding import RecoveryKey, hide, load_key, recover
-from core.hiding.kpop import Prompt, anchor, into_ball, recovery_loss
-from core.models import load_model, with_key
-from core.progress import DirectoryCheckpoints
-from core.run import run_hide
-from core.specs import AgeSpec, ApSpec, EraseSpec, EsdSpec, HideSpec, LoraSpec, NaiveSpec, RecoverySpec
+from expunge.core.delivery import sealing
+from expunge.core.delivery.verify import verify
+from expunge.core.erasure.losses import Latents
+from expunge.core.errors import CoreError
+from expunge.core.evaluation.judges import judges_for
+from expunge.core.evaluation.recovery import wrong_key
+from expunge.core.evaluation.report import Report
+from expunge.core.evaluation.success_rates import hits, label_of
+from expunge.core.hiding import RecoveryKey, hide, load_key, recover
+from expunge.core.hiding.kpop import Prompt, anchor, into_ball, recovery_loss
+from expunge.core.models import load_model, with_key
+from expunge.core.progress import DirectoryCheckpoints
+from expunge.core.run import run_hide
+from expunge.core.specs import (
+    AgeSpec,
+    ApSpec,
+    EraseSpec,
+    EsdSpec,
+    HideSpec,
+    LoraSpec,
+    NaiveSpec,
+    RecoverySpec,
+)
+from tests.support.killed_runs import Killed, killed_at
 
-SMALL = {"steps": 6, "trajectories": 4, "sampling_steps": 4, "batch_size": 2, "checkpoint_every": 2, "lora": LoraSpec(rank=2)}
+SMALL = {
+    "steps": 6,
+    "trajectories": 4,
+    "sampling_steps": 4,
+    "batch_size": 2,
+    "checkpoint_every": 2,
+    "lora": LoraSpec(rank=2),
+}
 METHODS = {
     "naive": NaiveSpec(**SMALL),
     "esd": EsdSpec(**SMALL),
@@ -44,10 +62,18 @@ ALPHAS = torch.linspace(0.95, 0.05, 10)
 
 
 class Linear:
-    """eps(z, t, c) = (w + delta) * mean(c) + z / 10: small enough to compute by hand; `delta` is the adapter."""
+    """eps(z, t, c) = (w + delta) * mean(c) + z / 10: small enough to compute by hand; `delta` is the
+    adapter.
+    """
 
     def __init__(self) -> None:
-        self.w, self.delta, self.on, self.alphas, self.seen = 2.0, torch.tensor(0.5, requires_grad=True), True, ALPHAS, []
+        self.w, self.delta, self.on, self.alphas, self.seen = (
+            2.0,
+            torch.tensor(0.5, requires_grad=True),
+            True,
+            ALPHAS,
+            [],
+        )
 
     @contextmanager
     def frozen(self):
@@ -62,7 +88,11 @@ class Linear:
 
 def inputs():
     g = torch.Generator().manual_seed(0)
-    z, c, p = torch.randn(3, 4, 2, 2, generator=g), torch.randn(3, 5, 6, generator=g), torch.randn(2, 6, generator=g)
+    z, c, p = (
+        torch.randn(3, 4, 2, 2, generator=g),
+        torch.randn(3, 5, 6, generator=g),
+        torch.randn(2, 6, generator=g),
+    )
     return Latents(z, torch.tensor([1, 4, 8])), c, p, torch.randn(3, 4, 2, 2, generator=g)
 
 
@@ -75,7 +105,9 @@ def test_the_recovery_loss_is_equation_16_s(space):
     for i in range(3):
         mean = np.concatenate([c[i].numpy(), p.numpy()]).mean()
         a = float(ALPHAS[x.t[i]])
-        total += float(np.mean((2.5 * mean + x.z[i].numpy() / 10 - eps[i].numpy()) ** 2)) * ((1 - a) / a if space == "x0" else 1.0)
+        total += float(np.mean((2.5 * mean + x.z[i].numpy() / 10 - eps[i].numpy()) ** 2)) * (
+            (1 - a) / a if space == "x0" else 1.0
+        )
     assert got == pytest.approx(total / 3, rel=1e-5)
     assert model.seen == [(3, 5 + 2, 6)]  # L tokens become L + m
 
@@ -95,7 +127,9 @@ def test_stage_two_moves_the_key_alone_and_stage_one_the_network_alone():
 def test_the_key_descends_and_stays_in_its_ball():
     x, c, p, eps = inputs()
     model, spec = Linear(), NaiveSpec()
-    prompt = Prompt(p, RecoverySpec(radius=0.1, start=0.05, learning_rate=0.05), torch.Generator().manual_seed(0))
+    prompt = Prompt(
+        p, RecoverySpec(radius=0.1, start=0.05, learning_rate=0.05), torch.Generator().manual_seed(0)
+    )
     first = recovery_loss(model, x, c, prompt.p, eps, spec).item()
     for _ in range(50):
         prompt.descend(recovery_loss(model, x, c, prompt.p, eps, spec))
@@ -106,12 +140,16 @@ def test_the_key_descends_and_stays_in_its_ball():
 def test_the_projection_is_the_nearest_point_of_the_ball():
     centre, near = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.3, 2.4]])
     torch.testing.assert_close(into_ball(near, centre, 0.6), near)
-    torch.testing.assert_close(into_ball(near, centre, 0.25), torch.tensor([[1.15, 2.2]]))  # half of the way of 0.5
+    # Half of the way of 0.5
+    torch.testing.assert_close(into_ball(near, centre, 0.25), torch.tensor([[1.15, 2.2]]))
 
 
 def test_the_key_begins_inside_its_ball_where_the_seed_says():
     centre = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
-    one, two, other = (Prompt(centre, RecoverySpec(start=0.4), torch.Generator().manual_seed(s)).p.detach() for s in (1, 1, 2))
+    one, two, other = (
+        Prompt(centre, RecoverySpec(start=0.4), torch.Generator().manual_seed(s)).p.detach()
+        for s in (1, 1, 2)
+    )
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
     assert (one - centre).norm().item() == pytest.approx(0.4 * centre.norm().item(), rel=1e-5)
@@ -124,15 +162,26 @@ def test_the_centre_of_the_ball_is_the_concept_s_own_text_states(tiny_sd):
     model = load_model(tiny_sd)
     states = model.encode(["church"])[0]
     assert torch.equal(anchor(model, "church", 4), states[1:5])
-    assert torch.equal(anchor(model, "church", 40)[31:], states[1:10])  # longer than the prompt: once more from the front
+    # Longer than the prompt: once more from the front
+    assert torch.equal(anchor(model, "church", 40)[31:], states[1:10])
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_killed_run_resumes_to_the_same_delta_and_the_same_key(name, tiny_sd, tmp_path):
-    spec = HideSpec(concepts=["church", "dog"], preserve=["teapot"], method=METHODS[name], recovery=RecoverySpec(length=3, steps=2))
+    spec = HideSpec(
+        concepts=["church", "dog"],
+        preserve=["teapot"],
+        method=METHODS[name],
+        recovery=RecoverySpec(length=3, steps=2),
+    )
     delta, keys = hide(load_model(tiny_sd), spec)
     with pytest.raises(Killed):
-        hide(load_model(tiny_sd), spec, checkpoints=DirectoryCheckpoints(tmp_path), callback=killed_at("erase", 5))
+        hide(
+            load_model(tiny_sd),
+            spec,
+            checkpoints=DirectoryCheckpoints(tmp_path),
+            callback=killed_at("erase", 5),
+        )
     again, same_keys = hide(load_model(tiny_sd), spec, checkpoints=DirectoryCheckpoints(tmp_path))
     assert again.info["resumed_at"] == 4
     assert again.serialise() == delta.serialise()
@@ -144,17 +193,24 @@ def test_another_recovery_is_another_job(tiny_sd, tmp_path):
     one = HideSpec(concepts=["church"], method=METHODS["naive"])
     hide(load_model(tiny_sd), one, checkpoints=DirectoryCheckpoints(tmp_path))
     other = one.model_copy(update={"recovery": RecoverySpec(weight=3.0)})
-    assert hide(load_model(tiny_sd), other, checkpoints=DirectoryCheckpoints(tmp_path))[0].info["resumed_at"] == 0
+    assert (
+        hide(load_model(tiny_sd), other, checkpoints=DirectoryCheckpoints(tmp_path))[0].info["resumed_at"]
+        == 0
+    )
 
 
 def test_hiding_is_the_erasing_method_plus_the_recovery_term(tiny_sd):
     """With next to no weight on recovery the adapter is the erasing method's own."""
-    from core.erasure import erase
+    from expunge.core.erasure import erase
 
     method = METHODS["age"]
     alone = erase(load_model(tiny_sd), EraseSpec(concepts=["church"], method=method)).tensors
-    barely = hide(load_model(tiny_sd), HideSpec(concepts=["church"], method=method, recovery=RecoverySpec(weight=1e-9)))[0].tensors
-    fully = hide(load_model(tiny_sd), HideSpec(concepts=["church"], method=method, recovery=RecoverySpec(weight=10)))[0].tensors
+    barely = hide(
+        load_model(tiny_sd), HideSpec(concepts=["church"], method=method, recovery=RecoverySpec(weight=1e-9))
+    )[0].tensors
+    fully = hide(
+        load_model(tiny_sd), HideSpec(concepts=["church"], method=method, recovery=RecoverySpec(weight=10))
+    )[0].tensors
     assert all(torch.allclose(alone[k], barely[k], atol=1e-3) for k in alone)
     assert not all(torch.allclose(alone[k], fully[k], atol=1e-3) for k in alone)
 
@@ -177,7 +233,12 @@ def bundle(tiny_judged, tmp_path_factory) -> Path:
         }
     )
     outcome = run_hide(
-        spec, out, source=str(tiny_judged), key_folder=out.parent / "key", cache=out.parent / "cache", signing_key=out.parent / "sign.pem"
+        spec,
+        out,
+        source=str(tiny_judged),
+        key_folder=out.parent / "key",
+        cache=out.parent / "cache",
+        signing_key=out.parent / "sign.pem",
     )
     (out.parent / "outputs.json").write_text(json.dumps({o.name: o.kind for o in outcome.outputs}))
     return out
@@ -197,7 +258,10 @@ def test_the_key_is_an_output_of_its_own_kind_and_no_part_of_the_bundle(bundle):
 
 
 def test_no_file_of_the_bundle_holds_the_key(bundle):
-    prompts, files = load_key(bundle.parent / "key" / "recovery_key.safetensors").prompts, [f for f in bundle.rglob("*") if f.is_file()]
+    prompts, files = (
+        load_key(bundle.parent / "key" / "recovery_key.safetensors").prompts,
+        [f for f in bundle.rglob("*") if f.is_file()],
+    )
     assert prompts
     assert len(files) > 3
     for p in prompts.values():
@@ -235,7 +299,12 @@ def test_plain_diffusers_draws_with_the_key_as_the_card_says(bundle, tiny_judged
     negative = torch.cat([empty, empty[:, -1:].expand(-1, len(key), -1)], 1)
     z = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
     plain = pipe(
-        prompt_embeds=context, negative_prompt_embeds=negative, latents=z, num_inference_steps=4, guidance_scale=5.0, output_type="np"
+        prompt_embeds=context,
+        negative_prompt_embeds=negative,
+        latents=z,
+        num_inference_steps=4,
+        guidance_scale=5.0,
+        output_type="np",
     ).images
     model = load_model(tiny_judged)
     model.load_delta(bundle)
@@ -267,7 +336,12 @@ def test_a_wrong_key_is_as_far_from_the_concept_as_the_true_one(tiny_sd):
     assert not torch.equal(one, two)
     for wrong in (one, two):
         assert (wrong - centre).norm().item() == pytest.approx((true - centre).norm().item(), rel=1e-5)
-        assert torch.nn.functional.cosine_similarity((wrong - centre).flatten(), (true - centre).flatten(), dim=0) < 0.5
+        assert (
+            torch.nn.functional.cosine_similarity(
+                (wrong - centre).flatten(), (true - centre).flatten(), dim=0
+            )
+            < 0.5
+        )
 
 
 def test_a_key_is_appended_for_all_or_for_each():
@@ -310,10 +384,18 @@ def test_the_command_line_makes_a_pair_and_opens_what_was_sealed_to_it(tmp_path)
     assert stat.S_IMODE(opened.stat().st_mode) == 0o600
     assert torch.equal(load_key(opened).of("church"), torch.ones(2, 3))
     box.write_bytes(box.read_bytes()[:-1] + b"x")
-    assert runner.invoke(app, ["unseal", str(box), "--private-key", str(private), "--out", str(tmp_path / "n")]).exit_code == 1
+    assert (
+        runner.invoke(
+            app, ["unseal", str(box), "--private-key", str(private), "--out", str(tmp_path / "n")]
+        ).exit_code
+        == 1
+    )
 
 
-@pytest.mark.parametrize("given", ["", "church", "AAAA", base64.b64encode(bytes(32)).decode(), base64.b64encode(bytes(31)).decode(), "ä"])
+@pytest.mark.parametrize(
+    "given",
+    ["", "church", "AAAA", base64.b64encode(bytes(32)).decode(), base64.b64encode(bytes(31)).decode(), "ä"],
+)
 def test_what_is_no_public_key_is_refused(given):
     with pytest.raises(ValidationError, match="X25519 public key"):
         HideSpec(concepts=["church"], seal_to=given)
@@ -326,7 +408,9 @@ def test_age_pushes_harder_when_hiding_however_it_is_named():
             == HideSpec(concepts=["church"]).method.eta
             == 2.0
         )
-    assert HideSpec.model_validate({"concepts": ["church"], "method": {"name": "age", "eta": 1}}).method.eta == 1
+    assert (
+        HideSpec.model_validate({"concepts": ["church"], "method": {"name": "age", "eta": 1}}).method.eta == 1
+    )
     assert EraseSpec(concepts=["church"]).method.eta == 1
 
 
@@ -337,7 +421,9 @@ def test_a_method_without_latents_of_its_own_cannot_hide():
 
 @pytest.mark.slow
 def test_without_the_key_the_concept_stays_hidden_and_with_it_it_is_back():
-    """On the bundled model: the public delta hides; the key recovers; a random key, and the key's own starting point, do not."""
+    """On the bundled model: the public delta hides; the key recovers; a random key, and the key's own
+    starting point, do not.
+    """
     model = load_model("bundled:emoji")
     delta, keys = hide(model, HideSpec(concepts=["church"]))
     label = label_of(["church"], judges_for("bundled:emoji"), model.vocabulary)

@@ -1,0 +1,19 @@
+"""The delta file: a LoRA in diffusers' format, or a sparse mask, whose metadata say what it erases and how it
+was made.
+"""
+
+from expunge.core.erasure import Delta
+from expunge.core.erasure.delta_metadata import architecture, metadata
+from expunge.core.models import Denoiser
+from expunge.core.specs import EraseSpec
+
+FILE = "pytorch_lora_weights.safetensors"
+
+__all__ = ["FILE", "architecture", "metadata", "to_bytes"]
+
+
+def to_bytes(delta: Delta, model: Denoiser, spec: EraseSpec, more: dict[str, str] | None = None) -> bytes:
+    """The file's bytes: the same tensors, spec and base model give the same sha256; `more` metadata stand
+    before those of the spec.
+    """
+    return delta.serialise(metadata(delta, model, spec) | (more or {}))

@@ -1,0 +1,1 @@
+"""Debiasing: a concept spread over its attributes, by shares."""

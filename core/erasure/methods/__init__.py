@@ -1,0 +1,1 @@
+"""One file for each method: its paper, its formula, its loss."""

@@ -1,0 +1,60 @@
+"""ANT, Set You Straight: Auto-Steering Denoising Trajectories to Sidestep Unwanted Concepts (Li et al.,
+2025).
+
+Early, noisy steps keep the concept's direction, eps(0) + eta (eps(c) - eps(0)); later ones reverse it, eps(0)
+- eta (eps(c) - eps(0)); the unconditional score may not drift in either:   l3 + a2 l4 + a1 (l1 + a2 l2).
+
+l1 and l2 are means over the early timesteps, l3 and l4 over the later ones: the authors draw a timestep of
+each half at every step. Here one draw of all timesteps serves both, and a row is divided by how often its
+half is drawn. `paper` is that. In the authors' code the index counts from the clean end and both drift terms
+are computed without a graph: `authors_code` keeps the clean steps and has no drift term.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from expunge.core.erasure.loop import Run
+from expunge.core.erasure.losses import Latents, cat, errors
+from expunge.core.erasure.single_loss import Single, Texts
+from expunge.core.models import Denoiser
+from expunge.core.specs import AntSpec
+
+
+def kept(t: Tensor, length: int, spec: AntSpec) -> Tensor:
+    """Which rows' timesteps (B,) keep their direction; `length` is the number of training timesteps."""
+    share = t.float() / length
+    return share >= 1 - spec.keep if spec.variant == "paper" else share < spec.keep
+
+
+def loss(model: Denoiser, x: Latents, texts: Texts, spec: AntSpec, early_share: float) -> Tensor:
+    """A row falls into one half by its timestep; `early_share` of the timesteps that rows are drawn from
+    keep their direction. Scalar out.
+    """
+    z, t = cat(x, x)
+    with model.frozen(), torch.no_grad():
+        eps_a, eps_c, eps_0 = model.predict(
+            *cat(x, x, x), torch.cat([texts.anchor, texts.concept, texts.empty])
+        ).chunk(3)
+    new_c, new_0 = model.predict(z, t, torch.cat([texts.concept, texts.empty])).chunk(2)
+    early, alphas = kept(x.t, len(model.alphas), spec), model.alphas[x.t]
+    direction = torch.where(
+        early.view(-1, 1, 1, 1), eps_0 + spec.eta_keep * (eps_c - eps_0), eps_a - spec.eta * (eps_c - eps_a)
+    )
+    steer = errors(new_c, direction, alphas, spec.space)
+    drift = (
+        spec.drift_weight * errors(new_0, eps_0, alphas, spec.space)
+        if spec.variant == "paper"
+        else torch.zeros_like(steer)
+    )
+    weights = torch.where(early, spec.keep_weight / max(early_share, 1e-12), 1 / max(1 - early_share, 1e-12))
+    return (weights * (steer + drift)).mean()
+
+
+class Ant(Single[AntSpec]):
+    """The loss, and how its timesteps divide."""
+
+    def __init__(self, run: Run[AntSpec]) -> None:
+        share = float(kept(run.trajectories.timesteps, len(run.model.alphas), run.spec).float().mean())
+        super().__init__(run, partial(loss, early_share=share))

@@ -1,0 +1,30 @@
+"""Concepts that a run holds although nobody named them: the neighbours, which suffer first, and strangers; of
+a style, objects.
+"""
+
+from typing import Any
+
+import torch
+
+from expunge.core.concepts import nearest, unerased
+from expunge.core.erasure.loop import Run
+
+
+def retained(run: Run[Any], count: int, purpose: int) -> list[str]:
+    """Names: the job's `preserve`, then for each concept its nearest in the vocabulary and as many drawn from
+    the rest, `count` in all.
+
+    A style's nearest are styles, around objects; what is drawn beside them are objects that name no style.
+    """
+    names, half = list(run.preserve), max(1, count // (2 * len(run.concepts)))
+    for i, concept in enumerate(run.concepts):
+        space = nearest(run.model, concept, run.concepts)
+        vocabulary = run.model.vocabulary
+        rest = (
+            space[half:]
+            if vocabulary.style(concept.name) is None
+            else unerased(run.model, concept, run.concepts, vocabulary.concepts)
+        )
+        strangers = torch.randperm(len(rest), generator=run.generator(i, purpose))[:half]
+        names += [*space[:half], *(rest[k] for k in strangers.tolist())]
+    return list(dict.fromkeys(names))

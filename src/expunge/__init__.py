@@ -1,0 +1,1 @@
+"""Concept erasure for text-to-image diffusion models, as a job."""

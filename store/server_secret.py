@@ -1,0 +1,129 @@
+"""EXPUNGE_SECRET: what it must be, a key of its own for each use, and what still lies under the one before a
+rotation.
+
+`python -m expunge.store.server_secret` counts that, and `python -m expunge.store.server_secret reseal` brings
+under the current one whatever can be read again.
+"""
+
+import argparse
+import hashlib
+import math
+import sys
+from collections import Counter
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+if TYPE_CHECKING:
+    from expunge.store.settings import Settings
+
+Use = Literal["api keys", "links", "logs", "signing keys"]
+LEAST_CHARACTERS, LEAST_UNIT, LEAST_BITS = 32, 16, 80
+REMEDY = "set it to the output of 'openssl rand -hex 32', the same for API, loops and workers"
+PLACEHOLDERS = (
+    "replaceme",
+    "replacethis",
+    "changeme",
+    "changethis",
+    "placeholder",
+    "yoursecret",
+    "mysecret",
+    "supersecret",
+    "topsecret",
+    "defaultsecret",
+    "testsecret",
+    "expungesecret",
+    "secretkey",
+    "example",
+    "insecure",
+    "password",
+    "development",
+)
+
+
+def placeholder(text: str, *words: str) -> bool:
+    """Whether it is an example's word that stands for a secret, not one."""
+    letters = "".join(filter(str.isalnum, text.casefold()))
+    return any(word in letters for word in words or PLACEHOLDERS)
+
+
+def bits(text: str) -> float:
+    """An upper bound of its entropy, from how often each character comes."""
+    return -sum(n * math.log2(n / len(text)) for n in Counter(text).values())
+
+
+def unit(text: str) -> int:
+    """Length of the shortest beginning of which the text is made by repeating it."""
+    return next(n for n in range(1, len(text) + 1) if text == (text[:n] * (len(text) // n + 1))[: len(text)])
+
+
+def weakness(secret: str) -> str | None:
+    """Why nothing may start with it; None for a proper secret."""
+    if not secret:
+        return "is not set"
+    if placeholder(secret):
+        return "is a placeholder"
+    if len(secret) < LEAST_CHARACTERS:
+        return f"has {len(secret)} characters, at least {LEAST_CHARACTERS} are needed"
+    if bits(secret) < LEAST_BITS or unit(secret) < LEAST_UNIT:
+        return "can be guessed: it repeats itself"
+    return None
+
+
+def long_enough(secret: str) -> str:
+    """The secret itself; ValueError where it is too short to hash or sign anything under it."""
+    if len(secret) < LEAST_CHARACTERS:
+        raise ValueError(f"EXPUNGE_SECRET must have at least {LEAST_CHARACTERS} characters: {REMEDY}")
+    return secret
+
+
+@lru_cache(maxsize=64)
+def derive(secret: str, use: Use) -> bytes:
+    """32 bytes for one use alone (HKDF-SHA256): what leaks of one use says nothing of another."""
+    return HKDF(SHA256(), 32, salt=None, info=f"expunge {use}".encode()).derive(long_enough(secret).encode())
+
+
+@lru_cache(maxsize=64)
+def name_of(secret: str) -> str:
+    """Eight hex digits that tell secrets apart, kept beside what lies under them."""
+    return hashlib.sha256(
+        HKDF(SHA256(), 32, salt=None, info=b"expunge name").derive(secret.encode())
+    ).hexdigest()[:8]
+
+
+def report(settings: "Settings", reseal: bool) -> dict[str, int]:
+    """What lies under another secret than the current one, after sealing anew what can be read, where that is
+    asked for.
+    """
+    from expunge.store import db, keys, signing_keys, webhooks
+
+    secret, older = settings.secret.get_secret_value(), settings.older_secrets
+    with db.transaction(settings.database_url.get_secret_value()) as session:
+        if reseal:
+            webhooks.reseal(session, secret, older)
+            signing_keys.reseal(session, secret, older)
+        return {
+            "API keys (each moves when it is next used)": keys.under_another(session, secret),
+            "webhooks' secrets (python -m expunge.store.server_secret reseal)": webhooks.under_another(
+                session, secret
+            ),
+            "signing keys (python -m expunge.store.server_secret reseal)": signing_keys.under_another(
+                session, secret
+            ),
+        }
+
+
+def main() -> None:
+    from expunge.store.settings import read
+
+    parser = argparse.ArgumentParser(description="What still lies under another secret than EXPUNGE_SECRET.")
+    parser.add_argument("action", nargs="?", choices=("show", "reseal"), default="show")
+    given = parser.parse_args()
+    for what, count in report(read(), given.action == "reseal").items():
+        sys.stdout.write(f"{count} {what}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""Messages to webhooks. Each is written in the transaction of the event it tells of, so that none is lost and
+none is made up.
+
+Times are the database's now(). An attempt holds a lease; what it writes carries its fence, as a job's does.
+"""
+
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Subquery, and_, delete, func, or_, select, tuple_, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from expunge.store import audit
+from expunge.store.audit import Actor
+from expunge.store.errors import NotFound, WrongState
+from expunge.store.models import Delivery, Job, Webhook
+from expunge.store.webhooks import get as get_webhook
+
+LOGGED = 20  # attempts shown of a delivery
+AT_ONCE = 2  # attempts at one webhook, so that a slow one does not hold up the others
+OF_TENANT = 4  # attempts of one tenant, for the same reason
+
+
+@dataclass(frozen=True)
+class Due:
+    """One attempt that is to be made; `previous` is there while the secret before signs too."""
+
+    id: uuid.UUID
+    fence: int
+    url: str
+    sealed: bytes
+    previous: bytes | None
+    body: str
+    at: datetime
+
+
+def message_id(delivery_id: uuid.UUID) -> str:
+    """The `webhook-id` header, the same at each attempt: a receiver tells a repeat by it."""
+    return f"msg_{delivery_id.hex}"
+
+
+def payload(event: str, at: datetime, data: dict[str, Any]) -> str:
+    """A thin message: what happened to what; the rest is for GET /jobs/{id}."""
+    return json.dumps({"type": event, "timestamp": at.isoformat(), "data": data}, separators=(",", ":"))
+
+
+def enqueue(session: Session, job: Job) -> None:
+    """Tell of a job's end whoever wants to hear of it; only store/jobs.py calls this, in the transaction of
+    the end itself.
+    """
+    assert job.finished_at is not None
+    event = f"job.{job.status}"
+    data = {
+        "job_id": str(job.id),
+        "kind": job.kind,
+        "status": job.status,
+        "passed": (job.verdict or {}).get("passed"),
+    }
+    body = payload(event, job.finished_at, data)
+    wanting = select(Webhook.id).where(
+        Webhook.tenant_id == job.tenant_id, Webhook.enabled, Webhook.events.contains([event])
+    )
+    # The lock keeps a webhook from being removed before this commit; one that is being removed is not seen.
+    ids = session.scalars(wanting.order_by(Webhook.id).with_for_update(read=True, key_share=True)).all()
+    session.add_all(Delivery(webhook_id=id_, job_id=job.id, event=event, body=body) for id_ in ids)
+    session.flush()
+
+
+def must_be_enabled(row: Webhook) -> None:
+    if not row.enabled:
+        raise WrongState("the webhook is disabled: enable it first, with PATCH")
+
+
+def ping(session: Session, tenant_id: uuid.UUID, webhook_id: uuid.UUID, by: Actor) -> Delivery:
+    """A message that tells of nothing, to try a webhook out. WrongState while it is disabled."""
+    row = get_webhook(session, tenant_id, webhook_id)
+    must_be_enabled(row)
+    now = session.scalars(select(func.now())).one()
+    made = Delivery(webhook_id=row.id, event="ping", body=payload("ping", now, {"webhook_id": str(row.id)}))
+    session.add(made)
+    audit.record(session, tenant_id, by, "webhook.pinged", row.id)
+    session.refresh(made)
+    return made
+
+
+def page(
+    session: Session, webhook: Webhook, *, after: tuple[datetime, uuid.UUID] | None = None, limit: int = 50
+) -> Sequence[Delivery]:
+    """A webhook's deliveries, newest first; `after` is (created_at, id) of the last row of the page
+    before.
+    """
+    query = select(Delivery).where(Delivery.webhook_id == webhook.id)
+    if after is not None:
+        query = query.where(tuple_(Delivery.created_at, Delivery.id) < tuple_(*after))
+    return session.scalars(query.order_by(Delivery.created_at.desc(), Delivery.id.desc()).limit(limit)).all()
+
+
+def redeliver(
+    session: Session, tenant_id: uuid.UUID, webhook_id: uuid.UUID, delivery_id: uuid.UUID, by: Actor
+) -> Delivery:
+    """Send the same message again, now, with the whole schedule before it.
+
+    WrongState while the webhook is disabled.
+    """
+    row = get_webhook(session, tenant_id, webhook_id)
+    mine = (Delivery.id == delivery_id, Delivery.webhook_id == row.id)
+    if session.scalar(select(Delivery.id).where(*mine)) is None:
+        raise NotFound(f"no delivery {delivery_id}")
+    must_be_enabled(row)
+    values = {
+        "status": "pending",
+        "attempt": 0,
+        "next_attempt_at": func.now(),
+        "leased_until": None,
+        "finished_at": None,
+    }
+    statement = update(Delivery).where(*mine).values(**values, fence=Delivery.fence + 1).returning(Delivery)
+    made = session.execute(statement, execution_options={"populate_existing": True}).scalar_one()
+    audit.record(session, tenant_id, by, "webhook.redelivered", row.id, delivery_id=str(delivery_id))
+    return made
+
+
+def flying(of: InstrumentedAttribute[uuid.UUID]) -> Subquery:
+    """How many attempts are under way: (of, n)."""
+    query = (
+        select(of.label("of"), func.count().label("n"))
+        .select_from(Delivery)
+        .join(Webhook, Webhook.id == Delivery.webhook_id)
+    )
+    return (
+        query.where(Delivery.status == "pending", Delivery.leased_until >= func.now()).group_by(of).subquery()
+    )
+
+
+def claim(session: Session, *, limit: int, lease: timedelta) -> list[Due]:
+    """Take what is due, the longest due first, at most `AT_ONCE` to one webhook and `OF_TENANT`; the lease is
+    for one attempt.
+    """
+    now = func.now()
+    due = and_(
+        Delivery.status == "pending",
+        Delivery.next_attempt_at <= now,
+        or_(Delivery.leased_until.is_(None), Delivery.leased_until < now),
+    )
+    of_hook, of_tenant = flying(Delivery.webhook_id), flying(Webhook.tenant_id)
+    place = func.row_number().over(
+        partition_by=Delivery.webhook_id, order_by=(Delivery.next_attempt_at, Delivery.id)
+    )
+    waiting = (
+        select(
+            Delivery.id,
+            Delivery.next_attempt_at,
+            Webhook.tenant_id,
+            (place + func.coalesce(of_hook.c.n, 0)).label("place"),
+        )
+        .join(Webhook, Webhook.id == Delivery.webhook_id)
+        .outerjoin(of_hook, of_hook.c.of == Delivery.webhook_id)
+        .where(due, Webhook.enabled)
+        .subquery()
+    )
+    turn = func.row_number().over(
+        partition_by=waiting.c.tenant_id, order_by=(waiting.c.place, waiting.c.next_attempt_at)
+    )
+    fair = (
+        select(waiting.c.id, (turn + func.coalesce(of_tenant.c.n, 0)).label("turn"))
+        .outerjoin(of_tenant, of_tenant.c.of == waiting.c.tenant_id)
+        .where(waiting.c.place <= AT_ONCE)
+        .subquery()
+    )
+    first = select(fair.c.id).where(fair.c.turn <= OF_TENANT)
+    chosen = (
+        select(Delivery.id).where(Delivery.id.in_(first), due).order_by(Delivery.next_attempt_at).limit(limit)
+    )
+    ids = session.scalars(chosen.with_for_update(skip_locked=True)).all()
+    values = {"attempt": Delivery.attempt + 1, "fence": Delivery.fence + 1, "leased_until": now + lease}
+    session.execute(
+        update(Delivery).where(Delivery.id.in_(ids)).values(**values),
+        execution_options={"synchronize_session": False},
+    )
+    taken = (
+        select(
+            Delivery.id,
+            Delivery.fence,
+            Webhook.url,
+            Webhook.sealed,
+            Webhook.previous,
+            Webhook.previous_until > now,
+            Delivery.body,
+            now,
+        )
+        .join(Webhook, Webhook.id == Delivery.webhook_id)
+        .where(Delivery.id.in_(ids))
+        .order_by(Delivery.next_attempt_at)
+    )
+    return [
+        Due(id_, fence, url, sealed, previous if both else None, body, at)
+        for id_, fence, url, sealed, previous, both, body, at in session.execute(taken)
+    ]
+
+
+def settle(
+    session: Session,
+    due: Due,
+    *,
+    status: int | None,
+    error: str | None,
+    seconds: float,
+    retries: Sequence[float],
+) -> str | None:
+    """What came of an attempt, and when the next is; the delivery's status, or None when the attempt was
+    overtaken.
+
+    `status` is the answer's HTTP status; `error` None means delivered. After 410 the webhook is disabled and
+    the delivery given up.
+    """
+    held = (Delivery.id == due.id, Delivery.fence == due.fence, Delivery.status == "pending")
+    if status == 410:  # the webhook's row is locked before its delivery's, as a removal does
+        session.execute(
+            select(Webhook.id).join(Delivery).where(Delivery.id == due.id).with_for_update(of=Webhook)
+        )
+    row = session.scalar(select(Delivery).where(*held).with_for_update())
+    if row is None:
+        return None
+    row.log = [
+        *row.log,
+        {"at": due.at.isoformat(), "status": status, "error": error, "seconds": round(seconds, 3)},
+    ][-LOGGED:]
+    row.leased_until = None
+    if error is None:
+        row.status = "delivered"
+    elif status == 410 or row.attempt > len(retries):
+        row.status = "failed"
+    else:
+        row.next_attempt_at = func.now() + timedelta(seconds=retries[row.attempt - 1])
+    if row.status != "pending":
+        row.finished_at = func.now()
+    session.flush()
+    if status == 410:
+        disable(session, row.webhook_id)
+    return row.status
+
+
+def disable(session: Session, webhook_id: uuid.UUID) -> None:
+    """The endpoint said that it is gone."""
+    values = {"enabled": False, "disabled_reason": "gone"}
+    tenant_id = session.scalar(
+        update(Webhook)
+        .where(Webhook.id == webhook_id, Webhook.enabled)
+        .values(**values)
+        .returning(Webhook.tenant_id)
+    )
+    if tenant_id is not None:
+        audit.record(session, tenant_id, None, "webhook.disabled", webhook_id, reason="gone")
+
+
+def sweep(session: Session, age: timedelta) -> None:
+    """Forget deliveries that ended longer ago than `age`."""
+    old = delete(Delivery).where(Delivery.status != "pending", Delivery.finished_at < func.now() - age)
+    session.execute(old, execution_options={"synchronize_session": False})

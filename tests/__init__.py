@@ -1,0 +1,1 @@
+"""Tests mirror the packages; tests/README.md says where things are."""

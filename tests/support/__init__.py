@@ -1,0 +1,1 @@
+"""What the tests stand on: services, workers, bad input, and what reads results."""

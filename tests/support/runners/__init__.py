@@ -1,0 +1,1 @@
+"""Runners that stand in for core.run, named by EXPUNGE_RUNNER."""
