@@ -272,7 +272,7 @@ def programs(environment: dict[str, str], url: str, host: str, port: int, worker
         )
 
     patience = Settings().soft_shutdown_seconds + 15
-    serve = ("api", "--host", host, "--port", str(port))
+    serve = ("expunge.api", "--host", host, "--port", str(port))
     work = (
         "celery",
         "-A",

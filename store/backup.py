@@ -159,7 +159,7 @@ def restore(settings: Settings, folder: Path) -> dict[str, object]:
 
 def run(act: str, description: str) -> None:
     """The command line of both."""
-    parser = argparse.ArgumentParser(prog=f"python -m store.{act}", description=description)
+    parser = argparse.ArgumentParser(prog=f"python -m expunge.store.{act}", description=description)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     try:

@@ -112,7 +112,7 @@ def test_what_is_wrong_with_the_models_is_said_before_anything_starts(
         [
             sys.executable,
             "-m",
-            "embedded",
+            "expunge.embedded",
             "--data-dir",
             str(tmp_path / "data"),
             "--port",

@@ -59,7 +59,7 @@ class Up:
         argv = [
             sys.executable,
             "-m",
-            "embedded",
+            "expunge.embedded",
             "--data-dir",
             str(folder),
             "--port",
@@ -277,7 +277,7 @@ def test_own_servers_replace_the_embedded_ones(folder, postgres_url, broker_url,
     argv = [
         sys.executable,
         "-m",
-        "embedded",
+        "expunge.embedded",
         "--data-dir",
         str(folder),
         "--port",

@@ -13,7 +13,8 @@ import pytest
 
 from expunge.store import db, workers
 from expunge.store.models import Worker
-from tests.support.cluster import ROOT, Fleet, until
+from tests.support.cluster import Fleet, until
+from tests.support.places import ROOT
 
 ECC = "CUDA error: uncorrectable ECC error encountered"
 Start = Callable[..., tuple[psutil.Popen, Path]]

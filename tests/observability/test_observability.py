@@ -46,7 +46,7 @@ class Service:
         self.client = httpx.Client(
             base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {self.key}"}, timeout=30
         )
-        fleet.start("api", "--port", str(port), **self.environment)
+        fleet.start("expunge.api", "--port", str(port), **self.environment)
         fleet.start("expunge.worker.loops", **self.environment)
         fleet.worker(**self.environment)
         until(self.ready)

@@ -101,7 +101,7 @@ class Fleet:
         """An API process that answers, and its URL."""
         port = free_port()
         url = f"http://127.0.0.1:{port}"
-        argv = ("api", "--port", str(port))
+        argv = ("expunge.api", "--port", str(port))
         process = self.start(*argv, **changes)
         self.urls.append(url)
         until(lambda: not process.is_running() or alive(url))
