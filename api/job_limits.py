@@ -12,8 +12,8 @@ def check(settings: Settings, spec: JobSpec, judged: int | None = None) -> None:
     `judged`: see `pictures`.
     """
     for name, most, what, asked in (
-        ("MAX_STEPS", settings.max_steps, "optimiser steps", optimiser_steps(spec)),
-        ("MAX_PICTURES", settings.max_pictures, "pictures", pictures(spec, judged)),
+        ("EXPUNGE_MAX_STEPS", settings.max_steps, "optimiser steps", optimiser_steps(spec)),
+        ("EXPUNGE_MAX_PICTURES", settings.max_pictures, "pictures", pictures(spec, judged)),
     ):
         total = sum(asked.values())
         if total > most:
@@ -25,6 +25,7 @@ def check(settings: Settings, spec: JobSpec, judged: int | None = None) -> None:
             raise invalid(field, message, "lower it, or split the job's concepts over several jobs")
     if (seconds := spec.run_timeout_s or 0) > settings.max_run_seconds:
         message = (
-            f"is {seconds:,} s; this service allows {settings.max_run_seconds:,} s a job (MAX_RUN_SECONDS)"
+            f"is {seconds:,} s; this service allows {settings.max_run_seconds:,} s a job"
+            " (EXPUNGE_MAX_RUN_SECONDS)"
         )
         raise invalid("run_timeout_s", message, "lower it, or omit it for that maximum")

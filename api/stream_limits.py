@@ -40,8 +40,8 @@ class Seats:
         """A seat. Problem: too_many_requests."""
         if not self.free(caller):
             text = (
-                f"MAX_STREAMS is {self.most} for a tenant and half of that for one of its keys, and so many"
-                " are open: close one, or read GET /jobs/{id}/events as pages."
+                f"EXPUNGE_MAX_STREAMS allows a tenant {self.most} open streams, and one API key half as many;"
+                " all are open: close one, or read GET /jobs/{id}/events as pages."
             )
             raise Problem("too_many_requests", text, headers={"Retry-After": str(SOON)})
         whose = caller.tenant_id, caller.key_id

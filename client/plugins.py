@@ -15,6 +15,7 @@ GROUP = "expunge.commands"
 UNFORESEEN = 70  # exit code of what no command foresees: sysexits' EX_SOFTWARE
 HELP = {
     "up": "Start the whole service on this machine.",
+    "settings": "Print every setting of the service: variable, default, meaning.",
     "verify": "Check a bundle's digests and signature.",
     "key-pair": "Make a key pair for sealed recovery keys.",
     "unseal": "Open a sealed recovery key.",

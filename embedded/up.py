@@ -18,7 +18,7 @@ from typing import IO, Annotated, Any
 
 import typer
 from obstore.exceptions import BaseError as BlobError
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 from sqlalchemy.exc import OperationalError
 
 import expunge
@@ -30,7 +30,9 @@ from expunge.embedded.supervise import Children
 from expunge.store import db, deployment, keys, migrate, roles, signing_keys
 from expunge.store.errors import ForeignStore
 from expunge.store.server_secret import REMEDY, weakness
-from expunge.store.settings import DATA, Settings, read
+from expunge.store.settings import Settings, read
+from expunge.store.settings_groups import DATA
+from expunge.store.settings_names import given, given_as, rename
 from expunge.worker import signing
 
 PACKAGES = Path(expunge.__file__).parents[1]  # where processes that this one starts find the package
@@ -67,6 +69,7 @@ def main(
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
+    rename(os.environ)  # so that the programs started here do not warn of old names once more
     try:
         folder = made(data_dir)
         say(f"data directory: {folder}")
@@ -84,14 +87,8 @@ def main(
     except (CannotStart, RuntimeError, roles.Unfit) as error:
         say(f"error: {error}")
         raise typer.Exit(1) from error
-    except ValidationError as error:  # not the values, which may be secrets
-        say(
-            "error: "
-            + "; ".join(f"{e['loc'][0] if e['loc'] else 'settings'}: {e['msg']}" for e in error.errors())
-        )
-        raise typer.Exit(1) from error
     except OperationalError as error:
-        say(f"error: DATABASE_URL: {str(error.orig).splitlines()[0]}")
+        say(f"error: {given_as('database_url')}: {str(error.orig).splitlines()[0]}")
         raise typer.Exit(1) from error
 
 
@@ -168,25 +165,25 @@ def start(children: Children, folder: Path, host: str, port: int, workers: int) 
     check_settings()
     port = choose_port(host, port)
     database, owner = databases(children, folder)
-    broker = given("REDIS_URL") or started(children, servers.redis_server(folder, servers.free_port()))
+    broker = given("redis_url") or started(children, servers.redis_server(folder, servers.free_port()))
     migrate.upgrade(owner)
     if owner != database:
         roles.grant(owner, database)
-    secret = given("EXPUNGE_SECRET") or servers.password(folder / "secret")
+    secret = given("secret") or servers.password(folder / "secret")
     if why := weakness(secret):
         raise CannotStart(f"EXPUNGE_SECRET {why}: {REMEDY}, or leave it out and one is made")
-    signing_key = given("EXPUNGE_SIGNING_KEY") or signing_file(folder, database)
-    artifacts = given("ARTIFACTS_URL") or (folder / "artifacts").as_uri()
+    signing_key = given("signing_key") or signing_file(folder, database)
+    artifacts = given("artifacts_url") or (folder / "artifacts").as_uri()
     own_store(database, artifacts)
     api_key, new_key = embedded_key(folder, database, secret, Settings().older_secrets)
     environment = {
-        "DATABASE_URL": database,
-        "REDIS_URL": broker,
-        "ARTIFACTS_URL": artifacts,
+        "EXPUNGE_DATABASE_URL": database,
+        "EXPUNGE_REDIS_URL": broker,
+        "EXPUNGE_ARTIFACTS_URL": artifacts,
         "EXPUNGE_SECRET": secret,
         "EXPUNGE_SIGNING_KEY": signing_key,
-        "EXPUNGE_METRICS_TOKEN": given("EXPUNGE_METRICS_TOKEN") or servers.password(folder / "metrics_token"),
-        "EXPUNGE_CACHE_DIR": given("EXPUNGE_CACHE_DIR") or str(folder / "cache"),
+        "EXPUNGE_METRICS_TOKEN": given("metrics_token") or servers.password(folder / "metrics_token"),
+        "EXPUNGE_CACHE_DIR": given("cache_dir") or str(folder / "cache"),
         "PYTHONPATH": os.pathsep.join(filter(None, (str(PACKAGES), os.environ.get("PYTHONPATH")))),
         "PYTHONUNBUFFERED": "1",
     }
@@ -218,14 +215,10 @@ def signing_file(folder: Path, database: str) -> str:
     return str(file)
 
 
-def given(name: str) -> str | None:
-    return os.environ.get(name) or None
-
-
 def databases(children: Children, folder: Path) -> tuple[str, str]:
     """(as the service reaches it, as the tables' owner does): the service's own role owns nothing."""
-    if database := given("DATABASE_URL"):
-        return database, given("MIGRATION_DATABASE_URL") or database
+    if database := given("database_url"):
+        return database, given("migration_database_url") or database
     owner = started(children, servers.postgres(folder, servers.free_port()))
     return servers.service_url(folder, owner), owner
 
@@ -249,15 +242,11 @@ def gpus_shown(folder: Path = Path("/proc/driver/nvidia/gpus")) -> int:
 def programs(environment: dict[str, str], url: str, host: str, port: int, workers: int) -> list[Program]:
     """Loops, API and workers; stopped in the opposite order."""
 
-    first, gpus = given("EXPUNGE_METRICS_PORT"), gpus_shown()
+    first, gpus = given("metrics_port"), gpus_shown()
 
     def device(n: int) -> dict[str, str]:
         """The workers of a machine with several GPUs take turns at them."""
-        return (
-            {"EXPUNGE_DEVICE": f"cuda:{(n - 1) % gpus}"}
-            if n and gpus > 1 and not given("EXPUNGE_DEVICE")
-            else {}
-        )
+        return {"EXPUNGE_DEVICE": f"cuda:{(n - 1) % gpus}"} if n and gpus > 1 and not given("device") else {}
 
     def python(
         name: str, *argv: str, nth: int = 0, grace: float = 20.0, ready: Callable[[], bool] = lambda: True

@@ -28,7 +28,7 @@ DUMP, OBJECTS, LIST, ABOUT = "database.dump", "objects", "objects.jsonl", "backu
 SECRETS = (
     "EXPUNGE_SECRET and the older ones still in use",
     "the file of EXPUNGE_SIGNING_KEY, where there is one",
-    "the passwords in DATABASE_URL and REDIS_URL",
+    "the passwords in EXPUNGE_DATABASE_URL and EXPUNGE_REDIS_URL",
 )
 NAMED = """
     select key, sha256, size from artifacts where revoked_at is null and expired_at is null
@@ -128,14 +128,14 @@ def restore(settings: Settings, folder: Path) -> dict[str, object]:
         0,
     )
     if any(blobs.pages()):
-        raise Unfit("ARTIFACTS_URL is not empty: restore into a new directory or prefix")
+        raise Unfit("EXPUNGE_ARTIFACTS_URL is not empty: restore into a new directory or prefix")
     with psycopg.connect(psycopg_url(url)) as connection:
         major = connection.info.server_version // 10_000
         (tables,) = connection.execute(
             "select count(*) from pg_tables where schemaname = 'public'"
         ).fetchone() or (0,)
     if tables:
-        raise Unfit("DATABASE_URL's database is not empty: restore into a new one")
+        raise Unfit("EXPUNGE_DATABASE_URL's database is not empty: restore into a new one")
     call(url, "pg_restore", major, "--exit-on-error", "--single-transaction", str(folder / DUMP))
     for each in listed(folder):
         path = folder / OBJECTS / str(each["key"])

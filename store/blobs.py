@@ -84,7 +84,7 @@ class Blobs:
             self.store = from_url(url)
         else:
             raise ValueError(
-                f"ARTIFACTS_URL has the scheme '{parts.scheme}': use file:///directory or s3://bucket/prefix"
+                f"EXPUNGE_ARTIFACTS_URL has the scheme '{parts.scheme}': use file:///directory or s3://bucket/prefix"
             )
 
     def put(self, key: str, file: Path | bytes | BinaryIO, *, name: str = "") -> tuple[int, str]:

@@ -2,8 +2,8 @@
 with the same one.
 
 Whoever writes to the store or deletes from it asks here first. A store that is empty is marked; one that
-holds objects is marked only when it holds what this database's rows name. So an empty or wrong DATABASE_URL,
-a bucket of somebody else's, or a volume that is not mounted costs nobody a byte.
+holds objects is marked only when it holds what this database's rows name. So an empty or wrong
+EXPUNGE_DATABASE_URL, somebody else's bucket, or a volume that is not mounted costs nobody a byte.
 """
 
 import argparse
@@ -43,8 +43,8 @@ def marked(blobs: Blobs) -> uuid.UUID | None:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise ForeignStore(
-            f"{MARKER} in ARTIFACTS_URL is no marker of Expunge's: give a store, or a prefix, of"
-            " Expunge's own"
+            f"{MARKER} in EXPUNGE_ARTIFACTS_URL was not written by Expunge: give it a store, or a prefix, of"
+            " its own"
         ) from error
 
 
@@ -75,9 +75,9 @@ def owned(settings: Settings) -> Blobs:
         found = marked(blobs)
     if found != mine.id:
         raise ForeignStore(
-            f"ARTIFACTS_URL ({settings.artifacts_url}) is the store of deployment {found}, DATABASE_URL's"
-            f" database is deployment {mine.id}: set the two that belong together. Only if the store is to be"
-            f" this database's from now on, and no other's: {ADOPT}"
+            f"EXPUNGE_ARTIFACTS_URL ({settings.artifacts_url}) is the store of deployment {found}, and"
+            f" EXPUNGE_DATABASE_URL the database of deployment {mine.id}: set the two that belong together."
+            f" Only if the store is to be this database's from now on, and no other's: {ADOPT}"
         )
     if mine.store_url != settings.artifacts_url:
         with db.transaction(url) as session:
@@ -106,15 +106,16 @@ def vouch(settings: Settings, blobs: Blobs, mine: Deployment, known: list[str]) 
     """ForeignStore, unless a store without a marker may be taken for this database's own."""
     if mine.store_url == settings.artifacts_url:
         raise ForeignStore(
-            f"ARTIFACTS_URL ({settings.artifacts_url}) has lost its marker {MARKER}: is the volume mounted,"
-            f" is it the right bucket? If the objects are there, or all were meant to go: {ADOPT}"
+            f"EXPUNGE_ARTIFACTS_URL ({settings.artifacts_url}) has lost its marker {MARKER}: is the volume"
+            " mounted, is it the right bucket? If the objects are there, or all were deleted on purpose:"
+            f" {ADOPT}"
         )
     if next(iter(blobs.pages()), []) and not any(there(blobs, key) for key in known):
         what = "none of those that this database names" if known else "this database names none"
         raise ForeignStore(
-            f"ARTIFACTS_URL ({settings.artifacts_url}) has no marker and holds objects, but {what}: set the"
-            " store and the DATABASE_URL that belong together, or an empty directory or prefix. Only if what"
-            f" is there may be swept as this database's own: {ADOPT}"
+            f"EXPUNGE_ARTIFACTS_URL ({settings.artifacts_url}) has no marker and holds objects, but {what}:"
+            " set the store and the EXPUNGE_DATABASE_URL that belong together, or an empty directory or"
+            f" prefix. Only if what is there may be swept as this database's own: {ADOPT}"
         )
 
 
@@ -128,7 +129,9 @@ def there(blobs: Blobs, key: str) -> bool:
 
 def main() -> None:
     """`python -m expunge.store.deployment show|adopt|renew`."""
-    parser = argparse.ArgumentParser(description="Which deployment DATABASE_URL and ARTIFACTS_URL are of.")
+    parser = argparse.ArgumentParser(
+        description="Show or set which deployment a database and a store are of."
+    )
     parser.add_argument(
         "action",
         choices=("show", "adopt", "renew"),

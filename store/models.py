@@ -54,7 +54,7 @@ class Deployment(Base):
     __table_args__ = (CheckConstraint("one", name="one"),)
     one: Mapped[bool] = mapped_column(primary_key=True, server_default=text("true"))
     id: Mapped[uuid.UUID] = mapped_column(server_default=func.gen_random_uuid())
-    store_url: Mapped[str | None] = mapped_column(doc="The ARTIFACTS_URL where the marker was last seen.")
+    store_url: Mapped[str | None] = mapped_column(doc="The store (EXPUNGE_ARTIFACTS_URL) with its marker.")
 
 
 class Deletion(Base):

@@ -5,4 +5,4 @@ artifact store.
 from expunge.store.backup import run
 
 if __name__ == "__main__":
-    run("restore", "Restore a backup into an empty DATABASE_URL and an empty ARTIFACTS_URL.")
+    run("restore", "Restore a backup into an empty EXPUNGE_DATABASE_URL and an empty EXPUNGE_ARTIFACTS_URL.")

@@ -2,8 +2,8 @@
 nothing; the audit it can only add to.
 
 `python -m expunge.store.migrate` makes it and renews its rights after every migration, when
-MIGRATION_DATABASE_URL names another user than DATABASE_URL; `python -m expunge.store.roles` renews them
-without migrating.
+EXPUNGE_MIGRATION_DATABASE_URL names another user than EXPUNGE_DATABASE_URL; `python -m expunge.store.roles`
+renews them without migrating.
 """
 
 import sys
@@ -47,19 +47,21 @@ def grant(owner_url: str, service_url: str) -> None:
     """
     role, password = make_url(service_url).username, make_url(service_url).password
     if not role:
-        raise Unfit("DATABASE_URL names no user: name the role that API, loops and workers are to run as")
+        raise Unfit(
+            "EXPUNGE_DATABASE_URL has no user: add the role that API, loops and workers are to run as"
+        )
     with psycopg.connect(psycopg_url(owner_url)) as connection:
         connection.execute("select pg_advisory_xact_lock(hashtextextended('expunge:migrate', 0))")
         make(connection, role, password)
         found = connection.execute(TOO_MUCH, [role]).fetchone()
         if found is None:
             raise Unfit(
-                f"there is no role '{role}', and the owner may make none: create role {role} login"
+                f"there is no role '{role}', and the owner may not create one: create role {role} login"
                 " password '…'"
             )
         if found[0]:
             raise Unfit(
-                f"the role '{role}' of DATABASE_URL {found[0]}: name another one there, which is made"
+                f"the role '{role}' of EXPUNGE_DATABASE_URL {found[0]}: name another one there; it is created"
             )
         for statement in rights(connection):
             connection.execute(
@@ -120,14 +122,14 @@ def rights(connection: psycopg.Connection) -> list[str]:
 
 
 def main() -> None:
-    """Renew the rights of DATABASE_URL's user, as MIGRATION_DATABASE_URL's."""
+    """Renew the rights of EXPUNGE_DATABASE_URL's user, as EXPUNGE_MIGRATION_DATABASE_URL's."""
     from expunge.store.settings import read
 
     settings = read(secret=False)
     if settings.migration_database_url is None:
         raise SystemExit(
-            "MIGRATION_DATABASE_URL is not set: give the URL of the tables' owner there, and the service's as"
-            " DATABASE_URL"
+            "EXPUNGE_MIGRATION_DATABASE_URL is not set: set it to the URL of the tables' owner, and"
+            " EXPUNGE_DATABASE_URL to the service's"
         )
     renew(settings.migration_database_url.get_secret_value(), settings.database_url.get_secret_value())
 

@@ -93,7 +93,7 @@ def s3_url(server_folder: Path) -> Iterator[str]:
 
 @pytest.fixture
 def bucket(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """ARTIFACTS_URL of an empty bucket, with what the environment needs to reach it."""
+    """EXPUNGE_ARTIFACTS_URL of an empty bucket, with what the environment needs to reach it."""
     name = f"artifacts-{uuid.uuid4()}"
     assert httpx.put(f"{s3_url}/{name}").status_code == 200
     for variable, value in {
@@ -132,31 +132,25 @@ def broker_url(redis_url: str) -> str:
 def settings(database_url: str, broker_url: str, tmp_path: Path) -> Settings:
     """Settings with short leases, for tests that do not wait; the service's role, which owns no table."""
     values = {
-        "DATABASE_URL": as_service(database_url),
-        "REDIS_URL": broker_url,
-        "ARTIFACTS_URL": (tmp_path / "artifacts").as_uri(),
-        "EXPUNGE_SECRET": SECRET,
-        "EXPUNGE_CACHE_DIR": str(tmp_path / "cache"),
-        "LEASE_SECONDS": "2",
-        "HEARTBEAT_SECONDS": "0.3",
-        "REAPER_SECONDS": "0.3",
-        "DISPATCH_SECONDS": "0.2",
-        "REDISPATCH_AFTER_SECONDS": "1",
-        "BACKOFF_SECONDS": "0.1",
-        "PROGRESS_SECONDS": "0",
-        "CANCEL_SECONDS": "2",
-        "SOFT_SHUTDOWN_SECONDS": "5",
-        "SELF_TEST_SECONDS": "0.3",
-        "EXPUNGE_RATE_LIMITS": (
-            "false"
-        ),  # tests ask more often than people; those of the limits switch them on
+        "database_url": as_service(database_url),
+        "redis_url": broker_url,
+        "artifacts_url": (tmp_path / "artifacts").as_uri(),
+        "secret": SECRET,
+        "cache_dir": tmp_path / "cache",
+        "lease_seconds": 2,
+        "heartbeat_seconds": 0.3,
+        "reaper_seconds": 0.3,
+        "dispatch_seconds": 0.2,
+        "redispatch_after_seconds": 1,
+        "backoff_seconds": 0.1,
+        "progress_seconds": 0,
+        "cancel_seconds": 2,
+        "soft_shutdown_seconds": 5,
+        "self_test_seconds": 0.3,
+        # Tests ask more often than people; those of the limits switch them on
+        "rate_limits": False,
     }
-    return Settings.model_validate(
-        {name.lower() if name in LOWER else name: value for name, value in values.items()}
-    )
-
-
-LOWER = {name.upper() for name, field in Settings.model_fields.items() if field.alias is None}
+    return Settings.model_validate(values)
 
 
 @pytest.fixture

@@ -113,8 +113,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("person")
     ours = (
         "DATABASE_URL",
+        "EXPUNGE_DATABASE_URL",
         "REDIS_URL",
-        "ARTIFACTS_URL",
+        "EXPUNGE_REDIS_URL",
+        "EXPUNGE_ARTIFACTS_URL",
         "EXPUNGE_SECRET",
         "EXPUNGE_SIGNING_KEY",
         "EXPUNGE_API_KEY",

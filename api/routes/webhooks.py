@@ -135,8 +135,8 @@ def delete_webhook(webhook_id: uuid.UUID, services: ServicesDep, caller: Webhook
 def rotate_webhook_secret(
     webhook_id: uuid.UUID, services: ServicesDep, caller: WebhooksWriter, ticket: TicketDep
 ) -> JSONResponse:
-    """Make a new secret, shown this once; for a day (WEBHOOK_ROTATION_SECONDS) messages carry a signature of
-    the old one too.
+    """Make a new secret, shown this once; for a day (EXPUNGE_WEBHOOK_ROTATION_SECONDS) messages carry a
+    signature of the old one too.
     """
 
     def work(session: Session) -> Done:
@@ -176,8 +176,8 @@ def list_deliveries(
     limit: Annotated[int, Query(ge=1, le=pagination.MAX_PAGE, description="Deliveries on a page.")] = 50,
     cursor: pagination.Cursor = None,
 ) -> DeliveryPage:
-    """List what was sent and what came of it, newest first; kept for 30 days (WEBHOOK_LOG_SECONDS) after the
-    last attempt.
+    """List what was sent and what came of it, newest first; kept for 30 days (EXPUNGE_WEBHOOK_LOG_SECONDS)
+    after the last attempt.
     """
     after = pagination.decode(cursor)
     with services.transaction() as session:

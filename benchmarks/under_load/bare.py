@@ -48,7 +48,7 @@ def create_app() -> FastAPI:
 
     No key, no log, no counters, no safe headers.
     """
-    app, engine = FastAPI(), db.engine(os.environ["DATABASE_URL"])
+    app, engine = FastAPI(), db.engine(os.environ["EXPUNGE_DATABASE_URL"])
 
     @app.get("/jobs/{job_id}")
     def get_job(job_id: uuid.UUID) -> Row:
@@ -59,9 +59,8 @@ def create_app() -> FastAPI:
     return app
 
 
-celery = Celery(
-    "bare", broker=os.environ.get("REDIS_URL"), backend=os.environ.get("REDIS_URL"), set_as_current=False
-)
+REDIS = os.environ.get("EXPUNGE_REDIS_URL")
+celery = Celery("bare", broker=REDIS, backend=REDIS, set_as_current=False)
 celery.conf.task_default_queue = QUEUE
 
 

@@ -24,10 +24,10 @@ ROOT = Path(__file__).parents[2]
 JOB = {"concepts": ["church"], "method": {"name": "esd", "steps": 3}, "evaluation": {"enabled": False}}
 # What is not the measure of a single process's speed: how much a tenant may have at once, and ask a minute.
 LIFTED = {
-    "MAX_ACTIVE_JOBS": "1000000",
-    "READS_PER_MINUTE": "600000",
-    "WRITES_PER_MINUTE": "600000",
-    "MAX_STREAMS": "4000",
+    "EXPUNGE_MAX_ACTIVE_JOBS": "1000000",
+    "EXPUNGE_READS_PER_MINUTE": "600000",
+    "EXPUNGE_WRITES_PER_MINUTE": "600000",
+    "EXPUNGE_MAX_STREAMS": "4000",
 }
 
 
@@ -71,9 +71,9 @@ def loaded() -> Iterator[Loaded]:
             )
             broker = up.started(children, servers.redis_server(folder, servers.free_port()))
             os.environ |= LIFTED | {
-                "DATABASE_URL": database,
-                "REDIS_URL": broker,
-                "ARTIFACTS_URL": (folder / "artifacts").as_uri(),
+                "EXPUNGE_DATABASE_URL": database,
+                "EXPUNGE_REDIS_URL": broker,
+                "EXPUNGE_ARTIFACTS_URL": (folder / "artifacts").as_uri(),
                 "EXPUNGE_SECRET": servers.password(folder / "secret"),
                 "EXPUNGE_RUNNER": "benchmarks.under_load.runner:run",
                 "LOAD_FOLDER": str(folder),

@@ -524,7 +524,7 @@ def bounded(postgres_url: str, redis_url: str, tmp_path):
             "/jobs/erase",
             {"concepts": ["church"], "evaluation": {"erased_images": 200}},
             "evaluation.erased_images",
-            "allows 400 a job (MAX_PICTURES)",
+            "allows 400 a job (EXPUNGE_MAX_PICTURES)",
         ),
         (
             "/jobs/erase",

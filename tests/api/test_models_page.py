@@ -98,7 +98,7 @@ def test_the_page_names_services_and_commands_that_there_are():
         ("{", "EXPUNGE_MODELS"),
         ("[]", "at least one model"),
         ("{}", "at least one model"),
-        ('{"my model": "/models/mine"}', "'my model' is no model id"),
+        ('{"my model": "/models/mine"}', "'my model' is not a valid model id"),
         ('{"mine": {"source": "/models/mine"}}', "organisation/name@revision"),
         ('{"mine": "/models/that-is-not-there"}', "/models/that-is-not-there"),
         ('{"mine": "bundled:nothing"}', "'bundled:emoji'"),

@@ -3,7 +3,7 @@ from expunge.embedded import up
 
 def test_each_process_of_one_machine_has_a_metrics_port_of_its_own(monkeypatch):
     monkeypatch.setenv("EXPUNGE_METRICS_PORT", "9800")
-    made = up.programs({"DATABASE_URL": "x"}, "http://h:1", "h", 1, workers=2)
+    made = up.programs({"EXPUNGE_DATABASE_URL": "x"}, "http://h:1", "h", 1, workers=2)
     ports = {program.name: program.env["EXPUNGE_METRICS_PORT"] for program in made}
     assert {ports["loops"], ports["worker-1"], ports["worker-2"]} == {"9800", "9801", "9802"}
 

@@ -18,6 +18,7 @@ import psutil
 import psycopg
 import pytest
 
+from expunge.store.settings_names import variable
 from tests.support.places import PYTHONPATH
 
 ROOT = Path(__file__).parent.parent.parent
@@ -41,20 +42,21 @@ class Up:
     """One `expunge up --json` process and the line it prints."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        names = ("DATABASE_URL", "REDIS_URL", "ARTIFACTS_URL", "EXPUNGE_SECRET", "EXPUNGE_SIGNING_KEY")
+        fields = ("database_url", "redis_url", "artifacts_url", "secret", "signing_key")
+        names = {name for field in fields for name in (variable(field), field.upper())}
         environment = {name: value for name, value in os.environ.items() if name not in names}
         short = {
-            "LEASE_SECONDS": "3",
-            "HEARTBEAT_SECONDS": "0.5",
-            "REAPER_SECONDS": "0.5",
-            "DISPATCH_SECONDS": "0.3",
-            "BACKOFF_SECONDS": "0.1",
+            "EXPUNGE_LEASE_SECONDS": "3",
+            "EXPUNGE_HEARTBEAT_SECONDS": "0.5",
+            "EXPUNGE_REAPER_SECONDS": "0.5",
+            "EXPUNGE_DISPATCH_SECONDS": "0.3",
+            "EXPUNGE_BACKOFF_SECONDS": "0.1",
             "EXPUNGE_RATE_LIMITS": "false",  # the tests look twenty times a second
         }
         runner = {
             "EXPUNGE_RUNNER": "tests.support.step_runner:run",
             "PYTHONPATH": PYTHONPATH,
-            "SOFT_SHUTDOWN_SECONDS": "10",
+            "EXPUNGE_SOFT_SHUTDOWN_SECONDS": "10",
         }
         argv = [
             sys.executable,
@@ -101,7 +103,7 @@ class Up:
 
     def database(self) -> str:
         loops = next(p for p in self.process.children() if "expunge.worker.loops" in command(p))
-        return loops.environ()["DATABASE_URL"]
+        return loops.environ()["EXPUNGE_DATABASE_URL"]
 
     def named(self, *words: str) -> psutil.Process:
         return next(p for p in self.process.children() if any(w in command(p) for w in words))
@@ -273,7 +275,8 @@ def test_own_servers_replace_the_embedded_ones(folder, postgres_url, broker_url,
         connection.execute("create database own")
     own = make_url(postgres_url).set(database="own").render_as_string(hide_password=False)
     service = Up.__new__(Up)
-    environment = {**os.environ, "DATABASE_URL": own, "REDIS_URL": broker_url, "PYTHONPATH": PYTHONPATH}
+    servers = {"DATABASE_URL": own, "EXPUNGE_REDIS_URL": broker_url}  # a platform's name, and ours
+    environment = {**os.environ, **servers, "PYTHONPATH": PYTHONPATH}
     argv = [
         sys.executable,
         "-m",

@@ -54,7 +54,10 @@ def test_f23_a_model_whose_weights_hold_no_number_fails_its_job_with_the_step(fl
     save_file(weights, file)
     fleet.loops()
     fleet.worker(
-        EXPUNGE_RUNNER="", EXPUNGE_MODELS=f'{{"emoji": "{model}"}}', LEASE_SECONDS="30", OMP_NUM_THREADS="1"
+        EXPUNGE_RUNNER="",
+        EXPUNGE_MODELS=f'{{"emoji": "{model}"}}',
+        EXPUNGE_LEASE_SECONDS="30",
+        OMP_NUM_THREADS="1",
     )
     job_id = post(fleet, batch_size=1)
     fleet.fault("weights that hold a NaN")
@@ -71,7 +74,7 @@ def test_f23_a_host_without_memory_for_the_run_says_so_and_the_worker_goes_on(fl
     fleet.worker(
         EXPUNGE_RUNNER="tests.support.runners.starved:run",
         STARVED_MIB="240",
-        LEASE_SECONDS="30",
+        EXPUNGE_LEASE_SECONDS="30",
         OMP_NUM_THREADS="1",
         MALLOC_ARENA_MAX="1",
     )

@@ -45,7 +45,7 @@ def test_f9_a_post_in_flight_when_the_database_dies_is_a_503_and_its_repetition_
 ):
     """F9: PostgreSQL dies before the job's COMMIT reaches it, or when it is done but nobody knows."""
     wire = behind(stage.direct)
-    _, url = stage.api(DATABASE_URL=through(as_service(stage.direct), wire))
+    _, url = stage.api(EXPUNGE_DATABASE_URL=through(as_service(stage.direct), wire))
     inserted, committed = threading.Event(), threading.Event()
 
     def ask(data: bytes) -> bool:
@@ -168,7 +168,7 @@ def test_f9_a_commit_of_a_worker_s_whose_answer_is_lost_is_done_once(stage: Stag
     """
     wire = behind(stage.direct)
     _, url = stage.api()
-    stage.loops(), stage.worker(DATABASE_URL=through(as_service(stage.direct), wire))
+    stage.loops(), stage.worker(EXPUNGE_DATABASE_URL=through(as_service(stage.direct), wire))
     inserted, lost = threading.Event(), threading.Event()
 
     def ask(data: bytes) -> bool:

@@ -113,7 +113,7 @@ def test_a_tenant_at_its_quota_leaves_the_other_workers_to_others(fleet, finishe
     """
     fleet.loops()
     for _ in range(2):
-        fleet.worker(MAX_RUNNING_JOBS="1")
+        fleet.worker(EXPUNGE_MAX_RUNNING_JOBS="1")
     first, second = fleet.post(hold=4), fleet.post()
     fleet.until_step(first, 4)
     other = Other(fleet)

@@ -233,8 +233,8 @@ def test_f32_a_worker_that_no_longer_hears_the_broker_ends_so_that_it_is_started
         "elsewhere",
         "-l",
         "WARNING",
-        DEAF_SECONDS="1.5",
-        HEARTBEAT_SECONDS="0.3",
+        EXPUNGE_DEAF_SECONDS="1.5",
+        EXPUNGE_HEARTBEAT_SECONDS="0.3",
     )
     job_id = fleet.post(steps=1)
     assert deaf.wait(60) != 0

@@ -53,7 +53,7 @@ def test_f4_a_deploy_replaces_every_process_under_a_running_job_and_charges_noth
     checkpoint, no request is refused.
     """
     old, url = stage.api()
-    processes = [old, stage.loops(), stage.worker(SOFT_SHUTDOWN_SECONDS="40")]
+    processes = [old, stage.loops(), stage.worker(EXPUNGE_SOFT_SHUTDOWN_SECONDS="40")]
     running = uuid.UUID(stage.post(url, labels={"hold": "8"}).json()["id"])
     stage.until_step(running, 8)
     _, url = stage.api()
@@ -148,7 +148,7 @@ def test_f10_an_api_killed_before_its_answer_leaves_one_job(stage: Stage):
 def test_f11_an_api_killed_before_its_bell_leaves_a_job_that_runs(stage: Stage):
     """F11: API SIGKILL between the commit and the message to Redis."""
     wire = behind(stage.settings.redis_url.get_secret_value())
-    first, url = stage.api(REDIS_URL=through(stage.settings.redis_url.get_secret_value(), wire))
+    first, url = stage.api(EXPUNGE_REDIS_URL=through(stage.settings.redis_url.get_secret_value(), wire))
 
     def die(_: bytes) -> bool:
         first.kill()

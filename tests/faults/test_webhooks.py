@@ -142,9 +142,9 @@ def test_a_closed_port_is_a_failure(settings, hook, end):
 
 def test_f24_a_message_in_flight_outlives_the_kill_of_its_process(fleet: Fleet, hook, url):
     environment = {
-        "WEBHOOK_ALLOWED_HOSTS": "127.0.0.1",
-        "WEBHOOK_SECONDS": "0.1",
-        "WEBHOOK_TIMEOUT_SECONDS": "30",
+        "EXPUNGE_WEBHOOK_ALLOWED_HOSTS": "127.0.0.1",
+        "EXPUNGE_WEBHOOK_SECONDS": "0.1",
+        "EXPUNGE_WEBHOOK_TIMEOUT_SECONDS": "30",
     }
     with receiving(silent, 200) as receiver:
         hook(receiver.url())

@@ -170,7 +170,7 @@ def test_f4_sigterm_hands_the_job_over_without_charging_the_attempt(fleet, finis
 def test_f4_sigterm_waits_for_the_next_checkpoint(fleet, finished):
     """F4: SIGTERM, a checkpoint within the grace."""
     fleet.loops()
-    first = fleet.worker(SOFT_SHUTDOWN_SECONDS="40")
+    first = fleet.worker(EXPUNGE_SOFT_SHUTDOWN_SECONDS="40")
     job_id = fleet.post(hold=8)
     fleet.until_step(job_id, 8)
     first.send_signal(signal.SIGTERM)
@@ -224,7 +224,7 @@ def test_f16_a_run_that_ignores_its_cancellation_is_killed(fleet):
 
 def test_f18_a_hung_run_is_noticed_and_goes_on_elsewhere(fleet, finished):
     """F18: a step that never ends."""
-    fleet.loops(), fleet.worker(STALL_SECONDS="1.5")
+    fleet.loops(), fleet.worker(EXPUNGE_STALL_SECONDS="1.5")
     job_id = fleet.post(hold=4, hang=True)
     fleet.fault("hung", costs=1)
     until(lambda: "stalled" in [e.data.get("code") for e in fleet.events(job_id)])

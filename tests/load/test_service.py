@@ -46,7 +46,7 @@ def watch(fleet: Fleet) -> Callable[[str, list[uuid.UUID], int], subprocess.Pope
 
 @pytest.mark.parametrize("clients", [200, pytest.param(1000, marks=pytest.mark.slow)])
 def test_every_event_stream_on_one_api_process_gets_all_events_of_its_job(fleet, watch, clients):
-    _, url = fleet.api(MAX_STREAMS="4000")
+    _, url = fleet.api(EXPUNGE_MAX_STREAMS="4000")
     jobs = [fleet.post(steps=4) for _ in range(20)]
     process = watch(url, jobs, clients)
     fleet.worker(), fleet.loops()

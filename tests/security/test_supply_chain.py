@@ -260,11 +260,11 @@ def test_redis_and_postgres_want_passwords_that_the_operator_must_set():
 def test_the_service_connects_as_a_role_that_owns_nothing_and_only_the_migration_knows_the_owner():
     for name in ("api", "loops", "worker-gpu"):
         environment = SERVICES[name]["environment"]
-        assert environment["DATABASE_URL"].startswith(
+        assert environment["EXPUNGE_DATABASE_URL"].startswith(
             "postgresql://expunge_service:${POSTGRES_SERVICE_PASSWORD:?"
         )
         assert "${POSTGRES_PASSWORD" not in str(SERVICES[name])
-    assert SERVICES["migrate"]["environment"]["MIGRATION_DATABASE_URL"].startswith(
+    assert SERVICES["migrate"]["environment"]["EXPUNGE_MIGRATION_DATABASE_URL"].startswith(
         "postgresql://expunge:${POSTGRES_PASSWORD:?"
     )
     assert SERVICES["postgres"]["environment"]["POSTGRES_USER"] == "expunge"
@@ -273,9 +273,9 @@ def test_the_service_connects_as_a_role_that_owns_nothing_and_only_the_migration
 def test_every_setting_reaches_api_loops_and_workers():
     """By a file of their own: what the deployment fixes is a URL, the secret, or where metrics are served."""
     fixed = {
-        "DATABASE_URL",
-        "REDIS_URL",
-        "ARTIFACTS_URL",
+        "EXPUNGE_DATABASE_URL",
+        "EXPUNGE_REDIS_URL",
+        "EXPUNGE_ARTIFACTS_URL",
         "EXPUNGE_SECRET",
         "EXPUNGE_METRICS_PORT",
         "EXPUNGE_METRICS_HOST",
@@ -289,7 +289,7 @@ def test_every_setting_reaches_api_loops_and_workers():
         hosts["worker-gpu"],
     ):
         assert service["env_file"] == [{"path": "expunge.env", "required": False}]
-        assert set(service["environment"]) - {"MIGRATION_DATABASE_URL"} <= fixed
+        assert set(service["environment"]) - {"EXPUNGE_MIGRATION_DATABASE_URL"} <= fixed
 
 
 def test_every_host_signs_with_the_deployment_s_key():
@@ -330,8 +330,8 @@ def test_further_hosts_reach_postgres_and_redis_by_tls_and_on_an_address_that_th
     for name in ("migrate", "api", "loops", "worker-gpu"):
         assert all("sslmode=require" in url for url in cluster[name]["environment"].values())
     there = yaml.safe_load((ROOT / "docker-compose.gpu-host.yml").read_text())["services"]["worker-gpu"]
-    assert "sslmode=verify-full" in there["environment"]["DATABASE_URL"]
-    assert there["environment"]["REDIS_URL"].startswith("rediss://")
+    assert "sslmode=verify-full" in there["environment"]["EXPUNGE_DATABASE_URL"]
+    assert there["environment"]["EXPUNGE_REDIS_URL"].startswith("rediss://")
     assert there["read_only"] is True
     assert "ports" not in there
 

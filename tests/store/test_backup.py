@@ -49,10 +49,10 @@ def ran(settings: Settings, act: str, folder: object, postgres_url: str) -> subp
     owner = make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
     environment = {
         **os.environ,
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "ARTIFACTS_URL": settings.artifacts_url,
+        "EXPUNGE_DATABASE_URL": settings.database_url.get_secret_value(),
+        "EXPUNGE_ARTIFACTS_URL": settings.artifacts_url,
     }
-    environment["MIGRATION_DATABASE_URL"] = owner
+    environment["EXPUNGE_MIGRATION_DATABASE_URL"] = owner
     return subprocess.run(
         [sys.executable, "-m", f"store.{act}", str(folder)], env=environment, capture_output=True, text=True
     )

@@ -139,13 +139,13 @@ def test_a_sweep_that_would_take_much_takes_nothing_and_says_so(session, tenant,
 
 
 def test_an_empty_database_leaves_a_full_store_alone(session, tenant, hasty, blobs):
-    """DATABASE_URL points at a fresh database; the store was never marked."""
+    """EXPUNGE_DATABASE_URL points at a fresh database; the store was never marked."""
     stored = {orphan(tenant, blobs) for _ in range(3)}
     before = refusals("foreign_store")
     sweeper.turn(hasty)
     assert keys(blobs) == stored, "no marker either"
     assert refusals("foreign_store") == before + 1
-    with pytest.raises(ForeignStore, match=r"ARTIFACTS_URL .* this database names none"):
+    with pytest.raises(ForeignStore, match=r"EXPUNGE_ARTIFACTS_URL .* this database names none"):
         deployment.owned(hasty)
 
 
@@ -164,7 +164,8 @@ def test_another_deployment_s_store_is_refused_by_sweep_verifier_publication_and
     assert keys(blobs) == before
     assert left in before
     assert artifacts.corrupt_count(session) == 0, "it is another store, not a damaged one"
-    with pytest.raises(ForeignStore, match=r"ARTIFACTS_URL .* python -m expunge.store.deployment adopt"):
+    adopt = r"EXPUNGE_ARTIFACTS_URL .* python -m expunge.store.deployment adopt"
+    with pytest.raises(ForeignStore, match=adopt):
         deployment.known(hasty)
 
 
@@ -195,7 +196,7 @@ def test_a_store_whose_rows_lie_elsewhere_is_not_taken(session, tenant, hasty, b
 
 def test_a_marker_that_is_none_of_ours_is_never_written_over(hasty, blobs):
     obstore.put(blobs.store, MARKER, b"[]")
-    with pytest.raises(ForeignStore, match="no marker of Expunge's"):
+    with pytest.raises(ForeignStore, match="not written by Expunge"):
         deployment.owned(hasty)
     assert bytes(obstore.get(blobs.store, MARKER).bytes()) == b"[]"
 
@@ -205,9 +206,9 @@ def test_loops_do_not_start_on_another_deployment_s_store(settings):
     deployment.mark(blobs, uuid.uuid4())
     environment = {
         **os.environ,
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "ARTIFACTS_URL": settings.artifacts_url,
-        "REDIS_URL": settings.redis_url.get_secret_value(),
+        "EXPUNGE_DATABASE_URL": settings.database_url.get_secret_value(),
+        "EXPUNGE_ARTIFACTS_URL": settings.artifacts_url,
+        "EXPUNGE_REDIS_URL": settings.redis_url.get_secret_value(),
         "EXPUNGE_SECRET": settings.secret.get_secret_value(),
     }
 

@@ -75,7 +75,7 @@ def test_unknown_scope_is_named(session, tenant):
 
 
 def test_the_command_makes_a_key_of_the_scopes_named(database_url, session):
-    environment = {**os.environ, "DATABASE_URL": database_url, "EXPUNGE_SECRET": SECRET}
+    environment = {**os.environ, "EXPUNGE_DATABASE_URL": database_url, "EXPUNGE_SECRET": SECRET}
     command = [sys.executable, "-m", "expunge.store.keys", "acme", "custodian", "keys:read"]
     key = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
     found = keys.authenticate(session, SECRET, key)

@@ -187,8 +187,8 @@ def test_a_tenant_that_leaves_leaves_nothing_but_the_audit(session, full, other_
     }
     environment = {
         **os.environ,
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "ARTIFACTS_URL": settings.artifacts_url,
+        "EXPUNGE_DATABASE_URL": settings.database_url.get_secret_value(),
+        "EXPUNGE_ARTIFACTS_URL": settings.artifacts_url,
     }
     done = subprocess.run(
         [sys.executable, "-m", "expunge.store.tenants", "delete", "default"],

@@ -61,7 +61,7 @@ def fresh(postgres_url: str) -> Iterator[tuple[str, str]]:
 
 
 def command(module: str, owner: str, service: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "MIGRATION_DATABASE_URL": owner, "DATABASE_URL": service}
+    environment = {**os.environ, "EXPUNGE_MIGRATION_DATABASE_URL": owner, "EXPUNGE_DATABASE_URL": service}
     return subprocess.run([sys.executable, "-m", module], env=environment, capture_output=True, text=True)
 
 
@@ -174,7 +174,7 @@ def test_a_role_that_could_do_more_is_refused_by_name(fresh, fault: str):
         "superuser": "is a superuser",
         "owner": "owns tables",
         "database": "owns the database",
-        "no user": "names no user",
+        "no user": "has no user",
     }
     assert why.get(fault, "belongs to a role that may do more") in done.stderr
     assert "Traceback" not in done.stderr

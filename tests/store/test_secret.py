@@ -110,22 +110,26 @@ def test_an_app_made_in_code_needs_one_too():
 
 @pytest.mark.parametrize(
     ("name", "url"),
-    [("DATABASE_URL", "postgresql://u:replace-me@h/d"), ("REDIS_URL", "redis://:change-me@h:1/0")],
+    [
+        ("EXPUNGE_DATABASE_URL", "postgresql://u:replace-me@h/d"),
+        ("EXPUNGE_REDIS_URL", "redis://:change-me@h:1/0"),
+    ],
 )
 def test_the_example_s_passwords_are_no_passwords(name: str, url: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("EXPUNGE_SECRET", NEW)
     monkeypatch.setenv(name, url)
-    with pytest.raises(SystemExit, match=f"{name}'s password is a placeholder"):
+    with pytest.raises(SystemExit, match=f"the password in {name} is a placeholder"):
         read()
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("LEASE_SECONDS", "soon"), ("EXPUNGE_MODELS", "no json"), ("MAX_ATTEMPTS", "0")]
+    ("name", "value"),
+    [("EXPUNGE_LEASE_SECONDS", "soon"), ("EXPUNGE_MODELS", "no json"), ("EXPUNGE_MAX_ATTEMPTS", "0")],
 )
 def test_a_variable_that_is_wrong_is_named_without_a_traceback(name: str, value: str):
     done = start("loops", EXPUNGE_SECRET=NEW, **{name: value})
     assert done.returncode == 1
-    assert name.removeprefix("EXPUNGE_") in done.stderr.upper()
+    assert name in done.stderr
     assert "Traceback" not in done.stderr
 
 

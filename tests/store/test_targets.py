@@ -110,13 +110,13 @@ def test_public_hosts_are_taken_apart(url: str, parts: tuple):
 
 
 def test_more_ports_may_be_configured(monkeypatch):
-    monkeypatch.setenv("WEBHOOK_PORTS", "443, 8443")
+    monkeypatch.setenv("EXPUNGE_WEBHOOK_PORTS", "443, 8443")
     found = target("https://example.com:8443/", Settings())
     assert (found.port, found.authority) == (8443, "example.com:8443")
 
 
 def test_the_operator_s_own_hosts_may_be_private_and_plain_but_no_others(monkeypatch):
-    monkeypatch.setenv("WEBHOOK_ALLOWED_HOSTS", "Hooks.internal, 10.0.0.7,[::1]")
+    monkeypatch.setenv("EXPUNGE_WEBHOOK_ALLOWED_HOSTS", "Hooks.internal, 10.0.0.7,[::1]")
     settings = Settings()
     for url in (
         "http://hooks.internal:9000/x",

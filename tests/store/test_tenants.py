@@ -15,8 +15,8 @@ def command(settings, tenant):
     """command(*arguments): `python -m expunge.store.tenants` on the test's database."""
     environment = {
         **os.environ,
-        "DATABASE_URL": settings.database_url.get_secret_value(),
-        "MAX_ACTIVE_JOBS": "9",
+        "EXPUNGE_DATABASE_URL": settings.database_url.get_secret_value(),
+        "EXPUNGE_MAX_ACTIVE_JOBS": "9",
     }
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -17,6 +17,7 @@ from expunge.embedded.servers import free_port
 from expunge.store import db, jobs, keys
 from expunge.store.models import Event, Job
 from expunge.store.settings import Settings
+from expunge.store.settings_names import variable
 from tests.support.places import PYTHONPATH
 
 
@@ -56,9 +57,7 @@ class Fleet:
             if isinstance(value := getattr(self.settings, name), str | float | int | Path)
             or hasattr(value, "get_secret_value")
         }
-        named = {
-            (Settings.model_fields[name].alias or name).upper(): str(value) for name, value in shown.items()
-        }
+        named = {variable(name): str(value) for name, value in shown.items()}
         steps = {"EXPUNGE_RUNNER": "tests.support.step_runner:run", "STEPS_FOLDER": str(self.folder)}
         return {
             **os.environ,

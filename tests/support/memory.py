@@ -21,7 +21,7 @@ EVERY = 1.0  # seconds between samples
 # thousand jobs of such a leak would be 400 MiB.
 MOST = 4.0  # MiB a hundred jobs
 # A pool child holds torch, a model and a run's tensors, in and out with every phase, and is replaced after 16
-# jobs (TASKS_PER_PROCESS): what it may gain in that life is an eighth of its gibibyte.
+# jobs (EXPUNGE_TASKS_PER_PROCESS): what it may gain in that life is an eighth of its gibibyte.
 CHILD, MOST_OF_CHILD = "pool child", 800.0
 ENOUGH = 40  # jobs in the second half: over fewer, one step of the allocator looks like a leak
 WARM = 2  # jobs of a pool child while which it still loads and caches

@@ -40,7 +40,7 @@ def sealed(folder: Path, settings: Settings) -> Path:
 
 def command(settings: Settings, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     given = {
-        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "EXPUNGE_DATABASE_URL": settings.database_url.get_secret_value(),
         "EXPUNGE_SECRET": SECRET,
         "PYTHONPATH": PYTHONPATH,
     }
