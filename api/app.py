@@ -34,7 +34,7 @@ from expunge.api.routes import (
     webhooks,
 )
 from expunge.core.sources import check_all
-from expunge.core.specs.base import as_id
+from expunge.core.specs.fields import as_id
 from expunge.store import logs, tracing
 from expunge.store.errors import StoreError
 from expunge.store.server_secret import long_enough

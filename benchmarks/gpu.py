@@ -26,7 +26,7 @@ from expunge.core.hiding import hide
 from expunge.core.models import Denoiser, load_model
 from expunge.core.models.folders import BUNDLED
 from expunge.core.models.stable_diffusion import fitting
-from expunge.core.specs import METHODS, AnyMethod, EraseSpec, HideSpec
+from expunge.core.specs import METHODS, EraseSpec, HideSpec, MethodSpec
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 TRUE_SIZED = "sd15-sized"
@@ -49,7 +49,7 @@ LITTLE = {
 PROMPTS = ["church", "a church", "a photo of a dog", ""]
 
 
-def little(method: type[AnyMethod]) -> dict[str, Any]:
+def little(method: type[MethodSpec]) -> dict[str, Any]:
     own: dict[str, Any] = {name: value for name, value in LITTLE.items() if name in method.model_fields}
     if "method" in method.model_fields:  # a method around another
         own["method"] = {"name": "esd"} | {

@@ -14,8 +14,9 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from expunge.core.specs.base import Concept
-from expunge.core.specs.methods import METHODS, AnyMethod
+from expunge.core.specs.concepts import Concept
+from expunge.core.specs.method import MethodSpec
+from expunge.core.specs.methods import METHODS
 from expunge.core.specs.names import Names, folded
 
 FILE = "concept_graph.json"
@@ -167,7 +168,7 @@ class Graph:
             found.append((not inside, away - facts["g0"] / 20, Target(other, away, facts["g0"], reason)))
         return [t for *_, t in sorted(found, key=lambda f: f[:2])[:count]]
 
-    def cost(self, method: AnyMethod, concepts: int) -> Cost | None:
+    def cost(self, method: MethodSpec, concepts: int) -> Cost | None:
         """Seconds and U-Net evaluations, in proportion to concepts, steps and latents a step; None where
         the method was not measured.
         """

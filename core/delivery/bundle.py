@@ -17,7 +17,6 @@ from expunge.core.evaluation.report import Evaluation
 from expunge.core.hiding.key import RecoveryKey
 from expunge.core.models import Denoiser
 from expunge.core.specs import AgeSpec, CombineSpec, Concept, EraseSpec, EvaluateSpec, HideSpec, PruneSpec
-from expunge.core.specs.pruning import NOT_READ
 from expunge.core.tensors import not_finite
 
 MEDIA_TYPES = {
@@ -46,7 +45,7 @@ def unused_left_out(spec: EraseSpec, method: PruneSpec) -> dict[str, Any]:
     """A prune job's spec without what its inner method has and pruning does not read."""
     inner = resolved(method.method) if isinstance(method.method, AgeSpec) else method.method
     whole = spec.model_dump(mode="json")
-    whole["method"]["method"] = inner.model_dump(mode="json", exclude=set(NOT_READ))
+    whole["method"]["method"] = inner.model_dump(mode="json", exclude=set(method.unread))
     return whole
 
 

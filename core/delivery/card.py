@@ -12,53 +12,8 @@ from expunge.core.evaluation.report import Report
 from expunge.core.hiding.key import PREFIX
 from expunge.core.models import Denoiser
 from expunge.core.phrasing import deed, headline, infinitive
-from expunge.core.specs import Concept, EraseSpec, HideSpec
+from expunge.core.specs import METHODS, Concept, EraseSpec, HideSpec, RecoverySpec
 
-CITATIONS = {
-    "uce": "Unified Concept Editing, Gandikota et al., WACV 2024",
-    "esd": "Erasing Concepts from Diffusion Models, Gandikota et al., ICCV 2023",
-    "time": (
-        "Editing Implicit Assumptions in Text-to-Image Diffusion Models, Orgad et al., ICCV 2023; its"
-        " alignment for erasing is a reconstruction"
-    ),
-    "rece": "Reliable and Efficient Concept Erasure, Gong et al., ECCV 2024",
-    "text_encoder": (
-        "the naive text-encoder loss, Eq. 2 of Bui et al., ICLR 2025, with the frozen encoder's target"
-    ),
-    "adv_unlearn": (
-        "Defensive Unlearning with Adversarial Training for Robust Concept Erasure in Diffusion Models, Zhang"
-        " et al., NeurIPS 2024"
-    ),
-    "naive": "the naive output-based loss, Gandikota et al., ICCV 2023, as in Bui et al., ICLR 2025, Eq. 7",
-    "ca": "Ablating Concepts in Text-to-Image Diffusion Models, Kumari et al., ICCV 2023",
-    "ant": (
-        "Set You Straight: Auto-Steering Denoising Trajectories to Sidestep Unwanted Concepts, Li et al.,"
-        " 2025"
-    ),
-    "score": (
-        "SCORE: Secure and Concept-Oriented Robust Erasure, Fu et al., 2025; a reconstruction, no public code"
-        " was found"
-    ),
-    "erase_anything": "EraseAnything, Gao et al., ICML 2025; its losses as far as they apply to a U-Net",
-    "mace": (
-        "MACE: Mass Concept Erasure in Diffusion Models, Lu et al., CVPR 2024; masks from cross-attention"
-        " instead of a segmenter"
-    ),
-    "all_but_one": (
-        "All but One: Surgical Concept Erasing with Model Preservation, Hong et al., AAAI 2024; a"
-        " reconstruction, no public code was found"
-    ),
-    "ap": "Erasing Undesirable Concepts with Adversarial Preservation, Bui et al., NeurIPS 2024",
-    "prune": (
-        "Pruning for Robust Concept Erasing in Diffusion Models, Yang et al., 2024; a reconstruction, no"
-        " public code was found"
-    ),
-    "age": "Fantastic Targets for Concept Erasure in Diffusion Models, Bui et al., ICLR 2025",
-}
-CITATIONS["kpop"] = (
-    "Hiding and Recovering Knowledge in Text-to-Image Diffusion Models via Learnable Prompts, Bui et al.,"
-    " ICLR 2025 Delta workshop; a reconstruction, no public code was found"
-)
 TAGS = ["concept-erasure", "unlearning", "safety", "lora", "diffusers", "stable-diffusion", "text-to-image"]
 
 
@@ -165,7 +120,8 @@ def front_matter(base: str, mask: bool) -> str:
 
 def made_by(layers: Sequence[tuple[str, Sequence[Concept]]]) -> str:
     """Which method took out what: ("age", [church]) for each layer."""
-    cited = [f"{name.upper()}, {CITATIONS[name]}" for name in dict.fromkeys(name for name, _ in layers)]
+    names = dict.fromkeys(name for name, _ in layers)
+    cited = [f"{name.upper()}, {METHODS[name].cited()}" for name in names]
     return "; ".join(cited)
 
 
@@ -193,7 +149,7 @@ def render(
         "base": hub or base,
         "title": headline(changed, report.verdict.passed if report else None, hidden),
         "deed": infinitive(deed(changed, hub or base, hidden)),
-        "made_by": f"KPOP, {CITATIONS['kpop']}; on {made_by(layers)}" if hidden else made_by(layers),
+        "made_by": f"KPOP, {RecoverySpec.cited()}; on {made_by(layers)}" if hidden else made_by(layers),
         "hidden": hidden,
         "key_name": json.dumps(PREFIX + changed[0].name, ensure_ascii=False),
         "prompt": json.dumps(model.vocabulary.prompts(changed[0].name)[-1], ensure_ascii=False),

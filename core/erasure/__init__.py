@@ -10,6 +10,7 @@ from expunge.core.progress import Callback, Checkpoints, show
 from expunge.core.specs import (
     AdvUnlearnSpec,
     EraseSpec,
+    FineTuneSpec,
     MaceSpec,
     PruneSpec,
     ReceSpec,
@@ -56,5 +57,6 @@ def run(model: Denoiser, spec: EraseSpec, callback: Callback, checkpoints: Check
             return mace.edit(model, spec, method, callback, checkpoints)
         case PruneSpec() as method:
             return prune.edit(model, spec, method, callback, checkpoints)
-        case method:
+        case FineTuneSpec() as method:
             return fine_tune(model, spec, method, method_of(method), callback, checkpoints)
+    raise TypeError(f"no implementation is known of {type(spec.method).__name__}")

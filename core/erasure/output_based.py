@@ -17,13 +17,13 @@ from expunge.core.specs import (
     CaSpec,
     EraseAnythingSpec,
     EsdSpec,
+    FineTuneSpec,
     NaiveSpec,
-    OutputBased,
     ScoreSpec,
 )
 
 
-def method_of(spec: OutputBased) -> Callable[[Run[Any]], Method]:
+def method_of(spec: FineTuneSpec) -> Callable[[Run[Any]], Method]:
     """What makes the method of a spec for a run."""
     match spec:
         case NaiveSpec():
@@ -44,3 +44,4 @@ def method_of(spec: OutputBased) -> Callable[[Run[Any]], Method]:
             return score.Score
         case EraseAnythingSpec():
             return erase_anything.EraseAnything
+    raise TypeError(f"no loss is known of {type(spec).__name__}")

@@ -8,11 +8,11 @@ from expunge.core.concepts import distances
 from expunge.core.evaluation.report import Foreseen, Report
 from expunge.core.impact import graph_of
 from expunge.core.models import Denoiser
-from expunge.core.specs import AnyMethod, Concept
+from expunge.core.specs import Concept, MethodSpec
 
 
 def foreseen(
-    model: Denoiser, concepts: Sequence[Concept], method: AnyMethod, report: Report
+    model: Denoiser, concepts: Sequence[Concept], method: MethodSpec, report: Report
 ) -> list[Foreseen]:
     """Of every preserved concept that the graph beside the model knows; empty without a graph, or with a
     method it was not scaled to.

@@ -3,49 +3,45 @@
 Every field says its meaning, unit, default and source; this text is the OpenAPI text.
 """
 
-from expunge.core.specs.adversarial import AgeSpec, ApSpec
-from expunge.core.specs.base import (
-    MIN_IMAGES,
-    Concept,
-    ConceptLike,
-    ConceptSpace,
-    Id,
-    Spec,
-    Text,
-    as_concept,
-    as_method,
-)
-from expunge.core.specs.closed_form import ReceSpec, TimeSpec, UceSpec, UnifiedEditSpec
+from expunge.core.specs.base import Spec
+from expunge.core.specs.closed_form import UnifiedEditSpec
+from expunge.core.specs.concept_space import ConceptSpace
+from expunge.core.specs.concepts import MIN_IMAGES, Concept, ConceptLike, as_concept
 from expunge.core.specs.debias import DebiasSpec
 from expunge.core.specs.evaluation import EvaluationSpec, Thresholds
-from expunge.core.specs.fine_tuning import FineTuneSpec, LatentsSpec, Layers, LoraSpec, TrainSpec
-from expunge.core.specs.hiding import HideEvaluationSpec, HideSpec, HideThresholds, HidingMethod, RecoverySpec
+from expunge.core.specs.fields import Id, Text
+from expunge.core.specs.fine_tuning import (
+    FineTuneSpec,
+    LatentsSpec,
+    Layers,
+    LoraSpec,
+    TextLoraSpec,
+    TrainSpec,
+)
+from expunge.core.specs.hiding import HideEvaluationSpec, HideSpec, HideThresholds, RecoverySpec
 from expunge.core.specs.impact import ImpactSpec
 from expunge.core.specs.inspection import InspectSpec
 from expunge.core.specs.inversion import InversionSpec
-from expunge.core.specs.jobs import (
-    ACCEPTED,
-    MAX_CONCEPTS,
-    UNSTACKABLE,
-    CombineSpec,
-    EraseSpec,
-    EvaluateSpec,
-    JobSpec,
-)
-from expunge.core.specs.methods import METHODS, AnyMethod, MethodLike, MethodName, MethodSpec
+from expunge.core.specs.jobs import ACCEPTED, MAX_CONCEPTS, CombineSpec, EraseSpec, EvaluateSpec, JobSpec
+from expunge.core.specs.method import MethodSpec
+from expunge.core.specs.methods import METHODS, UNSTACKABLE
+from expunge.core.specs.methods.adv_unlearn import AdvUnlearnSpec
+from expunge.core.specs.methods.age import AgeSpec
+from expunge.core.specs.methods.all_but_one import AllButOneSpec
+from expunge.core.specs.methods.ant import AntSpec
+from expunge.core.specs.methods.ap import ApSpec
+from expunge.core.specs.methods.ca import CaSpec
+from expunge.core.specs.methods.erase_anything import EraseAnythingSpec
+from expunge.core.specs.methods.esd import EsdSpec
+from expunge.core.specs.methods.mace import MaceSpec
+from expunge.core.specs.methods.naive import NaiveSpec
+from expunge.core.specs.methods.prune import PruneSpec
+from expunge.core.specs.methods.rece import ReceSpec
+from expunge.core.specs.methods.score import ScoreSpec
+from expunge.core.specs.methods.text_encoder import TextEncoderSpec
+from expunge.core.specs.methods.time import TimeSpec
+from expunge.core.specs.methods.uce import UceSpec
 from expunge.core.specs.names import MAX_TEXT, STYLE_FORMS, Names, clean_text, folded, same
-from expunge.core.specs.output_based import (
-    AllButOneSpec,
-    AntSpec,
-    CaSpec,
-    EraseAnythingSpec,
-    EsdSpec,
-    MaceSpec,
-    NaiveSpec,
-    ScoreSpec,
-)
-from expunge.core.specs.pruning import OutputBased, PruneSpec
-from expunge.core.specs.text_encoder import AdvUnlearnSpec, TextEncoderSpec, TextLoraSpec
 
 SPECS: dict[str, type[JobSpec]] = {
     "erase": EraseSpec,
@@ -69,7 +65,6 @@ __all__ = [
     "AgeSpec",
     "AllButOneSpec",
     "AntSpec",
-    "AnyMethod",
     "ApSpec",
     "CaSpec",
     "CombineSpec",
@@ -86,7 +81,6 @@ __all__ = [
     "HideEvaluationSpec",
     "HideSpec",
     "HideThresholds",
-    "HidingMethod",
     "Id",
     "ImpactSpec",
     "InspectSpec",
@@ -96,12 +90,9 @@ __all__ = [
     "Layers",
     "LoraSpec",
     "MaceSpec",
-    "MethodLike",
-    "MethodName",
     "MethodSpec",
     "NaiveSpec",
     "Names",
-    "OutputBased",
     "PruneSpec",
     "ReceSpec",
     "RecoverySpec",
@@ -116,7 +107,6 @@ __all__ = [
     "UceSpec",
     "UnifiedEditSpec",
     "as_concept",
-    "as_method",
     "clean_text",
     "folded",
     "same",

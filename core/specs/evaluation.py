@@ -2,7 +2,8 @@
 
 from pydantic import Field
 
-from expunge.core.specs.base import Spec, Text
+from expunge.core.specs.base import Spec
+from expunge.core.specs.fields import Text
 
 
 class Thresholds(Spec):

@@ -1,10 +1,11 @@
-"""What every fine-tuned method shares: optimiser, latents, adapters."""
+"""What fine-tuned methods share: optimiser, latents, adapters."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from expunge.core.specs.base import Spec
+from expunge.core.specs.method import MethodSpec
 
 Layers = Literal["xattn", "xattn_strict", "noxattn", "selfattn", "full"]
 LayerNames = Annotated[list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.]{1,200}$")]], Field(max_length=1024)]
@@ -27,7 +28,24 @@ class LoraSpec(Spec):
     )
 
 
-class TrainSpec(Spec):
+class TextLoraSpec(Spec):
+    """The adapter on the text encoder that is trained and shipped."""
+
+    rank: int = Field(default=16, ge=1, le=256, description="Rank r of every adapter.")
+    alpha: float | None = Field(
+        default=None, gt=0, le=1024, description="Scale is alpha / rank; omitted: alpha = rank (scale 1)."
+    )
+    target_modules: Literal["attention", "mlp", "full"] | LayerNames = Field(
+        default="full",
+        description=(
+            "Which linear layers of the text encoder get an adapter: attention = q, k, v and out projections;"
+            " mlp; full = both (AdvUnlearn's text_encoder_full, but for embeddings and norms); or a list of"
+            " module name suffixes."
+        ),
+    )
+
+
+class TrainSpec(MethodSpec):
     """What everything that is trained shares."""
 
     steps: int = Field(

@@ -2,16 +2,16 @@
 
 import base64
 import binascii
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from expunge.core.specs.adversarial import AgeSpec, ApSpec
-from expunge.core.specs.base import Spec, as_method
 from expunge.core.specs.evaluation import EvaluationSpec, Thresholds
 from expunge.core.specs.jobs import EraseSpec
-from expunge.core.specs.output_based import AllButOneSpec, EsdSpec, NaiveSpec
+from expunge.core.specs.method import Published, by_name
+from expunge.core.specs.methods import HidingMethod
+from expunge.core.specs.methods.age import AgeSpec
 
 
 def public_key(value: str) -> str:
@@ -32,8 +32,14 @@ PublicKey = Annotated[
 ]
 
 
-class RecoverySpec(Spec):
+class RecoverySpec(Published):
     """How the recovery key is learned (KPOP, Eq. 15 and 16). A reconstruction: no public code was found."""
+
+    citation = (
+        "Hiding and Recovering Knowledge in Text-to-Image Diffusion Models via Learnable Prompts, Bui et al.,"
+        " ICLR 2025 Delta workshop"
+    )
+    reconstruction = True
 
     weight: float = Field(
         default=0.1,
@@ -90,9 +96,6 @@ class RecoverySpec(Spec):
         return self
 
 
-HidingMethod = NaiveSpec | EsdSpec | AllButOneSpec | ApSpec | AgeSpec
-HidingName = Literal["naive", "esd", "all_but_one", "ap", "age"]
-HidingSpec = Annotated[HidingMethod, Field(discriminator="name")]
 ETA = 2.0
 """What AGE's eta is here when it is not given: the recovery term pulls towards the concept, so the erasing
 one pushes harder.
@@ -101,11 +104,11 @@ one pushes harder.
 
 def as_hiding(value: Any) -> Any:
     """A method by name or with parameters; AGE with our eta unless it is given."""
-    value = as_method(value)
+    value = by_name(value)
     return {"eta": ETA, **value} if isinstance(value, dict) and value.get("name") == "age" else value
 
 
-HidingLike = Annotated[HidingSpec, BeforeValidator(as_hiding, json_schema_input_type=HidingName | HidingSpec)]
+HidingLike = Annotated[HidingMethod, BeforeValidator(as_hiding)]
 
 
 class HideThresholds(Thresholds):

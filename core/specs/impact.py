@@ -4,10 +4,12 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from expunge.core.specs.adversarial import AgeSpec
-from expunge.core.specs.base import ConceptLike, ModelId, Spec, distinct
+from expunge.core.specs.base import Spec
+from expunge.core.specs.concepts import ConceptLike, distinct
+from expunge.core.specs.fields import ModelId
 from expunge.core.specs.jobs import MAX_CONCEPTS
-from expunge.core.specs.methods import MethodLike
+from expunge.core.specs.methods import AnyMethod
+from expunge.core.specs.methods.age import AgeSpec
 
 
 class ImpactSpec(Spec):
@@ -19,7 +21,7 @@ class ImpactSpec(Spec):
         max_length=MAX_CONCEPTS,
         description="What would be erased: names, or objects with synonyms, as in POST /jobs/erase.",
     )
-    method: MethodLike = Field(
+    method: AnyMethod = Field(
         default=AgeSpec(), description="The method's name, or an object with its parameters; omitted: age."
     )
     top: int = Field(default=10, ge=1, le=100, description="How many concepts to rank.")

@@ -4,7 +4,9 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from expunge.core.specs.base import ConceptLike, ConceptSpace, Id
+from expunge.core.specs.concept_space import ConceptSpace
+from expunge.core.specs.concepts import ConceptLike
+from expunge.core.specs.fields import Id
 from expunge.core.specs.jobs import JobSpec
 
 

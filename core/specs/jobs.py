@@ -5,20 +5,20 @@ from typing import Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from expunge.core.specs.adversarial import AgeSpec
-from expunge.core.specs.base import ConceptLike, Id, JobId, ModelId, Spec, Text, apart, distinct
+from expunge.core.specs.base import Spec
+from expunge.core.specs.concepts import ConceptLike, apart, distinct
 from expunge.core.specs.evaluation import EvaluationSpec
+from expunge.core.specs.fields import Id, JobId, ModelId, Text
 from expunge.core.specs.inversion import InversionSpec
-from expunge.core.specs.methods import MethodLike
+from expunge.core.specs.methods import METHODS, AnyMethod
+from expunge.core.specs.methods.age import AgeSpec
 
 MAX_CONCEPTS = 64
 MAX_KEY, MAX_VALUE = 64, 512  # characters of a label
-DEBIASING = ("age", "uce")
 ACCEPTED = {"accepted": True}
 """Context of model_validate for the spec of a job that was accepted, maybe by a release that refused less:
 its parts are not held against each other again.
 """
-UNSTACKABLE = ("text_encoder", "adv_unlearn", "prune")  # only LoRAs of the U-Net add up
 
 
 class JobSpec(Spec):
@@ -83,7 +83,7 @@ class EraseSpec(JobSpec):
             "Concepts that must stay as they are; used by the methods that take them, and always judged."
         ),
     )
-    method: MethodLike = Field(
+    method: AnyMethod = Field(
         default=AgeSpec(), description="A method's name, or an object with its parameters; omitted: age."
     )
     inversion: InversionSpec = Field(
@@ -121,14 +121,14 @@ class EraseSpec(JobSpec):
                 raise ValueError(
                     f"concepts[{i}].attributes: '{lost}' is itself to be erased: choose another attribute"
                 )
-            if concept.attributes and self.method.name not in DEBIASING:
+            if concept.attributes and not self.method.debiases:
                 raise ValueError(
                     f"concepts[{i}].attributes: the method '{self.method.name}' cannot debias: use"
-                    f" {' or '.join(DEBIASING)}"
+                    f" {' or '.join(sorted(name for name, spec in METHODS.items() if spec.debiases))}"
                 )
         if self.inversion != InversionSpec() and not any(concept.images for concept in self.concepts):
             raise ValueError("inversion: no concept is given by images, so nothing is learned: omit it")
-        if self.base_job_id is not None and self.method.name in UNSTACKABLE:
+        if self.base_job_id is not None and not self.method.stackable():
             raise ValueError(
                 f"base_job_id: the method '{self.method.name}' gives no LoRA of the U-Net, so it cannot stand"
                 " on another job"

@@ -1,9 +1,14 @@
 """What every spec has in common: unknown fields and near-misses of a type are refused by name."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
-from expunge.core.specs import EraseSpec
+from expunge.core.specs import METHODS, EraseSpec
+from expunge.core.specs.methods.__main__ import page as methods_page
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -36,3 +41,14 @@ def test_a_whole_number_may_be_written_with_a_point_and_a_share_without():
         {"concepts": ["church"], "method": {"name": "age", "steps": 5.0, "eta": 1}}
     )
     assert (spec.method.steps, spec.method.eta) == (5, 1.0)
+
+
+def test_the_page_of_methods_is_the_registry_s():
+    assert (ROOT / "docs/methods.md").read_text() == methods_page()
+
+
+def test_a_method_is_named_as_its_files_are():
+    assert list(METHODS) == [spec.model_fields["name"].default for spec in METHODS.values()]
+    for folder in ("core/specs/methods", "core/erasure/methods"):
+        files = {file.stem for file in (ROOT / folder).glob("*.py")} - {"__init__", "__main__"}
+        assert files == set(METHODS)

@@ -1,28 +1,14 @@
-"""Pruning: a learned mask instead of an adapter, with any output-based loss."""
+"""The parameters of pruning."""
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from expunge.core.specs.adversarial import AgeSpec, ApSpec
-from expunge.core.specs.base import as_method
-from expunge.core.specs.fine_tuning import LayerNames, Layers, TrainSpec
-from expunge.core.specs.output_based import (
-    AllButOneSpec,
-    AntSpec,
-    CaSpec,
-    EraseAnythingSpec,
-    EsdSpec,
-    NaiveSpec,
-    ScoreSpec,
-)
+from expunge.core.specs.fine_tuning import FineTuneSpec, LayerNames, Layers, TrainSpec
+from expunge.core.specs.methods.esd import EsdSpec
 
-OutputBased = (
-    NaiveSpec | EsdSpec | CaSpec | AllButOneSpec | AntSpec | ApSpec | AgeSpec | ScoreSpec | EraseAnythingSpec
-)
-OutputBasedName = Literal["naive", "esd", "ca", "all_but_one", "ant", "ap", "age", "score", "erase_anything"]
-OutputBasedSpec = Annotated[OutputBased, Field(discriminator="name")]
-NOT_READ = ("steps", "learning_rate", "checkpoint_every", "lora")
+if TYPE_CHECKING:
+    PrunedMethod = FineTuneSpec  # every method that `prunes`: the registry says which
 
 
 class PruneSpec(TrainSpec):
@@ -33,10 +19,14 @@ class PruneSpec(TrainSpec):
     show where the zeros are.
     """
 
+    citation = "Pruning for Robust Concept Erasing in Diffusion Models, Yang et al., 2024"
+    reconstruction = True
+    delta = "sparse_mask"
+    unread: ClassVar[tuple[str, ...]] = ("steps", "learning_rate", "checkpoint_every", "lora")
+    """Fields of the inner method that pruning does not read."""
+
     name: Literal["prune"] = "prune"
-    method: Annotated[
-        OutputBasedSpec, BeforeValidator(as_method, json_schema_input_type=OutputBasedName | OutputBasedSpec)
-    ] = Field(
+    method: "PrunedMethod" = Field(
         default=EsdSpec(),
         description=(
             "The output-based method whose loss the mask descends: its name, or an object with its"
@@ -95,7 +85,7 @@ class PruneSpec(TrainSpec):
     @model_validator(mode="after")
     def nothing_ignored(self) -> Self:
         fields = type(self.method).model_fields
-        for name in NOT_READ:
+        for name in self.unread:
             if getattr(self.method, name) != fields[name].default:
                 remedy = (
                     "masks have no rank: name layers in target_modules"

@@ -1,0 +1,68 @@
+"""The parameters of ANT."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from expunge.core.specs.fine_tuning import FineTuneSpec
+
+
+class AntSpec(FineTuneSpec):
+    """ANT, Auto-Steering Denoising Trajectories (Li et al., 2025): early steps keep the concept's direction,
+    later steps reverse it.
+    """
+
+    citation = (
+        "Set You Straight: Auto-Steering Denoising Trajectories to Sidestep Unwanted Concepts, Li et "
+        "al., 2025"
+    )
+    prunes = True
+
+    name: Literal["ant"] = "ant"
+    learning_rate: float = Field(
+        default=5e-4,
+        gt=0,
+        le=1,
+        description="Peak rate of Adam on the adapters (the authors' code: 5e-4 on the whole, masked U-Net).",
+    )
+    variant: Literal["paper", "authors_code"] = Field(
+        default="paper",
+        description=(
+            "paper: the noisy steps are kept and the unconditional score may not drift. authors_code: the"
+            " clean steps are kept, as their index counts, and the drift terms have no gradient."
+        ),
+    )
+    eta: float = Field(
+        default=1.0,
+        ge=0,
+        le=20,
+        description="Reversed guidance of the later steps: eps_0 - eta (eps_c - eps_0).",
+    )
+    eta_keep: float = Field(
+        default=1.0,
+        ge=0,
+        le=20,
+        description="Guidance that the kept steps are held to; 1 = the base model's own prediction.",
+    )
+    keep: float = Field(
+        default=0.14,
+        ge=0,
+        lt=1,
+        description="Share of the trajectory whose direction is kept (authors: 7 of 50 steps).",
+        examples=[0.14],
+    )
+    keep_weight: float = Field(
+        default=0.1,
+        ge=0,
+        le=1e4,
+        description=(
+            "α1, the weight of the kept steps' mean beside the later steps'. The authors take 1, which leaves"
+            " more of the concept on the bundled model: 10 % of the pictures of three objects."
+        ),
+    )
+    drift_weight: float = Field(
+        default=0.5,
+        ge=0,
+        le=1e4,
+        description="α2, the weight of the unconditional score's drift (authors: 0.5).",
+    )

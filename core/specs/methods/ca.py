@@ -1,0 +1,61 @@
+"""The parameters of CA."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from expunge.core.specs.fine_tuning import FineTuneSpec
+
+
+class CaSpec(FineTuneSpec):
+    """CA, Concept Ablation (Kumari et al., ICCV 2023): the concept's prediction becomes its anchor's, on
+    pictures of the anchor.
+    """
+
+    citation = "Ablating Concepts in Text-to-Image Diffusion Models, Kumari et al., ICCV 2023"
+    prunes = True
+
+    name: Literal["ca"] = "ca"
+    steps: int = Field(
+        default=300,
+        ge=1,
+        le=20_000,
+        description="Optimiser steps for each concept (authors: 100 to 200 at batch 4; a style takes more).",
+    )
+    learning_rate: float = Field(
+        default=5e-4,
+        gt=0,
+        le=1,
+        description=(
+            "Peak rate of Adam on the adapters; the anchor moves with them. The authors take 2e-6 on whole"
+            " matrices."
+        ),
+    )
+    latents: Literal["buffer"] = Field(
+        default="buffer",
+        description="Pictures of the anchor are drawn once and kept: there is no other choice.",
+    )
+    pictures: int = Field(
+        default=64,
+        ge=1,
+        le=5000,
+        description=(
+            "Pictures of the anchor that the base model draws first. The authors take 1000 of 200 prompts."
+        ),
+    )
+    anchor_network: Literal["current", "frozen"] = Field(
+        default="current",
+        description=(
+            "Whose prediction of the anchor is the aim: the current network's with the gradient stopped"
+            " (authors' code), or the base model's."
+        ),
+    )
+    prior_weight: float = Field(
+        default=1.0,
+        ge=0,
+        le=1e4,
+        description=(
+            "Weight of the ordinary denoising loss on the anchor's pictures (authors: an option, 1 for"
+            " nudity); it keeps the anchor in place."
+        ),
+    )
