@@ -5,7 +5,6 @@ work itself.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
 
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
@@ -53,9 +52,11 @@ def once(
         lifetime = timedelta(seconds=services.settings.idempotency_seconds)
         recorded = idempotency.begin(session, caller.tenant_id, ticket.key, ticket.request_hash, lifetime)
         if recorded is not None:
-            first: dict[str, Any] = recorded.response or {}
             return Done(
-                answer.model_validate(first["body"]), first["status"], first["headers"], replayed=True
+                answer.model_validate(recorded["body"]),
+                recorded["status"],
+                recorded["headers"],
+                replayed=True,
             )
         done = work(session)
         response = {

@@ -51,7 +51,7 @@ def look(services: Services, caller: Caller, job_id: uuid.UUID, *, again: bool =
     with services.reading() as session:
         if again and not still(session, caller, "jobs:write"):
             raise denied(UNKNOWN, ', error="invalid_token"')
-        return Job.model_validate(jobs.look(session, caller.tenant_id, job_id))
+        return Job.model_validate(jobs.get_with_artifacts(session, caller.tenant_id, job_id))
 
 
 async def ended(services: Services, caller: Caller, job_id: uuid.UUID, deadline: float) -> Job:

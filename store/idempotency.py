@@ -1,8 +1,7 @@
-"""Idempotency-Key: the first answer is given again (IETF draft-ietf-httpapi-idempotency-key-header)."""
+"""Idempotency-Key: a repeated request gets the first answer (draft-ietf-httpapi-idempotency-key-header)."""
 
 import hashlib
 import uuid
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -15,21 +14,15 @@ from expunge.store.models import Idempotency
 LIFETIME = timedelta(days=1)
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """What the first request with this key led to."""
-
-    job_id: uuid.UUID | None
-    response: dict[str, Any] | None
-
-
 def begin(
     session: Session, tenant_id: uuid.UUID, key: str, request_hash: str, lifetime: timedelta = LIFETIME
-) -> Recorded | None:
-    """None for a new key (the row is written); the first answer for a known one; KeyReused, KeyInFlight.
+) -> dict[str, Any] | None:
+    """Claim a new key, by writing its row: None. For a known key, the answer that `record` kept.
 
     The advisory lock is held to the end of the transaction, so a second request never waits for the first: it
     is told at once.
+
+    Raises: KeyReused where the first request had another hash, KeyInFlight while it is being answered.
     """
     lock = int.from_bytes(hashlib.sha256(f"{tenant_id}\n{key}".encode()).digest()[:8], "big", signed=True)
     if not session.scalar(select(func.pg_try_advisory_xact_lock(lock))):
@@ -48,8 +41,8 @@ def begin(
         session.flush()
         return None
     if row.request_hash != request_hash:
-        raise KeyReused("this Idempotency-Key was used with another request: take a new key")
-    return Recorded(row.job_id, row.response)
+        raise KeyReused("this Idempotency-Key was used with another request: use a new key")
+    return row.response or {}
 
 
 def record(
@@ -57,20 +50,19 @@ def record(
     tenant_id: uuid.UUID,
     key: str,
     *,
-    response: dict[str, Any] | None = None,
+    response: dict[str, Any],
     job_id: uuid.UUID | None = None,
 ) -> None:
-    """Keep the answer (status, headers, body) or the job that the key led to; in the transaction of
-    `begin`.
+    """Keep the answer (status, headers, body) to a request, in the transaction of `begin`.
+
+    `job_id`: the job that it made; the answer is deleted with it.
     """
-    values = {k: v for k, v in (("response", response), ("job_id", job_id)) if v is not None}
-    session.execute(
-        update(Idempotency).where(Idempotency.tenant_id == tenant_id, Idempotency.key == key).values(values)
-    )
+    mine = (Idempotency.tenant_id == tenant_id, Idempotency.key == key)
+    session.execute(update(Idempotency).where(*mine).values(response=response, job_id=job_id))
 
 
 def sweep(session: Session) -> int:
-    """Forget the keys that have expired."""
+    """Delete the keys that have expired; returns how many."""
     gone = session.execute(
         delete(Idempotency).where(Idempotency.expires_at < func.now()).returning(Idempotency.key)
     )

@@ -6,7 +6,6 @@ in the same statement's transaction.
 
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,7 +17,6 @@ from sqlalchemy import (
     or_,
     select,
     text,
-    true,
     tuple_,
     union_all,
     update,
@@ -26,23 +24,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 
-from expunge.store import events, idempotency, webhook_deliveries
+from expunge.store import events, webhook_deliveries
 from expunge.store.errors import NotFinished, NotFound, WrongState
 from expunge.store.models import ACTIVE, STATUSES, TERMINAL, Artifact, Job
 
 # Partial indices serve a prepared statement only where the status is written out in it.
 LITERAL = {status: literal(status, literal_execute=True) for status in ACTIVE}
-
-
-@dataclass(frozen=True)
-class Created:
-    """A new job, or (replayed) the one that the Idempotency-Key made before, with the answer recorded
-    then.
-    """
-
-    job: Job
-    replayed: bool = False
-    response: dict[str, Any] | None = None
 
 
 def change(
@@ -79,17 +66,8 @@ def create_job(
     retried_from: uuid.UUID | None = None,
     request_id: str | None = None,
     trace: str | None = None,
-    idempotency_key: str | None = None,
-    request_hash: str = "",
-) -> Created:
-    """Key, job and first event in one transaction.
-
-    KeyReused for a key with another hash, KeyInFlight while the first is at work.
-    """
-    if idempotency_key is not None:
-        known = idempotency.begin(session, tenant_id, idempotency_key, request_hash)
-        if known is not None and known.job_id is not None:
-            return Created(get(session, tenant_id, known.job_id), replayed=True, response=known.response)
+) -> Job:
+    """A queued job and its first event."""
     job = Job(
         id=uuid.uuid4(),
         tenant_id=tenant_id,
@@ -109,10 +87,7 @@ def create_job(
     session.flush()
     session.refresh(job)
     events.append(session, job, "queued", {"status": "queued", "attempt": 0})
-    if idempotency_key is not None:
-        idempotency.record(session, tenant_id, idempotency_key, job_id=job.id)
-    session.flush()
-    return Created(job)
+    return job
 
 
 def get(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID, *, keep: bool = False) -> Job:
@@ -152,7 +127,7 @@ LOOK = select(
 ).where(Job.id == bindparam("job_id"), Job.tenant_id == bindparam("tenant_id"))
 
 
-def look(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID) -> dict[str, Any]:
+def get_with_artifacts(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID) -> dict[str, Any]:
     """One job's columns and, as `artifacts`, its files' facts by name, in one statement; NotFound (another
     tenant's too).
     """
@@ -187,18 +162,6 @@ def list_jobs(
     return session.scalars(query.order_by(Job.created_at.desc(), Job.id.desc()).limit(limit)).all()
 
 
-def queue_position(session: Session, job: Job) -> int | None:
-    """How many queued jobs stand before this one; None unless it is queued."""
-    if job.status != "queued":
-        return None
-    mine = select(Job.available_at, Job.id).where(Job.id == job.id).subquery()
-    before = (
-        Job.status == "queued",
-        tuple_(Job.available_at, Job.id) < tuple_(mine.c.available_at, mine.c.id),
-    )
-    return session.scalar(select(func.count()).select_from(Job).join(mine, true()).where(*before))
-
-
 def cancel(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID) -> Job:
     """Two phases: a queued job ends at once, a running one becomes cancelling and ends with its worker.
     Otherwise unchanged.
@@ -231,11 +194,10 @@ def retry(
     max_run_s: int | None = None,
     request_id: str | None = None,
     trace: str | None = None,
-    idempotency_key: str | None = None,
-    request_hash: str = "",
-) -> Created:
-    """A new job with the same spec, linked to one that failed, was cancelled or expired; NotFinished while
-    that one is active, WrongState when it succeeded.
+) -> Job:
+    """A new job with the same spec, linked to one that failed, was cancelled or expired.
+
+    Raises: NotFinished while that one is active, WrongState when it succeeded.
     """
     old = get(session, tenant_id, job_id)
     if old.status not in TERMINAL:
@@ -259,8 +221,6 @@ def retry(
         retried_from=old.id,
         request_id=request_id,
         trace=trace,
-        idempotency_key=idempotency_key,
-        request_hash=request_hash,
     )
 
 

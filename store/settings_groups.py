@@ -125,7 +125,7 @@ class ModelSources(BaseModel):
 
 
 class Queue(BaseModel):
-    """Queue: how jobs are announced, leased and repeated. Read by loops and workers."""
+    """Queue: how jobs are announced, leased and repeated. Read by API, loops and workers."""
 
     lease_seconds: float = Field(
         default=60, gt=0, description="A running job whose worker is silent for this long is taken over."
@@ -138,9 +138,7 @@ class Queue(BaseModel):
     redispatch_after_seconds: float = Field(
         default=30, gt=0, description="A queued job that nobody took is announced again after this long."
     )
-    max_attempts: int = Field(
-        default=3, ge=1, description="Attempts before a job fails as worker_lost, where it names no number."
-    )
+    max_attempts: int = Field(default=3, ge=1, description="Attempts before a job fails as worker_lost.")
     backoff_seconds: float = Field(
         default=2,
         ge=0,

@@ -52,7 +52,7 @@ def page(
     with services.reading() as session:
         if again and not still(session, caller, "jobs:read"):
             raise Denied
-        rows = events.look(session, caller.tenant_id, job_id, after=after, limit=limit)
+        rows = events.list_events(session, caller.tenant_id, job_id, after=after, limit=limit)
     items = [Event.model_validate(row) for row in rows if row.seq is not None]
     reached = items[-1].seq if items else after
     return EventPage(

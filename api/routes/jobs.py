@@ -91,7 +91,7 @@ def submit(
     def work(session: Session) -> Done:
         resolved = serializers.resolve(services.settings, session, caller.tenant_id, spec)
         queue_quotas.spend(session, caller.tenant_id, services.settings)
-        made = jobs.create_job(
+        job = jobs.create_job(
             session,
             caller.tenant_id,
             kind,
@@ -104,8 +104,8 @@ def submit(
             request_id=request_id(),
             trace=tracing.current(),
         )
-        audit.record(session, caller.tenant_id, caller, "job.created", made.job.id, kind=kind)
-        return accepted(made.job)
+        audit.record(session, caller.tenant_id, caller, "job.created", job.id, kind=kind)
+        return accepted(job)
 
     done = once(services, caller, ticket, Job, work)
     if done.job is not None:
@@ -335,7 +335,7 @@ def retry_job(job_id: uuid.UUID, services: ServicesDep, caller: JobsWriter, tick
             max_run_s=most,
             request_id=request_id(),
             trace=tracing.current(),
-        ).job
+        )
         serializers.resolve_again(services.settings, session, old)
         audit.record(
             session, caller.tenant_id, caller, "job.retried", row.id, kind=row.kind, retried_from=str(job_id)

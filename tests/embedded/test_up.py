@@ -99,7 +99,7 @@ class Up:
         whole = {"steps": 12, "every": 3, "trace": str(folder / "trace"), "go": str(folder / "go"), **spec}
         with db.transaction(self.database()) as session:
             tenant = keys.ensure_tenant(session, "default")
-            return str(jobs.create_job(session, tenant.id, "erase", whole).job.id)
+            return str(jobs.create_job(session, tenant.id, "erase", whole).id)
 
     def database(self) -> str:
         loops = next(p for p in self.process.children() if "expunge.worker.loops" in command(p))

@@ -31,7 +31,7 @@ def post(fleet, *, max_attempts: int = 3, **method):
     with db.transaction(fleet.url) as session:
         job = jobs.create_job(
             session, fleet.tenant_id, "erase", spec.model_dump(mode="json"), max_attempts=max_attempts
-        ).job
+        )
     fleet.accepted.append(job.id)
     return job.id
 

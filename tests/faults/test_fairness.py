@@ -28,7 +28,7 @@ class Other:
     def post(self, **spec: object) -> uuid.UUID:
         whole = {"steps": 3, "every": 3, "trace": str(self.fleet.trace), "go": str(self.fleet.go), **spec}
         with db.transaction(self.fleet.url) as session:
-            job_id = jobs.create_job(session, self.id, "erase", whole).job.id
+            job_id = jobs.create_job(session, self.id, "erase", whole).id
         self.fleet.accepted.append(job_id)
         return job_id
 

@@ -61,7 +61,7 @@ def notes(fleet: Fleet, job_id: uuid.UUID) -> dict[str, str]:
 
 def retry(fleet: Fleet, job_id: uuid.UUID) -> uuid.UUID:
     with db.transaction(fleet.url) as session:
-        made = jobs.retry(session, fleet.tenant_id, job_id).job.id
+        made = jobs.retry(session, fleet.tenant_id, job_id).id
     fleet.accepted.append(made)
     return made
 

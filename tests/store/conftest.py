@@ -20,7 +20,7 @@ def make(session: Session, tenant: Tenant) -> Make:
     """make(**create_job's arguments): a committed, queued job."""
 
     def made(**arguments: object) -> Job:
-        job = jobs.create_job(session, tenant.id, "erase", {"concepts": ["church"]}, **arguments).job  # type: ignore[arg-type]
+        job = jobs.create_job(session, tenant.id, "erase", {"concepts": ["church"]}, **arguments)  # type: ignore[arg-type]
         session.commit()
         return job
 

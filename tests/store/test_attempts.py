@@ -10,9 +10,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from expunge.store import artifacts, attempts, db, events, jobs, queue_recovery
+from expunge.store import artifacts, attempts, db, jobs, queue_recovery
 from expunge.store.attempts import NewArtifact
 from expunge.store.errors import CancelRequested, LostLease
+from tests.support.events import events_of
 
 LEASE = timedelta(seconds=60)
 NOW, AGAIN = timedelta(0), timedelta(seconds=30)
@@ -138,7 +139,7 @@ def test_what_is_repeated_after_a_lost_answer_changes_nothing(session, make, tak
     ]
     assert published == [["ck"], []]
     assert len(artifacts.of_job(session, job.tenant_id, job.id)) == 2
-    types = [event.type for event in events.page(session, job.tenant_id, job.id)]
+    types = [event.type for event in events_of(session, job.tenant_id, job.id)]
     assert (types.count("checkpoint"), types.count("succeeded")) == (1, 1)
 
 
@@ -272,7 +273,7 @@ def test_two_reapers_at_once_end_a_job_once(database_url, session, make, take, e
     with db.transaction(database_url) as first, db.transaction(database_url) as second:
         assert len(queue_recovery.reap(first, backoff=0).ended) == 1
         assert queue_recovery.reap(second, backoff=0).ended == []
-    assert [e.type for e in events.page(session, job.tenant_id, job.id)] == ["queued", "started", "failed"]
+    assert [e.type for e in events_of(session, job.tenant_id, job.id)] == ["queued", "started", "failed"]
 
 
 def test_announcements_wait_for_the_bell_then_repeat(session, make):

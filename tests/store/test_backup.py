@@ -63,7 +63,7 @@ def life(session, tenant, settings) -> dict[str, uuid.UUID]:
     """A finished job, an upload, a job that runs and has a checkpoint, a key."""
     blobs = deployment.owned(settings)
     keys.create(session, "s" * 64, tenant.id, name="k")
-    done = jobs.create_job(session, tenant.id, "erase", {"concepts": ["church"]}).job
+    done = jobs.create_job(session, tenant.id, "erase", {"concepts": ["church"]})
     fence = attempts.claim(session, done.id, owner="t", lease=LEASE).fence
     key = output_key(tenant.id, done.id, 1, fence)
     size, sha256 = blobs.put(key, DELTA)
@@ -79,7 +79,7 @@ def life(session, tenant, settings) -> dict[str, uuid.UUID]:
     artifacts.add_upload(
         session, tenant.id, name="a.png", media_type="image/png", size=size, sha256=sha256, key=upload
     )
-    runs = jobs.create_job(session, tenant.id, "erase", {"concepts": ["dog"]}).job
+    runs = jobs.create_job(session, tenant.id, "erase", {"concepts": ["dog"]})
     fence = attempts.claim(session, runs.id, owner="t", lease=LEASE).fence
     size, sha256 = blobs.put(state := output_key(tenant.id, runs.id, 1, fence), b"step 7")
     attempts.checkpoint(

@@ -53,7 +53,7 @@ def post(database_url: str) -> Callable[..., Job]:
 
     def posted(tenant, **arguments: object) -> Job:
         with db.transaction(database_url) as session:
-            return jobs.create_job(session, tenant.id, "erase", {}, **arguments).job
+            return jobs.create_job(session, tenant.id, "erase", {}, **arguments)
 
     return posted
 

@@ -69,7 +69,7 @@ def one(session: Session, tenant: Tenant) -> Job:
 
 MINE = workers.Standing(uuid.uuid4(), "here", 1, "1", state="ready", models=["emoji", "another"])
 ACTS: dict[str, Callable[[Session, Tenant], object]] = {
-    "look": lambda session, tenant: jobs.look(session, tenant.id, one(session, tenant).id),
+    "look": lambda session, tenant: jobs.get_with_artifacts(session, tenant.id, one(session, tenant).id),
     "list": lambda session, tenant: jobs.list_jobs(session, tenant.id, limit=51),
     "list by label": lambda session, tenant: jobs.list_jobs(
         session, tenant.id, labels=[[{"n": "7"}]], limit=51

@@ -47,7 +47,7 @@ def aged(session, table: str, column: str, id_: uuid.UUID, days: int) -> None:
 
 def ended(session, blobs, tenant, *, days: int = 0, kind: str = "file", **spec: object):
     """A job that made one file so many days ago; (job, key)."""
-    job = jobs.create_job(session, tenant.id, "erase", {"concepts": ["church"], **spec}).job
+    job = jobs.create_job(session, tenant.id, "erase", {"concepts": ["church"], **spec})
     fence = attempts.claim(session, job.id, owner="t", lease=LEASE).fence
     key = output_key(tenant.id, job.id, 1, fence)
     size, sha256 = blobs.put(key, b"delta")
@@ -94,7 +94,7 @@ def test_uploads_go_at_their_age_unless_an_unfinished_job_needs_them(session, te
     )
     job = jobs.create_job(
         session, tenant.id, "erase", {"concepts": [{"name": "me", "images": [str(needed.id).upper()]}]}
-    ).job
+    )
     session.commit()
     aging = settings.model_copy(update={"upload_days": 30})
     sweeper.turn(aging)
@@ -225,7 +225,7 @@ def test_a_departure_that_was_broken_off_goes_on(session, full, settings, blobs,
 
 
 def test_a_job_that_does_not_stop_is_named_and_the_keys_have_ended(session, full, settings):
-    job = jobs.create_job(session, full.id, "erase", {}).job
+    job = jobs.create_job(session, full.id, "erase", {})
     attempts.claim(session, job.id, owner="t", lease=LEASE)
     session.commit()
     with pytest.raises(TimeoutError, match="1 jobs of 'default' have not stopped"):

@@ -257,7 +257,7 @@ def test_the_previous_revision_s_worker_runs_a_job_of_ours_to_its_end(database, 
     with db.transaction(database) as session:
         made = jobs.create_job(
             session, TENANT, "erase", {"concepts": ["church"]}, request_id="new", trace="00-a-b-01"
-        ).job
+        )
     ((*_,),) = old(CLAIM, id=made.id)
     assert old(BEAT, id=made.id, fence=1) == [(False, False)]
     old(PROGRESS, id=made.id, fence=1)
@@ -285,7 +285,7 @@ def test_our_worker_runs_a_job_that_the_previous_revision_s_api_made(database, o
 
 def test_a_job_that_we_handed_over_is_run_to_its_end_by_the_previous_revision_s_worker(database, old):
     with db.transaction(database) as session:
-        made = jobs.create_job(session, TENANT, "erase", {}, run_timeout_s=3600).job
+        made = jobs.create_job(session, TENANT, "erase", {}, run_timeout_s=3600)
         fence = attempts.claim(session, made.id, owner="new", lease=LEASE).fence
         attempts.release(session, made.id, fence, reason="queue_paused")
     ((*row,),) = old(CLAIM, id=made.id)

@@ -5,19 +5,22 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
+from sqlalchemy import Row
 
 from expunge.embedded.servers import free_port
 from expunge.store import db, jobs, keys
-from expunge.store.models import Event, Job
+from expunge.store.models import Job
 from expunge.store.settings import Settings
 from expunge.store.settings_names import variable
+from tests.support.events import events_of
 from tests.support.places import PYTHONPATH
 
 
@@ -132,7 +135,7 @@ class Fleet:
             if name in whole
         }
         with db.transaction(self.url) as session:
-            job_id = jobs.create_job(session, self.tenant_id, "erase", whole, **limits).job.id  # type: ignore[arg-type]
+            job_id = jobs.create_job(session, self.tenant_id, "erase", whole, **limits).id  # type: ignore[arg-type]
         self.accepted.append(job_id)
         return job_id
 
@@ -145,11 +148,9 @@ class Fleet:
         with db.transaction(self.url) as session:
             return jobs.cancel(session, self.tenant_id, job_id)
 
-    def events(self, job_id: uuid.UUID) -> list[Event]:
-        from expunge.store import events
-
+    def events(self, job_id: uuid.UUID) -> Sequence[Row[Any]]:
         with db.transaction(self.url) as session:
-            return list(events.page(session, self.tenant_id, job_id, limit=10_000))
+            return events_of(session, self.tenant_id, job_id)
 
     def until_status(self, job_id: uuid.UUID, *statuses: str) -> Job:
         until(lambda: self.job(job_id).status in statuses)

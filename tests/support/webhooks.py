@@ -60,7 +60,7 @@ def end(url, tenant) -> Callable[..., uuid.UUID]:
         with db.transaction(url) as session:
             job = jobs.create_job(
                 session, of.id, "erase", {"concepts": ["a secret concept"]}, labels={"team": "hush"}
-            ).job
+            )
             claimed = attempts.claim(session, job.id, owner="test", lease=LEASE)
             assert claimed is not None
             attempts.publish(

@@ -16,7 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from expunge.core.errors import CoreError
-from expunge.store import artifacts, attempts, db, events, jobs
+from expunge.store import artifacts, attempts, db, jobs
 from expunge.store.blobs import Blobs, output_key, upload_key
 from expunge.store.errors import LostLease
 from expunge.store.models import Job
@@ -27,6 +27,7 @@ from expunge.worker.leader import lead
 from expunge.worker.lease import Cancelled, DeadlineExceeded, Lease
 from expunge.worker.runner import Inputs
 from expunge.worker.task import explain
+from tests.support.events import events_of
 
 LEASE = timedelta(seconds=60)
 
@@ -40,7 +41,7 @@ def url(settings) -> str:
 def job(url, tenant) -> Job:
     """A claimed job."""
     with db.transaction(url) as session:
-        job_id = jobs.create_job(session, tenant.id, "erase", {}).job.id
+        job_id = jobs.create_job(session, tenant.id, "erase", {}).id
     with db.transaction(url) as session:
         claimed = attempts.claim(session, job_id, owner="test", lease=LEASE)
     assert claimed is not None
@@ -59,7 +60,7 @@ def shown(url: str, job: Job) -> Job:
 
 def event_types(url: str, job: Job) -> list[str]:
     with db.transaction(url) as session:
-        return [event.type for event in events.page(session, job.tenant_id, job.id)]
+        return [event.type for event in events_of(session, job.tenant_id, job.id)]
 
 
 def test_a_phase_is_told_at_once_and_steps_at_most_once_an_interval(settings, job, url):
@@ -231,7 +232,7 @@ def test_bells_of_jobs_that_are_over_are_dropped_though_their_worker_never_ackno
     """
     broker = settings.redis_url.get_secret_value()
     with db.transaction(url) as session:
-        ended = jobs.create_job(session, tenant.id, "erase", {}).job
+        ended = jobs.create_job(session, tenant.id, "erase", {})
         jobs.cancel(session, tenant.id, ended.id)
     elsewhere = uuid.uuid4()
     dispatcher.ring(broker, [str(job.id), str(ended.id), str(ended.id), str(elsewhere)])

@@ -40,7 +40,7 @@ def post(settings, tenant) -> Callable[..., Job]:
     def made(kind: str, **request: object) -> Job:
         spec = SPECS[kind].model_validate(request)
         with db.transaction(settings.database_url.get_secret_value()) as session:
-            return jobs.create_job(session, tenant.id, kind, spec.model_dump(mode="json")).job
+            return jobs.create_job(session, tenant.id, kind, spec.model_dump(mode="json"))
 
     return made
 

@@ -103,7 +103,7 @@ def test_every_sort_of_end_is_told_once_and_only_to_who_asked(settings, hook, ur
     hook("http://127.0.0.1:1/", enabled=False)
 
     def job(**facts: object) -> Job:
-        return jobs.create_job(session, tenant.id, "erase", {}, **facts).job  # type: ignore[arg-type]
+        return jobs.create_job(session, tenant.id, "erase", {}, **facts)  # type: ignore[arg-type]
 
     def claimed(id_: uuid.UUID) -> Job:
         found = attempts.claim(session, id_, owner="test", lease=LEASE)
@@ -150,7 +150,7 @@ def test_every_sort_of_end_is_told_once_and_only_to_who_asked(settings, hook, ur
 def test_a_message_is_there_if_and_only_if_the_end_was_committed(settings, hook, url, tenant):
     hook("http://127.0.0.1:1/")
     with db.transaction(url) as session:
-        job = jobs.create_job(session, tenant.id, "erase", {}).job
+        job = jobs.create_job(session, tenant.id, "erase", {})
         claimed = attempts.claim(session, job.id, owner="test", lease=LEASE)
 
     def publish() -> None:
