@@ -2,16 +2,22 @@
 
 import uuid
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from expunge.api import signed_urls
 from expunge.core.specs.base import Spec
 from expunge.store.audit import Action as AuditAction
+from expunge.store.statuses import JobStatus
 from expunge.store.webhooks import Event as WebhookEvent
 
-JobStatus = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled", "expired"]
+if TYPE_CHECKING:
+    Status = JobStatus
+    ActiveStatus = JobStatus
+else:  # its values, so that OpenAPI spells them out where they are used
+    Status = Literal[tuple(status.value for status in JobStatus)]
+    ActiveStatus = Literal[tuple(status.value for status in JobStatus.active())]
 JobKind = Literal["erase", "hide", "evaluate", "combine", "inspect"]
 ArtifactKind = Literal["file", "recovery_key"]
 KindField = Field(
@@ -20,7 +26,6 @@ KindField = Field(
         " can be revoked."
     )
 )
-TERMINAL = ("succeeded", "failed", "cancelled", "expired")
 
 
 class Answer(BaseModel):
@@ -116,7 +121,7 @@ class Job(Answer):
 
     id: uuid.UUID
     kind: JobKind
-    status: JobStatus
+    status: Status
     spec: dict[str, Any] = Field(description="The request, with every default filled in.")
     attempt: int = Field(description="How often a worker has started it.")
     progress: Progress | None = Field(
@@ -263,9 +268,7 @@ class Queue(Answer):
     state: Literal["running", "paused"]
     pause: Pause | None = Field(description="The tenant's own pause.")
     maintenance: Pause | None = Field(description="The operator's, of the whole service.")
-    jobs: dict[Literal["queued", "running", "cancelling"], int] = Field(
-        description="Unfinished jobs by status."
-    )
+    jobs: dict[ActiveStatus, int] = Field(description="Unfinished jobs by status.")
     jobs_today: int = Field(description="Jobs made since midnight UTC.")
     blocked: dict[str, str] = Field(
         description=(

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from expunge.api import job_limits, vocabularies
 from expunge.api.auth import UNKNOWN, Caller, denied, still
 from expunge.api.problems import Problem, invalid
-from expunge.api.schemas import TERMINAL, DryRun, Job, JobArtifact, JobKind
+from expunge.api.schemas import DryRun, Job, JobArtifact, JobKind
 from expunge.api.services import Services
 from expunge.core.specs import (
     MIN_IMAGES,
@@ -32,6 +32,7 @@ from expunge.store.errors import NotFound
 from expunge.store.models import Artifact as ArtifactRow
 from expunge.store.models import Job as JobRow
 from expunge.store.settings import Settings
+from expunge.store.statuses import JobStatus
 
 STACKABLE = ("erase", "combine")
 JUDGED = (*STACKABLE, "hide")
@@ -65,7 +66,7 @@ async def ended(services: Services, caller: Caller, job_id: uuid.UUID, deadline:
             found = await run_in_threadpool(partial(look, again=again), services, caller, job_id)
             again = True
             left = deadline - time.monotonic()
-            if found.status in TERMINAL or left <= 0:
+            if found.status in JobStatus.terminal() or left <= 0:
                 return found
             try:
                 await asyncio.wait_for(bell.wait(), min(left, services.hub.patience))
@@ -159,7 +160,7 @@ def finished(session: Session, tenant_id: uuid.UUID, job_id: str, field: str, ki
         row = jobs.get(session, tenant_id, uuid.UUID(job_id), keep=True)
     except NotFound as error:
         raise invalid(field, f"there is no job {job_id}", "GET /jobs lists yours") from error
-    if row.kind not in kinds or row.status != "succeeded":
+    if row.kind not in kinds or row.status != JobStatus.SUCCEEDED:
         raise invalid(
             field,
             f"names a job of kind {row.kind} that is {row.status}",

@@ -24,7 +24,8 @@ from benchmarks.under_load.figures import Bar, latencies, side_by_side
 from benchmarks.under_load.service import Loaded, answers, loaded, until
 from expunge.embedded.servers import free_port
 from expunge.store import artifacts, db
-from expunge.store.models import ACTIVE, Artifact, Job
+from expunge.store.models import Artifact, Job
+from expunge.store.statuses import JobStatus
 from tests.support import ledger
 
 RESULTS = Path(__file__).parent / "results" / "load.json"
@@ -91,7 +92,12 @@ class Load:
 
     def unfinished(self) -> int:
         with db.transaction(self.service.settings.database_url.get_secret_value()) as session:
-            return session.scalar(select(func.count()).select_from(Job).where(Job.status.in_(ACTIVE))) or 0
+            return (
+                session.scalar(
+                    select(func.count()).select_from(Job).where(Job.status.in_(JobStatus.active()))
+                )
+                or 0
+            )
 
     # The parts
 

@@ -18,8 +18,8 @@ from expunge.store.errors import CancelRequested, LostLease
 from expunge.store.jobs import change
 from expunge.store.models import Artifact, Checkpoint, Job
 from expunge.store.queue_pauses import handing_over
+from expunge.store.statuses import JobStatus
 
-HELD = ("running", "cancelling")
 NO_LEASE = {"lease_owner": None, "lease_expires_at": None}
 WORTH_IT = "attempt < max_attempts and (run_deadline_at is null or run_deadline_at > now())"
 IN_TIME = "(started_at is not null or queue_deadline_at is null or queue_deadline_at > now())"
@@ -31,7 +31,7 @@ READY: ColumnElement[bool] = literal_column(f"({DUE} or {DEAD})", Boolean)
 # Back in the queue: no lease, to be announced anew, and the run's clock stands still, as waiting is not
 # running.
 WAITING = {
-    "status": "queued",
+    "status": JobStatus.QUEUED,
     "dispatched_at": None,
     "run_left": func.coalesce(Job.run_deadline_at - func.now(), Job.run_left),
     "run_deadline_at": None,
@@ -61,7 +61,9 @@ class NewArtifact:
     kind: str = "file"
 
 
-def held(job_id: uuid.UUID, fence: int, statuses: Sequence[str] = HELD) -> tuple[ColumnElement[bool], ...]:
+def held(
+    job_id: uuid.UUID, fence: int, statuses: Sequence[JobStatus] = JobStatus.leased()
+) -> tuple[ColumnElement[bool], ...]:
     return (Job.id == job_id, Job.fence == fence, Job.status.in_(statuses))
 
 
@@ -72,7 +74,7 @@ def claim(session: Session, job_id: uuid.UUID, *, owner: str, lease: timedelta) 
     now = func.now()
     left = func.coalesce(Job.run_left, Job.run_timeout_s * timedelta(seconds=1))
     values = {
-        "status": "running",
+        "status": JobStatus.RUNNING,
         "attempt": Job.attempt + 1,
         "fence": Job.fence + 1,
         "lease_owner": owner,
@@ -96,7 +98,7 @@ def heartbeat(session: Session, job_id: uuid.UUID, fence: int, lease: timedelta)
     statement = update(Job).where(*held(job_id, fence)).values(lease_expires_at=func.now() + lease)
     past = func.coalesce(Job.run_deadline_at < func.now(), False)
     row = session.execute(
-        statement.returning(Job.status == "cancelling", past, handing_over(Job.tenant_id))
+        statement.returning(Job.status == JobStatus.CANCELLING, past, handing_over(Job.tenant_id))
     ).one_or_none()
     if row is None:
         raise LostLease(f"job {job_id}: fence {fence} holds it no more")
@@ -181,16 +183,16 @@ def publish(
         "verdict": verdict,
     }
     values = {
-        "status": "succeeded",
+        "status": JobStatus.SUCCEEDED,
         "finished_at": func.now(),
         "verdict": verdict,
         "progress": progress,
         "error": None,
         **NO_LEASE,
     }
-    job = change(session, held(job_id, fence, ("running",)), values, "succeeded", shown)
+    job = change(session, held(job_id, fence, (JobStatus.RUNNING,)), values, "succeeded", shown)
     if job is None:
-        if session.scalar(select(Job.id).where(*held(job_id, fence, ("cancelling",)))):
+        if session.scalar(select(Job.id).where(*held(job_id, fence, (JobStatus.CANCELLING,)))):
             raise CancelRequested(f"job {job_id} is being cancelled")
         known = set(session.scalars(select(Artifact.id).where(Artifact.job_id == job_id)))
         if known and known == {artifact.id for artifact in artifacts}:
@@ -204,20 +206,22 @@ def publish(
 def fail(session: Session, job_id: uuid.UUID, fence: int, *, code: str, message: str, retryable: bool) -> Job:
     """The attempt's own error ends the job. LostLease."""
     error = {"code": code, "message": message, "retryable": retryable}
-    return or_lost(finish(session, held(job_id, fence), "failed", error), job_id, fence)
+    return or_lost(finish(session, held(job_id, fence), JobStatus.FAILED, error), job_id, fence)
 
 
 def fail_unless_cancelled(
     session: Session, job_id: uuid.UUID, fence: int, *, code: str, message: str, retryable: bool
 ) -> Job:
     """Like `fail`, but a job whose cancellation was asked for ends as cancelled. LostLease."""
-    job = finish(session, held(job_id, fence, ("cancelling",)), "cancelled")
+    job = finish(session, held(job_id, fence, (JobStatus.CANCELLING,)), JobStatus.CANCELLED)
     return job or fail(session, job_id, fence, code=code, message=message, retryable=retryable)
 
 
 def cancelled(session: Session, job_id: uuid.UUID, fence: int) -> Job:
     """The second phase of a cancellation: the worker has stopped. The last checkpoint stays. LostLease."""
-    return or_lost(finish(session, held(job_id, fence, ("cancelling",)), "cancelled"), job_id, fence)
+    return or_lost(
+        finish(session, held(job_id, fence, (JobStatus.CANCELLING,)), JobStatus.CANCELLED), job_id, fence
+    )
 
 
 def release(session: Session, job_id: uuid.UUID, fence: int, *, reason: str, charged: bool = False) -> Job:
@@ -226,8 +230,10 @@ def release(session: Session, job_id: uuid.UUID, fence: int, *, reason: str, cha
     LostLease.
     """
     values = {"attempt": Job.attempt if charged else Job.attempt - 1, "available_at": func.now(), **WAITING}
-    job = change(session, held(job_id, fence, ("running",)), values, "requeued", {"reason": reason})
-    return job or or_lost(finish(session, held(job_id, fence, ("cancelling",)), "cancelled"), job_id, fence)
+    job = change(session, held(job_id, fence, (JobStatus.RUNNING,)), values, "requeued", {"reason": reason})
+    return job or or_lost(
+        finish(session, held(job_id, fence, (JobStatus.CANCELLING,)), JobStatus.CANCELLED), job_id, fence
+    )
 
 
 def requeue(
@@ -241,12 +247,14 @@ def requeue(
         values["failed_on"] = func.array_append(Job.failed_on, worker)
     job = change(
         session,
-        held(job_id, fence, ("running",)),
+        held(job_id, fence, (JobStatus.RUNNING,)),
         values,
         "requeued",
         {"reason": reason, "backoff_s": wait.total_seconds()},
     )
-    return job or or_lost(finish(session, held(job_id, fence, ("cancelling",)), "cancelled"), job_id, fence)
+    return job or or_lost(
+        finish(session, held(job_id, fence, (JobStatus.CANCELLING,)), JobStatus.CANCELLED), job_id, fence
+    )
 
 
 def finish(

@@ -26,10 +26,11 @@ from sqlalchemy.orm import Session
 
 from expunge.store import events, webhook_deliveries
 from expunge.store.errors import NotFinished, NotFound, WrongState
-from expunge.store.models import ACTIVE, STATUSES, TERMINAL, Artifact, Job
+from expunge.store.models import Artifact, Job
+from expunge.store.statuses import JobStatus
 
 # Partial indices serve a prepared statement only where the status is written out in it.
-LITERAL = {status: literal(status, literal_execute=True) for status in ACTIVE}
+LITERAL = {status: literal(status.value, literal_execute=True) for status in JobStatus.active()}
 
 
 def change(
@@ -47,7 +48,7 @@ def change(
     job = session.execute(statement, execution_options=options).scalar_one_or_none()
     if job is not None:
         events.append(session, job, event, {"status": job.status, "attempt": job.attempt, **data})
-        if event in TERMINAL:
+        if event in JobStatus.terminal():
             webhook_deliveries.enqueue(session, job)
     return job
 
@@ -86,7 +87,7 @@ def create_job(
     session.add(job)
     session.flush()
     session.refresh(job)
-    events.append(session, job, "queued", {"status": "queued", "attempt": 0})
+    events.append(session, job, "queued", {"status": JobStatus.QUEUED, "attempt": 0})
     return job
 
 
@@ -172,15 +173,15 @@ def cancel(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID) -> Job:
     now = func.now()
     job = change(
         session,
-        (*mine, Job.status == "queued"),
-        {"status": "cancelled", "cancel_requested_at": now, "finished_at": now},
+        (*mine, Job.status == JobStatus.QUEUED),
+        {"status": JobStatus.CANCELLED, "cancel_requested_at": now, "finished_at": now},
         "cancelled",
     )
     if job is None:
         job = change(
             session,
-            (*mine, Job.status == "running"),
-            {"status": "cancelling", "cancel_requested_at": now},
+            (*mine, Job.status == JobStatus.RUNNING),
+            {"status": JobStatus.CANCELLING, "cancel_requested_at": now},
             "cancelling",
         )
     return job or get(session, tenant_id, job_id)
@@ -200,9 +201,9 @@ def retry(
     Raises: NotFinished while that one is active, WrongState when it succeeded.
     """
     old = get(session, tenant_id, job_id)
-    if old.status not in TERMINAL:
+    if old.status not in JobStatus.terminal():
         raise NotFinished(f"job is {old.status}: cancel it first, or wait for its end")
-    if old.status == "succeeded":
+    if old.status == JobStatus.SUCCEEDED:
         raise WrongState(
             "job has succeeded, and only one that failed, was cancelled or expired is retried: to repeat it,"
             " POST its spec again as a new job"
@@ -229,12 +230,12 @@ def count_by_status(session: Session) -> dict[str, int]:
     active = select(Job.status, func.count()).where(Job.status.in_(LITERAL.values())).group_by(Job.status)
     ended = select(Job.status, func.count()).where(Job.finished_at.is_not(None)).group_by(Job.status)
     found = {status: count for status, count in session.execute(union_all(active, ended))}
-    return {status: found.get(status, 0) for status in STATUSES}
+    return {status: found.get(status, 0) for status in JobStatus}
 
 
 def queue_age(session: Session) -> float:
     """Seconds that the oldest job which could run has been waiting; 0 when none waits."""
-    ready = (Job.status == "queued", Job.available_at <= func.now())
+    ready = (Job.status == JobStatus.QUEUED, Job.available_at <= func.now())
     age = session.scalar(select(func.extract("epoch", func.now() - func.min(Job.available_at))).where(*ready))
     return max(0.0, float(age or 0))
 
@@ -247,15 +248,19 @@ def active_by_status(session: Session, tenant_id: uuid.UUID) -> dict[str, int]:
         .group_by(Job.status)
     )
     found = {status: count for status, count in session.execute(query)}
-    return {status: found.get(status, 0) for status in ACTIVE}
+    return {status: found.get(status, 0) for status in JobStatus.active()}
 
 
 def active_count(session: Session, tenant_id: uuid.UUID, *, at_most: int | None = None) -> int:
     """A tenant's unfinished jobs, for quotas; counted no further than `at_most`."""
-    queued = select(Job.id).where(Job.tenant_id == tenant_id, Job.status == LITERAL["queued"]).limit(at_most)
+    queued = (
+        select(Job.id)
+        .where(Job.tenant_id == tenant_id, Job.status == LITERAL[JobStatus.QUEUED])
+        .limit(at_most)
+    )
     held = (
         select(Job.id)
-        .where(Job.tenant_id == tenant_id, Job.status.in_([LITERAL["running"], LITERAL["cancelling"]]))
+        .where(Job.tenant_id == tenant_id, Job.status.in_([LITERAL[status] for status in JobStatus.leased()]))
         .limit(at_most)
     )
     return session.scalar(select(func.count()).select_from(union_all(queued, held).subquery())) or 0
@@ -263,7 +268,7 @@ def active_count(session: Session, tenant_id: uuid.UUID, *, at_most: int | None 
 
 def ended_among(session: Session, ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
     """Which of these, of any tenant, are over."""
-    return set(session.scalars(select(Job.id).where(Job.id.in_(ids), Job.status.in_(TERMINAL))))
+    return set(session.scalars(select(Job.id).where(Job.id.in_(ids), Job.status.in_(JobStatus.terminal()))))
 
 
 def stack_of(session: Session, tenant_id: uuid.UUID, job: Job) -> list[Job]:

@@ -20,9 +20,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-ACTIVE = ("queued", "running", "cancelling")
-TERMINAL = ("succeeded", "failed", "cancelled", "expired")
-STATUSES = (*ACTIVE, *TERMINAL)
+from expunge.store.statuses import JobStatus, in_sql
+
+# Conditions on a job's status, for constraints and partial indices
+QUEUED = f"status = '{JobStatus.QUEUED}'"
+ACTIVE = f"status in {in_sql(JobStatus.active())}"
+LEASED = f"status in {in_sql(JobStatus.leased())}"
+ENDED = f"status in {in_sql(JobStatus.terminal())}"
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -143,67 +147,45 @@ class Job(Base):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        CheckConstraint(
-            "status in ('queued','running','cancelling','succeeded','failed','cancelled','expired')",
-            name="status",
-        ),
-        CheckConstraint(
-            "(status in ('succeeded','failed','cancelled','expired')) = (finished_at is not null)",
-            name="finished",
-        ),
+        CheckConstraint(f"status in {in_sql(JobStatus)}", name="status"),
+        CheckConstraint(f"({ENDED}) = (finished_at is not null)", name="finished"),
         Index("ix_jobs_page", "tenant_id", text("created_at desc"), text("id desc")),
         Index("ix_jobs_ended", "status", postgresql_where=text("finished_at is not null")),
         Index("ix_jobs_finished", "finished_at", postgresql_where=text("finished_at is not null")),
         Index("ix_jobs_labels", "labels", postgresql_using="gin"),
-        Index(
-            "ix_jobs_active",
-            "status",
-            "available_at",
-            postgresql_where=text("status in ('queued','running','cancelling')"),
-        ),
-        Index(
-            "ix_jobs_queued", "tenant_id", "available_at", "id", postgresql_where=text("status = 'queued'")
-        ),
+        Index("ix_jobs_active", "status", "available_at", postgresql_where=text(ACTIVE)),
+        Index("ix_jobs_queued", "tenant_id", "available_at", "id", postgresql_where=text(QUEUED)),
         Index(
             "ix_jobs_queued_model",
             text("coalesce(spec ->> 'model', '')"),
             "tenant_id",
             "available_at",
             "id",
-            postgresql_where=text("status = 'queued'"),
+            postgresql_where=text(QUEUED),
         ),
         Index(
             "ix_jobs_unannounced",
             "tenant_id",
             "dispatched_at",
             "available_at",
-            postgresql_where=text("status = 'queued'"),
+            postgresql_where=text(QUEUED),
         ),
-        Index(
-            "ix_jobs_held",
-            "tenant_id",
-            "lease_expires_at",
-            postgresql_where=text("status in ('running','cancelling')"),
-        ),
+        Index("ix_jobs_held", "tenant_id", "lease_expires_at", postgresql_where=text(LEASED)),
         Index(
             "ix_jobs_queue_deadline",
             "queue_deadline_at",
-            postgresql_where=text(
-                "status = 'queued' and started_at is null and queue_deadline_at is not null"
-            ),
+            postgresql_where=text(f"{QUEUED} and started_at is null and queue_deadline_at is not null"),
         ),
         Index(
             "ix_jobs_run_deadline",
             "run_deadline_at",
-            postgresql_where=text(
-                "status in ('queued','running','cancelling') and run_deadline_at is not null"
-            ),
+            postgresql_where=text(f"{ACTIVE} and run_deadline_at is not null"),
         ),
     )
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=uuid.uuid4)
     tenant_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("tenants.id"))
     kind: Mapped[str]
-    status: Mapped[str] = mapped_column(server_default="queued")
+    status: Mapped[str] = mapped_column(server_default="queued", doc="A JobStatus.")
     spec: Mapped[dict[str, Any]] = mapped_column(doc="The resolved spec, with every default.")
     notes: Mapped[list[str]] = mapped_column(
         server_default=text("'{}'"), doc="What was noticed about the request, for people."

@@ -15,13 +15,14 @@ from sqlalchemy.orm import Session
 from expunge.store import queue_claims, workers
 from expunge.store.attempts import WAITING, drop_checkpoints, finish
 from expunge.store.jobs import LITERAL, change
-from expunge.store.models import TERMINAL, Checkpoint, Job
+from expunge.store.models import Checkpoint, Job
+from expunge.store.statuses import JobStatus
 
 # The bell: this Celery task on this queue, with a job id and nothing else
 TASK, QUEUE = ("expunge.run", "expunge")
 BATCH = 100
 MAX_BACKOFF = 300.0  # seconds
-QUEUED, RUNNING = LITERAL["queued"], LITERAL["running"]
+QUEUED, RUNNING = LITERAL[JobStatus.QUEUED], LITERAL[JobStatus.RUNNING]
 HUNG = timedelta(seconds=60)  # past its deadline with a live lease: the worker had its chance to stop
 
 DEADLINE = {"code": "deadline_exceeded", "message": "the job ran past its run_timeout_s", "retryable": True}
@@ -128,16 +129,16 @@ def reap(session: Session, *, backoff: float) -> Reaped:
     overdue = and_(Job.status.in_(LITERAL.values()), Job.run_deadline_at < now)
     never_started = and_(Job.status == QUEUED, Job.started_at.is_(None), Job.queue_deadline_at < now)
     for job in locked(session, never_started):
-        ended(session, done, job, moment, "expired")
-    for job in locked(session, and_(Job.status == "cancelling", Job.lease_expires_at < now)):
-        ended(session, done, job, moment, "cancelled")
+        ended(session, done, job, moment, JobStatus.EXPIRED)
+    for job in locked(session, and_(Job.status == JobStatus.CANCELLING, Job.lease_expires_at < now)):
+        ended(session, done, job, moment, JobStatus.CANCELLED)
     for job in locked(
         session, and_(overdue, or_(Job.status == QUEUED, lost, Job.run_deadline_at < now - HUNG))
     ):
-        ended(session, done, job, moment, "failed", DEADLINE)
+        ended(session, done, job, moment, JobStatus.FAILED, DEADLINE)
     for job in locked(session, lost):
         if job.attempt >= job.max_attempts:
-            ended(session, done, job, moment, "failed", LOST)
+            ended(session, done, job, moment, JobStatus.FAILED, LOST)
         else:
             wait = pause_before(job.attempt + 1, backoff)
             done.note(job, moment)
@@ -170,7 +171,7 @@ def ended(
     done: Reaped,
     job: Job,
     now: datetime,
-    status: str,
+    status: JobStatus,
     error: dict[str, object] | None = None,
 ) -> None:
     """End a job over its worker's head; the fence grows, so that a worker which still lives is refused from
@@ -196,5 +197,5 @@ def try_lead(session: Session, name: str) -> bool:
 
 def drop_old_checkpoints(session: Session, age: timedelta) -> None:
     """Forget checkpoints of jobs that ended longer ago than `age`; their bytes are noted for deletion."""
-    old = select(Job.id).where(Job.status.in_(TERMINAL), Job.finished_at < func.now() - age)
+    old = select(Job.id).where(Job.status.in_(JobStatus.terminal()), Job.finished_at < func.now() - age)
     drop_checkpoints(session, Checkpoint.job_id.in_(old))

@@ -17,7 +17,8 @@ from expunge.store.artifacts import THERE
 from expunge.store.audit import Actor
 from expunge.store.errors import NotFinished, WrongState
 from expunge.store.jobs import LITERAL
-from expunge.store.models import TERMINAL, Artifact, ArtifactRead, Checkpoint, Event, Job
+from expunge.store.models import Artifact, ArtifactRead, Checkpoint, Event, Job
+from expunge.store.statuses import JobStatus
 
 BATCH = 200  # rows that one transaction takes, so that none lasts
 DELETED = "deleted"  # in place of an upload's name, which may be a person's
@@ -69,7 +70,7 @@ def remove_job(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID, by: Ac
     """
     row = jobs.get(session, tenant_id, job_id)
     session.refresh(row, with_for_update=True)
-    if row.status not in TERMINAL:
+    if row.status not in JobStatus.terminal():
         raise NotFinished(f"the job is {row.status}: cancel it first, or wait for its end")
     above = session.scalar(select(Job.id).where(Job.tenant_id == tenant_id, stands_on(Job, row.id)).limit(1))
     if above is not None:

@@ -15,10 +15,11 @@ from starlette.types import Receive, Scope, Send
 from expunge.api.auth import Caller, still
 from expunge.api.deps import JSON, JobsReader, ServicesDep, accepts
 from expunge.api.problems import bad_header, responses
-from expunge.api.schemas import TERMINAL, Event, EventPage
+from expunge.api.schemas import Event, EventPage
 from expunge.api.services import Services
 from expunge.api.stream_limits import Seat
 from expunge.store import events
+from expunge.store.statuses import JobStatus
 
 STREAM = "text/event-stream"
 HEARTBEAT = 15  # seconds
@@ -56,7 +57,9 @@ def page(
     items = [Event.model_validate(row) for row in rows if row.seq is not None]
     reached = items[-1].seq if items else after
     return EventPage(
-        items=items, next_after=reached, finished=rows[0].status in TERMINAL and reached >= rows[0].version
+        items=items,
+        next_after=reached,
+        finished=rows[0].status in JobStatus.terminal() and reached >= rows[0].version,
     )
 
 

@@ -26,11 +26,12 @@ from expunge.api.deps import (
 from expunge.api.idempotency import Done, once
 from expunge.api.model_registry import known_model
 from expunge.api.problems import invalid, responses
-from expunge.api.schemas import TERMINAL, DryRun, Job, JobKind, JobPage, JobStatus
+from expunge.api.schemas import DryRun, Job, JobKind, JobPage, Status
 from expunge.api.services import Services
 from expunge.core.specs import CombineSpec, EraseSpec, EvaluateSpec, HideSpec
 from expunge.core.specs.jobs import MAX_KEY
 from expunge.store import artifacts, audit, jobs, logs, queue_quotas, removal, tracing
+from expunge.store.statuses import JobStatus
 
 log = structlog.get_logger("api")
 router = APIRouter(tags=["jobs"], dependencies=[accepts(JSON)])
@@ -125,7 +126,7 @@ async def settle(services: Services, caller: Caller, done: Done, seconds: int) -
     with services.seats.take(caller):
         job = await serializers.ended(services, caller, job.id, deadline=time.monotonic() + seconds)
     done.body, done.headers = job, {**done.headers, "Preference-Applied": f"wait={seconds}"}
-    if job.status in TERMINAL:
+    if job.status in JobStatus.terminal():
         done.status = 200
         done.headers.pop("Retry-After", None)
     return done.response()
@@ -231,7 +232,7 @@ def list_jobs(
     services: ServicesDep,
     caller: JobsReader,
     kind: Annotated[JobKind | None, Query(description="Only jobs of this kind.")] = None,
-    status: Annotated[JobStatus | None, Query(description="Only jobs in this status.")] = None,
+    status: Annotated[Status | None, Query(description="Only jobs in this status.")] = None,
     label: Annotated[
         list[str],
         Query(
@@ -297,7 +298,7 @@ def cancel_job(job_id: uuid.UUID, services: ServicesDep, caller: JobsWriter, tic
     def work(session: Session) -> Done:
         before = jobs.get(session, caller.tenant_id, job_id).status
         row = jobs.cancel(session, caller.tenant_id, job_id)
-        if row.status != before and row.status in ("cancelling", "cancelled"):
+        if row.status != before and row.status in (JobStatus.CANCELLING, JobStatus.CANCELLED):
             audit.record(session, caller.tenant_id, caller, "job.cancelled", row.id)
         return Done(serializers.job(session, caller.tenant_id, row), status=200, job=row)
 

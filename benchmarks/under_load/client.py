@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from benchmarks.under_load.service import JOB
+from expunge.store.statuses import JobStatus
 
 Seen = dict[str, Any]
 PAUSE = 0.1  # seconds between two jobs, or tasks, that are to find an idle worker
-TERMINAL = ("succeeded", "failed", "cancelled", "expired")
 BEARER = {"Authorization": f"Bearer {os.environ.get('LOAD_KEY', '')}"}
 
 
@@ -82,7 +82,7 @@ async def post(url: str, times: int, wait: bool, labels: dict[str, str]) -> Seen
             async with http.post(f"{url}/jobs/erase", json={**JOB, "labels": labels}) as answer:
                 answer.raise_for_status()
                 accepted.append((await answer.json())["id"])
-            while wait and await status(http, url, accepted[-1]) not in TERMINAL:
+            while wait and await status(http, url, accepted[-1]) not in JobStatus.terminal():
                 await asyncio.sleep(PAUSE)
             await asyncio.sleep(PAUSE if wait else 0)
     return {"accepted": accepted, "sent": sent}
@@ -139,7 +139,7 @@ async def watch(url: str, jobs: list[str], clients: int) -> Seen:
                         sys.stdout.write("open\n")
                         sys.stdout.flush()
                 came.append(event)
-            return [seq for seq, _ in came] if came and came[-1][1] in TERMINAL else []
+            return [seq for seq, _ in came] if came and came[-1][1] in JobStatus.terminal() else []
 
         found = await asyncio.gather(*(one(jobs[i % len(jobs)]) for i in range(clients)))
     whole: dict[str, list[int]] = defaultdict(list)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from expunge.core.models.folders import BUNDLED
 from expunge.core.specs import EraseSpec
 from expunge.store import db, jobs
-from expunge.store.models import TERMINAL
+from expunge.store.statuses import JobStatus
 from tests.support.cluster import until
 
 ESD = {
@@ -40,7 +40,7 @@ def ended(fleet, job_id):
     """The job at its end; torch is loaded twice before its first step, which on a busy machine takes
     minutes.
     """
-    until(lambda: fleet.job(job_id).status in TERMINAL, 300)
+    until(lambda: fleet.job(job_id).status in JobStatus.terminal(), 300)
     return fleet.job(job_id)
 
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from expunge.store import db, jobs
-from expunge.store.models import ACTIVE
+from expunge.store.statuses import JobStatus
 from tests.support.cluster import alive, until
 from tests.support.whole_service import JOB, Stage, behind, clean, through
 
@@ -251,7 +251,7 @@ def test_f26_an_event_stream_that_breaks_goes_on_without_gap_or_duplicate(stage:
     seen, cuts = list[int](), 0
     while (
         not seen
-        or stage.job(uuid.UUID(job_id)).status in ACTIVE
+        or stage.job(uuid.UUID(job_id)).status in JobStatus.active()
         or stage.job(uuid.UUID(job_id)).version > seen[-1]
     ):
         headers = (

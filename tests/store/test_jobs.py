@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from expunge.store import attempts, db, events, jobs
 from expunge.store.errors import NotFinished, NotFound
 from expunge.store.models import Job, Tenant
+from expunge.store.statuses import JobStatus
 from tests.support.events import events_of
 
 
@@ -139,3 +140,8 @@ def test_metrics_count_jobs_and_the_queues_age(session, make, tenant: Tenant):
     assert jobs.count_by_status(session)["failed"] == 0
     assert 90 <= jobs.queue_age(session) < 100
     assert jobs.active_count(session, tenant.id) == 1
+
+
+def test_a_status_is_either_active_or_terminal():
+    assert sorted([*JobStatus.active(), *JobStatus.terminal()]) == sorted(JobStatus)
+    assert set(JobStatus.leased()) < set(JobStatus.active())

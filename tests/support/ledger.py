@@ -21,9 +21,10 @@ from sqlalchemy import func, select
 
 from expunge.store import db
 from expunge.store.blobs import MARKER, QUARANTINE, Blobs
-from expunge.store.models import TERMINAL, Artifact, Checkpoint, Event, Job
+from expunge.store.models import Artifact, Checkpoint, Event, Job
 from expunge.store.queue_recovery import QUEUE
 from expunge.store.settings import Settings
+from expunge.store.statuses import JobStatus
 from expunge.worker import sweeper
 from tests.support.cluster import Fleet, until
 
@@ -134,7 +135,7 @@ def read(
                 Event.job_id
             )
         ).all()
-        ends = Counter(session.scalars(select(Event.job_id).where(Event.type.in_(TERMINAL))))
+        ends = Counter(session.scalars(select(Event.job_id).where(Event.type.in_(JobStatus.terminal()))))
         named = set(session.scalars(select(Artifact.key)))
         named |= {f["key"] for row in session.scalars(select(Checkpoint)) for f in row.files.values()}
         repeats = {
@@ -156,7 +157,7 @@ def read(
     )
     ledger.jobs_lost = len(known - set(jobs))
     ledger.jobs_not_accepted = len(set(jobs) - known)
-    ledger.not_ended = sum(job.status not in TERMINAL for job in jobs.values())
+    ledger.not_ended = sum(job.status not in JobStatus.terminal() for job in jobs.values())
     ledger.ended_more_than_once = sum(n > 1 for n in ends.values())
     ledger.gaps_in_events = sum(
         (low, high, n) != (1, jobs[j].version, jobs[j].version) for j, n, low, high in seqs
@@ -196,7 +197,7 @@ def close(fleet: Fleet) -> None:
     if fleet.closed:
         fleet.end()
         return
-    left = [job_id for job_id in fleet.accepted if fleet.job(job_id).status not in TERMINAL]
+    left = [job_id for job_id in fleet.accepted if fleet.job(job_id).status not in JobStatus.terminal()]
     for job_id in left:
         fleet.cancel(job_id)
     # A test may end before its jobs or duplicates, or with its workers dead
@@ -205,7 +206,7 @@ def close(fleet: Fleet) -> None:
         for program, start in (("celery", fleet.worker), ("expunge.worker.loops", fleet.loops)):
             if not fleet.runs(program):
                 start()
-        until(lambda: all(fleet.job(job_id).status in TERMINAL for job_id in left), 180)
+        until(lambda: all(fleet.job(job_id).status in JobStatus.terminal() for job_id in left), 180)
         until(lambda: quiet(fleet.settings), 180)
     book = read(
         fleet.settings,

@@ -13,7 +13,8 @@ import psutil
 from sqlalchemy import func, select
 
 from expunge.store import db
-from expunge.store.models import TERMINAL, Job
+from expunge.store.models import Job
+from expunge.store.statuses import JobStatus
 
 EVERY = 1.0  # seconds between samples
 # A process leaks that keeps more than this of every job: 40 KiB, a small part of what a job's delta or its
@@ -69,7 +70,10 @@ class Watch:
     def count(self) -> None:
         with db.transaction(self.url) as session:
             finished = (
-                session.scalar(select(func.count()).select_from(Job).where(Job.status.in_(TERMINAL))) or 0
+                session.scalar(
+                    select(func.count()).select_from(Job).where(Job.status.in_(JobStatus.terminal()))
+                )
+                or 0
             )
             for job_id, owner in session.execute(
                 select(Job.id, Job.lease_owner).where(Job.lease_owner.is_not(None))

@@ -142,10 +142,16 @@ class Stage(Fleet):
     def unfinished(self) -> int:
         from sqlalchemy import func, select
 
-        from expunge.store.models import ACTIVE, Job
+        from expunge.store.models import Job
+        from expunge.store.statuses import JobStatus
 
         with db.transaction(self.url) as session:
-            return session.scalar(select(func.count()).select_from(Job).where(Job.status.in_(ACTIVE))) or 0
+            return (
+                session.scalar(
+                    select(func.count()).select_from(Job).where(Job.status.in_(JobStatus.active()))
+                )
+                or 0
+            )
 
 
 def behind(url: str) -> Proxy:
