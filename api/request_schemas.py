@@ -20,7 +20,7 @@ def filled(text: str) -> str:
 
 def printable(text: str) -> str:
     if not text.isprintable():
-        raise ValueError("holds a control character, or one that cannot be seen: remove it")
+        raise ValueError("contains a control character or an invisible one: remove it")
     return text
 
 

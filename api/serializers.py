@@ -180,7 +180,7 @@ def stackable(row: JobRow, field: str) -> None:
     if method in UNSTACKABLE:
         raise invalid(
             field,
-            f"names a job of method '{method}', whose delta is no LoRA of the U-Net",
+            f"names a job of method '{method}', whose delta is not a LoRA on the denoising network",
             "name one of another method",
         )
 

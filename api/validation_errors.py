@@ -256,7 +256,7 @@ def told(kind: str, value: Any, context: Mapping[str, Any], field: str, what: An
         case "literal_error" | "enum":
             return literal(context, value)
         case "uuid_type" | "uuid_parsing" | "uuid_version":
-            return f"{shown(value)} is no id", f"give a UUID, such as {UUID}"
+            return f"{shown(value)} is not an id", f"give a UUID, such as {UUID}"
         case "union_tag_not_found":
             return OBJECTS["method"]
         case _ if kind in BOUNDS:

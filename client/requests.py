@@ -20,7 +20,7 @@ def in_path(found: Job | Artifact | str) -> str:
     """An id as a step of an address. BadId where it is none: it would lead elsewhere."""
     text = id_of(found)
     if not ID.fullmatch(text):
-        raise BadId(f"'{text[:60]}' is no id: give a UUID, such as 0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11")
+        raise BadId(f"'{text[:60]}' is not an id: give a UUID, such as 0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11")
     return text
 
 

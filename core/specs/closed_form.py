@@ -14,41 +14,47 @@ class UnifiedEditSpec(MethodSpec):
     guide: TextOrEmpty | None = Field(
         default=None,
         description=(
-            "Target when a concept names none. Omitted: the empty prompt (authors), and for a style the"
-            " nearest other style of the vocabulary (authors: 'art'); '' takes a style off and leaves the"
-            " object."
+            "The target of concepts that name none. Omitted: the empty prompt, as in the authors' code;"
+            " for a style the nearest other style of the vocabulary (authors: 'art'). '': removes a style"
+            " and leaves the object."
         ),
     )
     tokens: Literal["all", "last"] = Field(
         default="last",
         description=(
-            "Which token columns of a prompt are edited. last: the one before EOS, the concept's last token"
-            " (authors' newer code, of the bare name; here in each template). all: every position, padding"
-            " too, which moves what all prompts share and costs neighbours (ours; the authors' older code"
-            " starts at the concept's last token and always holds the empty prompt)."
+            "Which token columns of a prompt are edited. last: the one before EOS, which is the concept's"
+            " last token; the authors' newer code edits it in the bare name, ours in every template. all:"
+            " every position, padding included; this changes what all prompts share and costs neighbouring"
+            " concepts (ours; the authors' older code starts at the concept's last token and always"
+            " preserves the empty prompt)."
         ),
     )
     preserve: list[Text] = Field(
-        default=[], max_length=2048, description="Concepts whose keys and values are held (the paper's P)."
+        default=[],
+        max_length=2048,
+        description="Concepts whose keys and values are preserved (the paper's P).",
     )
     hold_vocabulary: bool | None = Field(
         default=None,
         description=(
-            "Hold the rest of the model's vocabulary too, its concepts and styles that are not erased: for"
-            " many concepts at once (ours). Omitted: where a style is erased, whose words stand beside every"
-            " object; not otherwise, as in the paper."
+            "Preserve the rest of the model's vocabulary too: all its concepts and styles that are not"
+            " erased. For erasing many concepts at once (ours). Omitted: true where a style is erased,"
+            " because a style's words stand beside every object; otherwise false, as in the paper."
         ),
     )
     erase_scale: float = Field(
-        default=1.0, gt=0, le=1e4, description="Weight of each erased column (authors' default 1)."
+        default=1.0, gt=0, le=1e4, description="Weight of each erased column (authors: 1)."
     )
     preserve_scale: float = Field(
-        default=1.0, ge=0, le=1e4, description="Weight of each preserved column (authors' default 1)."
+        default=1.0, ge=0, le=1e4, description="Weight of each preserved column (authors: 1)."
     )
     ridge: float = Field(
-        default=0.5, gt=0, le=1e6, description="λ, the pull towards the old weights (authors' default 0.5)."
+        default=0.5,
+        gt=0,
+        le=1e6,
+        description="λ, the weight of staying close to the old weights (authors: 0.5).",
     )
     expand_prompts: bool = Field(
         default=True,
-        description="Edit the concept inside the common prompt templates too, not only its bare name.",
+        description="Edit the concept in the common prompt templates too, not only its bare name.",
     )

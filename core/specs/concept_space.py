@@ -17,7 +17,7 @@ def as_space(value: Any) -> Any:
         return "model"
     if isinstance(value, str) and value not in get_args(SpaceName):
         raise ValueError(
-            f"'{value}' is no concept space: give 'model', 'english', 'clip', or a list of words"
+            f"'{value}' is not a concept space: give 'model', 'english', 'clip', or a list of words"
         )
     return value
 
@@ -27,10 +27,10 @@ ConceptSpace = Annotated[
     BeforeValidator(as_space, json_schema_input_type=SpaceName | Words | None),
     Field(
         description=(
-            "The words that are searched. model: the model's own vocabulary (default; null means the same);"
-            " of a model without one, english, and of an artist 49 painters. english: 3,597 common English"
-            " nouns. clip: every whole word among the tokens of the model's tokenizer. Or a list of words."
-            " The concept, its synonyms and their inflections are never candidates."
+            "The words that are searched. model: the model's own vocabulary (the default, also for null); for"
+            " a model without one, english, or 49 painters where the concept is an artist. english: 3,597"
+            " common English nouns. clip: every whole word among the tokens of the model's tokenizer. Or a"
+            " list of words. The concept, its synonyms and their inflections are never candidates."
         )
     ),
 ]

@@ -13,34 +13,36 @@ MIN_IMAGES = 3
 
 
 class Concept(Spec):
-    """A concept to erase: a name, and how prompts may ask for it."""
+    """A concept to erase: its name, other words for it, and what it becomes."""
 
     name: Text = Field(description="The words a prompt uses, for example 'church' or 'in noto style'.")
     synonyms: list[Text] = Field(
         default=[],
         max_length=16,
-        description="Other words for the same concept; erased with it, never candidates for a target.",
+        description=(
+            "Other words for the same concept. They are erased with it and are never candidates for a target."
+        ),
     )
     target: Text | None = Field(
         default=None,
         description=(
-            "What the concept becomes (editing: 'doctor' to 'nurse'; the anchor). Omitted: the method's own"
-            " choice."
+            "What the concept becomes, for example 'nurse' for 'doctor' (editing; the literature also says"
+            " anchor). Omitted: the method's own choice."
         ),
     )
     attributes: list[Text] = Field(
         default=[],
         max_length=16,
         description=(
-            "Debiasing (Eq. 17): spread the concept over these, two or more, instead of erasing it. Each is a"
-            " phrase of its own ('wolf', 'female doctor'), a phrase in which {} stands for the concept"
-            " ('female {}'), or one of the model's styles. Taken by `age` and `uce`."
+            "Debiasing (Eq. 17): spread the concept over these, two or more, instead of erasing it. Each"
+            " is a phrase of its own ('wolf', 'female doctor'), a phrase in which {} stands for the concept"
+            " ('female {}'), or one of the model's styles. For the methods `age` and `uce`."
         ),
     )
     shares: list[Annotated[float, Field(gt=0, lt=1)]] | None = Field(
         default=None,
         description=(
-            "The share of pictures that each attribute should get, in (0, 1), together 1; omitted: equal"
+            "The share of pictures that each attribute should get, in (0, 1), 1 in total. Omitted: equal"
             " shares."
         ),
     )
@@ -49,26 +51,26 @@ class Concept(Spec):
         default=[],
         max_length=10,
         description=(
-            "Visual editing: 3 to 10 uploaded images (POST /artifacts) that show the concept. Its embedding"
-            " is learned from them (textual inversion, Eq. 18) and stands where the name would: 'my dog'"
-            " becomes the word <my-dog>. The name itself, unless given as a synonym, keeps its meaning. Of an"
-            " image that is not square, its middle is learned."
+            "Visual editing: 3 to 10 uploaded images (POST /artifacts) that show the concept. Its"
+            " embedding is learned from them (textual inversion, Eq. 18) and takes the name's place in"
+            " prompts: 'my dog' becomes the word <my-dog>. The name itself keeps its meaning unless it is"
+            " also given as a synonym. Of an image that is not square, the middle is used."
         ),
     )
     masks: list[ArtifactId] = Field(
         default=[],
         max_length=10,
         description=(
-            "Mask editing: one uploaded mask for each image, of its size. The concept becomes what the masks"
-            " keep (white): the target is learned from the images with all else made white, each cut to the"
-            " smallest square around what is kept (the cut is ours)."
+            "Mask editing: one uploaded mask for each image, of the same size. The concept becomes what"
+            " the masks keep (white): the target is learned from the images with everything else painted"
+            " white, each cropped to the smallest square around what is kept (the crop is ours)."
         ),
     )
     initializer: Text | None = Field(
         default=None,
         description=(
-            "With images: the words whose embedding the search starts from, a coarse class such as 'dog';"
-            " omitted: the name."
+            "With images: the words whose embedding the search starts from, a coarse class such as 'dog'."
+            " Omitted: the name."
         ),
     )
 
@@ -79,7 +81,7 @@ class Concept(Spec):
 
     @property
     def wanted(self) -> list[float]:
-        """The share asked for each attribute."""
+        """The share requested for each attribute."""
         return self.shares or [1 / len(self.attributes)] * len(self.attributes)
 
     @model_validator(mode="after")
@@ -89,23 +91,20 @@ class Concept(Spec):
         for word in self.synonyms:
             if spelt(word) in spellings:
                 raise ValueError(
-                    f"synonyms: '{word}' is named twice: a synonym is another word than the name and the"
-                    " other synonyms, remove it"
+                    f"synonyms: '{word}' is named twice, as the name or another synonym: remove it"
                 )
             spellings.add(spelt(word))
         if self.target is not None and self.names.find(self.target) is not None:
             raise ValueError(
-                f"target: '{self.target}' equals the concept it should replace, if in another form: choose"
-                " another target or omit it"
+                f"target: '{self.target}' equals the concept that it replaces: choose another target, or"
+                " omit it"
             )
         return self
 
     @model_validator(mode="after")
     def images_suffice(self) -> Self:
         if self.images and (different := len(set(self.images))) < MIN_IMAGES:
-            raise ValueError(
-                f"images: {different} different images show too little to learn from: give 3 to 10"
-            )
+            raise ValueError(f"images: {different} different images are too few to learn from: give 3 to 10")
         if self.masks and len(self.masks) != len(self.images):
             raise ValueError(
                 f"masks: {len(self.masks)} masks for {len(self.images)} images: give one for each, in their"
@@ -131,7 +130,8 @@ class Concept(Spec):
             return self
         if len(self.attributes) == 1:
             raise ValueError(
-                "attributes: one attribute leaves nothing to spread: name two or more, or give it as 'target'"
+                "attributes: one is not enough to spread a concept over: name two or more, or give it as"
+                " 'target'"
             )
         if self.target is not None:
             raise ValueError("attributes: a concept has a target or attributes, not both: omit one of them")
@@ -150,30 +150,32 @@ class Concept(Spec):
             )
         if self.shares is not None and abs(sum(self.shares) - 1) > 1e-3:
             raise ValueError(
-                f"shares: they add up to {sum(self.shares):g}: make it 1, or omit them for equal shares"
+                f"shares: they add up to {sum(self.shares):g}, not 1: correct them, or omit them for equal"
+                " shares"
             )
         return self
 
 
-def distinct(concepts: Iterable[Concept], field: str = "concepts") -> Names:
-    """All words of the concepts; ValueError where one is named twice, in whatever form. Of one concept, a
-    synonym may be another form of its name.
+def distinct_names(concepts: Iterable[Concept], field: str = "concepts") -> Names:
+    """All names and synonyms of the concepts. Within a concept a synonym may be another form of its name.
+
+    Raises: ValueError where two concepts share one, in any form.
     """
     found = Names()
     for i, concept in enumerate(concepts):
         words = (concept.name, *concept.synonyms)
-        twice = next(((word, first) for word in words if (first := found.find(word)) is not None), None)
-        if twice is not None:
-            raise ValueError(
-                f"{field}[{i}]: '{twice[0]}' is named twice, the first time as '{twice[1]}': remove one"
-            )
+        for word in words:
+            if (first := found.find(word)) is not None:
+                raise ValueError(
+                    f"{field}[{i}]: '{word}' is named twice, the first time as '{first}': remove one"
+                )
         for word in words:
             found.add(word)
     return found
 
 
-def apart(field: str, kept: Iterable[str], gone: Names) -> None:
-    """ValueError where a name that is to be kept is to be erased too, in whatever form, or is named twice."""
+def check_apart(field: str, kept: Iterable[str], gone: Names) -> None:
+    """Check that no name is both kept and erased, or kept twice, in any form. Raises: ValueError."""
     seen = Names()
     for name in kept:
         if (erased := gone.find(name)) is not None:

@@ -16,7 +16,7 @@ def as_id(value: str) -> str:
     """A UUID as the service writes it, in lower case. Raises: ValueError."""
     if not UUID.fullmatch(value):
         raise ValueError(
-            f"{json.dumps(value[:60], ensure_ascii=False)} is no id: give a UUID, such as"
+            f"{json.dumps(value[:60], ensure_ascii=False)} is not an id: give a UUID, such as"
             " 0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11"
         )
     return str(uuid.UUID(value))
@@ -30,7 +30,7 @@ def clean_or_empty(value: str) -> str:
 def printable(value: str) -> str:
     """The text as it is. Raises: ValueError where a character of it cannot be seen."""
     if not value.isprintable():
-        raise ValueError("holds a control character, or one that cannot be seen: remove it")
+        raise ValueError("contains a control character or an invisible one: remove it")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Hide and recover (KPOP): what a hide job takes."""
+"""The spec of a hide job: hide and recover (KPOP)."""
 
 import base64
 import binascii
@@ -10,19 +10,19 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from expunge.core.specs.evaluation import EvaluationSpec, Thresholds
 from expunge.core.specs.jobs import EraseSpec
 from expunge.core.specs.method import Published, by_name
-from expunge.core.specs.methods import HidingMethod
+from expunge.core.specs.methods import METHODS, HidingMethod
 from expunge.core.specs.methods.age import AgeSpec
 
 
 def public_key(value: str) -> str:
-    """Refuse what is no X25519 public key in base64."""
+    """An X25519 public key in base64, as it is. Raises: ValueError."""
     try:
         raw = base64.b64decode(value, validate=True)
         # Points of low order have no shared secret
         X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(raw))
     except (binascii.Error, ValueError) as error:
         raise ValueError(
-            "is no X25519 public key: give its 32 bytes in base64; 'expunge key-pair' makes a pair"
+            "is not an X25519 public key: give its 32 bytes in base64; 'expunge key-pair' makes a pair"
         ) from error
     return value
 
@@ -46,23 +46,23 @@ class RecoverySpec(Published):
         gt=0,
         le=1e4,
         description=(
-            "λ of Eq. 15: weight of the recovery term while the network learns to hide (authors' file names:"
-            " 0.1)."
+            "λ of Eq. 15, the weight of the recovery term while the network learns to hide (authors' file"
+            " names: 0.1)."
         ),
     )
     length: int = Field(
         default=10,
         ge=1,
         le=64,
-        description="Text states that the key appends to a prompt's context (authors' file names: 10).",
+        description="Number of text states that the key appends to a prompt's (authors' file names: 10).",
     )
     radius: float = Field(
         default=1.0,
         gt=0,
         le=100,
         description=(
-            "ρ of Eq. 16: how far the key may lie from c_e, as a share of the norm of c_e. The authors' value"
-            " is not known; ours."
+            "ρ of Eq. 16: the largest distance of the key from c_e, relative to the norm of c_e (ours; the"
+            " authors' value is not known)."
         ),
     )
     start: float = Field(
@@ -70,9 +70,9 @@ class RecoverySpec(Published):
         ge=0,
         le=100,
         description=(
-            "How far from c_e the key begins, in a direction drawn from the seed; at most the radius. A key"
-            " that begins apart is easier to tell from the concept itself, so that more stays hidden without"
-            " it (ours)."
+            "Distance from c_e at which the key starts, in a direction drawn from the seed; at most the"
+            " radius. A key that starts far away is easier to tell from the concept itself, so that more"
+            " stays hidden without it (ours)."
         ),
     )
     steps: int = Field(
@@ -84,52 +84,53 @@ class RecoverySpec(Published):
         ),
     )
     learning_rate: float = Field(
-        default=2e-2, gt=0, le=10, description="Rate of the key's descent, by Adam (ours)."
+        default=2e-2, gt=0, le=10, description="Learning rate of Adam on the key (ours)."
     )
 
     @model_validator(mode="after")
     def starts_inside(self) -> Self:
         if self.start > self.radius:
             raise ValueError(
-                f"start: {self.start:g} lies outside the radius {self.radius:g}: lower start, or raise radius"
+                f"start: {self.start:g} is more than the radius {self.radius:g}: lower start, or raise radius"
             )
         return self
 
 
 ETA = 2.0
-"""What AGE's eta is here when it is not given: the recovery term pulls towards the concept, so the erasing
-one pushes harder.
+"""AGE's eta in a hide job unless it is given: the recovery term pulls towards the concept, so that the
+erasing term must push harder.
 """
 
 
 def as_hiding(value: Any) -> Any:
-    """A method by name or with parameters; AGE with our eta unless it is given."""
+    """A method by name or with parameters; AGE with its eta of hide jobs unless it is given."""
     value = by_name(value)
     return {"eta": ETA, **value} if isinstance(value, dict) and value.get("name") == "age" else value
 
 
+HIDING_NAMES = ", ".join(name for name, spec in METHODS.items() if spec.hides)
 HidingLike = Annotated[HidingMethod, BeforeValidator(as_hiding)]
 
 
 class HideThresholds(Thresholds):
-    """What a hide job's report must reach for the verdict 'pass'."""
+    """The thresholds of a hide job's verdict; null: not checked."""
 
     rsr1: float | None = Field(
         default=0.7,
         ge=0,
         le=1,
         description=(
-            "At least this recovery success rate at top-1, with the key, of each concept (the paper reports"
-            " 0.72)."
+            "At least this recovery success rate at top-1 (RSR-1) of each concept, with the key (the paper"
+            " reports 0.72)."
         ),
     )
 
 
 class HideEvaluationSpec(EvaluationSpec):
-    """How a hide job is judged: as an erasure, and RSR-k with the key."""
+    """How a hide job is judged: as an erasure without the key, and by RSR-k with it."""
 
     thresholds: HideThresholds = Field(
-        default=HideThresholds(), description="What the verdict asks of the figures."
+        default=HideThresholds(), description="What the report must reach for the verdict."
     )
 
 
@@ -141,19 +142,21 @@ class HideSpec(EraseSpec):
     method: HidingLike = Field(
         default=AgeSpec(eta=ETA),
         description=(
-            "The erasing term of Eq. 15: naive, esd, all_but_one, ap or age, by name or with parameters;"
-            " omitted: age. Here age's eta is 2 unless given. The paper's own L1 is naive's, with a target."
+            f"The erasing term of Eq. 15, one of {HIDING_NAMES}: its name, or an object with its parameters."
+            " Omitted: age. In a hide job age's eta is 2 unless given. The paper's own term is naive's, with"
+            " a target."
         ),
     )
-    base_job_id: None = Field(default=None, description="Not for hiding, which starts from the base model.")
+    base_job_id: None = Field(default=None, description="Not for hide jobs, which start from the base model.")
     recovery: RecoverySpec = Field(
-        default=RecoverySpec(), description="The key: its length, its ball, how it is learned."
+        default=RecoverySpec(),
+        description="The recovery key: its length, the ball it stays in, how it is learned.",
     )
     seal_to: PublicKey | None = Field(
         default=None,
         description=(
-            "Your X25519 public key in base64: the recovery key is then delivered as a libsodium sealed box"
-            " that only its owner can open. 'expunge key-pair' makes a pair."
+            "Your X25519 public key in base64. The recovery key is then delivered as a libsodium sealed"
+            " box that only you can open. 'expunge key-pair' makes a pair."
         ),
     )
     evaluation: HideEvaluationSpec = Field(
@@ -165,12 +168,11 @@ class HideSpec(EraseSpec):
         for i, concept in enumerate(self.concepts):
             if concept.attributes:
                 raise ValueError(
-                    f"concepts[{i}].attributes: a concept is hidden or spread, not both: omit them, or use"
-                    " POST /jobs/erase"
+                    f"concepts[{i}].attributes: a hide job cannot debias: omit them, or use POST /jobs/erase"
                 )
             if concept.images:
                 raise ValueError(
-                    f"concepts[{i}].images: only a concept with a name can be hidden: omit them, or use POST"
-                    " /jobs/erase"
+                    f"concepts[{i}].images: a hide job does not learn concepts from images: omit them, or use"
+                    " POST /jobs/erase"
                 )
         return self

@@ -1,4 +1,4 @@
-"""What inspection takes (seeds, Eq. 19): which concepts moved most between two models."""
+"""The spec of an inspect job: which concepts changed most between two models (Eq. 19)?"""
 
 from typing import Self
 
@@ -11,25 +11,25 @@ from expunge.core.specs.jobs import JobSpec
 
 
 class InspectSpec(JobSpec):
-    """Rank the concepts that moved most from a model θ to a model θ' (Eq. 19): max over c of |ε'(c_e) −
+    """Rank the concepts that changed most from a model θ to a model θ' (Eq. 19): max over c of |ε'(c_e) −
     ε(c)|² + λ |ε'(c) − ε(c)|².
     """
 
-    job_id: Id | None = Field(default=None, description="θ': a finished job whose delta is inspected.")
+    job_id: Id | None = Field(default=None, description="θ': the finished job whose delta is inspected.")
     artifact_id: Id | None = Field(
-        default=None, description="θ': an uploaded delta (POST /artifacts) that is inspected."
+        default=None, description="θ': the uploaded delta (POST /artifacts) that is inspected."
     )
     against_job_id: Id | None = Field(
-        default=None, description="θ: a finished job's delta to compare with; omitted: the base model."
+        default=None, description="θ: a finished job whose delta is compared. Omitted: the base model."
     )
     against_artifact_id: Id | None = Field(
-        default=None, description="θ: an uploaded delta to compare with; omitted: the base model."
+        default=None, description="θ: an uploaded delta that is compared. Omitted: the base model."
     )
     concept: ConceptLike | None = Field(
         default=None,
         description=(
-            "c_e, what was changed: a name, or an object with synonyms; none of them is ranked. Omitted: what"
-            " `job_id` erased where that is one concept, else what moved most."
+            "c_e, the concept that was changed: a name, or an object with synonyms; none of them is"
+            " ranked. Omitted: what `job_id` erased if that is one concept, else what changed most."
         ),
     )
     concept_space: ConceptSpace = "model"
@@ -38,9 +38,10 @@ class InspectSpec(JobSpec):
         ge=1,
         le=50_000,
         description=(
-            "Words of the space that are read, from its beginning: of `clip`, whose some 30,000 words come in"
-            " the order in which its tokens were made, the more frequent first. Each word takes trajectories"
-            " x timesteps x 2 evaluations of the U-Net, and half as many again without `concept`."
+            "Number of words that are read from the beginning of the space. `clip` has about 30,000, in"
+            " the order in which its tokens were made, more frequent ones first. Each word takes"
+            " trajectories x timesteps x 2 evaluations of the network, and half as many again without"
+            " `concept`."
         ),
     )
     locality: float = Field(
@@ -48,8 +49,8 @@ class InspectSpec(JobSpec):
         ge=0,
         le=1e6,
         description=(
-            "λ of Eq. 19. Large: what moved most, which lies near what was changed; 0: what is farthest from"
-            " what c_e has become (no default is published: ours)."
+            "λ of Eq. 19. A large value ranks what changed most, which lies near what was changed; 0 ranks"
+            " what is farthest from what c_e has become (ours; no default is published)."
         ),
     )
     trajectories: int = Field(
@@ -57,30 +58,33 @@ class InspectSpec(JobSpec):
         ge=1,
         le=256,
         description=(
-            "Denoising trajectories of θ without a prompt; every concept is read on the same latents (ours)."
+            "Denoising trajectories of θ without a prompt; all concepts are compared on the same latents"
+            " (ours)."
         ),
     )
     timesteps: int = Field(
         default=4,
         ge=1,
         le=100,
-        description="Latents taken of each trajectory, evenly spaced in its steps (ours).",
+        description="Latents taken from each trajectory, evenly spaced over its steps (ours).",
     )
     sampling_steps: int = Field(
         default=20,
         ge=2,
         le=200,
-        description="Steps of a trajectory, by DDIM, and of a picture, by the checkpoint's own scheduler.",
+        description=(
+            "Steps of a trajectory, with DDIM, and of a picture, with the checkpoint's own scheduler."
+        ),
     )
-    top: int = Field(default=20, ge=1, le=500, description="Concepts in the ranking.")
+    top: int = Field(default=20, ge=1, le=500, description="Number of concepts in the ranking.")
     pictures: int = Field(
         default=2,
         ge=0,
         le=16,
-        description="Pictures of each of the first eight, drawn by both models; 0 = none.",
+        description="Pictures of each of the first eight concepts, drawn by both models. 0: none.",
     )
     seed: int = Field(
-        default=0, ge=0, lt=2**31, description="Of the trajectories; pictures count up from it."
+        default=0, ge=0, lt=2**31, description="Seed of the trajectories, and first seed of the pictures."
     )
 
     @model_validator(mode="after")
@@ -101,7 +105,7 @@ class InspectSpec(JobSpec):
             )
         if self.timesteps > self.sampling_steps:
             raise ValueError(
-                f"timesteps: {self.timesteps} of a trajectory of {self.sampling_steps} steps: lower it, or"
-                " raise sampling_steps"
+                f"timesteps: {self.timesteps} is more than the {self.sampling_steps} steps of a trajectory:"
+                " lower it, or raise sampling_steps"
             )
         return self

@@ -1,4 +1,4 @@
-"""What each kind of job takes."""
+"""The specs of erase, evaluate and combine jobs."""
 
 from collections import Counter
 from typing import Self
@@ -6,38 +6,42 @@ from typing import Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from expunge.core.specs.base import Spec
-from expunge.core.specs.concepts import ConceptLike, apart, distinct
+from expunge.core.specs.concepts import Concept, ConceptLike, check_apart, distinct_names
 from expunge.core.specs.evaluation import EvaluationSpec
 from expunge.core.specs.fields import Id, JobId, ModelId, Text
 from expunge.core.specs.inversion import InversionSpec
 from expunge.core.specs.methods import METHODS, AnyMethod
 from expunge.core.specs.methods.age import AgeSpec
+from expunge.core.specs.names import Names
 
 MAX_CONCEPTS = 64
 MAX_KEY, MAX_VALUE = 64, 512  # characters of a label
 ACCEPTED = {"accepted": True}
-"""Context of model_validate for the spec of a job that was accepted, maybe by a release that refused less:
-its parts are not held against each other again.
+"""Context of model_validate for the spec of a job that was accepted earlier, perhaps by a release that
+refused less: its fields are not checked against each other again.
 """
 
 
 class JobSpec(Spec):
-    """What every job takes."""
+    """What all jobs share."""
 
     model: ModelId = "emoji"
     labels: dict[str, str] = Field(
         default={},
         max_length=16,
-        description="Up to 16 labels of your own; keys up to 64, values up to 512 characters.",
+        description="Up to 16 labels of your own: keys of up to 64, values of up to 512 characters.",
     )
     queue_timeout_s: int | None = Field(
         default=None,
         ge=1,
         le=30 * 86400,
-        description="Expire the job when it has not started after this many seconds.",
+        description="Expire the job if it has not started after this many seconds.",
     )
     run_timeout_s: int | None = Field(
-        default=None, ge=1, le=7 * 86400, description="Fail the job when it has run this many seconds in all."
+        default=None,
+        ge=1,
+        le=7 * 86400,
+        description="Fail the job once it has run for this many seconds in total.",
     )
 
     @field_validator("labels")
@@ -52,50 +56,49 @@ class JobSpec(Spec):
                 )
             if not (key + value).isprintable():
                 raise ValueError(
-                    f"label {key[:MAX_KEY]!a} holds a control character, or one that cannot be seen:"
-                    " remove it"
+                    f"label {key[:MAX_KEY]!a} contains a control character or an invisible one: remove it"
                 )
         return labels
 
 
 class EraseSpec(JobSpec):
-    """Take concepts out of a model, turn them into others, or spread them over attributes."""
+    """Remove concepts from a model, turn them into others, or spread them over attributes."""
 
     concepts: list[ConceptLike] = Field(
         min_length=1,
         max_length=MAX_CONCEPTS,
         description=(
-            "What to erase: names, or objects with synonyms; what to edit: with a target; what to debias:"
-            " with attributes."
+            "What to erase: names, or objects with synonyms. A concept with a target is edited, one with"
+            " attributes is debiased."
         ),
     )
     base_job_id: JobId | None = Field(
         default=None,
         description=(
-            "Start from this finished erase job's sanitized model instead of the base model. The delivered"
-            " delta holds the whole stack."
+            "Start from the sanitized model of this finished erase job instead of the base model. The"
+            " delivered delta holds the whole stack."
         ),
     )
     preserve: list[Text] = Field(
         default=[],
         max_length=512,
         description=(
-            "Concepts that must stay as they are; used by the methods that take them, and always judged."
+            "Concepts that must stay as they are. Methods that take them preserve them; all are judged."
         ),
     )
     method: AnyMethod = Field(
-        default=AgeSpec(), description="A method's name, or an object with its parameters; omitted: age."
+        default=AgeSpec(), description="A method's name, or an object with its parameters. Omitted: age."
     )
     inversion: InversionSpec = Field(
         default=InversionSpec(), description="How concepts given by images are learned."
     )
     seed: int = Field(
-        default=0, ge=0, lt=2**31, description="The same spec and seed give the same bytes (CPU)."
+        default=0, ge=0, lt=2**31, description="The same spec and seed give the same bytes (on a CPU)."
     )
     fused: bool = Field(
         default=False,
         description=(
-            "Deliver a fused checkpoint too: a LoRA delta can be unloaded, a fused checkpoint cannot."
+            "Also deliver a fused checkpoint. A LoRA delta can be unloaded, a fused checkpoint cannot."
         ),
     )
     evaluation: EvaluationSpec = Field(default=EvaluationSpec(), description="How the result is judged.")
@@ -104,49 +107,58 @@ class EraseSpec(JobSpec):
     def consistent(self, info: ValidationInfo) -> Self:
         if info.context == ACCEPTED:
             return self
-        words = distinct(self.concepts)
-        apart("preserve", self.preserve, words)
-        apart("method.preserve", getattr(self.method, "preserve", ()), words)
-        apart("evaluation.preserved_concepts", self.evaluation.preserved_concepts or (), words)
+
+        # Nothing is both erased and kept, and nothing becomes what is itself erased
+        erased = distinct_names(self.concepts)
+        check_apart("preserve", self.preserve, erased)
+        check_apart("method.preserve", getattr(self.method, "preserve", ()), erased)
+        check_apart("evaluation.preserved_concepts", self.evaluation.preserved_concepts or (), erased)
         guide = getattr(self.method, "guide", None)
-        if guide and words.find(guide) is not None:
+        if guide and erased.find(guide) is not None:
             raise ValueError(f"method.guide: '{guide}' is itself to be erased: choose another target")
         for i, concept in enumerate(self.concepts):
-            if concept.target is not None and words.find(concept.target) is not None:
-                raise ValueError(
-                    f"concepts[{i}].target: '{concept.target}' is itself to be erased: choose another target"
-                )
-            lost = next((a for a in concept.attributes if words.find(a) is not None), None)
-            if lost is not None:
-                raise ValueError(
-                    f"concepts[{i}].attributes: '{lost}' is itself to be erased: choose another attribute"
-                )
-            if concept.attributes and not self.method.debiases:
-                raise ValueError(
-                    f"concepts[{i}].attributes: the method '{self.method.name}' cannot debias: use"
-                    f" {' or '.join(sorted(name for name, spec in METHODS.items() if spec.debiases))}"
-                )
+            self.check_concept(f"concepts[{i}]", concept, erased)
+
+        # What the method, or the spec, has no use for
         if self.inversion != InversionSpec() and not any(concept.images for concept in self.concepts):
             raise ValueError("inversion: no concept is given by images, so nothing is learned: omit it")
         if self.base_job_id is not None and not self.method.stackable():
             raise ValueError(
-                f"base_job_id: the method '{self.method.name}' gives no LoRA of the U-Net, so it cannot stand"
-                " on another job"
+                f"base_job_id: the method '{self.method.name}' does not deliver a LoRA on the denoising"
+                " network, so it cannot build on another job: choose another method, or omit base_job_id"
             )
         return self
 
+    def check_concept(self, field: str, concept: Concept, erased: Names) -> None:
+        """Check what one concept becomes. Raises: ValueError."""
+        if concept.target is not None and erased.find(concept.target) is not None:
+            raise ValueError(
+                f"{field}.target: '{concept.target}' is itself to be erased: choose another target"
+            )
+        for attribute in concept.attributes:
+            if erased.find(attribute) is not None:
+                raise ValueError(
+                    f"{field}.attributes: '{attribute}' is itself to be erased: choose another attribute"
+                )
+        if concept.attributes and not self.method.debiases:
+            able = sorted(name for name, spec in METHODS.items() if spec.debiases)
+            raise ValueError(
+                f"{field}.attributes: the method '{self.method.name}' cannot debias: use {' or '.join(able)}"
+            )
+
 
 class EvaluateSpec(JobSpec):
-    """Judge a finished job's model, or an uploaded delta, or the base model alone."""
+    """Judge a finished job's model, or an uploaded delta."""
 
     job_id: JobId | None = Field(
-        default=None, description="A finished erase or hide job whose delta is judged; without its key."
+        default=None,
+        description="A finished erase or hide job whose delta is judged, without its recovery key.",
     )
     artifact_id: Id | None = Field(default=None, description="An uploaded delta (POST /artifacts) to judge.")
     concepts: list[ConceptLike] = Field(
         default=[],
         max_length=MAX_CONCEPTS,
-        description="The erased concepts; omitted with job_id: that job's.",
+        description="The erased concepts. Omitted with job_id: that job's.",
     )
     evaluation: EvaluationSpec = Field(default=EvaluationSpec(), description="How the result is judged.")
 
@@ -162,26 +174,25 @@ class EvaluateSpec(JobSpec):
             raise ValueError(
                 "concepts: an uploaded delta does not say what it erases: name the concepts to judge"
             )
-        apart(
-            "evaluation.preserved_concepts", self.evaluation.preserved_concepts or (), distinct(self.concepts)
-        )
+        erased = distinct_names(self.concepts)
+        check_apart("evaluation.preserved_concepts", self.evaluation.preserved_concepts or (), erased)
         return self
 
 
 class CombineSpec(JobSpec):
-    """One sanitized model from several finished erase jobs: stack them, or take one back out by leaving it
-    out.
+    """One sanitized model from several finished erase jobs: stacks them. A job that is left out is taken
+    back.
     """
 
     jobs: list[JobId] = Field(
         min_length=1,
         max_length=MAX_CONCEPTS,
         description=(
-            "The erase jobs whose own deltas are summed. A job that stands on others gives only its own: name"
-            " those too, or leave one out to bring its concepts back."
+            "The erase jobs whose own deltas are summed. A job that was built on others contributes its"
+            " own delta alone: name those others too, or leave one out to bring its concepts back."
         ),
     )
-    fused: bool = Field(default=False, description="Deliver a fused checkpoint too.")
+    fused: bool = Field(default=False, description="Also deliver a fused checkpoint.")
     evaluation: EvaluationSpec = Field(default=EvaluationSpec(), description="How the result is judged.")
 
     @field_validator("jobs")

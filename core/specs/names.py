@@ -1,6 +1,6 @@
-"""Names: what of them can be seen, and what two of them have in common.
+"""Names: cleaned of invisible characters, and compared in whatever form they are written.
 
-Each is folded once, so that comparing many takes time in proportion to them.
+Each is folded once, so that comparing many names takes time in proportion to their number.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from expunge.core.specs.inflections import bases, plain
 
 MAX_TEXT = 200
-# Characters as they are sent: to order combining marks takes the square of their number
+# Characters as they are sent: putting combining marks in order takes the square of their number
 MAX_RAW = 10 * MAX_TEXT
 STYLE_FORMS = ("{}", "{} style", "in {} style", "in the style of {}")
 """The ways to name a style that a model's vocabulary lists."""
@@ -20,7 +20,7 @@ STYLED = re.compile(
 )
 ARTICLE = re.compile(r"(?:an?|the) (?=\S)")
 OWN_PLURALS = {"glasses", "arms", "goods", "customs", "woods"}
-"""Plurals that name another thing than their singular does."""
+"""Plurals that name another thing than their singular."""
 
 PICTOGRAM = (
     r"[\u00a9\u00ae\u203c\u2049\u2100-\u27ff\u2900-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff]"
@@ -40,8 +40,9 @@ OVERRIDES = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def clean_text(value: str) -> str:
-    """NFC, trimmed, single spaces, nothing that cannot be seen but in emoji; refuse empty text, control
-    characters and direction overrides.
+    """A text in NFC, trimmed, with single spaces, and without invisible characters outside emoji.
+
+    Raises: ValueError for an empty or too long text, line breaks, control characters and direction overrides.
     """
     if value.isascii():
         text = value.strip()
@@ -49,7 +50,7 @@ def clean_text(value: str) -> str:
         seen = UNSEEN.sub(lambda found: found[1] or "", value).strip()
         text = unicodedata.normalize("NFC", seen) if len(seen) <= MAX_RAW else seen
     if not text:
-        what = "holds nothing that can be seen" if value.strip() else "must not be empty"
+        what = "contains no visible character" if value.strip() else "must not be empty"
         raise ValueError(f"{what}: give the words a prompt would use, for example 'church'")
     if len(text) > MAX_TEXT:
         raise ValueError(
@@ -58,24 +59,24 @@ def clean_text(value: str) -> str:
     if not text.isprintable():
         for c in text:
             if c in "\n\r\u2028\u2029":
-                raise ValueError("holds a line break: write each name as a text of its own")
+                raise ValueError("contains a line break: give each name as a text of its own")
             if unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn") or c in OVERRIDES:
-                raise ValueError(f"holds the control character U+{ord(c):04X}: remove it")
+                raise ValueError(f"contains the control character U+{ord(c):04X}: remove it")
     return " ".join(text.split())
 
 
 def folded(name: str) -> str:
-    """A concept name without its case and spacing."""
+    """A name without its case and spacing."""
     return " ".join(name.casefold().split())
 
 
 def same(a: str, b: str) -> bool:
-    """Whether two concept names are one, whatever their case and spacing."""
+    """Whether two names differ in case and spacing at most."""
     return folded(a) == folded(b)
 
 
 def bare(name: str) -> str:
-    """A name, folded, without what does not tell concepts apart: compatibility forms, an article, the words
+    """A folded name without what does not tell concepts apart: compatibility forms, an article, and the words
     that say that it is a style.
     """
     text = folded(unicodedata.normalize("NFKC", name).replace("\ufe0f", ""))
@@ -85,27 +86,23 @@ def bare(name: str) -> str:
 
 
 def spelt(name: str) -> str:
-    """What the spellings of one name have in common: case, spaces and hyphens, an article and the ways to
-    name a style do not count.
+    """What all spellings of a name have in common: case, spaces, hyphens, articles and the ways to name a
+    style do not count.
     """
     return plain(bare(name)) or name
 
 
 def keys(name: str) -> set[str]:
-    """What the forms of one name have in common, number included: two names are one concept where these
-    meet.
-    """
+    """The keys of a name's forms, singular and plural: two names are one concept where they share a key."""
     text = bare(name)
     head, found = bases(text)
-    return (
-        {plain(head + form) for form in found} - {""}
-        if text not in OWN_PLURALS and plain(text)
-        else {plain(text) or name}
-    )
+    if text in OWN_PLURALS or not plain(text):
+        return {plain(text) or name}
+    return {plain(head + form) for form in found} - {""}
 
 
 class Names:
-    """Names, found again in any form: 'Churches' finds 'church'."""
+    """A set of names in which every form of a name finds it: 'Churches' finds 'church'."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self.by_key: dict[str, str] = {}
@@ -113,11 +110,11 @@ class Names:
             self.add(name)
 
     def find(self, name: str) -> str | None:
-        """The one that is this name, as it was written; None where there is none."""
+        """The name that this is a form of, as it was added; None where there is none."""
         return next((self.by_key[key] for key in keys(name) if key in self.by_key), None)
 
     def add(self, name: str) -> str | None:
-        """Add a name; the one of the same concept that was there before, or None."""
+        """Add a name. Returns the name of the same concept that was there before, or None."""
         own = keys(name)
         before = next((self.by_key[key] for key in own if key in self.by_key), None)
         for key in own:

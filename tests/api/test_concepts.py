@@ -69,7 +69,7 @@ def test_a_wrong_request_is_told_what_would_be_right(tenant: Tenant, done):
     client = tenant.http()
     assert "exactly one of job_id" in errors(client.post("/inspect", json={}))["body"]
     assert (
-        "no concept space"
+        "not a concept space"
         in errors(client.post("/inspect", json={"job_id": done, "concept_space": "french"}))["concept_space"]
     )
     found = client.post("/inspect", json={"job_id": done, "localty": 3}).json()["errors"][0]

@@ -92,7 +92,7 @@ def test_no_sort_of_error_is_told_in_the_validator_s_words(source: str, loc: tup
             "/jobs/erase",
             {"concepts": ["x"], "base_job_id": "0b0d6f2e"},
             "base_job_id",
-            "is no id give a UUID",
+            "is not an id give a UUID",
         ),
         (
             "/jobs/erase",
@@ -104,7 +104,7 @@ def test_no_sort_of_error_is_told_in_the_validator_s_words(source: str, loc: tup
             "/jobs/erase",
             {"concepts": ["x"], "labels": {"a": "b\u0007"}},
             "labels",
-            "label 'a' holds a control character",
+            "label 'a' contains a control character",
         ),
         ("/jobs/erase", {"concepts": ["x"], "labels": {"": "b"}}, "labels", "label '' has no key"),
         ("/jobs/erase", {"concepts": ["x"], "evaluation": "no"}, "evaluation", "must be an object"),

@@ -73,7 +73,7 @@ def test_judging_a_stacked_job_judges_all_that_its_stack_has_erased(tenant: Tena
 def test_what_is_no_lora_of_the_unet_neither_stacks_nor_is_stacked_on(tenant: Tenant, done, tmp_path, method):
     text, client = finished(tenant, tmp_path, concepts=["dog"], method=method), tenant.http()
     for body in ({"base_job_id": done, "method": method}, {"base_job_id": text, "method": "uce"}):
-        assert "no LoRA of the U-Net" in str(
+        assert "a LoRA on the denoising network" in str(
             errors(client.post("/jobs/erase", json={"concepts": ["cat"], **body}))
         )
     assert set(errors(client.post("/jobs/combine", json={"jobs": [done, text]}))) == {"jobs[1]"}

@@ -585,7 +585,7 @@ def test_uploads_and_ended_jobs_are_listed_and_deleted(tenant: Tenant, tmp_path:
 def test_a_text_that_is_no_id_leads_to_no_other_address(tenant: Tenant, command: str, id_: str):
     done = run(tenant, command, id_)
     assert done.exit_code == 2
-    assert done.stderr == f"'{id_}' is no id: give a UUID, such as 0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11\n"
+    assert done.stderr == f"'{id_}' is not an id: give a UUID, such as 0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11\n"
 
 
 @pytest.mark.parametrize("answer", [b"<html></html>", b"[]", b'{"hello": 1}'])

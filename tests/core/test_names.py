@@ -231,12 +231,12 @@ def test_ids_are_uuids_in_letters_of_either_case():
             "\u0661" * 36,
         ):
             text = repr(body).replace("'{}'", repr(bad))
-            with pytest.raises(ValidationError, match="is no id"):
+            with pytest.raises(ValidationError, match="is not an id"):
                 SPECS[kind].model_validate(eval(text))
 
 
 def test_two_pictures_of_which_one_is_named_twice_are_two():
-    with pytest.raises(ValidationError, match="2 different images show too little"):
+    with pytest.raises(ValidationError, match="2 different images are too few"):
         EraseSpec.model_validate(
             {"concepts": [{"name": "my dog", "images": [ID, f"{ID[:-1]}2", ID.upper()]}]}
         )

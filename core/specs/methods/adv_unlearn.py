@@ -8,8 +8,8 @@ from expunge.core.specs.fine_tuning import LatentsSpec, TextLoraSpec
 
 
 class AdvUnlearnSpec(LatentsSpec):
-    """AdvUnlearn (Zhang et al., NeurIPS 2024): ESD through the text encoder, against an adversarial
-    prefix. Swapping in the stock encoder undoes it.
+    """AdvUnlearn (Zhang et al., NeurIPS 2024): ESD through the text encoder, trained against an adversarial
+    prefix. Loading the stock text encoder undoes it.
     """
 
     citation = (
@@ -32,15 +32,15 @@ class AdvUnlearnSpec(LatentsSpec):
         default=0.2,
         ge=0,
         le=1,
-        description="Share of the steps before the attack begins (authors: 200 of 1000).",
+        description="Share of the steps before the attack begins (authors: 200 of 1000 steps).",
     )
     attack_steps: int = Field(
         default=8,
         ge=0,
         le=1000,
         description=(
-            "Sign-gradient steps on the prefix for each weight step, from a random token (authors: 30, from"
-            " the latest attack); 0 = no attack."
+            "Sign-gradient steps on the prefix before each weight step, from a random token (authors: 30,"
+            " from the latest attack). 0: no attack."
         ),
     )
     attack_learning_rate: float = Field(
@@ -48,8 +48,8 @@ class AdvUnlearnSpec(LatentsSpec):
         gt=0,
         le=10,
         description=(
-            "Size of one sign step, in units of the root mean square of the token embeddings (authors: 1e-3,"
-            " absolute)."
+            "Size of a sign step, as a multiple of the root mean square of the token embeddings (authors:"
+            " 1e-3, absolute)."
         ),
     )
     prefix_tokens: int = Field(
@@ -58,14 +58,14 @@ class AdvUnlearnSpec(LatentsSpec):
     retain_weight: float = Field(
         default=1.0, ge=0, le=1e4, description="Weight of the retain loss (authors: 0.3 or 1)."
     )
-    retain_batch: int = Field(default=4, ge=1, le=64, description="Retained prompts a step (authors: 5).")
+    retain_batch: int = Field(default=4, ge=1, le=64, description="Retained prompts per step (authors: 5).")
     retain_concepts: int = Field(
         default=20,
         ge=1,
         le=2000,
         description=(
-            "Concepts of the model's vocabulary that are retained beside the job's `preserve`: the nearest"
-            " and strangers, half and half. Authors: the object classes of COCO."
+            "Number of concepts of the model's vocabulary to retain beside the job's `preserve`: half"
+            " nearest neighbours, half random others. Authors: the object classes of COCO."
         ),
     )
     lora: TextLoraSpec = Field(

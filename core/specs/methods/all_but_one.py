@@ -8,8 +8,8 @@ from expunge.core.specs.fine_tuning import FineTuneSpec
 
 
 class AllButOneSpec(FineTuneSpec):
-    """All but One (Hong et al., AAAI 2024), a reconstruction: edit the guidance term, hold the unconditional
-    score.
+    """All but One (Hong et al., AAAI 2024), a reconstruction: edits the guidance term and preserves the
+    unconditional score.
     """
 
     citation = "All but One: Surgical Concept Erasing with Model Preservation, Hong et al., AAAI 2024"
@@ -22,11 +22,11 @@ class AllButOneSpec(FineTuneSpec):
         default=1.0,
         ge=0,
         le=20,
-        description="Without an alternative concept (target), the guidance term becomes -eta times itself.",
+        description="Where a concept has no target, the guidance term becomes -eta times itself.",
     )
     drift_weight: float = Field(
         default=1.0,
         ge=0,
         le=1e4,
-        description="Weight of the unconditional score's drift (not published: ours).",
+        description="Weight of the unconditional score's drift (ours; not published).",
     )

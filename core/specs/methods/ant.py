@@ -8,8 +8,8 @@ from expunge.core.specs.fine_tuning import FineTuneSpec
 
 
 class AntSpec(FineTuneSpec):
-    """ANT, Auto-Steering Denoising Trajectories (Li et al., 2025): early steps keep the concept's direction,
-    later steps reverse it.
+    """ANT, Auto-Steering Denoising Trajectories (Li et al., 2025): keeps the concept's direction in early
+    steps and reverses it in later ones.
     """
 
     citation = (
@@ -23,26 +23,28 @@ class AntSpec(FineTuneSpec):
         default=5e-4,
         gt=0,
         le=1,
-        description="Peak rate of Adam on the adapters (the authors' code: 5e-4 on the whole, masked U-Net).",
+        description=(
+            "Peak learning rate of Adam on the adapters (authors' code: 5e-4 on the whole, masked U-Net)."
+        ),
     )
     variant: Literal["paper", "authors_code"] = Field(
         default="paper",
         description=(
             "paper: the noisy steps are kept and the unconditional score may not drift. authors_code: the"
-            " clean steps are kept, as their index counts, and the drift terms have no gradient."
+            " clean steps are kept, which is how its index counts, and the drift terms have no gradient."
         ),
     )
     eta: float = Field(
         default=1.0,
         ge=0,
         le=20,
-        description="Reversed guidance of the later steps: eps_0 - eta (eps_c - eps_0).",
+        description="Negative guidance of the later steps: eps_0 - eta (eps_c - eps_0).",
     )
     eta_keep: float = Field(
         default=1.0,
         ge=0,
         le=20,
-        description="Guidance that the kept steps are held to; 1 = the base model's own prediction.",
+        description="Guidance of the kept steps; 1 is the base model's own prediction.",
     )
     keep: float = Field(
         default=0.14,
@@ -56,8 +58,9 @@ class AntSpec(FineTuneSpec):
         ge=0,
         le=1e4,
         description=(
-            "α1, the weight of the kept steps' mean beside the later steps'. The authors take 1, which leaves"
-            " more of the concept on the bundled model: 10 % of the pictures of three objects."
+            "α1, the weight of the kept steps' mean beside that of the later steps. With 1 (the authors'"
+            " value) more of the concept remains on the bundled model: in 10 % of the pictures of three"
+            " objects."
         ),
     )
     drift_weight: float = Field(

@@ -8,8 +8,8 @@ from expunge.core.specs.fine_tuning import FineTuneSpec
 
 
 class CaSpec(FineTuneSpec):
-    """CA, Concept Ablation (Kumari et al., ICCV 2023): the concept's prediction becomes its anchor's, on
-    pictures of the anchor.
+    """CA, Concept Ablation (Kumari et al., ICCV 2023): the concept's prediction becomes its target's (the
+    paper's anchor), on pictures of the target.
     """
 
     citation = "Ablating Concepts in Text-to-Image Diffusion Models, Kumari et al., ICCV 2023"
@@ -20,34 +20,36 @@ class CaSpec(FineTuneSpec):
         default=300,
         ge=1,
         le=20_000,
-        description="Optimiser steps for each concept (authors: 100 to 200 at batch 4; a style takes more).",
+        description=(
+            "Optimiser steps for each concept (authors: 100 to 200 at batch size 4; a style needs more)."
+        ),
     )
     learning_rate: float = Field(
         default=5e-4,
         gt=0,
         le=1,
         description=(
-            "Peak rate of Adam on the adapters; the anchor moves with them. The authors take 2e-6 on whole"
-            " matrices."
+            "Peak learning rate of Adam on the adapters, with which the target's prediction moves. The"
+            " authors use 2e-6 on whole matrices."
         ),
     )
     latents: Literal["buffer"] = Field(
         default="buffer",
-        description="Pictures of the anchor are drawn once and kept: there is no other choice.",
+        description="Pictures of the target are drawn once and kept; there is no other choice.",
     )
     pictures: int = Field(
         default=64,
         ge=1,
         le=5000,
         description=(
-            "Pictures of the anchor that the base model draws first. The authors take 1000 of 200 prompts."
+            "Pictures of the target that the base model draws first. The authors use 1000, of 200 prompts."
         ),
     )
     anchor_network: Literal["current", "frozen"] = Field(
         default="current",
         description=(
-            "Whose prediction of the anchor is the aim: the current network's with the gradient stopped"
-            " (authors' code), or the base model's."
+            "Whose prediction of the target the concept's is mapped to. current: the network in training,"
+            " with the gradient stopped (authors' code). frozen: the base model."
         ),
     )
     prior_weight: float = Field(
@@ -55,7 +57,7 @@ class CaSpec(FineTuneSpec):
         ge=0,
         le=1e4,
         description=(
-            "Weight of the ordinary denoising loss on the anchor's pictures (authors: an option, 1 for"
-            " nudity); it keeps the anchor in place."
+            "Weight of the ordinary denoising loss on the target's pictures, which keeps the target in"
+            " place (authors: an option, 1 for nudity)."
         ),
     )

@@ -8,7 +8,9 @@ from expunge.core.specs.fine_tuning import FineTuneSpec
 
 
 class EsdSpec(FineTuneSpec):
-    """ESD, Erasing Concepts from Diffusion Models (Gandikota et al., ICCV 2023)."""
+    """ESD, Erasing Concepts from Diffusion Models (Gandikota et al., ICCV 2023): pushes the concept's
+    prediction away from itself.
+    """
 
     citation = "Erasing Concepts from Diffusion Models, Gandikota et al., ICCV 2023"
     hides = True
@@ -20,7 +22,7 @@ class EsdSpec(FineTuneSpec):
         ge=0,
         le=20,
         description=(
-            "Negative guidance: target = eps_0 - eta (eps_c - eps_0); 1.0 is the paper's (newer public code"
-            " calls this 2.0)."
+            "Negative guidance: target = eps_0 - eta (eps_c - eps_0). 1.0 is the paper's value; the newer"
+            " public code calls it 2.0."
         ),
     )

@@ -8,10 +8,10 @@ from expunge.core.specs.fine_tuning import FineTuneSpec, LoraSpec
 
 
 class MaceSpec(FineTuneSpec):
-    """MACE (Lu et al., CVPR 2024): refine in closed form, one LoRA a concept on masked attention, fuse in
-    closed form; exact LoRA.
+    """MACE (Lu et al., CVPR 2024): refines in closed form, trains one LoRA per concept on masked attention,
+    and fuses them in closed form; delivered as an exact LoRA.
 
-    Masks come from the base model's own cross-attention; the authors cut them with Grounded-SAM.
+    Masks come from the base model's own cross-attention; the authors use Grounded-SAM.
     """
 
     citation = "MACE: Mass Concept Erasure in Diffusion Models, Lu et al., CVPR 2024"
@@ -26,42 +26,47 @@ class MaceSpec(FineTuneSpec):
     )
     lora: LoraSpec = Field(
         default=LoraSpec(rank=1, target_modules="xattn_strict"),
-        description="Only the rank is read: 1, on to_k and to_v (authors).",
+        description="Only the rank is used: 1, on to_k and to_v (authors).",
     )
     ridge: float = Field(
-        default=0.1, gt=0, le=1e6, description="λ of both closed forms, the pull towards the old weights."
+        default=0.1,
+        gt=0,
+        le=1e6,
+        description="λ of both closed forms, the weight of staying close to the old weights.",
     )
     refine_preserve_scale: float = Field(
         default=0.1,
         ge=0,
         le=1e6,
-        description="Weight of each held column in the refinement (ours; authors: by domain).",
+        description=(
+            "Weight of each preserved column in the refinement (ours; the authors set it by domain)."
+        ),
     )
     fuse_preserve_scale: float = Field(
         default=0.1,
         ge=0,
         le=1e6,
-        description="Weight of each held column in the fusion (ours; authors: by domain).",
+        description="Weight of each preserved column in the fusion (ours; the authors set it by domain).",
     )
     latents: Literal["buffer"] = Field(
         default="buffer",
         description=(
-            "The base model's pictures, whose masks are cut once, are kept: there is no other choice."
+            "The base model's pictures are kept, and their masks cut once; there is no other choice."
         ),
     )
     refresh_every: Literal[0] = Field(default=0, description="The base model's pictures are never redrawn.")
-    space: Literal["eps"] = Field(default="eps", description="Not read: no noise is predicted.")
+    space: Literal["eps"] = Field(default="eps", description="Not used: no noise is predicted.")
     importance_sampling: bool = Field(
         default=True,
         description=(
-            "Train where the authors do, around timesteps 200 to 400 (they: off for nudity); false:"
-            " everywhere."
+            "Train mostly at timesteps 200 to 400, as the authors do (they switch it off for nudity)."
+            " false: at all timesteps."
         ),
     )
     hold_vocabulary: bool = Field(
         default=True,
         description=(
-            "Hold the model's whole vocabulary, as the authors' caches hold COCO; false: only what `preserve`"
-            " names."
+            "Preserve the model's whole vocabulary, as the authors' caches preserve COCO. false: only what"
+            " `preserve` names."
         ),
     )

@@ -8,7 +8,9 @@ from expunge.core.specs.fine_tuning import FineTuneSpec
 
 
 class NaiveSpec(FineTuneSpec):
-    """The naive output-based loss (Eq. 7/13): map to a target, hold a neutral or preserved concept."""
+    """The naive output-based loss (Eq. 7/13): maps the concept to a target and preserves the empty prompt or
+    a concept of `preserve`.
+    """
 
     citation = "the naive output-based loss, Gandikota et al., ICCV 2023, as in Bui et al., ICLR 2025, Eq. 7"
     hides = True
@@ -20,13 +22,13 @@ class NaiveSpec(FineTuneSpec):
         ge=0,
         le=20,
         description=(
-            "Push away from the concept: 1 is the published code's default; 0 is Eq. 7 as printed, which"
-            " leaves many concepts half there."
+            "Negative guidance away from the concept. 1 is the default of the published code; 0 is Eq. 7"
+            " as printed, which leaves many concepts half erased."
         ),
     )
     preserve_weight: float = Field(
         default=0.1,
         ge=0,
         le=1e4,
-        description="λ of Eq. 7, the weight of what must stay (published code: 0.1).",
+        description="λ of Eq. 7, the weight of preserving (published code: 0.1).",
     )

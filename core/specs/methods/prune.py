@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 class PruneSpec(TrainSpec):
-    """Pruning with an output-based loss (P-ESD and P-AC, Yang et al., 2024), a reconstruction: W' = W * m
-    with a learned mask m of zeros and ones.
+    """Pruning with an output-based loss (P-ESD and P-AC, Yang et al., 2024), a reconstruction: learns a mask
+    m of zeros and ones, W' = W * m.
 
-    Delivers `sparse_mask.safetensors` and, as diffusers cannot load a mask, always the fused checkpoint. Both
-    show where the zeros are.
+    Delivers `sparse_mask.safetensors` and, because diffusers cannot load a mask, always the fused
+    checkpoint. Both reveal where the zeros are.
     """
 
     citation = "Pruning for Robust Concept Erasing in Diffusion Models, Yang et al., 2024"
@@ -29,38 +29,45 @@ class PruneSpec(TrainSpec):
     method: "PrunedMethod" = Field(
         default=EsdSpec(),
         description=(
-            "The output-based method whose loss the mask descends: its name, or an object with its"
-            " parameters; omitted: esd. What prune sets itself (steps, learning_rate, checkpoint_every) or"
-            " has no use for (lora) must be left out here."
+            "The output-based method whose loss trains the mask: its name, or an object with its"
+            " parameters. Omitted: esd. Leave out what prune sets itself (steps, learning_rate,"
+            " checkpoint_every) and what a mask does not have (lora)."
         ),
     )
     learning_rate: float = Field(
-        default=0.1, gt=0, le=10, description="Peak rate of Adam on the mask's logits (ours; not published)."
+        default=0.1,
+        gt=0,
+        le=10,
+        description="Peak learning rate of Adam on the mask's logits (ours; not published).",
     )
     target_modules: Layers | LayerNames = Field(
         default="xattn",
         description=(
-            "Whose weights may be pruned, as in `lora.target_modules` of the other methods; biases never are"
-            " (ours)."
+            "Which layers' weights may be pruned, as in `lora.target_modules` of the other methods. Biases"
+            " are never pruned (ours)."
         ),
     )
     relaxation: Literal["straight_through", "hard_concrete"] = Field(
         default="straight_through",
         description=(
-            "How a mask of zeros and ones gets a gradient: [a > 0] forward and sigmoid(a) backward, or the"
-            " hard-concrete distribution of Louizos et al., 2018. Which of them the paper uses is not"
-            " published."
+            "How a mask of zeros and ones gets a gradient. straight_through: [a > 0] forward and"
+            " sigmoid(a) backward. hard_concrete: the distribution of Louizos et al., 2018. The paper does"
+            " not say which it uses."
         ),
     )
     start: float = Field(
-        default=3.0, gt=0, le=20, description="Where all logits begin; below zero a weight is pruned (ours)."
+        default=3.0,
+        gt=0,
+        le=20,
+        description="Initial value of all logits; a weight whose logit falls below zero is pruned (ours).",
     )
     sparsity_weight: float = Field(
         default=0.1,
         ge=0,
         le=1e6,
         description=(
-            "β, the weight of the expected share of zeros: the larger, the fewer weights are pruned (ours)."
+            "β, the weight of the expected share of zeros: the larger it is, the fewer weights are pruned"
+            " (ours)."
         ),
     )
     preserve_weight: float = Field(
@@ -68,8 +75,8 @@ class PruneSpec(TrainSpec):
         ge=0,
         le=1e4,
         description=(
-            "λ_p, the weight of holding the predictions of retained concepts, beside the loss's own terms"
-            " (ours)."
+            "λ_p, the weight of preserving the predictions of retained concepts, in addition to the loss's"
+            " own terms (ours)."
         ),
     )
     retain_concepts: int = Field(
@@ -77,8 +84,8 @@ class PruneSpec(TrainSpec):
         ge=1,
         le=2000,
         description=(
-            "Concepts of the model's vocabulary that are held beside the job's `preserve` and the empty"
-            " prompt: the nearest and strangers, half and half (ours)."
+            "Number of concepts of the model's vocabulary to preserve beside the job's `preserve` and the"
+            " empty prompt: half nearest neighbours, half random others (ours)."
         ),
     )
 
@@ -87,10 +94,9 @@ class PruneSpec(TrainSpec):
         fields = type(self.method).model_fields
         for name in self.unread:
             if getattr(self.method, name) != fields[name].default:
-                remedy = (
-                    "masks have no rank: name layers in target_modules"
-                    if name == "lora"
-                    else f"set {name} beside method instead"
+                instead = "target_modules" if name == "lora" else name
+                raise ValueError(
+                    f"method.{name}: not used by prune, which trains a mask: omit it, or set prune's own"
+                    f" {instead} beside method"
                 )
-                raise ValueError(f"method.{name}: the mask is trained by prune's own settings: {remedy}")
         return self

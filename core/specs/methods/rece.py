@@ -8,8 +8,8 @@ from expunge.core.specs.closed_form import UnifiedEditSpec
 
 
 class ReceSpec(UnifiedEditSpec):
-    """RECE (Gong et al., ECCV 2024): UCE, then closed-form rounds that erase what still brings the old
-    values back; full-rank exact LoRA.
+    """RECE (Gong et al., ECCV 2024): UCE, then closed-form rounds that erase whatever still restores the old
+    values; delivered as an exact LoRA of full rank.
     """
 
     citation = "Reliable and Efficient Concept Erasure, Gong et al., ECCV 2024"
@@ -20,18 +20,20 @@ class ReceSpec(UnifiedEditSpec):
         gt=0,
         le=1e6,
         description=(
-            "λ, the pull towards the old weights, in every round. The authors take 0.1; 100 was chosen by"
-            " trial on the bundled model: more keeps more, and makes the rounds weaker."
+            "λ, the weight of staying close to the old weights, in every round. The authors use 0.1; 100"
+            " was chosen by trial on the bundled model. A larger value preserves more and weakens the"
+            " rounds."
         ),
     )
     rounds: int = Field(
-        default=3, ge=1, le=50, description="Rounds after UCE's own edit (authors: 2 to 5, 3 for nudity)."
+        default=3, ge=1, le=50, description="Rounds after UCE's own edit (authors: 2 to 5; 3 for nudity)."
     )
     adversarial_ridge: float = Field(
         default=0.1,
         gt=0,
         le=1e6,
         description=(
-            "λ of the adversarial embedding's closed form (authors: 1e-1; 1e-3 for styles and hard objects)."
+            "λ in the closed form of the adversarial embedding (authors: 1e-1; 1e-3 for styles and hard"
+            " objects)."
         ),
     )

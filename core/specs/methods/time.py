@@ -9,9 +9,10 @@ from expunge.core.specs.method import MethodSpec
 
 
 class TimeSpec(MethodSpec):
-    """TIME (Orgad et al., ICCV 2023): closed form on to_v, token by token; exact LoRA.
+    """TIME (Orgad et al., ICCV 2023): edits to_v (and to_k) in closed form, token by token; delivered as its
+    exact LoRA.
 
-    The alignment for erasing is a reconstruction.
+    Its alignment of tokens for erasing is a reconstruction.
     """
 
     citation = "Editing Implicit Assumptions in Text-to-Image Diffusion Models, Orgad et al., ICCV 2023"
@@ -21,8 +22,8 @@ class TimeSpec(MethodSpec):
     guide: TextOrEmpty | None = Field(
         default=None,
         description=(
-            "Target when a concept names none. Omitted or '': the prompt without it; omitted, a style becomes"
-            " the nearest other style."
+            "The target of concepts that name none. '': the prompt without the concept. Omitted: the same,"
+            " but a style becomes the nearest other style."
         ),
     )
     ridge: float = Field(
@@ -30,10 +31,12 @@ class TimeSpec(MethodSpec):
         gt=0,
         le=1e6,
         description=(
-            "λ of Eq. 3, the pull towards the old weights. The authors take 0.1, which nothing outlives where"
-            " the token columns span the text space; 1000 was chosen by trial on the bundled model."
+            "λ of Eq. 3, the weight of staying close to the old weights. With 0.1 (the authors' value)"
+            " nothing is preserved where the token columns span the text space; 1000 was chosen by trial on"
+            " the bundled model."
         ),
     )
     with_to_k: bool = Field(
-        default=True, description="Edit the keys too (the authors' option `with_to_k`, off there)."
+        default=True,
+        description="Edit the keys too (the authors' option `with_to_k`, which is off by default there).",
     )

@@ -9,8 +9,8 @@ from expunge.core.specs.debias import DebiasSpec
 
 
 class UceSpec(UnifiedEditSpec):
-    """UCE, Unified Concept Editing (Gandikota et al., WACV 2024): closed form on to_k and to_v; exported as
-    its exact LoRA.
+    """UCE, Unified Concept Editing (Gandikota et al., WACV 2024): edits to_k and to_v in closed form;
+    delivered as its exact LoRA.
     """
 
     citation = "Unified Concept Editing, Gandikota et al., WACV 2024"
@@ -25,5 +25,5 @@ class UceSpec(UnifiedEditSpec):
     @classmethod
     def counted(cls, debias: DebiasSpec) -> DebiasSpec:
         if debias.rounds == 0:
-            raise ValueError("rounds: UCE's weights are found by counting: give 1 or more")
+            raise ValueError("rounds: UCE finds its weights by counting: give 1 or more")
         return debias

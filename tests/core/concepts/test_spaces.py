@@ -133,5 +133,5 @@ def test_a_large_space_is_encoded_once_in_batches_with_progress_and_kept_on_disk
 
 def test_the_default_space_and_null_mean_the_models_own():
     assert AgeSpec().concept_space == AgeSpec(concept_space=None).concept_space == "model"
-    with pytest.raises(ValueError, match="'french' is no concept space"):
+    with pytest.raises(ValueError, match="'french' is not a concept space"):
         AgeSpec(concept_space="french")

@@ -328,7 +328,7 @@ def test_an_image_that_is_not_there_is_named(tiny_judged, tmp_path):
 @pytest.mark.parametrize(
     ("concept", "words"),
     [
-        ({"images": IDS[:2]}, "images: 2 different images show too little"),
+        ({"images": IDS[:2]}, "images: 2 different images are too few"),
         ({"images": IDS[:3], "masks": IDS[:2]}, "masks: 2 masks for 3 images"),
         (
             {"images": IDS[:3], "masks": IDS[3:], "target": "cat"},
@@ -336,7 +336,7 @@ def test_an_image_that_is_not_there_is_named(tiny_judged, tmp_path):
         ),
         ({"masks": IDS[3:]}, "masks: 3 masks for 0 images"),
         ({"initializer": "dog"}, "initializer: there are no images"),
-        ({"images": ["../../etc/passwd"] * 3}, "is no id"),
+        ({"images": ["../../etc/passwd"] * 3}, "is not an id"),
     ],
 )
 def test_a_contradiction_is_named_with_its_remedy(concept, words):

@@ -98,7 +98,7 @@ def test_a_debiasing_job_reports_the_shares_before_and_after(tiny_judged: Path, 
 @pytest.mark.parametrize(
     ("concept", "words"),
     [
-        ({"attributes": ["wolf"]}, "attributes: one attribute leaves nothing to spread"),
+        ({"attributes": ["wolf"]}, "attributes: one is not enough to spread"),
         ({"attributes": ["wolf", "Dog"]}, "attributes: 'Dog' is the concept itself"),
         ({"attributes": ["wolf", "WOLF"]}, "attributes: 'WOLF' is named twice"),
         ({"attributes": ["wolf", "cat"], "target": "fox"}, "a target or attributes, not both"),

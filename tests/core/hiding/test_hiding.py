@@ -154,7 +154,7 @@ def test_the_key_begins_inside_its_ball_where_the_seed_says():
     assert not torch.equal(one, other)
     assert (one - centre).norm().item() == pytest.approx(0.4 * centre.norm().item(), rel=1e-5)
     assert torch.equal(Prompt(centre, RecoverySpec(start=0), torch.Generator()).p.detach(), centre)
-    with pytest.raises(ValidationError, match="start: 2 lies outside the radius 1"):
+    with pytest.raises(ValidationError, match="start: 2 is more than the radius 1"):
         RecoverySpec(start=2)
 
 
