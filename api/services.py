@@ -65,7 +65,7 @@ class Services:
         with self.transaction() as session:
             session.execute(text("select 1 from jobs limit 1"))
             queue = "running" if queue_pauses.current(session, None) is None else "paused"
-            return queue, "ready" if workers.able(session) else "none ready"
+            return queue, "ready" if workers.ready_models(session) else "none ready"
 
     def reading(self) -> AbstractContextManager[Session]:
         """A session for one SELECT."""
@@ -92,8 +92,6 @@ class Services:
 def build(settings: Settings) -> Services:
     dsn = db.psycopg_url(settings.database_url.get_secret_value())
     metrics = Metrics()
-    services = Services(
-        settings, Hub(dsn), Bell(settings.redis_url.get_secret_value()), metrics, Limiter(settings, metrics)
-    )
+    services = Services(settings, Hub(dsn), Bell(settings.broker_url), metrics, Limiter(settings, metrics))
     services.metrics.watch(services.count)
     return services

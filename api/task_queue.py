@@ -9,7 +9,7 @@ import uuid
 import structlog
 from celery import Celery
 
-from expunge.store.queue_recovery import QUEUE, TASK
+from expunge.store.queue_announcements import QUEUE, TASK
 
 log = structlog.get_logger("api")
 BUDGET = 0.5  # seconds to connect, and again to write
@@ -24,10 +24,8 @@ SOCKET = {
 class Bell:
     """One Celery producer for the process; `ring` never raises."""
 
-    def __init__(self, redis_url: str) -> None:
-        self.celery = Celery(
-            "api", broker=redis_url.replace("unix://", "redis+socket://", 1), set_as_current=False
-        )
+    def __init__(self, broker_url: str) -> None:
+        self.celery = Celery("api", broker=broker_url, set_as_current=False)
         self.celery.conf.update(
             task_serializer="json",
             task_ignore_result=True,

@@ -137,7 +137,7 @@ def revoke(session: Session, artifact: Artifact) -> Artifact:
     """
     if artifact.revoked_at is None:
         artifact.revoked_at = func.now()
-        blob_deletions.note(session, [artifact.key])
+        blob_deletions.schedule(session, [artifact.key])
         session.flush()
         session.refresh(artifact)
     return artifact

@@ -1,7 +1,7 @@
-"""An attempt at a job, from claim to end. Every write after the claim carries the fence: 0 rows means another
-attempt holds the job.
+"""An attempt at a job, from its claim to its end, as the worker writes it.
 
-All times are the database's now(), so a worker's clock never matters.
+Every write after the claim names the attempt's fence. Where another attempt has taken the job over, no row
+fits and LostLease is raised. All times are the database's now(), so a worker's clock never matters.
 """
 
 import uuid
@@ -20,28 +20,26 @@ from expunge.store.models import Artifact, Checkpoint, Job
 from expunge.store.queue_pauses import handing_over
 from expunge.store.statuses import JobStatus
 
+# Which jobs an attempt may take, in SQL
+CAN_BE_TRIED = "attempt < max_attempts and (run_deadline_at is null or run_deadline_at > now())"
+CAN_START = "(started_at is not null or queue_deadline_at is null or queue_deadline_at > now())"
+DUE = f"status = 'queued' and available_at <= now() and {CAN_START} and {CAN_BE_TRIED}"
+ABANDONED = f"status = 'running' and lease_expires_at < now() and {CAN_BE_TRIED}"
+CLAIMABLE: ColumnElement[bool] = literal_column(f"({DUE} or {ABANDONED})", Boolean)
+
 NO_LEASE = {"lease_owner": None, "lease_expires_at": None}
-WORTH_IT = "attempt < max_attempts and (run_deadline_at is null or run_deadline_at > now())"
-IN_TIME = "(started_at is not null or queue_deadline_at is null or queue_deadline_at > now())"
-DUE = f"status = 'queued' and available_at <= now() and {IN_TIME} and {WORTH_IT}"
-DEAD = (  # its worker has let the lease run out
-    f"status = 'running' and lease_expires_at < now() and {WORTH_IT}"
-)
-READY: ColumnElement[bool] = literal_column(f"({DUE} or {DEAD})", Boolean)
-# Back in the queue: no lease, to be announced anew, and the run's clock stands still, as waiting is not
-# running.
-WAITING = {
+REQUEUED = {
     "status": JobStatus.QUEUED,
-    "dispatched_at": None,
-    "run_left": func.coalesce(Job.run_deadline_at - func.now(), Job.run_left),
+    "dispatched_at": None,  # to be announced again
+    "run_left": func.coalesce(Job.run_deadline_at - func.now(), Job.run_left),  # waiting is not running
     "run_deadline_at": None,
     **NO_LEASE,
 }
 
 
 @dataclass(frozen=True)
-class Beat:
-    """What a heartbeat learns."""
+class Heartbeat:
+    """What a heartbeat tells the worker."""
 
     cancel_requested: bool
     past_deadline: bool
@@ -61,15 +59,17 @@ class NewArtifact:
     kind: str = "file"
 
 
-def held(
+def leased(
     job_id: uuid.UUID, fence: int, statuses: Sequence[JobStatus] = JobStatus.leased()
 ) -> tuple[ColumnElement[bool], ...]:
+    """Conditions: the job, while the attempt with this fence has it."""
     return (Job.id == job_id, Job.fence == fence, Job.status.in_(statuses))
 
 
 def claim(session: Session, job_id: uuid.UUID, *, owner: str, lease: timedelta) -> Job | None:
-    """Take this job, if it is due or its worker is dead, for one attempt; None otherwise. Which job to
-    take, store/queue_claims.py says.
+    """Take this job for one attempt, if it is due or its worker is dead; None otherwise.
+
+    store/queue_claims.py says which job to take.
     """
     now = func.now()
     left = func.coalesce(Job.run_left, Job.run_timeout_s * timedelta(seconds=1))
@@ -82,7 +82,7 @@ def claim(session: Session, job_id: uuid.UUID, *, owner: str, lease: timedelta) 
         "started_at": func.coalesce(Job.started_at, now),
         "run_deadline_at": func.coalesce(Job.run_deadline_at, now + left),
     }
-    job = change(session, (Job.id == job_id, READY), values, "started")
+    job = change(session, (Job.id == job_id, CLAIMABLE), values, "started")
     if job is not None:
         session.execute(
             text("update tenants set last_started_at = now() where id = :id"), {"id": job.tenant_id}
@@ -90,78 +90,88 @@ def claim(session: Session, job_id: uuid.UUID, *, owner: str, lease: timedelta) 
     return job
 
 
-def heartbeat(session: Session, job_id: uuid.UUID, fence: int, lease: timedelta) -> Beat:
-    """Extend the lease; says whether to stop.
+def heartbeat(session: Session, job_id: uuid.UUID, fence: int, lease: timedelta) -> Heartbeat:
+    """Extend the lease and say whether to stop. An expired lease that nobody took yet is extended too.
 
-    An expired lease that nobody took yet is still ours. LostLease.
+    Raises: LostLease.
     """
-    statement = update(Job).where(*held(job_id, fence)).values(lease_expires_at=func.now() + lease)
+    statement = update(Job).where(*leased(job_id, fence)).values(lease_expires_at=func.now() + lease)
     past = func.coalesce(Job.run_deadline_at < func.now(), False)
     row = session.execute(
         statement.returning(Job.status == JobStatus.CANCELLING, past, handing_over(Job.tenant_id))
     ).one_or_none()
     if row is None:
-        raise LostLease(f"job {job_id}: fence {fence} holds it no more")
-    return Beat(*row)
+        raise lost_lease(job_id, fence)
+    return Heartbeat(*row)
 
 
-def progress(session: Session, job_id: uuid.UUID, fence: int, report: Mapping[str, Any]) -> Job:
-    """The newest report, on the job and as an event. LostLease."""
-    return or_lost(
-        change(
-            session, held(job_id, fence), {"progress": dict(report)}, "progress", {"progress": dict(report)}
-        ),
-        job_id,
-        fence,
-    )
+def report_progress(session: Session, job_id: uuid.UUID, fence: int, report: Mapping[str, Any]) -> Job:
+    """Keep the newest report on the job, and as an event.
+
+    Raises: LostLease.
+    """
+    values = {"progress": dict(report)}
+    job = change(session, leased(job_id, fence), values, "progress", values)
+    return not_lost(job, job_id, fence)
 
 
-def note(session: Session, job_id: uuid.UUID, fence: int, code: str, message: str) -> Job:
-    """An event for people, for example that a checkpoint was corrupt. LostLease."""
-    return or_lost(
-        change(session, held(job_id, fence), {}, "note", {"code": code, "message": message}), job_id, fence
-    )
+def add_note(session: Session, job_id: uuid.UUID, fence: int, code: str, message: str) -> Job:
+    """Write an event for people, for example that a checkpoint was corrupt.
+
+    Raises: LostLease.
+    """
+    job = change(session, leased(job_id, fence), {}, "note", {"code": code, "message": message})
+    return not_lost(job, job_id, fence)
 
 
-def checkpoint(
+# Checkpoints
+
+
+def add_checkpoint(
     session: Session, job_id: uuid.UUID, fence: int, *, step: int, files: dict[str, Any], keep: int
 ) -> list[str]:
-    """A checkpoint's row, its bytes being stored; gives the keys of the bytes that are no longer needed.
+    """Write a checkpoint's row, once its bytes are stored, and delete all but the newest `keep`.
 
-    LostLease. Idempotent.
+    May be repeated. Returns the storage keys of bytes that are no longer needed.
+
+    Raises: LostLease.
     """
-    if session.scalar(
-        select(Checkpoint.id).where(
-            Checkpoint.job_id == job_id, Checkpoint.fence == fence, Checkpoint.step == step
-        )
-    ):
+    mine = (Checkpoint.job_id == job_id, Checkpoint.fence == fence, Checkpoint.step == step)
+    if session.scalar(select(Checkpoint.id).where(*mine)):
         return []
     size = sum(file["size"] for file in files.values())
-    job = or_lost(
-        change(session, held(job_id, fence), {}, "checkpoint", {"step": step, "size": size}), job_id, fence
-    )
-    session.add(Checkpoint(job_id=job_id, attempt=job.attempt, fence=fence, step=step, files=files))
+    job = change(session, leased(job_id, fence), {}, "checkpoint", {"step": step, "size": size})
+    attempt = not_lost(job, job_id, fence).attempt
+    session.add(Checkpoint(job_id=job_id, attempt=attempt, fence=fence, step=step, files=files))
     session.flush()
     old = select(Checkpoint.id).where(Checkpoint.job_id == job_id).order_by(Checkpoint.id.desc()).offset(keep)
-    return drop_checkpoints(session, Checkpoint.id.in_(old))
+    return delete_checkpoints(session, Checkpoint.id.in_(old))
 
 
-def checkpoints(session: Session, job_id: uuid.UUID) -> Sequence[Checkpoint]:
+def list_checkpoints(session: Session, job_id: uuid.UUID) -> Sequence[Checkpoint]:
     """What an attempt may go on from, newest first."""
-    return session.scalars(
-        select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.id.desc())
-    ).all()
+    query = select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.id.desc())
+    return session.scalars(query).all()
 
 
-def drop_checkpoints(session: Session, *where: ColumnElement[bool]) -> list[str]:
-    """Delete checkpoint rows; gives the keys of their bytes, which are noted for deletion."""
-    gone = session.scalars(
+def delete_checkpoints(session: Session, *where: ColumnElement[bool]) -> list[str]:
+    """Delete checkpoints; returns the storage keys of their bytes, whose deletion is scheduled."""
+    deleted = session.scalars(
         delete(Checkpoint).where(*where).returning(Checkpoint.files),
         execution_options={"synchronize_session": False},
     )
-    keys = [file["key"] for files in gone for file in files.values()]
-    blob_deletions.note(session, keys)
+    keys = [file["key"] for files in deleted for file in files.values()]
+    blob_deletions.schedule(session, keys)
     return keys
+
+
+def delete_old_checkpoints(session: Session, age: timedelta) -> None:
+    """Delete the checkpoints of jobs that ended longer ago than `age`."""
+    old = select(Job.id).where(Job.status.in_(JobStatus.terminal()), Job.finished_at < func.now() - age)
+    delete_checkpoints(session, Checkpoint.job_id.in_(old))
+
+
+# The end of an attempt
 
 
 def publish(
@@ -173,10 +183,12 @@ def publish(
     verdict: dict[str, Any] | None,
     progress: dict[str, Any] | None,
 ) -> list[str]:
-    """Artifact rows and `succeeded` in one transaction: this is the commit of a job. Gives checkpoint keys to
-    delete. LostLease, CancelRequested.
+    """Write the artifacts' rows and the status `succeeded` in one transaction: a job's commit.
 
-    Idempotent: the same artifacts may be published again, as after a commit whose answer was lost.
+    The same artifacts may be published again, as after a commit whose answer was lost. Returns the storage
+    keys of checkpoints that are no longer needed.
+
+    Raises: LostLease; CancelRequested where the job is being cancelled.
     """
     shown = {
         "artifacts": [{"id": str(a.id), "name": a.name, "sha256": a.sha256} for a in artifacts],
@@ -190,77 +202,87 @@ def publish(
         "error": None,
         **NO_LEASE,
     }
-    job = change(session, held(job_id, fence, (JobStatus.RUNNING,)), values, "succeeded", shown)
+    job = change(session, leased(job_id, fence, (JobStatus.RUNNING,)), values, "succeeded", shown)
     if job is None:
-        if session.scalar(select(Job.id).where(*held(job_id, fence, (JobStatus.CANCELLING,)))):
+        if session.scalar(select(Job.id).where(*leased(job_id, fence, (JobStatus.CANCELLING,)))):
             raise CancelRequested(f"job {job_id} is being cancelled")
         known = set(session.scalars(select(Artifact.id).where(Artifact.job_id == job_id)))
         if known and known == {artifact.id for artifact in artifacts}:
             return []
-        raise LostLease(f"job {job_id}: fence {fence} holds it no more")
+        raise lost_lease(job_id, fence)
     session.add_all(Artifact(tenant_id=job.tenant_id, job_id=job_id, **vars(a)) for a in artifacts)
     session.flush()
-    return drop_checkpoints(session, Checkpoint.job_id == job_id)
+    return delete_checkpoints(session, Checkpoint.job_id == job_id)
 
 
 def fail(session: Session, job_id: uuid.UUID, fence: int, *, code: str, message: str, retryable: bool) -> Job:
-    """The attempt's own error ends the job. LostLease."""
+    """End the job with the attempt's own error.
+
+    Raises: LostLease.
+    """
     error = {"code": code, "message": message, "retryable": retryable}
-    return or_lost(finish(session, held(job_id, fence), JobStatus.FAILED, error), job_id, fence)
+    return not_lost(finish(session, leased(job_id, fence), JobStatus.FAILED, error), job_id, fence)
 
 
 def fail_unless_cancelled(
     session: Session, job_id: uuid.UUID, fence: int, *, code: str, message: str, retryable: bool
 ) -> Job:
-    """Like `fail`, but a job whose cancellation was asked for ends as cancelled. LostLease."""
-    job = finish(session, held(job_id, fence, (JobStatus.CANCELLING,)), JobStatus.CANCELLED)
+    """Like `fail`, but a job that is being cancelled ends as cancelled.
+
+    Raises: LostLease.
+    """
+    job = cancel_if_requested(session, job_id, fence)
     return job or fail(session, job_id, fence, code=code, message=message, retryable=retryable)
 
 
-def cancelled(session: Session, job_id: uuid.UUID, fence: int) -> Job:
-    """The second phase of a cancellation: the worker has stopped. The last checkpoint stays. LostLease."""
-    return or_lost(
-        finish(session, held(job_id, fence, (JobStatus.CANCELLING,)), JobStatus.CANCELLED), job_id, fence
-    )
+def confirm_cancelled(session: Session, job_id: uuid.UUID, fence: int) -> Job:
+    """End a job that is being cancelled: its worker has stopped. The last checkpoint stays.
+
+    Raises: LostLease.
+    """
+    return not_lost(cancel_if_requested(session, job_id, fence), job_id, fence)
 
 
 def release(session: Session, job_id: uuid.UUID, fence: int, *, reason: str, charged: bool = False) -> Job:
-    """Hand the job over, as at a shutdown: queued again, and the attempt is not charged unless asked for.
+    """Hand the job over, as at a shutdown: queued again; `charged`: whether the attempt counts.
 
-    LostLease.
+    A job that is being cancelled ends instead.
+
+    Raises: LostLease.
     """
-    values = {"attempt": Job.attempt if charged else Job.attempt - 1, "available_at": func.now(), **WAITING}
-    job = change(session, held(job_id, fence, (JobStatus.RUNNING,)), values, "requeued", {"reason": reason})
-    return job or or_lost(
-        finish(session, held(job_id, fence, (JobStatus.CANCELLING,)), JobStatus.CANCELLED), job_id, fence
-    )
+    values = {"attempt": Job.attempt if charged else Job.attempt - 1, "available_at": func.now(), **REQUEUED}
+    job = change(session, leased(job_id, fence, (JobStatus.RUNNING,)), values, "requeued", {"reason": reason})
+    return job or confirm_cancelled(session, job_id, fence)
 
 
 def requeue(
     session: Session, job_id: uuid.UUID, fence: int, *, reason: str, worker: str | None, wait: timedelta
 ) -> Job:
-    """The worker could not run the job: queued again after `wait`, the attempt charged, and not for this
-    worker while another can take it. LostLease.
+    """Queue a job again, after `wait`, that the worker could not run; the attempt counts.
+
+    `worker` gets it no more while another can take it. A job that is being cancelled ends instead.
+
+    Raises: LostLease.
     """
-    values: dict[str, Any] = {"available_at": func.now() + wait, **WAITING}
+    values: dict[str, Any] = {"available_at": func.now() + wait, **REQUEUED}
     if worker is not None:
         values["failed_on"] = func.array_append(Job.failed_on, worker)
-    job = change(
-        session,
-        held(job_id, fence, (JobStatus.RUNNING,)),
-        values,
-        "requeued",
-        {"reason": reason, "backoff_s": wait.total_seconds()},
-    )
-    return job or or_lost(
-        finish(session, held(job_id, fence, (JobStatus.CANCELLING,)), JobStatus.CANCELLED), job_id, fence
-    )
+    facts = {"reason": reason, "backoff_s": wait.total_seconds()}
+    job = change(session, leased(job_id, fence, (JobStatus.RUNNING,)), values, "requeued", facts)
+    return job or confirm_cancelled(session, job_id, fence)
+
+
+def cancel_if_requested(session: Session, job_id: uuid.UUID, fence: int) -> Job | None:
+    return finish(session, leased(job_id, fence, (JobStatus.CANCELLING,)), JobStatus.CANCELLED)
 
 
 def finish(
-    session: Session, where: Sequence[ColumnElement[bool]], status: str, error: dict[str, Any] | None = None
+    session: Session,
+    where: Sequence[ColumnElement[bool]],
+    status: JobStatus,
+    error: dict[str, Any] | None = None,
 ) -> Job | None:
-    """An end other than success; the error names the attempt it ended."""
+    """End a job other than by success; the error gets the number of the attempt that it ended."""
     values: dict[str, Any] = {"status": status, "finished_at": func.now(), **NO_LEASE}
     if error is None:
         return change(session, where, values, status)
@@ -271,7 +293,15 @@ def finish(
     return change(session, where, {**values, "error": error}, status, {"error": error})
 
 
-def or_lost(job: Job | None, job_id: uuid.UUID, fence: int) -> Job:
+def not_lost(job: Job | None, job_id: uuid.UUID, fence: int) -> Job:
+    """The job that was changed.
+
+    Raises: LostLease where none was.
+    """
     if job is None:
-        raise LostLease(f"job {job_id}: fence {fence} holds it no more")
+        raise lost_lease(job_id, fence)
     return job
+
+
+def lost_lease(job_id: uuid.UUID, fence: int) -> LostLease:
+    return LostLease(f"job {job_id}: the attempt with fence {fence} has lost it")

@@ -15,13 +15,13 @@ from expunge.store.models import Deletion
 BATCH = 500
 
 
-def note(session: Session, keys: Sequence[str]) -> None:
+def schedule(session: Session, keys: Sequence[str]) -> None:
     """From the commit on, these may be deleted at any time."""
     if keys:
         session.execute(insert(Deletion).on_conflict_do_nothing(), [{"key": key} for key in keys])
 
 
-def finish(url: str, blobs: Blobs) -> int:
+def delete_scheduled(url: str, blobs: Blobs) -> int:
     """Delete all that is noted, some at a time; how many. What a store that is away keeps is still noted."""
     gone = 0
     while True:

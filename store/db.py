@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.orm import Session
 
@@ -67,6 +67,12 @@ def transaction(url: str) -> Iterator[Session]:
     """A session in one transaction: commits at the end, rolls back on any error."""
     with Session(engine(url), expire_on_commit=False) as session, session.begin():
         yield session
+
+
+def try_advisory_lock(session: Session, name: str) -> bool:
+    """Whether this connection has the lock of this name; it keeps it until the connection ends."""
+    lock = text("select pg_try_advisory_lock(hashtextextended(:name, 0))")
+    return bool(session.scalar(lock, {"name": f"expunge:{name}"}))
 
 
 @contextmanager

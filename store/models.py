@@ -27,6 +27,7 @@ QUEUED = f"status = '{JobStatus.QUEUED}'"
 ACTIVE = f"status in {in_sql(JobStatus.active())}"
 LEASED = f"status in {in_sql(JobStatus.leased())}"
 ENDED = f"status in {in_sql(JobStatus.terminal())}"
+JOB_MODEL = "coalesce(spec ->> 'model', '')"  # the id of a job's model, as ix_jobs_queued_model has it
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -157,7 +158,7 @@ class Job(Base):
         Index("ix_jobs_queued", "tenant_id", "available_at", "id", postgresql_where=text(QUEUED)),
         Index(
             "ix_jobs_queued_model",
-            text("coalesce(spec ->> 'model', '')"),
+            text(JOB_MODEL),
             "tenant_id",
             "available_at",
             "id",

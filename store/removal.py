@@ -56,7 +56,7 @@ def remove_artifact(session: Session, row: Artifact, by: Actor | None) -> Artifa
     row.expired_at = func.now()
     if row.job_id is None:
         row.name, row.info = DELETED, {}
-    blob_deletions.note(session, [row.key])
+    blob_deletions.schedule(session, [row.key])
     audit.record(session, row.tenant_id, by, "artifact.deleted", row.id, sha256=row.sha256)
     session.refresh(row)
     return row
@@ -94,7 +94,7 @@ def forget(session: Session, ids: Sequence[uuid.UUID]) -> list[str]:
     keys = list(session.scalars(select(Artifact.key).where(Artifact.job_id.in_(ids), *THERE)))
     for files in session.scalars(select(Checkpoint.files).where(Checkpoint.job_id.in_(ids))):
         keys += [file["key"] for file in files.values()]
-    blob_deletions.note(session, keys)
+    blob_deletions.schedule(session, keys)
     read = exists().where(ArtifactRead.artifact_id == Artifact.id)
     gone: dict[str, Any] = {
         "job_id": None,
@@ -192,5 +192,5 @@ def expire(session: Session, where: Sequence[ColumnElement[bool]], **values: obj
         .returning(Artifact.key)
     )
     keys = list(session.scalars(statement, execution_options=QUIET))
-    blob_deletions.note(session, keys)
+    blob_deletions.schedule(session, keys)
     return len(keys)

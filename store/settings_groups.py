@@ -75,6 +75,16 @@ class Connections(BaseModel):
     )
 
     @property
+    def broker_url(self) -> str:
+        """Redis' URL as Celery wants it: a socket is redis+socket://."""
+        return self.redis_url.get_secret_value().replace("unix://", "redis+socket://", 1)
+
+    @property
+    def redis_client_url(self) -> str:
+        """Redis' URL as its client library wants it: a socket is unix://."""
+        return self.redis_url.get_secret_value().replace("redis+socket://", "unix://", 1)
+
+    @property
     def owner_url(self) -> str:
         """The database as the tables' owner reaches it."""
         return (self.migration_database_url or self.database_url).get_secret_value()

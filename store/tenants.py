@@ -104,7 +104,8 @@ def forget_rest(session: Session, tenant_id: uuid.UUID) -> None:
     mine = Artifact.tenant_id == tenant_id
     # Once whoever still adds to it is done
     session.execute(select(Tenant.id).where(Tenant.id == tenant_id).with_for_update())
-    blob_deletions.note(session, session.scalars(select(Artifact.key).where(mine, *artifacts.THERE)).all())
+    stored = select(Artifact.key).where(mine, *artifacts.THERE)
+    blob_deletions.schedule(session, session.scalars(stored).all())
     read = select(ArtifactRead.artifact_id)
     session.execute(delete(Artifact).where(mine, Artifact.id.not_in(read)), execution_options=QUIET)
     session.execute(
@@ -161,7 +162,7 @@ def delete_tenant(settings: Settings, name: str, *, wait: float = 60) -> None:
                 break
     with db.transaction(url) as session:
         forget_rest(session, tenant.id)
-    blob_deletions.finish(url, blobs)
+    blob_deletions.delete_scheduled(url, blobs)
     quarantine.erase(blobs, tenant.id)
 
 

@@ -56,13 +56,13 @@ def forget_lost(session: Session) -> None:
     )
 
 
-def models_of(session: Session, id_: uuid.UUID) -> list[str] | None:
+def claimable_models(session: Session, id_: uuid.UUID) -> list[str] | None:
     """What a worker may claim jobs for, ANY among them; None unless it is ready."""
     found = session.scalar(select(Worker.models).where(Worker.id == id_, Worker.state == READY))
     return None if found is None else [*found, ANY]
 
 
-def able(session: Session) -> list[str] | None:
+def ready_models(session: Session) -> list[str] | None:
     """Models that some ready worker has, ANY among them where one is ready; None where no worker has a row
     at all, as before the release that has them.
     """
@@ -102,7 +102,7 @@ def blocked(session: Session, tenant_id: uuid.UUID | None = None) -> dict[str, s
     """Models that queued jobs, of one tenant or of all, wait for in vain, and why; empty where nothing is
     known of workers.
     """
-    found = able(session)
+    found = ready_models(session)
     if found is None:
         return {}
     models = session.scalars(WAITED_FOR, {"tenant": tenant_id}).all()

@@ -23,7 +23,7 @@ from celery.signals import (
 )
 
 from expunge.store import db, logs, tracing
-from expunge.store.queue_recovery import QUEUE
+from expunge.store.queue_announcements import QUEUE
 from expunge.store.settings import read
 from expunge.worker import devices, shutdown, signing
 
@@ -44,7 +44,7 @@ keeper: "Keeper | None" = None
 if settings.metrics_port is not None and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     # Read by prometheus_client when it is first imported.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = counted = tempfile.mkdtemp(prefix="expunge-metrics-")
-app = Celery("expunge", broker=settings.redis_url.get_secret_value(), include=["expunge.worker.task"])
+app = Celery("expunge", broker=settings.broker_url, include=["expunge.worker.task"])
 app.conf.update(
     accept_content=["json"],
     task_serializer="json",

@@ -52,7 +52,7 @@ class JobCheckpoints:
             rows[name] = {"key": key, "sha256": sha256, "size": size}
         stale = self.lease.write(
             partial(
-                attempts.checkpoint, job_id=job.id, fence=job.fence, step=step, files=rows, keep=self.keep
+                attempts.add_checkpoint, job_id=job.id, fence=job.fence, step=step, files=rows, keep=self.keep
             )
         )
         metrics.checkpoint_seconds.observe(time.monotonic() - begun)
@@ -61,7 +61,7 @@ class JobCheckpoints:
 
     def load_files(self) -> dict[str, bytes] | None:
         """The newest intact checkpoint; an event tells of each that is not."""
-        rows = self.lease.write(lambda session: attempts.checkpoints(session, self.lease.job.id))
+        rows = self.lease.write(lambda session: attempts.list_checkpoints(session, self.lease.job.id))
         for row in rows:
             try:
                 files = {
@@ -80,4 +80,4 @@ class JobCheckpoints:
     def note(self, code: str, message: str) -> None:
         job = self.lease.job
         log.info(code, message=message)
-        self.lease.write(lambda session: attempts.note(session, job.id, job.fence, code, message))
+        self.lease.write(lambda session: attempts.add_note(session, job.id, job.fence, code, message))

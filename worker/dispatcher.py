@@ -11,7 +11,7 @@ from kombu.exceptions import OperationalError
 from sqlalchemy.exc import DBAPIError
 
 from expunge.store import db, workers
-from expunge.store.queue_recovery import BATCH, QUEUE, TASK, to_announce
+from expunge.store.queue_announcements import BATCH, QUEUE, TASK, next_to_announce
 from expunge.store.settings import Settings
 from expunge.worker import metrics
 
@@ -42,9 +42,10 @@ def announce(settings: Settings, limit: int, full: int) -> int:
     Where workers have different models a message may wake one that has not the job's: so a job gets as many
     as there are workers, which Redis wakes in turn.
     """
-    broker = settings.redis_url.get_secret_value()
     try:
-        with redis.Redis.from_url(broker, socket_connect_timeout=1, socket_timeout=1) as client:
+        with redis.Redis.from_url(
+            settings.redis_client_url, socket_connect_timeout=1, socket_timeout=1
+        ) as client:
             waiting = int(client.llen(QUEUE))
         if waiting >= full:
             return 0
@@ -54,14 +55,14 @@ def announce(settings: Settings, limit: int, full: int) -> int:
         )
         with db.transaction(settings.database_url.get_secret_value()) as session:
             each = workers.bells(session)
-            ids = to_announce(
+            ids = next_to_announce(
                 session,
                 grace=grace,
                 again=again,
                 limit=max(1, limit // each),
                 max_running=settings.max_running_jobs,
             )
-            ring(broker, [str(job_id) for job_id in ids for _ in range(each)])
+            ring(settings.broker_url, [str(job_id) for job_id in ids for _ in range(each)])
         return len(ids)
     except (redis.RedisError, OperationalError) as error:  # rolled back: announced again at the next turn
         metrics.unheard.inc()

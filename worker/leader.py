@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from expunge.store import db
-from expunge.store.queue_recovery import try_lead
+from expunge.store.db import try_advisory_lock
 from expunge.store.settings import Settings
 
 log = structlog.get_logger("worker")
@@ -43,7 +43,7 @@ def hold(
     stop: threading.Event,
 ) -> None:
     """Turns for as long as this session's connection holds the lock."""
-    if not try_lead(session, name):
+    if not try_advisory_lock(session, name):
         return
     session.commit()
     connection = session.connection()

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from expunge.store import attempts, db
 from expunge.store.errors import LostLease
 from expunge.store.models import Job
-from expunge.store.queue_recovery import DEADLINE
+from expunge.store.queue_recovery import DEADLINE_EXCEEDED
 from expunge.store.settings import Settings
 from expunge.worker import readiness, shutdown
 from expunge.worker.run_telemetry import Pace
@@ -139,7 +139,7 @@ class Lease:
                 return
             try:
                 with db.transaction(self.url) as session:
-                    attempts.progress(session, self.job.id, self.job.fence, report)
+                    attempts.report_progress(session, self.job.id, self.job.fence, report)
                 self.written = time.monotonic()
             except DBAPIError as error:
                 self.pending = report
@@ -188,14 +188,14 @@ class Lease:
             )
             self.end_process(
                 "Stalled",
-                lambda session: attempts.note(session, self.job.id, self.job.fence, "stalled", text),
+                lambda session: attempts.add_note(session, self.job.id, self.job.fence, "stalled", text),
             )
         with db.transaction(self.url) as session:
             heard = attempts.heartbeat(session, self.job.id, self.job.fence, self.length)
         if heard.cancel_requested:
             self.stop(Cancelled("cancelled by the client"))
         elif heard.past_deadline:
-            self.stop(DeadlineExceeded(str(DEADLINE["message"])))
+            self.stop(DeadlineExceeded(str(DEADLINE_EXCEEDED["message"])))
         elif heard.hand_over:
             self.stop(Paused("the queue is paused"))
         elif now - self.written >= self.settings.progress_seconds:
@@ -237,7 +237,7 @@ def strength(reason: Exception | None) -> int:
 def settle(session: Session, job: Job, reason: Exception | None) -> None:
     """What a stopped run leaves behind in its row; nothing when the job is another's by now."""
     if isinstance(reason, Cancelled):
-        attempts.cancelled(session, job.id, job.fence)
+        attempts.confirm_cancelled(session, job.id, job.fence)
     elif isinstance(reason, DeadlineExceeded):
         attempts.fail(
             session, job.id, job.fence, code="deadline_exceeded", message=str(reason), retryable=True

@@ -29,7 +29,7 @@ from billiard import current_process
 from sqlalchemy.exc import SQLAlchemyError
 
 from expunge.store import db, workers
-from expunge.store.queue_recovery import QUEUE, announced
+from expunge.store.queue_announcements import QUEUE, recently_announced
 from expunge.store.settings import Settings
 from expunge.store.workers import READY, STARTING, SUSPENDED, Standing
 from expunge.worker import dispatcher
@@ -203,9 +203,8 @@ class Keeper:
             and not any(SHARED[BUSY:PLACES])
             and now - looked > self.settings.heartbeat_seconds
         )
-        if not idle or not self.written(
-            lambda session: announced(session, self.row.models, timedelta(seconds=self.settings.deaf_seconds))
-        ):
+        within = timedelta(seconds=self.settings.deaf_seconds)
+        if not idle or not self.written(lambda session: recently_announced(session, self.row.models, within)):
             self.called_since = None
         elif self.called_since is None or looked > self.called_since:
             self.called_since = now

@@ -3,7 +3,7 @@
 import structlog
 
 from expunge.store import db, workers
-from expunge.store.queue_recovery import Reaped, reap
+from expunge.store.queue_recovery import ReaperRound, reap
 from expunge.store.settings import Settings
 from expunge.worker import metrics
 
@@ -18,7 +18,7 @@ def turn(settings: Settings) -> None:
         pass
 
 
-def once(settings: Settings) -> Reaped:
+def once(settings: Settings) -> ReaperRound:
     with db.transaction(settings.database_url.get_secret_value()) as session:
         done = reap(session, backoff=settings.backoff_seconds)
         workers.forget_lost(session)

@@ -10,7 +10,7 @@ import redis
 import structlog
 
 from expunge.store import db, jobs
-from expunge.store.queue_recovery import TASK
+from expunge.store.queue_announcements import TASK
 from expunge.store.settings import Settings
 
 log = structlog.get_logger("worker")
@@ -25,7 +25,7 @@ def turn(settings: Settings) -> None:
     """
     try:
         with redis.Redis.from_url(
-            settings.redis_url.get_secret_value(), socket_connect_timeout=1, socket_timeout=5
+            settings.redis_client_url, socket_connect_timeout=1, socket_timeout=5
         ) as client:
             taken = {tag: rings_for(message) for tag, message in client.hscan_iter(TAKEN)}
             with db.transaction(settings.database_url.get_secret_value()) as session:

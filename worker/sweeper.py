@@ -9,9 +9,9 @@ import structlog
 from sqlalchemy.orm import Session
 
 from expunge.store import blob_deletions, db, deployment, idempotency, quarantine, removal, webhook_deliveries
+from expunge.store.attempts import delete_old_checkpoints
 from expunge.store.blobs import Blobs
 from expunge.store.errors import ForeignStore
-from expunge.store.queue_recovery import drop_old_checkpoints
 from expunge.store.settings import Settings
 from expunge.worker import metrics
 
@@ -25,7 +25,7 @@ def turn(settings: Settings) -> None:
     age, url = timedelta(seconds=settings.sweep_after_seconds), settings.database_url.get_secret_value()
     with db.transaction(url) as session:
         idempotency.sweep(session)
-        drop_old_checkpoints(session, age)
+        delete_old_checkpoints(session, age)
         webhook_deliveries.sweep(session, timedelta(seconds=settings.webhook_log_seconds))
     try:
         blobs = deployment.owned(settings)
@@ -35,7 +35,7 @@ def turn(settings: Settings) -> None:
         return
     retire(settings)
     forget(settings)
-    deleted = blob_deletions.finish(url, blobs) + quarantine.purge(settings, blobs)
+    deleted = blob_deletions.delete_scheduled(url, blobs) + quarantine.purge(settings, blobs)
     partial = blobs.clear_partial(age)
     aside = set_aside(settings, blobs)
     metrics.swept.inc(deleted + partial)

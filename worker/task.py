@@ -20,7 +20,8 @@ from expunge.core.errors import CoreError
 from expunge.store import attempts, db, deployment, logs, queue_claims, tracing
 from expunge.store.errors import BlobExists, CancelRequested, CorruptBlob, LostLease
 from expunge.store.models import Job
-from expunge.store.queue_recovery import TASK, pause_before
+from expunge.store.queue_announcements import TASK
+from expunge.store.queue_recovery import wait_before
 from expunge.store.settings import Settings
 from expunge.worker import dispatcher, error_causes, metrics, out_of_memory, readiness, shutdown
 from expunge.worker.app import app, settings
@@ -188,7 +189,7 @@ def scratch() -> tempfile.TemporaryDirectory[str]:
 def pass_on(session: Session, settings: Settings, job: Job, code: str) -> None:
     """Queued again, the attempt charged, for another worker where there is one."""
     wait, who = (
-        pause_before(job.attempt + 1, settings.backoff_seconds),
+        wait_before(job.attempt + 1, settings.backoff_seconds),
         str(readiness.me or socket.gethostname()),
     )
     attempts.requeue(session, job.id, job.fence, reason=code, worker=who, wait=wait)

@@ -82,7 +82,7 @@ class Limiter:
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.on, self.metrics = settings.rate_limits, metrics
-        self.url = settings.redis_url.get_secret_value().replace("redis+socket://", "unix://", 1)
+        self.url = settings.redis_client_url
         self.reads, self.writes = (
             Policy("reads", settings.reads_per_minute),
             Policy("writes", settings.writes_per_minute),

@@ -13,7 +13,17 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
-from expunge.store import artifacts, db, jobs, keys, migrate, queue_claims, queue_quotas, queue_recovery
+from expunge.store import (
+    artifacts,
+    db,
+    jobs,
+    keys,
+    migrate,
+    queue_announcements,
+    queue_claims,
+    queue_quotas,
+    queue_recovery,
+)
 from expunge.store.settings import Settings
 
 DEPTHS = (100, 1_000, 10_000)
@@ -60,7 +70,9 @@ class Queue:
 
     def dispatching(self, session: Session, _: int) -> None:
         """A dispatcher's turn: choose what to announce, and mark it."""
-        if not queue_recovery.to_announce(session, grace=timedelta(seconds=2), again=timedelta(seconds=30)):
+        if not queue_announcements.next_to_announce(
+            session, grace=timedelta(seconds=2), again=timedelta(seconds=30)
+        ):
             raise RuntimeError("there was nothing to announce")
 
     def reaping(self, session: Session, _: int) -> None:

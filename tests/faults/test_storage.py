@@ -338,7 +338,7 @@ def test_f23_a_loss_that_is_no_number_fails_with_its_step_and_the_last_good_chec
     assert (error["code"], error["attempt"]) == ("loss_not_finite", 1)
     assert "step 8 of 12" in error["message"]
     with db.transaction(fleet.url) as session:
-        newest = attempts.checkpoints(session, job_id)[0]
+        newest = attempts.list_checkpoints(session, job_id)[0]
     assert newest.step == 6
     blobs = Blobs(fleet.settings.artifacts_url)
     assert {name: blobs.read_all(file["key"], file["sha256"]) for name, file in newest.files.items()}[

@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from expunge.store import attempts, db
-from expunge.store.queue_recovery import QUEUE
+from expunge.store.queue_announcements import QUEUE
 from expunge.worker.dispatcher import ring
 from expunge.worker.task import attempt
 from tests.support.cluster import until
@@ -263,7 +263,7 @@ def test_f22_a_damaged_checkpoint_gives_way_to_the_one_before_and_the_last_of_th
     fleet.until_step(job_id, 8)
     fleet.signal(first, signal.SIGKILL)
     with db.transaction(fleet.url) as session:
-        rows = attempts.checkpoints(session, job_id)
+        rows = attempts.list_checkpoints(session, job_id)
     assert [row.step for row in rows] == [6, 3]
     for row in rows[:count]:
         fleet.fault("checkpoint damaged")

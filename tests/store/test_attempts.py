@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from expunge.store import artifacts, attempts, db, jobs, queue_recovery
+from expunge.store import artifacts, attempts, db, jobs, queue_announcements, queue_recovery
 from expunge.store.attempts import NewArtifact
 from expunge.store.errors import CancelRequested, LostLease
 from tests.support.events import events_of
@@ -23,7 +23,7 @@ def artifact(name: str = "a.safetensors") -> NewArtifact:
     return NewArtifact(uuid.uuid4(), name, "application/octet-stream", 3, "0" * 64, f"key/{uuid.uuid4()}")
 
 
-def reap(session: Session) -> queue_recovery.Reaped:
+def reap(session: Session) -> queue_recovery.ReaperRound:
     done = queue_recovery.reap(session, backoff=0)
     session.commit()
     return done
@@ -66,15 +66,15 @@ def test_a_dead_workers_job_is_taken_over_and_its_writes_are_refused(session, ma
     assert (heir.attempt, heir.fence) == (2, 2)
     writes = [
         lambda: attempts.heartbeat(session, job.id, zombie, LEASE),
-        lambda: attempts.progress(session, job.id, zombie, {"step": 1}),
-        lambda: attempts.note(session, job.id, zombie, "c", "m"),
-        lambda: attempts.checkpoint(session, job.id, zombie, step=1, files={}, keep=2),
+        lambda: attempts.report_progress(session, job.id, zombie, {"step": 1}),
+        lambda: attempts.add_note(session, job.id, zombie, "c", "m"),
+        lambda: attempts.add_checkpoint(session, job.id, zombie, step=1, files={}, keep=2),
         lambda: attempts.publish(session, job.id, zombie, [artifact()], verdict=None, progress=None),
         lambda: attempts.fail(session, job.id, zombie, code="c", message="m", retryable=False),
         lambda: attempts.fail_unless_cancelled(
             session, job.id, zombie, code="c", message="m", retryable=False
         ),
-        lambda: attempts.cancelled(session, job.id, zombie),
+        lambda: attempts.confirm_cancelled(session, job.id, zombie),
         lambda: attempts.release(session, job.id, zombie, reason="r"),
     ]
     for write in writes:
@@ -90,7 +90,7 @@ def test_heartbeat_extends_the_lease_and_brings_the_cancellation(session, make, 
     job = make()
     fence = take(job.id).fence
     expire(job.id)
-    assert attempts.heartbeat(session, job.id, fence, LEASE) == attempts.Beat(
+    assert attempts.heartbeat(session, job.id, fence, LEASE) == attempts.Heartbeat(
         cancel_requested=False, past_deadline=False
     )
     session.commit()
@@ -102,7 +102,7 @@ def test_heartbeat_extends_the_lease_and_brings_the_cancellation(session, make, 
 def test_publication_is_one_step_and_ends_the_job(session, make, take):
     job = make()
     fence = take(job.id).fence
-    stale = attempts.checkpoint(
+    stale = attempts.add_checkpoint(
         session, job.id, fence, step=5, files={"s": {"key": "ck", "sha256": "0", "size": 1}}, keep=2
     )
     assert stale == []
@@ -127,12 +127,12 @@ def test_what_is_repeated_after_a_lost_answer_changes_nothing(session, make, tak
     fence = take(job.id).fence
     for _ in range(2):
         assert (
-            attempts.checkpoint(
+            attempts.add_checkpoint(
                 session, job.id, fence, step=5, files={"s": {"key": "ck", "sha256": "0", "size": 1}}, keep=1
             )
             == []
         )
-    assert len(attempts.checkpoints(session, job.id)) == 1
+    assert len(attempts.list_checkpoints(session, job.id)) == 1
     bundle = [artifact("a"), artifact("b")]
     published = [
         attempts.publish(session, job.id, fence, bundle, verdict=None, progress=None) for _ in range(2)
@@ -174,25 +174,25 @@ def test_only_the_last_checkpoints_are_kept(session, make, take):
     job = make()
     fence = take(job.id).fence
     stale = [
-        attempts.checkpoint(
+        attempts.add_checkpoint(
             session, job.id, fence, step=s, files={"f": {"key": f"k{s}", "sha256": "0", "size": 1}}, keep=2
         )
         for s in range(4)
     ]
     assert stale == [[], [], ["k0"], ["k1"]]
-    assert [row.step for row in attempts.checkpoints(session, job.id)] == [3, 2]
+    assert [row.step for row in attempts.list_checkpoints(session, job.id)] == [3, 2]
 
 
 def test_reaper_requeues_with_backoff_and_gives_up_after_the_last_attempt(session, make, take, expire):
     job = make(max_attempts=2)
     take(job.id)
-    assert reap(session) == queue_recovery.Reaped()
+    assert reap(session) == queue_recovery.ReaperRound()
     expire(job.id)
     queue_recovery.reap(session, backoff=100)
     session.commit()
     assert status(session, job) == "queued"
     assert attempts.claim(session, job.id, owner="eager", lease=LEASE) is None
-    assert queue_recovery.to_announce(session, grace=NOW, again=AGAIN) == []
+    assert queue_announcements.next_to_announce(session, grace=NOW, again=AGAIN) == []
     session.execute(text("update jobs set available_at = now()"))
     session.commit()
     take(job.id)
@@ -278,26 +278,26 @@ def test_two_reapers_at_once_end_a_job_once(database_url, session, make, take, e
 
 def test_announcements_wait_for_the_bell_then_repeat(session, make):
     job = make()
-    assert queue_recovery.to_announce(session, grace=timedelta(seconds=60), again=AGAIN) == []
-    assert queue_recovery.to_announce(session, grace=NOW, again=AGAIN) == [job.id]
-    assert queue_recovery.to_announce(session, grace=NOW, again=AGAIN) == []
-    assert queue_recovery.to_announce(session, grace=NOW, again=NOW) == [job.id]
+    assert queue_announcements.next_to_announce(session, grace=timedelta(seconds=60), again=AGAIN) == []
+    assert queue_announcements.next_to_announce(session, grace=NOW, again=AGAIN) == [job.id]
+    assert queue_announcements.next_to_announce(session, grace=NOW, again=AGAIN) == []
+    assert queue_announcements.next_to_announce(session, grace=NOW, again=NOW) == [job.id]
 
 
 def test_two_dispatchers_at_once_announce_a_job_once(database_url, make):
     job = make()
     with db.transaction(database_url) as first, db.transaction(database_url) as second:
-        assert queue_recovery.to_announce(first, grace=NOW, again=AGAIN) == [job.id]
-        assert queue_recovery.to_announce(second, grace=NOW, again=AGAIN) == []
+        assert queue_announcements.next_to_announce(first, grace=NOW, again=AGAIN) == [job.id]
+        assert queue_announcements.next_to_announce(second, grace=NOW, again=AGAIN) == []
 
 
 def test_one_leader_until_its_connection_ends(database_url, tenant):
     with Session(db.engine(database_url)) as first, Session(db.engine(database_url)) as second:
-        assert queue_recovery.try_lead(first, "loop")
-        assert not queue_recovery.try_lead(second, "loop")
-        assert queue_recovery.try_lead(second, "another")
+        assert db.try_advisory_lock(first, "loop")
+        assert not db.try_advisory_lock(second, "loop")
+        assert db.try_advisory_lock(second, "another")
         first.connection().invalidate()
         second.rollback()
         first.rollback()
-        assert queue_recovery.try_lead(second, "loop")
+        assert db.try_advisory_lock(second, "loop")
         second.connection().invalidate()

@@ -82,7 +82,7 @@ def life(session, tenant, settings) -> dict[str, uuid.UUID]:
     runs = jobs.create_job(session, tenant.id, "erase", {"concepts": ["dog"]})
     fence = attempts.claim(session, runs.id, owner="t", lease=LEASE).fence
     size, sha256 = blobs.put(state := output_key(tenant.id, runs.id, 1, fence), b"step 7")
-    attempts.checkpoint(
+    attempts.add_checkpoint(
         session, runs.id, fence, step=7, files={"s": {"key": state, "sha256": sha256, "size": size}}, keep=2
     )
     session.commit()
@@ -126,7 +126,7 @@ def test_an_empty_machine_becomes_the_service_it_was(command, life, tenant, sett
         assert jobs.get(session, tenant.id, life["runs"]).status == "queued", (
             "its worker is not here: it goes on from its checkpoint"
         )
-        (point,) = attempts.checkpoints(session, life["runs"])
+        (point,) = attempts.list_checkpoints(session, life["runs"])
         assert blobs.read_all(point.files["s"]["key"], point.files["s"]["sha256"]) == b"step 7"
     with psycopg.connect(url) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
         connection.execute("delete from audit")

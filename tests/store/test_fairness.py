@@ -14,8 +14,17 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
-from expunge.store import attempts, db, jobs, keys, queue_claims, queue_pauses, queue_recovery
+from expunge.store import (
+    attempts,
+    db,
+    jobs,
+    keys,
+    queue_claims,
+    queue_pauses,
+    queue_recovery,
+)
 from expunge.store.models import Job
+from expunge.store.queue_announcements import BATCH, next_to_announce
 from tests.support.cluster import until
 
 LEASE = timedelta(hours=1)
@@ -208,7 +217,7 @@ def test_a_tenants_only_job_is_waited_for_while_the_dispatcher_announces_it(
     )
     session.commit()
     with db.transaction(database_url) as announcing, ThreadPoolExecutor(1) as pool:
-        assert single.id in queue_recovery.to_announce(announcing, grace=NOW, again=AGAIN)
+        assert single.id in next_to_announce(announcing, grace=NOW, again=AGAIN)
         claimed = pool.submit(claim)
         until(lambda: claimed.done() or session.scalar(text(waiting)))
         announcing.commit()
@@ -218,23 +227,23 @@ def test_a_tenants_only_job_is_waited_for_while_the_dispatcher_announces_it(
 def test_announcements_take_turns_too(database_url, session, tenant, other_tenant, post):
     flood(session, tenant.id, 300)
     single = post(other_tenant)
-    ids = queue_recovery.to_announce(session, grace=NOW, again=AGAIN)
-    assert len(ids) == queue_recovery.BATCH
+    ids = next_to_announce(session, grace=NOW, again=AGAIN)
+    assert len(ids) == BATCH
     assert single.id in ids[:2]
     session.commit()
-    assert single.id not in queue_recovery.to_announce(session, grace=NOW, again=AGAIN)
+    assert single.id not in next_to_announce(session, grace=NOW, again=AGAIN)
 
 
 def test_who_is_paused_or_runs_all_it_may_is_not_announced(session, tenant, other_tenant, claim, post):
     flood(session, tenant.id, 5)
     single = post(other_tenant)
     queue_pauses.pause(session, tenant.id)
-    assert queue_recovery.to_announce(session, grace=NOW, again=NOW) == [single.id]
+    assert next_to_announce(session, grace=NOW, again=NOW) == [single.id]
     session.commit()
     claim()
     post(other_tenant)
-    assert queue_recovery.to_announce(session, grace=NOW, again=NOW, max_running=1) == []
-    assert len(queue_recovery.to_announce(session, grace=NOW, again=NOW)) == 1
+    assert next_to_announce(session, grace=NOW, again=NOW, max_running=1) == []
+    assert len(next_to_announce(session, grace=NOW, again=NOW)) == 1
 
 
 def plans(session: Session, act: Callable[[], object]) -> list[dict]:
@@ -290,8 +299,8 @@ def test_what_workers_and_loops_ask_of_ten_thousand_jobs_reads_a_few_hundred_row
     session.commit()
     acts: dict[str, Callable[[], object]] = {
         "claim": lambda: queue_claims.claim_next(session, owner="test", lease=LEASE),
-        "announce": lambda: queue_recovery.to_announce(session, grace=NOW, again=AGAIN, limit=20),
-        "announce again": lambda: queue_recovery.to_announce(session, grace=NOW, again=AGAIN, limit=20),
+        "announce": lambda: next_to_announce(session, grace=NOW, again=AGAIN, limit=20),
+        "announce again": lambda: next_to_announce(session, grace=NOW, again=AGAIN, limit=20),
         "reap": lambda: queue_recovery.reap(session, backoff=1),
     }
     found = [node for plan in plans(session, acts[act]) for node in nodes(plan)]

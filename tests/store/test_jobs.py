@@ -50,7 +50,7 @@ def test_running_job_is_cancelled_in_two_phases(session, make, take):
     fence = take(job.id).fence
     assert jobs.cancel(session, job.tenant_id, job.id).status == "cancelling"
     assert jobs.cancel(session, job.tenant_id, job.id).status == "cancelling"
-    assert attempts.cancelled(session, job.id, fence).status == "cancelled"
+    assert attempts.confirm_cancelled(session, job.id, fence).status == "cancelled"
     assert [e.type for e in events_of(session, job.tenant_id, job.id)] == [
         "queued",
         "started",
@@ -111,7 +111,7 @@ def test_events_are_paged_by_seq(session, make, take):
     job = make()
     fence = take(job.id).fence
     for step in range(5):
-        attempts.progress(session, job.id, fence, {"step": step})
+        attempts.report_progress(session, job.id, fence, {"step": step})
     assert seqs(session, job) == [1, 2, 3, 4, 5, 6, 7]
     assert [e.seq for e in events_of(session, job.tenant_id, job.id, after=3, limit=2)] == [4, 5]
 
@@ -122,7 +122,7 @@ def test_seq_has_no_gaps_when_many_write_at_once(database_url, make, take):
 
     def write(step: int) -> None:
         with db.transaction(database_url) as session:
-            attempts.progress(session, job.id, fence, {"step": step})
+            attempts.report_progress(session, job.id, fence, {"step": step})
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(write, range(40)))

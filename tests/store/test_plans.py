@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import event, func, select, text
 from sqlalchemy.orm import Session
 
-from expunge.store import attempts, jobs, queue_claims, queue_recovery, workers
+from expunge.store import attempts, jobs, queue_announcements, queue_claims, workers
 from expunge.store.models import Job, Tenant
 
 ROWS = 5000
@@ -80,7 +80,7 @@ ACTS: dict[str, Callable[[Session, Tenant], object]] = {
     "claim by a worker": lambda session, _: queue_claims.claim_next(
         session, owner="test", lease=timedelta(minutes=1), worker=MINE.id
     ),
-    "dispatch": lambda session, _: queue_recovery.to_announce(
+    "dispatch": lambda session, _: queue_announcements.next_to_announce(
         session, grace=timedelta(seconds=0), again=timedelta(seconds=30)
     ),
 }

@@ -209,3 +209,10 @@ def test_a_setting_that_is_wrong_is_one_line_of_ours_without_its_value(
     lines = str(stopped.value).splitlines()
     assert lines[0].startswith(said)
     assert not re.search("hunter2|Input should|Value error|should match", str(stopped.value))
+
+
+@pytest.mark.parametrize("url", ["unix:///run/redis.sock?db=1", "redis+socket:///run/redis.sock?db=1"])
+def test_a_socket_of_redis_is_spelled_as_celery_and_as_its_client_want_it(url):
+    settings = Settings(redis_url=url)
+    assert settings.broker_url == "redis+socket:///run/redis.sock?db=1"
+    assert settings.redis_client_url == "unix:///run/redis.sock?db=1"

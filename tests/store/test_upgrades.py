@@ -277,7 +277,7 @@ def test_our_worker_runs_a_job_that_the_previous_revision_s_api_made(database, o
     with db.transaction(database) as session:
         claimed = attempts.claim(session, JOB, owner="new", lease=LEASE)
         assert (claimed.facts()["request_id"], claimed.trace) == (None, None)
-        attempts.progress(session, JOB, claimed.fence, {"step": 1})
+        attempts.report_progress(session, JOB, claimed.fence, {"step": 1})
         made = NewArtifact(ARTIFACT, "delta", "m", 3, "0" * 64, "a/b")
         attempts.publish(session, JOB, claimed.fence, [made], verdict=None, progress=None)
         assert jobs.get(session, TENANT, JOB).status == "succeeded"

@@ -22,7 +22,7 @@ from sqlalchemy import func, select
 from expunge.store import db
 from expunge.store.blobs import MARKER, QUARANTINE, Blobs
 from expunge.store.models import Artifact, Checkpoint, Event, Job
-from expunge.store.queue_recovery import QUEUE
+from expunge.store.queue_announcements import QUEUE
 from expunge.store.settings import Settings
 from expunge.store.statuses import JobStatus
 from expunge.worker import sweeper

@@ -90,7 +90,7 @@ class Tenant:
 
     def progress(self, job_id: str, fence: int, step: int, total: int = 10) -> None:
         with db.transaction(self.database) as session:
-            attempts.progress(
+            attempts.report_progress(
                 session, uuid.UUID(job_id), fence, {"phase": "erase", "step": step, "total": total}
             )
 

@@ -20,7 +20,7 @@ from expunge.store import artifacts, attempts, db, jobs
 from expunge.store.blobs import Blobs, output_key, upload_key
 from expunge.store.errors import LostLease
 from expunge.store.models import Job
-from expunge.store.queue_recovery import QUEUE
+from expunge.store.queue_announcements import QUEUE
 from expunge.worker import dispatcher, readiness, reaper, stale_messages, sweeper
 from expunge.worker.checkpoints import JobCheckpoints
 from expunge.worker.leader import lead

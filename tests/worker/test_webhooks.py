@@ -120,7 +120,7 @@ def test_every_sort_of_end_is_told_once_and_only_to_who_asked(settings, hook, ur
         )
         fence = claimed(stopped.id).fence
         jobs.cancel(session, tenant.id, stopped.id)
-        attempts.cancelled(session, stopped.id, fence)
+        attempts.confirm_cancelled(session, stopped.id, fence)
         jobs.cancel(session, tenant.id, waiting.id)
         claimed(lost.id)
     with db.transaction(url) as session:
