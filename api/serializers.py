@@ -29,8 +29,7 @@ from expunge.core.specs import (
 )
 from expunge.store import artifacts, jobs
 from expunge.store.errors import NotFound
-from expunge.store.models import Artifact as ArtifactRow
-from expunge.store.models import Job as JobRow
+from expunge.store.models import Artifact as ArtifactRow, Job as JobRow
 from expunge.store.settings import Settings
 from expunge.store.statuses import JobStatus
 

@@ -14,8 +14,7 @@ import networkx as nx
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks.methods import JUDGING as METHOD_JUDGING
-from benchmarks.methods import RESULTS as METHODS_RESULTS
+from benchmarks.methods import JUDGING as METHOD_JUDGING, RESULTS as METHODS_RESULTS
 from expunge.core.concepts import distances
 from expunge.core.concepts.graph import fit, statistics
 from expunge.core.erasure import erase

@@ -1,4 +1,4 @@
-"""The typed Python client of Expunge: `from client import Expunge`."""
+"""The typed Python client of Expunge: `from expunge import Expunge`."""
 
 from expunge.client.api import Expunge
 from expunge.client.errors import (

@@ -7,8 +7,7 @@ from typing import Any, Self, cast
 
 import httpx
 
-from expunge.client import download as downloads
-from expunge.client import settings, sse
+from expunge.client import download as downloads, settings, sse
 from expunge.client.errors import ApiError, BadFile, ConnectionFailed, NoRecoveryKey, WaitTimeout
 from expunge.client.requests import (
     ConceptLike,

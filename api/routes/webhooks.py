@@ -18,8 +18,7 @@ from expunge.api.routes.jobs import CREATED
 from expunge.api.schemas import Delivery, DeliveryAttempt, DeliveryPage, NewWebhook, Webhook, WebhookList
 from expunge.api.services import Services
 from expunge.store import webhook_deliveries, webhooks
-from expunge.store.models import Delivery as DeliveryRow
-from expunge.store.models import Webhook as WebhookRow
+from expunge.store.models import Delivery as DeliveryRow, Webhook as WebhookRow
 from expunge.store.webhook_deliveries import message_id
 from expunge.store.webhook_targets import Refused, target
 

@@ -10,12 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, given, settings as hypothesis_settings, strategies as st
 from nacl.public import PrivateKey
-from safetensors.torch import load_file
-from safetensors.torch import save as save_tensors
+from safetensors.torch import load_file, save as save_tensors
 
 from expunge.core.concepts.visual_concepts import read_image
 from expunge.core.delivery import stack

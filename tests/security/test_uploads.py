@@ -8,8 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, Phase, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import HealthCheck, Phase, given, settings as hypothesis_settings
 
 from tests.support.bad_files import (
     TOY,
