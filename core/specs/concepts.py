@@ -104,7 +104,8 @@ class Concept(Spec):
     @model_validator(mode="after")
     def images_suffice(self) -> Self:
         if self.images and (different := len(set(self.images))) < MIN_IMAGES:
-            raise ValueError(f"images: {different} different images are too few to learn from: give 3 to 10")
+            some = "image" if different == 1 else "images"
+            raise ValueError(f"images: {different} different {some}, too few to learn from: give 3 to 10")
         if self.masks and len(self.masks) != len(self.images):
             raise ValueError(
                 f"masks: {len(self.masks)} masks for {len(self.images)} images: give one for each, in their"

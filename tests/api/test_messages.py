@@ -592,7 +592,7 @@ def test_images_are_counted_by_what_they_hold(tenant: Tenant):
         upload(client, "green"),
     )
     for images, words in (
-        ([same[0]] * 3, "1 different images show too little"),
+        ([same[0]] * 3, "1 different image, too few"),
         (same, "3 uploads hold 1 different image,"),
         ([*same, other], "4 uploads hold 2 different images"),
     ):

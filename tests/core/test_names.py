@@ -236,7 +236,7 @@ def test_ids_are_uuids_in_letters_of_either_case():
 
 
 def test_two_pictures_of_which_one_is_named_twice_are_two():
-    with pytest.raises(ValidationError, match="2 different images are too few"):
+    with pytest.raises(ValidationError, match="2 different images, too few"):
         EraseSpec.model_validate(
             {"concepts": [{"name": "my dog", "images": [ID, f"{ID[:-1]}2", ID.upper()]}]}
         )

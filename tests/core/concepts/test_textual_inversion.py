@@ -328,7 +328,7 @@ def test_an_image_that_is_not_there_is_named(tiny_judged, tmp_path):
 @pytest.mark.parametrize(
     ("concept", "words"),
     [
-        ({"images": IDS[:2]}, "images: 2 different images are too few"),
+        ({"images": IDS[:2]}, "images: 2 different images, too few"),
         ({"images": IDS[:3], "masks": IDS[:2]}, "masks: 2 masks for 3 images"),
         (
             {"images": IDS[:3], "masks": IDS[3:], "target": "cat"},
