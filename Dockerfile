@@ -12,10 +12,10 @@ COPY store store
 COPY worker worker
 COPY src src
 COPY requirements/api.lock requirements/
-# These rooms import no torch, so the science's dependencies are not in this lock file. Everything in it goes by hash.
+# api.lock is what expunge[service] needs, without torch. Everything in it goes by hash.
 RUN python -m venv /opt/expunge \
  && /opt/expunge/bin/pip install --require-hashes --no-deps -r requirements/api.lock \
- && /opt/expunge/bin/pip install --no-deps .
+ && /opt/expunge/bin/pip install --no-deps '.[service]'
 
 FROM python:3.11.14-slim-bookworm
 RUN useradd --system --uid 10001 --home-dir /var/lib/expunge --create-home expunge \

