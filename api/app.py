@@ -37,7 +37,7 @@ from expunge.core.sources import check_all
 from expunge.core.specs.fields import as_id
 from expunge.store import logs, tracing
 from expunge.store.errors import StoreError
-from expunge.store.server_secret import long_enough
+from expunge.store.server_secret import require_length
 from expunge.store.settings import Settings, read
 
 TAGS = [
@@ -121,7 +121,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     ValueError without a secret.
     """
     settings = settings or read()
-    long_enough(settings.secret.get_secret_value())
+    require_length(settings.secret.get_secret_value())
     logs.configure(settings, "api")
     for model in check_all(settings.models):
         if model.problem:

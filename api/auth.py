@@ -60,13 +60,13 @@ def lookup(services: Services, token: str) -> Caller | None:
 def follow(services: Services, link: signed_urls.Link) -> Caller | None:
     """Whoever holds a link may read its one artifact, in the name of the key that asked for it."""
     with services.transaction() as session:
-        key = keys.live(session, link.by)
+        key = keys.get_live(session, link.by)
         return Caller(key.tenant_id, key.id, frozenset({"artifacts:read"})) if key else None
 
 
 def still(session: Session, caller: Caller, scope: str) -> bool:
     """Whether the key that an answer in progress was begun with lives on, and has the scope."""
-    key = keys.live(session, caller.key_id)
+    key = keys.get_live(session, caller.key_id)
     return key is not None and bool({scope, "admin"} & set(key.scopes))
 
 
@@ -114,13 +114,13 @@ class Authenticate:
             raise Problem("link_expired")
         try:
             token = bearer_token(header)
-            if not keys.well_formed(token):
+            if not keys.is_well_formed(token):
                 raise denied(UNKNOWN, ', error="invalid_token"')
         except Problem:
             await services.limiter.stranger(scope)
             raise
         ask = partial(services.known.caller, token, partial(lookup, services))
-        marks = keys.marks_of(
+        marks = keys.identifiers_of(
             token, (services.settings.secret.get_secret_value(), *services.settings.older_secrets)
         )
         found = await (ask() if services.known.remembers(token) else self.looked_up(scope, marks, ask))

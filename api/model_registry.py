@@ -35,7 +35,7 @@ def usable(services: Services, id_: str) -> tuple[Checked, bool | None, str | No
     if here.seen:
         return here, here.problem is None, here.problem
     with services.reading() as session:
-        having, told = workers.word_of(session, id_)
+        having, told = workers.model_status(session, id_)
     if having:
         return here, True, None
     return here, (False if told else None), (f"no worker can use it: {told}" if told else None)

@@ -43,7 +43,7 @@ def view(row: JobRow, files: Sequence[ArtifactRow]) -> Job:
 
 
 def job(session: Session, tenant_id: uuid.UUID, row: JobRow) -> Job:
-    return view(row, artifacts.of_job(session, tenant_id, row.id))
+    return view(row, artifacts.list_of_job(session, tenant_id, row.id))
 
 
 def look(services: Services, caller: Caller, job_id: uuid.UUID, *, again: bool = False) -> Job:
@@ -165,7 +165,7 @@ def finished(session: Session, tenant_id: uuid.UUID, job_id: str, field: str, ki
             f"names a job of kind {row.kind} that is {row.status}",
             f"name one of kind {' or '.join(kinds)} that has succeeded",
         )
-    if any(file.expired_at for file in artifacts.of_job(session, tenant_id, row.id)):
+    if any(file.expired_at for file in artifacts.list_of_job(session, tenant_id, row.id)):
         raise invalid(
             field,
             "names a job whose artifacts were deleted",
@@ -204,7 +204,7 @@ def erased_by(session: Session, tenant_id: uuid.UUID, row: JobRow) -> list[Conce
     from.
     """
     found: dict[str, Concept] = {}
-    for member in jobs.stack_of(session, tenant_id, row):
+    for member in jobs.list_stack(session, tenant_id, row):
         found |= {
             c.name.casefold(): c
             for c in (Concept.model_construct(**c) for c in member.spec.get("concepts", []))

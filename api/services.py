@@ -44,7 +44,7 @@ class Services:
     @cached_property
     def blobs(self) -> Blobs:
         """Known to be this database's. ForeignStore."""
-        return deployment.known(self.settings)
+        return deployment.open_store_cached(self.settings)
 
     def transaction(self) -> AbstractContextManager[Session]:
         """A session that commits at its end."""
@@ -53,7 +53,7 @@ class Services:
     def marks(self) -> frozenset[str]:
         """What tells a live key from any other text of its form."""
         with self.reading() as session:
-            return keys.marks(session)
+            return keys.live_identifiers(session)
 
     async def readiness(self) -> dict[str, str]:
         """How the parts are: the database must answer; a silent Redis only degrades; a paused queue, and one
@@ -64,7 +64,7 @@ class Services:
     def queue_state(self) -> tuple[str, str]:
         with self.transaction() as session:
             session.execute(text("select 1 from jobs limit 1"))
-            queue = "running" if queue_pauses.current(session, None) is None else "paused"
+            queue = "running" if queue_pauses.get_pause(session, None) is None else "paused"
             return queue, "ready" if workers.ready_models(session) else "none ready"
 
     def reading(self) -> AbstractContextManager[Session]:
@@ -82,10 +82,10 @@ class Services:
             return Counted(
                 jobs=jobs.count_by_status(session),
                 oldest=jobs.queue_age(session),
-                corrupt=artifacts.corrupt_count(session),
-                paused=queue_pauses.count(session),
+                corrupt=artifacts.count_corrupt(session),
+                paused=queue_pauses.count_pauses(session),
                 workers=workers.count_by_state(session),
-                blocked=len(workers.blocked(session)),
+                blocked=len(workers.blocked_models(session)),
             )
 
 

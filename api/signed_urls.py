@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlencode
 from starlette.types import Scope
 
 from expunge.api import root_path
-from expunge.store.server_secret import derive
+from expunge.store.server_secret import derive_key
 
 LONGEST = 15 * 60  # seconds
 PATH = re.compile(r"^/artifacts/([0-9a-fA-F-]{32,36})/content$")
@@ -34,7 +34,7 @@ class Link(NamedTuple):
 
 def sign(secret: str, artifact_id: uuid.UUID, by: uuid.UUID, expires: int) -> str:
     return hmac.new(
-        derive(secret, "links"), f"artifact link\n{artifact_id}\n{by}\n{expires}".encode(), hashlib.sha256
+        derive_key(secret, "links"), f"artifact link\n{artifact_id}\n{by}\n{expires}".encode(), hashlib.sha256
     ).hexdigest()
 
 

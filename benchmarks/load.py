@@ -84,7 +84,7 @@ class Load:
     def artifact(self, job_id: uuid.UUID) -> Artifact:
         with db.transaction(self.service.settings.database_url.get_secret_value()) as session:
             tenant = session.scalars(select(Job.tenant_id).where(Job.id == job_id)).one()
-            return artifacts.of_job(session, tenant, job_id)[0]
+            return artifacts.list_of_job(session, tenant, job_id)[0]
 
     def rows(self, ids: list[uuid.UUID]) -> list[Job]:
         with db.transaction(self.service.settings.database_url.get_secret_value()) as session:

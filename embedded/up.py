@@ -29,7 +29,7 @@ from expunge.embedded.servers import Program
 from expunge.embedded.supervise import Children
 from expunge.store import db, deployment, keys, migrate, roles, signing_keys
 from expunge.store.errors import ForeignStore
-from expunge.store.server_secret import REMEDY, weakness
+from expunge.store.server_secret import REMEDY, find_weakness
 from expunge.store.settings import Settings, read
 from expunge.store.settings_groups import DATA
 from expunge.store.settings_names import given, given_as, rename
@@ -84,7 +84,7 @@ def main(
         finally:
             children.stop()
             lock.close()
-    except (CannotStart, RuntimeError, roles.Unfit) as error:
+    except (CannotStart, RuntimeError, roles.RoleError) as error:
         say(f"error: {error}")
         raise typer.Exit(1) from error
     except OperationalError as error:
@@ -170,7 +170,7 @@ def start(children: Children, folder: Path, host: str, port: int, workers: int) 
     if owner != database:
         roles.grant(owner, database)
     secret = given("secret") or servers.password(folder / "secret")
-    if why := weakness(secret):
+    if why := find_weakness(secret):
         raise CannotStart(f"EXPUNGE_SECRET {why}: {REMEDY}, or leave it out and one is made")
     signing_key = given("signing_key") or signing_file(folder, database)
     artifacts = given("artifacts_url") or (folder / "artifacts").as_uri()
@@ -196,7 +196,7 @@ def start(children: Children, folder: Path, host: str, port: int, workers: int) 
 def own_store(database: str, artifacts: str) -> None:
     """CannotStart when the artifact store is another deployment's, or nobody knows whose."""
     try:
-        deployment.owned(Settings(database_url=SecretStr(database), artifacts_url=artifacts))
+        deployment.open_store(Settings(database_url=SecretStr(database), artifacts_url=artifacts))
     except ForeignStore as error:
         raise CannotStart(str(error)) from error
     except BlobError as error:
@@ -211,7 +211,7 @@ def signing_file(folder: Path, database: str) -> str:
     file = folder / "signing_key.pem"
     public = load_or_create(file).public_key()
     with db.transaction(database) as session:
-        signing_keys.know(session, key_id(public), public_pem(public))
+        signing_keys.register(session, key_id(public), public_pem(public))
     return str(file)
 
 

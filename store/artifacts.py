@@ -14,7 +14,7 @@ from expunge.store.errors import NotFound
 from expunge.store.models import ApiKey, Artifact, ArtifactRead, Checkpoint, Tenant
 
 RECOVERY_KEY = "recovery_key"
-THERE = (Artifact.revoked_at.is_(None), Artifact.expired_at.is_(None))
+STORED = (Artifact.revoked_at.is_(None), Artifact.expired_at.is_(None))
 
 
 def get(session: Session, tenant_id: uuid.UUID, artifact_id: uuid.UUID, *, keep: bool = False) -> Artifact:
@@ -38,13 +38,13 @@ def get_many(session: Session, tenant_id: uuid.UUID, ids: Collection[uuid.UUID])
     return {row.id: row for row in found}
 
 
-def of_job(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID) -> Sequence[Artifact]:
+def list_of_job(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID) -> Sequence[Artifact]:
     """A job's artifacts, by name."""
     query = select(Artifact).where(Artifact.job_id == job_id, Artifact.tenant_id == tenant_id)
     return session.scalars(query.order_by(Artifact.name)).all()
 
 
-def of_jobs(
+def list_of_jobs(
     session: Session, tenant_id: uuid.UUID, job_ids: Sequence[uuid.UUID]
 ) -> dict[uuid.UUID, list[Artifact]]:
     """The artifacts of a page of jobs in one query."""
@@ -114,7 +114,7 @@ def record_read(
     session.flush()
 
 
-def reads(
+def list_reads(
     session: Session, artifact: Artifact, *, after: tuple[datetime, uuid.UUID] | None = None, limit: int = 50
 ) -> Sequence[tuple[ArtifactRead, str]]:
     """Who read it, newest first, each with the name of the API key; `after` is (created_at, id) of the
@@ -143,7 +143,7 @@ def revoke(session: Session, artifact: Artifact) -> Artifact:
     return artifact
 
 
-def uploads(
+def list_uploads(
     session: Session,
     tenant_id: uuid.UUID,
     *,
@@ -154,7 +154,7 @@ def uploads(
     """A tenant's uploads whose bytes are there, newest first; `after` is (created_at, id) of the last row
     of the page before.
     """
-    query = select(Artifact).where(Artifact.tenant_id == tenant_id, Artifact.job_id.is_(None), *THERE)
+    query = select(Artifact).where(Artifact.tenant_id == tenant_id, Artifact.job_id.is_(None), *STORED)
     if media_type is not None:
         query = query.where(Artifact.media_type == media_type)
     if after is not None:
@@ -166,21 +166,21 @@ def stored_bytes(session: Session, tenant_id: uuid.UUID) -> int:
     """What a tenant's artifacts take in the store; checkpoints come and go and are not counted."""
     return int(
         session.scalar(
-            select(func.coalesce(func.sum(Artifact.size), 0)).where(Artifact.tenant_id == tenant_id, *THERE)
+            select(func.coalesce(func.sum(Artifact.size), 0)).where(Artifact.tenant_id == tenant_id, *STORED)
         )
         or 0
     )
 
 
-def to_verify(session: Session, age: timedelta, limit: int) -> Sequence[Artifact]:
+def list_unverified(session: Session, age: timedelta, limit: int) -> Sequence[Artifact]:
     """Artifacts whose bytes are meant to be there and nobody has hashed for `age`, the longest waiting
     first.
     """
-    query = select(Artifact).where(*THERE, Artifact.verified_at < func.now() - age)
+    query = select(Artifact).where(*STORED, Artifact.verified_at < func.now() - age)
     return session.scalars(query.order_by(Artifact.verified_at).limit(limit)).all()
 
 
-def verified(session: Session, artifact_id: uuid.UUID, *, whole: bool) -> None:
+def record_check(session: Session, artifact_id: uuid.UUID, *, whole: bool) -> None:
     """What a look at the bytes found; a file that was restored from a backup is whole again.
 
     What was revoked or expired meanwhile is not damaged.
@@ -188,24 +188,24 @@ def verified(session: Session, artifact_id: uuid.UUID, *, whole: bool) -> None:
     since = None if whole else case((Artifact.corrupt_at.is_(None), func.now()), else_=Artifact.corrupt_at)
     values = {"verified_at": func.now(), "corrupt_at": since}
     session.execute(
-        update(Artifact).where(Artifact.id == artifact_id, *THERE).values(values),
+        update(Artifact).where(Artifact.id == artifact_id, *STORED).values(values),
         execution_options={"synchronize_session": False},
     )
 
 
-def corrupt_count(session: Session) -> int:
+def count_corrupt(session: Session) -> int:
     """All tenants' artifacts that are known to be corrupt, for the metrics."""
     return (
         session.scalar(
-            select(func.count()).select_from(Artifact).where(Artifact.corrupt_at.is_not(None), *THERE)
+            select(func.count()).select_from(Artifact).where(Artifact.corrupt_at.is_not(None), *STORED)
         )
         or 0
     )
 
 
-def named(session: Session, keys: Sequence[str]) -> set[str]:
+def find_referenced(session: Session, keys: Sequence[str]) -> set[str]:
     """Which of these keys of the store a row names whose bytes are meant to be there."""
-    found = set(session.scalars(select(Artifact.key).where(Artifact.key.in_(keys), *THERE)))
+    found = set(session.scalars(select(Artifact.key).where(Artifact.key.in_(keys), *STORED)))
     jobs = {
         uuid.UUID(match[2])
         for key in keys
@@ -216,24 +216,24 @@ def named(session: Session, keys: Sequence[str]) -> set[str]:
     return found.intersection(keys)
 
 
-def ours(session: Session, keys: Sequence[str]) -> set[str]:
+def find_own(session: Session, keys: Sequence[str]) -> set[str]:
     """Which of these keys are of our own layout, of a tenant of this database."""
     found = {key: uuid.UUID(match[1]) for key in keys if (match := LAYOUT.fullmatch(key))}
     tenants = set(session.scalars(select(Tenant.id).where(Tenant.id.in_(set(found.values())))))
     return {key for key, tenant in found.items() if tenant in tenants}
 
 
-def unnamed(session: Session, keys: Sequence[str]) -> list[str]:
+def find_orphans(session: Session, keys: Sequence[str]) -> list[str]:
     """Which of these keys are ours, and named by no row."""
-    mine = ours(session, keys)
-    known = named(session, list(mine))
+    mine = find_own(session, keys)
+    known = find_referenced(session, list(mine))
     return [key for key in keys if key in mine and key not in known]
 
 
-def newest_keys(session: Session, limit: int) -> list[str]:
+def list_newest_keys(session: Session, limit: int) -> list[str]:
     """Some keys whose bytes must be in the store, the newest of the rows' first."""
     found = list(
-        session.scalars(select(Artifact.key).where(*THERE).order_by(Artifact.created_at.desc()).limit(limit))
+        session.scalars(select(Artifact.key).where(*STORED).order_by(Artifact.created_at.desc()).limit(limit))
     )
     newest = select(Checkpoint.files).order_by(Checkpoint.id.desc()).limit(limit)
     return found + [file["key"] for files in session.scalars(newest) for file in files.values()]

@@ -17,7 +17,7 @@ from expunge.store import blob_deletions
 from expunge.store.errors import CancelRequested, LostLease
 from expunge.store.jobs import change
 from expunge.store.models import Artifact, Checkpoint, Job
-from expunge.store.queue_pauses import handing_over
+from expunge.store.queue_pauses import hands_over
 from expunge.store.statuses import JobStatus
 
 # Which jobs an attempt may take, in SQL
@@ -98,7 +98,7 @@ def heartbeat(session: Session, job_id: uuid.UUID, fence: int, lease: timedelta)
     statement = update(Job).where(*leased(job_id, fence)).values(lease_expires_at=func.now() + lease)
     past = func.coalesce(Job.run_deadline_at < func.now(), False)
     row = session.execute(
-        statement.returning(Job.status == JobStatus.CANCELLING, past, handing_over(Job.tenant_id))
+        statement.returning(Job.status == JobStatus.CANCELLING, past, hands_over(Job.tenant_id))
     ).one_or_none()
     if row is None:
         raise lost_lease(job_id, fence)

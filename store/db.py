@@ -44,12 +44,12 @@ def engine(url: str, pool_size: int = 10) -> Engine:
         hide_parameters=True,  # a failed statement is logged; what a client asked to erase is not
         connect_args={"options": OPTIONS, "connect_timeout": 5, "application_name": "expunge"},
     )
-    tracing.watch(made)
-    event.listen(made, "handle_error", lost)
+    tracing.instrument(made)
+    event.listen(made, "handle_error", mark_disconnected)
     return made
 
 
-def lost(context: ExceptionContext) -> None:
+def mark_disconnected(context: ExceptionContext) -> None:
     """A server that takes no writes any more, as after a failover, is as good as gone: a new connection may
     lead to the one that does.
     """
@@ -57,7 +57,7 @@ def lost(context: ExceptionContext) -> None:
         context.is_disconnect = True
 
 
-def forget() -> None:
+def discard_pools() -> None:
     """Drop the pools inherited over a fork, without closing the parent's connections."""
     engine.cache_clear()
 

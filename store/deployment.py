@@ -35,7 +35,7 @@ def identity(session: Session) -> Deployment:
     return session.scalars(select(Deployment)).one()
 
 
-def marked(blobs: Blobs) -> uuid.UUID | None:
+def read_marker(blobs: Blobs) -> uuid.UUID | None:
     """Whose the store says it is; None without a marker. ForeignStore when the marker cannot be read."""
     try:
         return uuid.UUID(json.loads(bytes(obstore.get(blobs.store, MARKER).bytes()))["deployment"])
@@ -48,7 +48,7 @@ def marked(blobs: Blobs) -> uuid.UUID | None:
         ) from error
 
 
-def mark(blobs: Blobs, id_: uuid.UUID, *, over: bool = False) -> None:
+def write_marker(blobs: Blobs, id_: uuid.UUID, *, over: bool = False) -> None:
     """Write the marker; `over` replaces another, else whoever was first stays."""
     try:
         obstore.put(
@@ -62,17 +62,17 @@ def mark(blobs: Blobs, id_: uuid.UUID, *, over: bool = False) -> None:
         return
 
 
-def owned(settings: Settings) -> Blobs:
+def open_store(settings: Settings) -> Blobs:
     """The artifact store, when it is this database's. ForeignStore."""
     blobs, url = Blobs(settings.artifacts_url), settings.database_url.get_secret_value()
     with db.transaction(url) as session:
         mine = identity(session)
-        known = artifacts.newest_keys(session, LOOKED_AT)
-    found = marked(blobs)
+        known = artifacts.list_newest_keys(session, LOOKED_AT)
+    found = read_marker(blobs)
     if found is None:
-        vouch(settings, blobs, mine, known)
-        mark(blobs, mine.id)
-        found = marked(blobs)
+        check_unmarked(settings, blobs, mine, known)
+        write_marker(blobs, mine.id)
+        found = read_marker(blobs)
     if found != mine.id:
         raise ForeignStore(
             f"EXPUNGE_ARTIFACTS_URL ({settings.artifacts_url}) is the store of deployment {found}, and"
@@ -87,10 +87,10 @@ def owned(settings: Settings) -> Blobs:
 
 @lru_cache
 def looked(database_url: str, artifacts_url: str) -> Blobs:
-    return owned(Settings(database_url=SecretStr(database_url), artifacts_url=artifacts_url))
+    return open_store(Settings(database_url=SecretStr(database_url), artifacts_url=artifacts_url))
 
 
-def known(settings: Settings) -> Blobs:
+def open_store_cached(settings: Settings) -> Blobs:
     """The same, looked at once in a process, and again where a directory's marker is gone: a volume may be
     lost at any time. ForeignStore.
     """
@@ -102,7 +102,7 @@ def known(settings: Settings) -> Blobs:
     return blobs
 
 
-def vouch(settings: Settings, blobs: Blobs, mine: Deployment, known: list[str]) -> None:
+def check_unmarked(settings: Settings, blobs: Blobs, mine: Deployment, known: list[str]) -> None:
     """ForeignStore, unless a store without a marker may be taken for this database's own."""
     if mine.store_url == settings.artifacts_url:
         raise ForeignStore(
@@ -110,7 +110,7 @@ def vouch(settings: Settings, blobs: Blobs, mine: Deployment, known: list[str]) 
             " mounted, is it the right bucket? If the objects are there, or all were deleted on purpose:"
             f" {ADOPT}"
         )
-    if next(iter(blobs.pages()), []) and not any(there(blobs, key) for key in known):
+    if next(iter(blobs.pages()), []) and not any(exists(blobs, key) for key in known):
         what = "none of those that this database names" if known else "this database names none"
         raise ForeignStore(
             f"EXPUNGE_ARTIFACTS_URL ({settings.artifacts_url}) has no marker and holds objects, but {what}:"
@@ -119,7 +119,7 @@ def vouch(settings: Settings, blobs: Blobs, mine: Deployment, known: list[str]) 
         )
 
 
-def there(blobs: Blobs, key: str) -> bool:
+def exists(blobs: Blobs, key: str) -> bool:
     try:
         blobs.size(key)
     except NotFound:
@@ -148,9 +148,9 @@ def main() -> None:
             session.execute(update(Deployment).values(id=func.gen_random_uuid(), store_url=None))
             session.refresh(mine)
         elif given.action == "adopt":
-            mark(blobs, mine.id, over=True)
+            write_marker(blobs, mine.id, over=True)
             mine.store_url = settings.artifacts_url
-        shown = {"database": str(mine.id), "store": str(marked(blobs) or "") or None}
+        shown = {"database": str(mine.id), "store": str(read_marker(blobs) or "") or None}
     sys.stdout.write(json.dumps(shown) + "\n")
 
 

@@ -61,7 +61,7 @@ def record(
     session.execute(update(Idempotency).where(*mine).values(response=response, job_id=job_id))
 
 
-def sweep(session: Session) -> int:
+def delete_expired(session: Session) -> int:
     """Delete the keys that have expired; returns how many."""
     gone = session.execute(
         delete(Idempotency).where(Idempotency.expires_at < func.now()).returning(Idempotency.key)

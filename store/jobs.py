@@ -107,7 +107,7 @@ def get(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID, *, keep: bool
 
 
 FILES = ("id", "kind", "name", "media_type", "size", "sha256")
-LOOK = select(
+JOB_WITH_ARTIFACTS = select(
     *Job.__table__.c,
     select(
         func.coalesce(
@@ -132,7 +132,11 @@ def get_with_artifacts(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID
     """One job's columns and, as `artifacts`, its files' facts by name, in one statement; NotFound (another
     tenant's too).
     """
-    row = session.execute(LOOK, {"job_id": job_id, "tenant_id": tenant_id}).mappings().one_or_none()
+    row = (
+        session.execute(JOB_WITH_ARTIFACTS, {"job_id": job_id, "tenant_id": tenant_id})
+        .mappings()
+        .one_or_none()
+    )
     if row is None:
         raise NotFound(f"no job {job_id}")
     return dict(row)
@@ -240,7 +244,7 @@ def queue_age(session: Session) -> float:
     return max(0.0, float(age or 0))
 
 
-def active_by_status(session: Session, tenant_id: uuid.UUID) -> dict[str, int]:
+def count_active_by_status(session: Session, tenant_id: uuid.UUID) -> dict[str, int]:
     """A tenant's unfinished jobs."""
     query = (
         select(Job.status, func.count())
@@ -251,7 +255,7 @@ def active_by_status(session: Session, tenant_id: uuid.UUID) -> dict[str, int]:
     return {status: found.get(status, 0) for status in JobStatus.active()}
 
 
-def active_count(session: Session, tenant_id: uuid.UUID, *, at_most: int | None = None) -> int:
+def count_active(session: Session, tenant_id: uuid.UUID, *, at_most: int | None = None) -> int:
     """A tenant's unfinished jobs, for quotas; counted no further than `at_most`."""
     queued = (
         select(Job.id)
@@ -266,17 +270,17 @@ def active_count(session: Session, tenant_id: uuid.UUID, *, at_most: int | None 
     return session.scalar(select(func.count()).select_from(union_all(queued, held).subquery())) or 0
 
 
-def ended_among(session: Session, ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
+def find_ended(session: Session, ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
     """Which of these, of any tenant, are over."""
     return set(session.scalars(select(Job.id).where(Job.id.in_(ids), Job.status.in_(JobStatus.terminal()))))
 
 
-def stack_of(session: Session, tenant_id: uuid.UUID, job: Job) -> list[Job]:
+def list_stack(session: Session, tenant_id: uuid.UUID, job: Job) -> list[Job]:
     """The erase jobs whose deltas a job's delta holds, oldest first: the chain of its base jobs and itself,
     or the jobs it combines.
     """
     if job.kind == "combine":
         return [get(session, tenant_id, uuid.UUID(id_)) for id_ in job.spec["jobs"]]
     base = job.spec.get("base_job_id")
-    below = stack_of(session, tenant_id, get(session, tenant_id, uuid.UUID(base))) if base else []
+    below = list_stack(session, tenant_id, get(session, tenant_id, uuid.UUID(base))) if base else []
     return [*below, job]

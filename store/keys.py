@@ -22,7 +22,7 @@ from expunge.store import audit
 from expunge.store.audit import Actor
 from expunge.store.errors import NotFound, QuotaExceeded, WrongState
 from expunge.store.models import ApiKey, Tenant
-from expunge.store.server_secret import derive, long_enough, name_of
+from expunge.store.server_secret import derive_key, require_length, secret_id
 
 PREFIX = "ex_live_"
 Scope = Literal["jobs:read", "jobs:write", "artifacts:read", "keys:read", "webhooks:write", "admin"]
@@ -44,12 +44,12 @@ def checksum(body: str) -> str:
     return digits
 
 
-def generate() -> str:
+def generate_key() -> str:
     body = PREFIX + "".join(secrets.choice(ALPHABET) for _ in range(RANDOM))
     return body + checksum(body)
 
 
-def well_formed(key: str) -> bool:
+def is_well_formed(key: str) -> bool:
     return (
         len(key) == len(PREFIX) + RANDOM + CHECK
         and key.startswith(PREFIX)
@@ -58,16 +58,15 @@ def well_formed(key: str) -> bool:
     )
 
 
-def digest(key: str, secret: str) -> str:
+def legacy_digest(key: str, secret: str) -> str:
     """As the release before looks a key up; kept beside `hashed` so that both work on one database."""
-    return hmac.new(long_enough(secret).encode(), key.encode(), hashlib.sha256).hexdigest()
+    return hmac.new(require_length(secret).encode(), key.encode(), hashlib.sha256).hexdigest()
 
 
-def hashed(key: str, secret: str) -> str:
+def hash_key(key: str, secret: str) -> str:
     """What a key is looked up by: which secret, and the key's HMAC under that secret's own key for this."""
-    return (
-        f"{name_of(secret)}.{hmac.new(derive(secret, 'api keys'), key.encode(), hashlib.sha256).hexdigest()}"
-    )
+    mac = hmac.new(derive_key(secret, "api keys"), key.encode(), hashlib.sha256)
+    return f"{secret_id(secret)}.{mac.hexdigest()}"
 
 
 def ensure_tenant(session: Session, name: str) -> Tenant:
@@ -102,10 +101,10 @@ def create(
     if unknown:
         raise ValueError(f"unknown scope '{unknown[0]}': the scopes are {', '.join(SCOPES)}")
     if at_most is not None:
-        room(session, tenant_id, at_most)
-    text = key or generate()
+        ensure_room(session, tenant_id, at_most)
+    text = key or generate_key()
     row = ApiKey(tenant_id=tenant_id, name=name, hint=text[: len(PREFIX) + 4], scopes=list(scopes))
-    row.digest, row.hashed = digest(text, secret), hashed(text, secret)
+    row.digest, row.hashed = legacy_digest(text, secret), hash_key(text, secret)
     if expires_in is not None:
         row.expires_at = func.now() + expires_in
     session.add(row)
@@ -115,7 +114,7 @@ def create(
     return row, text
 
 
-def room(session: Session, tenant_id: uuid.UUID, at_most: int) -> None:
+def ensure_room(session: Session, tenant_id: uuid.UUID, at_most: int) -> None:
     """QuotaExceeded without room for one more live key; the tenant's row stays locked, so that two requests
     do not both take the last place.
     """
@@ -135,17 +134,17 @@ def authenticate(session: Session, secret: str, key: str, older: Sequence[str] =
     One that was hashed under an older secret, or by the release before, is known too, and hashed anew under
     the current one.
     """
-    if not well_formed(key):
+    if not is_well_formed(key):
         return None
     secrets_ = (secret, *older)
     either = or_(
-        ApiKey.hashed.in_([hashed(key, each) for each in secrets_]),
-        ApiKey.digest.in_([digest(key, each) for each in secrets_]),
+        ApiKey.hashed.in_([hash_key(key, each) for each in secrets_]),
+        ApiKey.digest.in_([legacy_digest(key, each) for each in secrets_]),
     )
     row = session.scalar(select(ApiKey).where(either, *LIVE))
     if row is not None:
-        if row.hashed != hashed(key, secret):
-            row.digest, row.hashed = digest(key, secret), hashed(key, secret)
+        if row.hashed != hash_key(key, secret):
+            row.digest, row.hashed = legacy_digest(key, secret), hash_key(key, secret)
             session.flush()
         stale = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - timedelta(minutes=1))
         session.execute(
@@ -155,26 +154,26 @@ def authenticate(session: Session, secret: str, key: str, older: Sequence[str] =
     return row
 
 
-def under_another(session: Session, secret: str) -> int:
+def count_under_other_secret(session: Session, secret: str) -> int:
     """How many live keys are not yet hashed under this secret."""
-    other = or_(ApiKey.hashed.is_(None), ~ApiKey.hashed.startswith(f"{name_of(secret)}."))
+    other = or_(ApiKey.hashed.is_(None), ~ApiKey.hashed.startswith(f"{secret_id(secret)}."))
     return session.scalar(select(func.count()).select_from(ApiKey).where(other, *LIVE)) or 0
 
 
-def live(session: Session, key_id: uuid.UUID) -> ApiKey | None:
+def get_live(session: Session, key_id: uuid.UUID) -> ApiKey | None:
     """The key of this id, unless it has ended."""
     return session.scalar(select(ApiKey).where(ApiKey.id == key_id, *LIVE))
 
 
-def marks(session: Session) -> frozenset[str]:
+def live_identifiers(session: Session) -> frozenset[str]:
     """Hash, digest and id of every live key, whosever it is."""
     rows = session.execute(select(ApiKey.hashed, ApiKey.digest, ApiKey.id).where(*LIVE))
     return frozenset(str(mark) for row in rows for mark in row if mark is not None)
 
 
-def marks_of(key: str, secrets_: Sequence[str]) -> set[str]:
+def identifiers_of(key: str, secrets_: Sequence[str]) -> set[str]:
     """By which of those a key of this text would be found."""
-    return {mark for secret in secrets_ for mark in (hashed(key, secret), digest(key, secret))}
+    return {mark for secret in secrets_ for mark in (hash_key(key, secret), legacy_digest(key, secret))}
 
 
 def get(session: Session, tenant_id: uuid.UUID, key_id: uuid.UUID, *, lock: bool = False) -> ApiKey:

@@ -20,7 +20,7 @@ import structlog
 
 from expunge.core.specs.words import own_words
 from expunge.store import tracing
-from expunge.store.server_secret import derive
+from expunge.store.server_secret import derive_key
 from expunge.store.settings import Settings
 
 SECRETS = (
@@ -48,11 +48,11 @@ def fingerprint(settings: Settings, text: str) -> str:
     if settings.log_concepts:
         return text
     return hmac.new(
-        derive(settings.secret.get_secret_value(), "logs"), text.casefold().encode(), hashlib.sha256
+        derive_key(settings.secret.get_secret_value(), "logs"), text.casefold().encode(), hashlib.sha256
     ).hexdigest()[:12]
 
 
-def forms(text: str) -> set[str]:
+def quoted_forms(text: str) -> set[str]:
     """A text as itself, in names of files and words, and as Python and JSON quote it."""
     quoted = {repr(text), ascii(text), json.dumps(text), json.dumps(text, ensure_ascii=False)}
     return {text, text.replace(" ", "-"), text.replace(" ", "_"), *(form[1:-1] for form in quoted)}
@@ -62,12 +62,12 @@ def hide(spec: Mapping[str, Any]) -> None:
     """Keep a spec's own words out of the log, in this context and those copied from it; an empty spec ends
     that.
     """
-    hidden.set(pattern(spec))
+    hidden.set(compile_pattern(spec))
 
 
-def pattern(spec: Mapping[str, Any]) -> re.Pattern[str] | None:
+def compile_pattern(spec: Mapping[str, Any]) -> re.Pattern[str] | None:
     """What finds a spec's own words. It takes a while where they are many."""
-    found = {form for text in own_words(spec) for form in forms(text)}
+    found = {form for text in own_words(spec) for form in quoted_forms(text)}
     longest_first = sorted((form for form in found if form.strip()), key=lambda form: (-len(form), form))
     either = "|".join(re.escape(form) for form in longest_first)
     return re.compile(rf"(?<!\w)(?:{either})(?!\w)", re.IGNORECASE) if either else None
@@ -132,7 +132,7 @@ def configure(settings: Settings, service: str, stream: Callable[[], TextIO] = l
     """
 
     def named(_: Any, __: str, event: Event) -> Event:
-        return {"service": service, **tracing.ids(), **event}
+        return {"service": service, **tracing.trace_ids(), **event}
 
     before: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

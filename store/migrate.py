@@ -37,4 +37,4 @@ if __name__ == "__main__":
     settings = read(secret=False)
     upgrade(settings.owner_url)
     if settings.migration_database_url is not None:
-        roles.renew(settings.owner_url, settings.database_url.get_secret_value())
+        roles.grant_or_exit(settings.owner_url, settings.database_url.get_secret_value())

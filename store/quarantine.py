@@ -28,7 +28,7 @@ ASIDE = re.compile(rf"{QUARANTINE}(\d{{4}}-\d\d-\d\d)/({LAYOUT.pattern})")
 
 
 @dataclass
-class Swept:
+class SweepResult:
     """What a sweep found among the objects of this database's tenants, and whether it set it aside."""
 
     objects: int = 0
@@ -40,7 +40,7 @@ class Swept:
         return max(AT_LEAST, int(SHARE * self.objects))
 
 
-def today(settings: Settings) -> datetime:
+def earlier_clock(settings: Settings) -> datetime:
     """The time, by this host's clock or the database's: the one that is behind, so that a clock that runs
     ahead makes nothing old.
     """
@@ -48,39 +48,39 @@ def today(settings: Settings) -> datetime:
         return min(datetime.now(UTC), session.scalars(select(func.now())).one())
 
 
-def orphans(settings: Settings, blobs: Blobs, age: timedelta) -> Iterator[tuple[int, list[str]]]:
+def list_orphans(settings: Settings, blobs: Blobs, age: timedelta) -> Iterator[tuple[int, list[str]]]:
     """Page by page of the store: how many objects are ours, and which of them are older than `age`, and named
     by no row.
     """
-    before = today(settings) - age
+    before = earlier_clock(settings) - age
     for page in blobs.pages():
         # After the listing: what was stored since is not in it
         with db.transaction(settings.database_url.get_secret_value()) as session:
-            ours = artifacts.ours(session, [key for key, _ in page])
+            ours = artifacts.find_own(session, [key for key, _ in page])
             yield (
                 len(ours),
-                artifacts.unnamed(session, [key for key, at in page if key in ours and at < before]),
+                artifacts.find_orphans(session, [key for key, at in page if key in ours and at < before]),
             )
 
 
-def sweep(settings: Settings, blobs: Blobs, *, bounded: bool = True) -> Swept:
+def sweep(settings: Settings, blobs: Blobs, *, bounded: bool = True) -> SweepResult:
     """Set aside what no row names, unless that is more than one sweep may take.
 
     Two listings, so that all are counted before one is touched.
     """
-    age, found = timedelta(seconds=settings.sweep_after_seconds), Swept()
-    for objects, keys in orphans(settings, blobs, age):
+    age, found = timedelta(seconds=settings.sweep_after_seconds), SweepResult()
+    for objects, keys in list_orphans(settings, blobs, age):
         found.objects += objects
         found.orphans += len(keys)
     if found.orphans and not (bounded and found.orphans > found.bound):
-        found.taken, day = True, f"{today(settings):%Y-%m-%d}"
-        for _, keys in orphans(settings, blobs, age):
+        found.taken, day = True, f"{earlier_clock(settings):%Y-%m-%d}"
+        for _, keys in list_orphans(settings, blobs, age):
             for key in keys:
                 blobs.move(key, f"{QUARANTINE}{day}/{key}")
     return found
 
 
-def aside(blobs: Blobs) -> Iterator[list[tuple[str, date, str]]]:
+def list_quarantined(blobs: Blobs) -> Iterator[list[tuple[str, date, str]]]:
     """(key in quarantine, since when, key before), page by page; what else lies there is not ours."""
     for page in blobs.pages(QUARANTINE):
         yield [
@@ -94,15 +94,15 @@ def purge(settings: Settings, blobs: Blobs) -> int:
     """Delete what has lain here for its days; what a row names by now, as after a database was restored, goes
     back at once. How many are deleted.
     """
-    last, gone = (today(settings) - timedelta(days=settings.quarantine_days)).date(), 0
-    for page in aside(blobs):
+    last, gone = (earlier_clock(settings) - timedelta(days=settings.quarantine_days)).date(), 0
+    for page in list_quarantined(blobs):
         found, due = (
             {before: key for key, _, before in page},
             [before for _, since, before in page if since <= last],
         )
         with db.transaction(settings.database_url.get_secret_value()) as session:
-            unnamed = artifacts.unnamed(session, due)
-            named = artifacts.named(session, list(found))
+            unnamed = artifacts.find_orphans(session, due)
+            named = artifacts.find_referenced(session, list(found))
         for before in named:
             blobs.move(found[before], before)
         blobs.delete([found[before] for before in unnamed])
@@ -110,18 +110,18 @@ def purge(settings: Settings, blobs: Blobs) -> int:
     return gone
 
 
-def erase(blobs: Blobs, tenant_id: uuid.UUID) -> None:
+def delete_of_tenant(blobs: Blobs, tenant_id: uuid.UUID) -> None:
     """Delete all that lies under a tenant's keys, set aside or not."""
     for page in blobs.pages(f"{tenant_id}/"):
         blobs.delete([key for key, _ in page if LAYOUT.fullmatch(key)])
-    for set_aside in aside(blobs):
+    for set_aside in list_quarantined(blobs):
         blobs.delete([key for key, _, before in set_aside if before.startswith(f"{tenant_id}/")])
 
 
 def restore(blobs: Blobs, since: date | None = None) -> int:
     """Put back what was set aside (`since` that day). How many objects."""
     back = 0
-    for page in aside(blobs):
+    for page in list_quarantined(blobs):
         for key, day, before in page:
             if since is None or day >= since:
                 blobs.move(key, before)
@@ -147,7 +147,7 @@ def main() -> None:
     )
     given, settings = parser.parse_args(), read(secret=False)
     try:
-        blobs = deployment.owned(settings)
+        blobs = deployment.open_store(settings)
     except ForeignStore as error:
         parser.error(str(error))
     if given.action == "restore":
@@ -155,7 +155,7 @@ def main() -> None:
     elif given.action == "take":
         shown = vars(sweep(settings, blobs, bounded=False))
     else:
-        shown = dict(Counter(str(day) for page in aside(blobs) for _, day, _ in page))
+        shown = dict(Counter(str(day) for page in list_quarantined(blobs) for _, day, _ in page))
     sys.stdout.write(json.dumps(shown) + "\n")
 
 

@@ -18,7 +18,7 @@ from expunge.store.audit import Action, Actor
 from expunge.store.models import Pause, Tenant
 
 
-def handing_over(tenant: InstrumentedAttribute[uuid.UUID]) -> ColumnElement[bool]:
+def hands_over(tenant: InstrumentedAttribute[uuid.UUID]) -> ColumnElement[bool]:
     """Whether this tenant's running jobs are to stop at their next checkpoint."""
     return exists().where(or_(Pause.tenant_id.is_(None), Pause.tenant_id == tenant), Pause.hand_over)
 
@@ -35,7 +35,7 @@ def pause(
 
     Pausing again changes `hand_over` and `reason`. Once this commits, nothing starts.
     """
-    hold(session, tenant_id)
+    lock_tenants(session, tenant_id)
     values = {"hand_over": hand_over, "reason": reason}
     statement = (
         insert(Pause)
@@ -43,27 +43,29 @@ def pause(
         .on_conflict_do_update(index_elements=["tenant_id"], set_=values)
     )
     row = session.scalars(statement.returning(Pause), execution_options={"populate_existing": True}).one()
-    note(session, tenant_id, "queue.paused", by, hand_over=hand_over, whole_service=tenant_id is None)
+    record_in_audit(
+        session, tenant_id, "queue.paused", by, hand_over=hand_over, whole_service=tenant_id is None
+    )
     return row
 
 
 def resume(session: Session, tenant_id: uuid.UUID | None, *, by: Actor | None = None) -> bool:
     """End the pause of a tenant's queue, or (None) of everybody's; False when there was none."""
-    hold(session, tenant_id)
+    lock_tenants(session, tenant_id)
     gone = session.scalars(
         delete(Pause).where(Pause.tenant_id.is_not_distinct_from(tenant_id)).returning(Pause.id)
     ).all()
     if gone:
-        note(session, tenant_id, "queue.resumed", by, whole_service=tenant_id is None)
+        record_in_audit(session, tenant_id, "queue.resumed", by, whole_service=tenant_id is None)
     return bool(gone)
 
 
-def current(session: Session, tenant_id: uuid.UUID | None) -> Pause | None:
+def get_pause(session: Session, tenant_id: uuid.UUID | None) -> Pause | None:
     """The pause of a tenant's own queue, or (None) of everybody's."""
     return session.scalar(select(Pause).where(Pause.tenant_id.is_not_distinct_from(tenant_id)))
 
 
-def count(session: Session) -> tuple[bool, int]:
+def count_pauses(session: Session) -> tuple[bool, int]:
     """Whether the whole service is paused, and how many tenants are by themselves."""
     whole, own = session.execute(
         select(func.count().filter(Pause.tenant_id.is_(None)), func.count(Pause.tenant_id)).select_from(Pause)
@@ -71,22 +73,22 @@ def count(session: Session) -> tuple[bool, int]:
     return whole > 0, own
 
 
-def concerned(session: Session, tenant_id: uuid.UUID | None) -> list[uuid.UUID]:
+def list_concerned(session: Session, tenant_id: uuid.UUID | None) -> list[uuid.UUID]:
     query = select(Tenant.id).order_by(Tenant.id)
     return list(session.scalars(query if tenant_id is None else query.where(Tenant.id == tenant_id)))
 
 
-def hold(session: Session, tenant_id: uuid.UUID | None) -> None:
+def lock_tenants(session: Session, tenant_id: uuid.UUID | None) -> None:
     """Lock the tenants' rows, which workers lock while they choose a job."""
     query = select(Tenant.id).order_by(Tenant.id).with_for_update(key_share=True)
     session.scalars(query if tenant_id is None else query.where(Tenant.id == tenant_id)).all()
 
 
-def note(
+def record_in_audit(
     session: Session, tenant_id: uuid.UUID | None, action: Action, by: Actor | None, **details: object
 ) -> None:
     """In the audit of each tenant concerned: everybody may know when everybody's queue stood."""
-    for each in concerned(session, tenant_id):
+    for each in list_concerned(session, tenant_id):
         audit.record(session, each, by, action, each, **details)
 
 
@@ -111,7 +113,7 @@ def main() -> None:
             pause(session, None, hand_over=given.hand_over, reason=given.reason)
         elif given.action == "resume":
             resume(session, None)
-        found = current(session, None)
+        found = get_pause(session, None)
     sys.stdout.write(
         "running\n"
         if found is None

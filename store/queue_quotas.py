@@ -12,12 +12,12 @@ from sqlalchemy.orm import Session
 
 from expunge.store.artifacts import stored_bytes
 from expunge.store.errors import QuotaExceeded, WrongState
-from expunge.store.jobs import active_count
+from expunge.store.jobs import count_active
 from expunge.store.models import Tenant, Usage
 from expunge.store.settings import Settings
 
 # In the settings, and in the tenants' rows
-NAMES = ("max_active_jobs", "max_running_jobs", "max_jobs_a_day", "max_bytes")
+QUOTAS = ("max_active_jobs", "max_running_jobs", "max_jobs_a_day", "max_bytes")
 SOON = 30  # seconds: jobs end at any time
 DAY = 86_400
 
@@ -32,29 +32,29 @@ class Quotas:
     max_bytes: int | None
 
 
-def of(session: Session, tenant_id: uuid.UUID, settings: Settings, *, keep: bool = False) -> Quotas:
+def quotas_of(session: Session, tenant_id: uuid.UUID, settings: Settings, *, keep: bool = False) -> Quotas:
     """The tenant's own numbers, where it has any, else the service's.
 
     `keep`: it is not deleted before this transaction's end; WrongState where it is.
     """
-    query = select(Tenant.deleted_at, *(getattr(Tenant, name) for name in NAMES)).where(
+    query = select(Tenant.deleted_at, *(getattr(Tenant, name) for name in QUOTAS)).where(
         Tenant.id == tenant_id
     )
     deleted, *own = session.execute(query.with_for_update(read=True, key_share=True) if keep else query).one()
     if keep and deleted is not None:
         raise WrongState("the tenant was deleted: ask the operator")
     return Quotas(
-        *(getattr(settings, name) if mine is None else mine for name, mine in zip(NAMES, own, strict=True))
+        *(getattr(settings, name) if mine is None else mine for name, mine in zip(QUOTAS, own, strict=True))
     )
 
 
-def spend(session: Session, tenant_id: uuid.UUID, settings: Settings) -> None:
+def count_job(session: Session, tenant_id: uuid.UUID, settings: Settings) -> None:
     """Count a job that is about to be made. QuotaExceeded, which rolls the count back.
 
     The row of `usage` stays locked to the end of the transaction: of two requests that would both be the
     last, the second sees the first's job.
     """
-    limits, today = of(session, tenant_id, settings, keep=True), func.current_date()
+    limits, today = quotas_of(session, tenant_id, settings, keep=True), func.current_date()
     more = case((Usage.day == today, Usage.jobs + 1), else_=1)
     counted = insert(Usage).values(tenant_id=tenant_id, day=today, jobs=1)
     counted = counted.on_conflict_do_update(index_elements=["tenant_id"], set_={"day": today, "jobs": more})
@@ -62,25 +62,25 @@ def spend(session: Session, tenant_id: uuid.UUID, settings: Settings) -> None:
     if limits.max_jobs_a_day is not None and jobs > limits.max_jobs_a_day:
         remedy = "were made since midnight UTC: wait for the next"
         raise QuotaExceeded(
-            "max_jobs_a_day", limits.max_jobs_a_day, remedy, wait=until_midnight(session), window=DAY
+            "max_jobs_a_day", limits.max_jobs_a_day, remedy, wait=seconds_to_midnight(session), window=DAY
         )
-    if active_count(session, tenant_id, at_most=limits.max_active_jobs) >= limits.max_active_jobs:
+    if count_active(session, tenant_id, at_most=limits.max_active_jobs) >= limits.max_active_jobs:
         raise QuotaExceeded(
             "max_active_jobs", limits.max_active_jobs, "wait or run: let one end, or cancel one", wait=SOON
         )
-    within_bytes(session, tenant_id, limits)
+    check_bytes(session, tenant_id, limits)
 
 
-def store(session: Session, tenant_id: uuid.UUID, settings: Settings) -> None:
+def check_storage(session: Session, tenant_id: uuid.UUID, settings: Settings) -> None:
     """Look once an upload's row is written, whether it fits: QuotaExceeded, which rolls the row back. The
     lock is that of `spend`.
     """
     counted = insert(Usage).values(tenant_id=tenant_id, day=func.current_date(), jobs=0)
     session.execute(counted.on_conflict_do_update(index_elements=["tenant_id"], set_={"jobs": Usage.jobs}))
-    within_bytes(session, tenant_id, of(session, tenant_id, settings, keep=True))
+    check_bytes(session, tenant_id, quotas_of(session, tenant_id, settings, keep=True))
 
 
-def within_bytes(session: Session, tenant_id: uuid.UUID, limits: Quotas) -> None:
+def check_bytes(session: Session, tenant_id: uuid.UUID, limits: Quotas) -> None:
     """QuotaExceeded when the tenant's artifacts take more than they may.
 
     What a job makes is never refused: it counts against the next.
@@ -94,12 +94,12 @@ def within_bytes(session: Session, tenant_id: uuid.UUID, limits: Quotas) -> None
         )
 
 
-def until_midnight(session: Session) -> int:
+def seconds_to_midnight(session: Session) -> int:
     """Seconds to the next midnight UTC, rounded up."""
     return int(session.scalar(text("select ceil(extract(epoch from current_date + 1 - localtimestamp))")))
 
 
-def jobs_today(session: Session, tenant_id: uuid.UUID) -> int:
+def count_jobs_today(session: Session, tenant_id: uuid.UUID) -> int:
     """Jobs made since midnight UTC."""
     return (
         session.scalar(

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, String, cast, delete, exists, func, or_, s
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from expunge.store import audit, blob_deletions, jobs
-from expunge.store.artifacts import THERE
+from expunge.store.artifacts import STORED
 from expunge.store.audit import Actor
 from expunge.store.errors import NotFinished, WrongState
 from expunge.store.jobs import LITERAL
@@ -27,19 +27,19 @@ Later = aliased(Job)
 Id = ColumnElement[uuid.UUID] | InstrumentedAttribute[uuid.UUID] | uuid.UUID
 
 
-def names(of: type[Job], id_: Id) -> ColumnElement[bool]:
+def names_id(of: type[Job], id_: Id) -> ColumnElement[bool]:
     """Whether a job's spec names this id, in whatever field."""
     return func.lower(cast(of.spec, String)).contains(cast(id_, String))
 
 
-def active(of: type[Job]) -> ColumnElement[bool]:
+def is_active(of: type[Job]) -> ColumnElement[bool]:
     return of.status.in_(LITERAL.values())
 
 
 def refuse_if_needed(session: Session, tenant_id: uuid.UUID, ids: Sequence[uuid.UUID]) -> None:
     """WrongState while a job that has not ended names one of these."""
-    needed = or_(*(names(Job, id_) for id_ in ids))
-    busy = session.scalar(select(Job.id).where(Job.tenant_id == tenant_id, active(Job), needed).limit(1))
+    needed = or_(*(names_id(Job, id_) for id_ in ids))
+    busy = session.scalar(select(Job.id).where(Job.tenant_id == tenant_id, is_active(Job), needed).limit(1))
     if busy is not None:
         raise WrongState(f"job {busy} needs it and has not ended: cancel that first, or wait for its end")
 
@@ -72,26 +72,26 @@ def remove_job(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID, by: Ac
     session.refresh(row, with_for_update=True)
     if row.status not in JobStatus.terminal():
         raise NotFinished(f"the job is {row.status}: cancel it first, or wait for its end")
-    above = session.scalar(select(Job.id).where(Job.tenant_id == tenant_id, stands_on(Job, row.id)).limit(1))
+    above = session.scalar(select(Job.id).where(Job.tenant_id == tenant_id, builds_on(Job, row.id)).limit(1))
     if above is not None:
         raise WrongState(f"job {above} stands on it: delete that first")
     refuse_if_needed(session, tenant_id, [row.id])
     audit.record(session, tenant_id, by, "job.deleted", row.id, kind=row.kind, status=row.status)
-    return forget(session, [row.id])
+    return delete_jobs(session, [row.id])
 
 
-def stands_on(of: type[Job], id_: Id) -> ColumnElement[bool]:
+def builds_on(of: type[Job], id_: Id) -> ColumnElement[bool]:
     """Whether a job's delta holds that of another: as its base, or combined."""
     text = cast(id_, String)
     return or_(func.lower(of.spec["base_job_id"].astext) == text, of.spec["jobs"].has_key(text))
 
 
-def forget(session: Session, ids: Sequence[uuid.UUID]) -> list[str]:
+def delete_jobs(session: Session, ids: Sequence[uuid.UUID]) -> list[str]:
     """Delete these jobs and all that is theirs; the keys of the bytes, noted for deletion.
 
     Of a recovery key that was read the row stays, nameless: who read it is never forgotten.
     """
-    keys = list(session.scalars(select(Artifact.key).where(Artifact.job_id.in_(ids), *THERE)))
+    keys = list(session.scalars(select(Artifact.key).where(Artifact.job_id.in_(ids), *STORED)))
     for files in session.scalars(select(Checkpoint.files).where(Checkpoint.job_id.in_(ids))):
         keys += [file["key"] for file in files.values()]
     blob_deletions.schedule(session, keys)
@@ -117,7 +117,7 @@ def prune_jobs(session: Session, age: timedelta) -> int:
     needed = exists().where(
         Later.tenant_id == Job.tenant_id,
         Later.id != Job.id,
-        or_(stands_on(Later, Job.id), active(Later) & names(Later, Job.id)),
+        or_(builds_on(Later, Job.id), is_active(Later) & names_id(Later, Job.id)),
     )
     old = (
         select(Job.id)
@@ -139,7 +139,7 @@ def prune_jobs(session: Session, age: timedelta) -> int:
             status=row.status,
             reason="age",
         )
-    forget(session, [row.id for row in rows])
+    delete_jobs(session, [row.id for row in rows])
     return len(rows)
 
 
@@ -164,24 +164,24 @@ def expire_outputs(session: Session, age: timedelta, *, secrets: bool) -> int:
     """Give up the bytes of some artifacts that jobs made longer ago than `age`; `secrets`: recovery keys
     too. How many.
     """
-    old = [*THERE, Artifact.job_id.is_not(None), Artifact.created_at < func.now() - age]
+    old = [*STORED, Artifact.job_id.is_not(None), Artifact.created_at < func.now() - age]
     if not secrets:
         old.append(Artifact.kind != "recovery_key")
-    return expire(session, old)
+    return expire_artifacts(session, old)
 
 
 def expire_uploads(session: Session, age: timedelta) -> int:
     """Give up some uploads that are older than `age` and that no unfinished job needs. How many."""
-    needed = exists().where(Job.tenant_id == Artifact.tenant_id, active(Job), names(Job, Artifact.id))
-    return expire(
+    needed = exists().where(Job.tenant_id == Artifact.tenant_id, is_active(Job), names_id(Job, Artifact.id))
+    return expire_artifacts(
         session,
-        [*THERE, Artifact.job_id.is_(None), Artifact.created_at < func.now() - age, ~needed],
+        [*STORED, Artifact.job_id.is_(None), Artifact.created_at < func.now() - age, ~needed],
         name=DELETED,
         info={},
     )
 
 
-def expire(session: Session, where: Sequence[ColumnElement[bool]], **values: object) -> int:
+def expire_artifacts(session: Session, where: Sequence[ColumnElement[bool]], **values: object) -> int:
     some = session.scalars(
         select(Artifact.id).where(*where).limit(BATCH).with_for_update(skip_locked=True)
     ).all()

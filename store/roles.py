@@ -17,7 +17,7 @@ from expunge.store.db import psycopg_url
 APPEND_ONLY = "select distinct tgrelid::regclass::text from pg_trigger where tgname = 'append_only_rows'"
 TABLES = "select tablename from pg_tables where schemaname = 'public'"
 MAY_MAKE_ROLES = "select rolsuper or rolcreaterole from pg_roles where rolname = current_user"
-TOO_MUCH = """
+EXCESS_RIGHTS = """
     select case when r.rolsuper then 'is a superuser' when r.rolcreaterole then 'may make roles'
         when r.rolbypassrls then 'may bypass row security'
                 when exists (select from pg_tables t where t.tableowner = r.rolname
@@ -37,7 +37,7 @@ TOO_MUCH = """
 """
 
 
-class Unfit(Exception):
+class RoleError(Exception):
     """The role cannot be what the service runs as."""
 
 
@@ -47,23 +47,23 @@ def grant(owner_url: str, service_url: str) -> None:
     """
     role, password = make_url(service_url).username, make_url(service_url).password
     if not role:
-        raise Unfit(
+        raise RoleError(
             "EXPUNGE_DATABASE_URL has no user: add the role that API, loops and workers are to run as"
         )
     with psycopg.connect(psycopg_url(owner_url)) as connection:
         connection.execute("select pg_advisory_xact_lock(hashtextextended('expunge:migrate', 0))")
-        make(connection, role, password)
-        found = connection.execute(TOO_MUCH, [role]).fetchone()
+        create_role(connection, role, password)
+        found = connection.execute(EXCESS_RIGHTS, [role]).fetchone()
         if found is None:
-            raise Unfit(
+            raise RoleError(
                 f"there is no role '{role}', and the owner may not create one: create role {role} login"
                 " password '…'"
             )
         if found[0]:
-            raise Unfit(
+            raise RoleError(
                 f"the role '{role}' of EXPUNGE_DATABASE_URL {found[0]}: name another one there; it is created"
             )
-        for statement in rights(connection):
+        for statement in list_grants(connection):
             connection.execute(
                 sql.SQL(statement).format(
                     role=sql.Identifier(role), database=sql.Identifier(connection.info.dbname)
@@ -84,7 +84,7 @@ def grant(owner_url: str, service_url: str) -> None:
             connection.execute(sql.SQL(f"grant {allowed} on {{table}} to {{role}}").format(**names))
 
 
-def make(connection: psycopg.Connection, role: str, password: str | None) -> None:
+def create_role(connection: psycopg.Connection, role: str, password: str | None) -> None:
     """The role itself, with the URL's password, of which the server sees only what it keeps of it."""
     (able,) = connection.execute(MAY_MAKE_ROLES).fetchone() or (False,)
     if not able:
@@ -92,14 +92,14 @@ def make(connection: psycopg.Connection, role: str, password: str | None) -> Non
     name = sql.Identifier(role)
     if connection.execute("select from pg_roles where rolname = %s", [role]).fetchone() is None:
         connection.execute(sql.SQL("create role {} login").format(name))
-    elif (connection.execute(TOO_MUCH, [role]).fetchone() or (None,))[0]:
+    elif (connection.execute(EXCESS_RIGHTS, [role]).fetchone() or (None,))[0]:
         return  # somebody's own role: its password is not ours to set
     if password:
         kept = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
         connection.execute(sql.SQL("alter role {} password {}").format(name, sql.Literal(kept)))
 
 
-def rights(connection: psycopg.Connection) -> list[str]:
+def list_grants(connection: psycopg.Connection) -> list[str]:
     """What holds for the whole database, and for the tables that later migrations make."""
     (own,) = connection.execute(
         "select pg_has_role(datdba, 'member') from pg_database where datname = current_database()"
@@ -131,14 +131,16 @@ def main() -> None:
             "EXPUNGE_MIGRATION_DATABASE_URL is not set: set it to the URL of the tables' owner, and"
             " EXPUNGE_DATABASE_URL to the service's"
         )
-    renew(settings.migration_database_url.get_secret_value(), settings.database_url.get_secret_value())
+    grant_or_exit(
+        settings.migration_database_url.get_secret_value(), settings.database_url.get_secret_value()
+    )
 
 
-def renew(owner_url: str, service_url: str) -> None:
+def grant_or_exit(owner_url: str, service_url: str) -> None:
     """`grant`, for a command: SystemExit says why not."""
     try:
         grant(owner_url, service_url)
-    except Unfit as error:
+    except RoleError as error:
         raise SystemExit(str(error)) from error
     sys.stdout.write(
         f"the role '{make_url(service_url).username}' may read and write rows, and nothing else\n"

@@ -43,36 +43,36 @@ PLACEHOLDERS = (
 )
 
 
-def placeholder(text: str, *words: str) -> bool:
+def is_placeholder(text: str, *words: str) -> bool:
     """Whether it is an example's word that stands for a secret, not one."""
     letters = "".join(filter(str.isalnum, text.casefold()))
     return any(word in letters for word in words or PLACEHOLDERS)
 
 
-def bits(text: str) -> float:
+def entropy_bits(text: str) -> float:
     """An upper bound of its entropy, from how often each character comes."""
     return -sum(n * math.log2(n / len(text)) for n in Counter(text).values())
 
 
-def unit(text: str) -> int:
+def repeated_length(text: str) -> int:
     """Length of the shortest beginning of which the text is made by repeating it."""
     return next(n for n in range(1, len(text) + 1) if text == (text[:n] * (len(text) // n + 1))[: len(text)])
 
 
-def weakness(secret: str) -> str | None:
+def find_weakness(secret: str) -> str | None:
     """Why nothing may start with it; None for a proper secret."""
     if not secret:
         return "is not set"
-    if placeholder(secret):
+    if is_placeholder(secret):
         return "is a placeholder"
     if len(secret) < LEAST_CHARACTERS:
         return f"has {len(secret)} characters, at least {LEAST_CHARACTERS} are needed"
-    if bits(secret) < LEAST_BITS or unit(secret) < LEAST_UNIT:
+    if entropy_bits(secret) < LEAST_BITS or repeated_length(secret) < LEAST_UNIT:
         return "can be guessed: it repeats itself"
     return None
 
 
-def long_enough(secret: str) -> str:
+def require_length(secret: str) -> str:
     """The secret itself; ValueError where it is too short to hash or sign anything under it."""
     if len(secret) < LEAST_CHARACTERS:
         raise ValueError(f"EXPUNGE_SECRET must have at least {LEAST_CHARACTERS} characters: {REMEDY}")
@@ -80,13 +80,15 @@ def long_enough(secret: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def derive(secret: str, use: Use) -> bytes:
+def derive_key(secret: str, use: Use) -> bytes:
     """32 bytes for one use alone (HKDF-SHA256): what leaks of one use says nothing of another."""
-    return HKDF(SHA256(), 32, salt=None, info=f"expunge {use}".encode()).derive(long_enough(secret).encode())
+    return HKDF(SHA256(), 32, salt=None, info=f"expunge {use}".encode()).derive(
+        require_length(secret).encode()
+    )
 
 
 @lru_cache(maxsize=64)
-def name_of(secret: str) -> str:
+def secret_id(secret: str) -> str:
     """Eight hex digits that tell secrets apart, kept beside what lies under them."""
     return hashlib.sha256(
         HKDF(SHA256(), 32, salt=None, info=b"expunge name").derive(secret.encode())
@@ -94,8 +96,9 @@ def name_of(secret: str) -> str:
 
 
 def report(settings: "Settings", reseal: bool) -> dict[str, int]:
-    """What lies under another secret than the current one, after sealing anew what can be read, where that is
-    asked for.
+    """Count what is protected by another secret than the current one.
+
+    `reseal`: first encrypt under the current one whatever can be read.
     """
     from expunge.store import db, keys, signing_keys, webhooks
 
@@ -104,14 +107,12 @@ def report(settings: "Settings", reseal: bool) -> dict[str, int]:
         if reseal:
             webhooks.reseal(session, secret, older)
             signing_keys.reseal(session, secret, older)
+        hooks = webhooks.count_under_other_secret(session, secret)
+        signing = signing_keys.count_under_other_secret(session, secret)
         return {
-            "API keys (each moves when it is next used)": keys.under_another(session, secret),
-            "webhooks' secrets (python -m expunge.store.server_secret reseal)": webhooks.under_another(
-                session, secret
-            ),
-            "signing keys (python -m expunge.store.server_secret reseal)": signing_keys.under_another(
-                session, secret
-            ),
+            "API keys (each moves when it is next used)": keys.count_under_other_secret(session, secret),
+            "webhooks' secrets (python -m expunge.store.server_secret reseal)": hooks,
+            "signing keys (python -m expunge.store.server_secret reseal)": signing,
         }
 
 

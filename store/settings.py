@@ -16,7 +16,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from expunge.store import settings_groups as groups
-from expunge.store.server_secret import REMEDY, placeholder, weakness
+from expunge.store.server_secret import REMEDY, find_weakness, is_placeholder
 from expunge.store.settings_names import PREFIX, OldNames, given_as, variable
 
 
@@ -106,7 +106,7 @@ def explain(error: dict[str, Any]) -> str:
 
 def faults(settings: Settings, secret: bool) -> Iterator[str]:
     """What pydantic accepts, and the service would run with, but not safely."""
-    if secret and (why := weakness(settings.secret.get_secret_value())):
+    if secret and (why := find_weakness(settings.secret.get_secret_value())):
         yield f"{variable('secret')} {why}: {REMEDY}"
     if urlsplit(settings.artifacts_url).scheme not in ("file", "s3"):
         yield (
@@ -125,7 +125,7 @@ def url_faults(field: str, url: SecretStr, scheme: str) -> Iterator[str]:
     except (ArgumentError, ValueError):
         yield f"{given} is not a URL: write it as {scheme}://user:password@host:port/name"
         return
-    if placeholder(password or "", "replaceme", "changeme"):
+    if is_placeholder(password or "", "replaceme", "changeme"):
         yield (
             f"the password in {given} is a placeholder: give the server a password of its own ('openssl rand"
             " -hex 32') and write it into the URL"

@@ -21,7 +21,7 @@ def lock(session: Session) -> None:
     session.execute(text("select pg_advisory_xact_lock(hashtextextended('expunge:signing', 0))"))
 
 
-def current(session: Session, secret: str, older: Sequence[str]) -> str | None:
+def get_private_key(session: Session, secret: str, older: Sequence[str]) -> str | None:
     """The private key (PEM) that signs; None when there is none yet. Unreadable under these secrets."""
     query = (
         select(SigningKey.sealed)
@@ -33,7 +33,7 @@ def current(session: Session, secret: str, older: Sequence[str]) -> str | None:
     return None if sealed is None else encryption.unseal(sealed, secret, older, "signing keys")
 
 
-def know(session: Session, key_id: str, public_key: str) -> None:
+def register(session: Session, key_id: str, public_key: str) -> None:
     """A key that is kept elsewhere signs: its public half is to be had from us.
 
     It signs again when it did before.
@@ -42,7 +42,7 @@ def know(session: Session, key_id: str, public_key: str) -> None:
     session.execute(insert(SigningKey).values(values).on_conflict_do_nothing())
 
 
-def adopt(session: Session, key_id: str, public_key: str, private_key: str, secret: str) -> None:
+def activate(session: Session, key_id: str, public_key: str, private_key: str, secret: str) -> None:
     """From now on this key signs, and those before it do not; what they signed stays good."""
     session.execute(
         update(SigningKey)
@@ -83,13 +83,15 @@ def reseal(session: Session, secret: str, older: Sequence[str]) -> None:
     """Bring every private key under the current secret."""
     for row in session.scalars(select(SigningKey).where(SigningKey.sealed.is_not(None)).with_for_update()):
         assert row.sealed is not None
-        row.sealed = encryption.resealed(row.sealed, secret, older, "signing keys")
+        row.sealed = encryption.reseal(row.sealed, secret, older, "signing keys")
     session.flush()
 
 
-def under_another(session: Session, secret: str) -> int:
+def count_under_other_secret(session: Session, secret: str) -> int:
     """How many private keys do not lie under this secret."""
     found = session.scalars(select(SigningKey.sealed).where(SigningKey.sealed.is_not(None)))
     return sum(
-        not encryption.readable(sealed, secret, "signing keys") for sealed in found if sealed is not None
+        not encryption.is_sealed_under(sealed, secret, "signing keys")
+        for sealed in found
+        if sealed is not None
     )

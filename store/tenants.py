@@ -37,14 +37,14 @@ from expunge.store.models import (
     Usage,
     Webhook,
 )
-from expunge.store.queue_quotas import NAMES
+from expunge.store.queue_quotas import QUOTAS
 from expunge.store.settings import Settings, read
 
 DEFAULT = "default"
 QUIET = {"synchronize_session": False}
 
 
-def number(text: str) -> int | None:
+def parse_quota(text: str) -> int | None:
     """A quota as it is written: N, or `default`. ValueError."""
     if text == DEFAULT:
         return None
@@ -53,7 +53,7 @@ def number(text: str) -> int | None:
     return int(text)
 
 
-def change(session: Session, name: str, changes: dict[str, int | None]) -> Tenant:
+def set_quotas(session: Session, name: str, changes: dict[str, int | None]) -> Tenant:
     """Give a tenant quotas of its own (None: the service's again); noted in its audit. LookupError."""
     tenant = session.scalar(select(Tenant).where(Tenant.name == name).with_for_update(key_share=True))
     if tenant is None:
@@ -68,7 +68,7 @@ def change(session: Session, name: str, changes: dict[str, int | None]) -> Tenan
     return tenant
 
 
-def leave(session: Session, name: str) -> Tenant | None:
+def lock_out(session: Session, name: str) -> Tenant | None:
     """Shut a tenant out: its keys end, its webhooks go, its jobs are cancelled.
 
     None when there is no such tenant. Twice is the same as once.
@@ -84,27 +84,27 @@ def leave(session: Session, name: str) -> Tenant | None:
     )
     session.execute(delete(Webhook).where(Webhook.tenant_id == tenant.id), execution_options=QUIET)
     for job_id in session.scalars(
-        select(Job.id).where(Job.tenant_id == tenant.id, removal.active(Job))
+        select(Job.id).where(Job.tenant_id == tenant.id, removal.is_active(Job))
     ).all():
         jobs.cancel(session, tenant.id, job_id)
     return tenant
 
 
-def forget_some(session: Session, tenant_id: uuid.UUID) -> int:
+def delete_some_jobs(session: Session, tenant_id: uuid.UUID) -> int:
     """Remove some of a tenant's jobs; how many. Their bytes are noted for deletion."""
     ids = session.scalars(select(Job.id).where(Job.tenant_id == tenant_id).limit(removal.BATCH)).all()
-    removal.forget(session, ids)
+    removal.delete_jobs(session, ids)
     return len(ids)
 
 
-def forget_rest(session: Session, tenant_id: uuid.UUID) -> None:
+def delete_rest(session: Session, tenant_id: uuid.UUID) -> None:
     """Remove what is left of a tenant but the audit, and the nameless rows of keys and recovery keys that it
     points to.
     """
     mine = Artifact.tenant_id == tenant_id
     # Once whoever still adds to it is done
     session.execute(select(Tenant.id).where(Tenant.id == tenant_id).with_for_update())
-    stored = select(Artifact.key).where(mine, *artifacts.THERE)
+    stored = select(Artifact.key).where(mine, *artifacts.STORED)
     blob_deletions.schedule(session, session.scalars(stored).all())
     read = select(ArtifactRead.artifact_id)
     session.execute(delete(Artifact).where(mine, Artifact.id.not_in(read)), execution_options=QUIET)
@@ -140,15 +140,15 @@ def delete_tenant(settings: Settings, name: str, *, wait: float = 60) -> None:
 
     Broken off, it goes on when it is called again. LookupError, TimeoutError.
     """
-    url, blobs = settings.database_url.get_secret_value(), deployment.owned(settings)
+    url, blobs = settings.database_url.get_secret_value(), deployment.open_store(settings)
     end = time.monotonic() + wait
     with db.transaction(url) as session:
-        tenant = leave(session, name)
+        tenant = lock_out(session, name)
     if tenant is None:
         raise LookupError(f"there is no tenant '{name}'")
     while True:
         with db.transaction(url) as session:
-            running = jobs.active_count(session, tenant.id)
+            running = jobs.count_active(session, tenant.id)
         if not running:
             break
         if time.monotonic() > end:
@@ -158,12 +158,12 @@ def delete_tenant(settings: Settings, name: str, *, wait: float = 60) -> None:
         time.sleep(0.5)
     while True:
         with db.transaction(url) as session:
-            if not forget_some(session, tenant.id):
+            if not delete_some_jobs(session, tenant.id):
                 break
     with db.transaction(url) as session:
-        forget_rest(session, tenant.id)
+        delete_rest(session, tenant.id)
     blob_deletions.delete_scheduled(url, blobs)
-    quarantine.erase(blobs, tenant.id)
+    quarantine.delete_of_tenant(blobs, tenant.id)
 
 
 def main() -> None:
@@ -183,11 +183,11 @@ def main() -> None:
         description="Show a tenant's quotas as JSON, after changing those that are given."
     )
     parser.add_argument("tenant")
-    for quota in NAMES:
+    for quota in QUOTAS:
         option = f"--{quota.replace('_', '-')}"
         parser.add_argument(
             option,
-            type=number,
+            type=parse_quota,
             default=argparse.SUPPRESS,
             metavar="N",
             help=f"a number, or '{DEFAULT}' for the service's",
@@ -195,8 +195,8 @@ def main() -> None:
     given, settings = vars(parser.parse_args()), read(secret=False)
     try:
         with db.transaction(settings.database_url.get_secret_value()) as session:
-            tenant = change(session, given.pop("tenant"), given)
-            found = queue_quotas.of(session, tenant.id, settings)
+            tenant = set_quotas(session, given.pop("tenant"), given)
+            found = queue_quotas.quotas_of(session, tenant.id, settings)
     except LookupError as error:
         parser.error(str(error.args[0]))
     sys.stdout.write(json.dumps(vars(found)) + "\n")

@@ -20,7 +20,7 @@ log = structlog.get_logger("store")
 tracer = trace.get_tracer("expunge")
 
 
-def wanted() -> bool:
+def is_enabled() -> bool:
     return any(
         os.environ.get(name) for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     )
@@ -28,7 +28,7 @@ def wanted() -> bool:
 
 def configure(service: str) -> bool:
     """Whether spans are exported from now on; once for each process."""
-    if not wanted():
+    if not is_enabled():
         return False
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -44,12 +44,12 @@ def configure(service: str) -> bool:
     return True
 
 
-def watch(engine: Engine) -> None:
+def instrument(engine: Engine) -> None:
     """A span for each statement within a trace, never with its parameters.
 
     (OpenTelemetry's own instrumentation ends before SQLAlchemy 2.1.)
     """
-    if not wanted():
+    if not is_enabled():
         return
 
     @event.listens_for(engine, "before_cursor_execute")
@@ -77,21 +77,21 @@ def flush() -> None:
         provider.force_flush(2000)
 
 
-def current() -> str | None:
+def current_traceparent() -> str | None:
     """W3C traceparent of the span we are in, to be kept with a job."""
     carrier = dict[str, str]()
     propagate.inject(carrier)
     return carrier.get("traceparent")
 
 
-def ids() -> dict[str, str]:
+def trace_ids() -> dict[str, str]:
     """What joins a log line to its trace."""
     context = trace.get_current_span().get_span_context()
     return {"trace_id": trace.format_trace_id(context.trace_id)} if context.is_valid else {}
 
 
 @contextmanager
-def continued(name: str, parent: str | None, **attributes: str | int) -> Iterator[Span]:
+def continue_trace(name: str, parent: str | None, **attributes: str | int) -> Iterator[Span]:
     """A span within the trace of the request that made a job."""
     context = propagate.extract({"traceparent": parent} if parent else {})
     with tracer.start_as_current_span(name, context=context, attributes=attributes) as span:

@@ -26,7 +26,7 @@ OF_TENANT = 4  # attempts of one tenant, for the same reason
 
 
 @dataclass(frozen=True)
-class Due:
+class DueDelivery:
     """One attempt that is to be made; `previous` is there while the secret before signs too."""
 
     id: uuid.UUID
@@ -70,7 +70,7 @@ def enqueue(session: Session, job: Job) -> None:
     session.flush()
 
 
-def must_be_enabled(row: Webhook) -> None:
+def require_enabled(row: Webhook) -> None:
     if not row.enabled:
         raise WrongState("the webhook is disabled: enable it first, with PATCH")
 
@@ -78,7 +78,7 @@ def must_be_enabled(row: Webhook) -> None:
 def ping(session: Session, tenant_id: uuid.UUID, webhook_id: uuid.UUID, by: Actor) -> Delivery:
     """A message that tells of nothing, to try a webhook out. WrongState while it is disabled."""
     row = get_webhook(session, tenant_id, webhook_id)
-    must_be_enabled(row)
+    require_enabled(row)
     now = session.scalars(select(func.now())).one()
     made = Delivery(webhook_id=row.id, event="ping", body=payload("ping", now, {"webhook_id": str(row.id)}))
     session.add(made)
@@ -87,7 +87,7 @@ def ping(session: Session, tenant_id: uuid.UUID, webhook_id: uuid.UUID, by: Acto
     return made
 
 
-def page(
+def list_deliveries(
     session: Session, webhook: Webhook, *, after: tuple[datetime, uuid.UUID] | None = None, limit: int = 50
 ) -> Sequence[Delivery]:
     """A webhook's deliveries, newest first; `after` is (created_at, id) of the last row of the page
@@ -110,7 +110,7 @@ def redeliver(
     mine = (Delivery.id == delivery_id, Delivery.webhook_id == row.id)
     if session.scalar(select(Delivery.id).where(*mine)) is None:
         raise NotFound(f"no delivery {delivery_id}")
-    must_be_enabled(row)
+    require_enabled(row)
     values = {
         "status": "pending",
         "attempt": 0,
@@ -124,7 +124,7 @@ def redeliver(
     return made
 
 
-def flying(of: InstrumentedAttribute[uuid.UUID]) -> Subquery:
+def count_in_flight(of: InstrumentedAttribute[uuid.UUID]) -> Subquery:
     """How many attempts are under way: (of, n)."""
     query = (
         select(of.label("of"), func.count().label("n"))
@@ -136,7 +136,7 @@ def flying(of: InstrumentedAttribute[uuid.UUID]) -> Subquery:
     )
 
 
-def claim(session: Session, *, limit: int, lease: timedelta) -> list[Due]:
+def claim(session: Session, *, limit: int, lease: timedelta) -> list[DueDelivery]:
     """Take what is due, the longest due first, at most `AT_ONCE` to one webhook and `OF_TENANT`; the lease is
     for one attempt.
     """
@@ -146,7 +146,7 @@ def claim(session: Session, *, limit: int, lease: timedelta) -> list[Due]:
         Delivery.next_attempt_at <= now,
         or_(Delivery.leased_until.is_(None), Delivery.leased_until < now),
     )
-    of_hook, of_tenant = flying(Delivery.webhook_id), flying(Webhook.tenant_id)
+    of_hook, of_tenant = count_in_flight(Delivery.webhook_id), count_in_flight(Webhook.tenant_id)
     place = func.row_number().over(
         partition_by=Delivery.webhook_id, order_by=(Delivery.next_attempt_at, Delivery.id)
     )
@@ -197,14 +197,14 @@ def claim(session: Session, *, limit: int, lease: timedelta) -> list[Due]:
         .order_by(Delivery.next_attempt_at)
     )
     return [
-        Due(id_, fence, url, sealed, previous if both else None, body, at)
+        DueDelivery(id_, fence, url, sealed, previous if both else None, body, at)
         for id_, fence, url, sealed, previous, both, body, at in session.execute(taken)
     ]
 
 
 def settle(
     session: Session,
-    due: Due,
+    due: DueDelivery,
     *,
     status: int | None,
     error: str | None,

@@ -69,12 +69,12 @@ def create(
         by,
         "webhook.created",
         row.id,
-        **shown({"url": url, "events": list(events), "enabled": enabled}),
+        **audit_details({"url": url, "events": list(events), "enabled": enabled}),
     )
     return row, text
 
 
-def shown(values: dict[str, Any]) -> dict[str, Any]:
+def audit_details(values: dict[str, Any]) -> dict[str, Any]:
     """What the audit keeps of a webhook: of its URL the host alone, for the rest may hold a token."""
     host = {"host": urlsplit(values["url"]).hostname} if "url" in values else {}
     return {**host, **{name: values[name] for name in ("events", "enabled") if name in values}}
@@ -110,7 +110,7 @@ def change(
     if "enabled" in changed:
         row.disabled_reason = None
     if changed:
-        audit.record(session, tenant_id, by, "webhook.changed", row.id, **shown(changed))
+        audit.record(session, tenant_id, by, "webhook.changed", row.id, **audit_details(changed))
     return row
 
 
@@ -138,7 +138,7 @@ def rotate(
 def remove(session: Session, tenant_id: uuid.UUID, webhook_id: uuid.UUID, by: Actor) -> None:
     """With its deliveries, sent or not."""
     row = get(session, tenant_id, webhook_id)
-    audit.record(session, tenant_id, by, "webhook.removed", row.id, **shown({"url": row.url}))
+    audit.record(session, tenant_id, by, "webhook.removed", row.id, **audit_details({"url": row.url}))
     session.delete(row)
     session.flush()
 
@@ -146,17 +146,17 @@ def remove(session: Session, tenant_id: uuid.UUID, webhook_id: uuid.UUID, by: Ac
 def reseal(session: Session, secret: str, older: Sequence[str]) -> None:
     """Bring every webhook's secrets under the current secret of the server."""
     for row in session.scalars(select(Webhook).order_by(Webhook.id).with_for_update(key_share=True)):
-        row.sealed = encryption.resealed(row.sealed, secret, older, "webhooks")
+        row.sealed = encryption.reseal(row.sealed, secret, older, "webhooks")
         row.previous = (
-            None if row.previous is None else encryption.resealed(row.previous, secret, older, "webhooks")
+            None if row.previous is None else encryption.reseal(row.previous, secret, older, "webhooks")
         )
     session.flush()
 
 
-def under_another(session: Session, secret: str) -> int:
+def count_under_other_secret(session: Session, secret: str) -> int:
     """How many webhooks have a secret that does not lie under this one of the server."""
     rows = session.execute(select(Webhook.sealed, Webhook.previous)).all()
     return sum(
-        not all(encryption.readable(each, secret, "webhooks") for each in row if each is not None)
+        not all(encryption.is_sealed_under(each, secret, "webhooks") for each in row if each is not None)
         for row in rows
     )

@@ -23,7 +23,7 @@ LIVE = Worker.expires_at > func.now()
 
 
 @dataclass
-class Standing:
+class WorkerReport:
     """What a worker says of itself."""
 
     id: uuid.UUID
@@ -37,18 +37,18 @@ class Standing:
     problems: dict[str, str] = field(default_factory=dict)
 
 
-def beat(session: Session, standing: Standing, lease: timedelta) -> None:
+def record_heartbeat(session: Session, standing: WorkerReport, lease: timedelta) -> None:
     """Write the row, made anew where it is gone; what is silent for `lease` is lost."""
     told = {**vars(standing), "heartbeat_at": func.now(), "expires_at": func.now() + lease}
     session.execute(insert(Worker).values(told).on_conflict_do_update(index_elements=["id"], set_=told))
 
 
-def leave(session: Session, id_: uuid.UUID) -> None:
+def delete_worker(session: Session, id_: uuid.UUID) -> None:
     """The worker ends in good order: its row goes."""
     session.execute(delete(Worker).where(Worker.id == id_))
 
 
-def forget_lost(session: Session) -> None:
+def delete_lost(session: Session) -> None:
     """Drop the rows of workers that were lost a while ago."""
     session.execute(
         delete(Worker).where(Worker.expires_at < func.now() - REMEMBERED),
@@ -73,7 +73,7 @@ def ready_models(session: Session) -> list[str] | None:
     )
 
 
-def bells(session: Session) -> int:
+def messages_per_job(session: Session) -> int:
     """How many messages make sure that a worker hears of a job which it can run: where models differ, as many
     as there are workers to wake, up to MOST.
     """
@@ -98,7 +98,7 @@ select model from wanted where model is not null and exists (
 """)
 
 
-def blocked(session: Session, tenant_id: uuid.UUID | None = None) -> dict[str, str]:
+def blocked_models(session: Session, tenant_id: uuid.UUID | None = None) -> dict[str, str]:
     """Models that queued jobs, of one tenant or of all, wait for in vain, and why; empty where nothing is
     known of workers.
     """
@@ -113,7 +113,7 @@ def blocked(session: Session, tenant_id: uuid.UUID | None = None) -> dict[str, s
     }
 
 
-def word_of(session: Session, model: str) -> tuple[bool, str | None]:
+def model_status(session: Session, model: str) -> tuple[bool, str | None]:
     """(whether a worker that lives can run the model, else what one of them says is wrong with it)."""
     rows = session.execute(select(Worker.models, Worker.problems).where(LIVE)).all()
     told = next((problems[model] for _, problems in rows if model in problems), None)
@@ -127,6 +127,6 @@ def count_by_state(session: Session) -> dict[str, int]:
     return {state: found.get(state, 0) for state in STATES}
 
 
-def of_host(session: Session, host: str) -> Sequence[Worker]:
+def list_on_host(session: Session, host: str) -> Sequence[Worker]:
     """The workers of a host that live."""
     return session.scalars(select(Worker).where(LIVE, Worker.host == host).order_by(Worker.pid)).all()

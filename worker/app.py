@@ -112,7 +112,7 @@ def ready(sender: Any, **_: Any) -> None:
 def forked(**_: Any) -> None:
     from expunge.worker import readiness
 
-    db.forget()
+    db.discard_pools()
     readiness.replaced()
     tracing.configure("worker")
 

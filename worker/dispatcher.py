@@ -54,7 +54,7 @@ def announce(settings: Settings, limit: int, full: int) -> int:
             timedelta(seconds=settings.redispatch_after_seconds if waiting else 0),
         )
         with db.transaction(settings.database_url.get_secret_value()) as session:
-            each = workers.bells(session)
+            each = workers.messages_per_job(session)
             ids = next_to_announce(
                 session,
                 grace=grace,

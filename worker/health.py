@@ -15,7 +15,7 @@ def main() -> int:
     settings, host = read(secret=False), socket.gethostname()
     try:
         with db.transaction(settings.database_url.get_secret_value()) as session:
-            found = [(row.state, row.pid, row.reason) for row in workers.of_host(session, host)]
+            found = [(row.state, row.pid, row.reason) for row in workers.list_on_host(session, host)]
     except SQLAlchemyError as error:
         sys.stdout.write(
             f"the database does not answer ({type(error).__name__}): nothing is known of the workers\n"

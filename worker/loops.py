@@ -53,7 +53,7 @@ def own_store(settings: Settings) -> None:
     One that is away is looked at again before anything is deleted.
     """
     try:
-        deployment.owned(settings)
+        deployment.open_store(settings)
     except ForeignStore as error:
         log.error("foreign_store", error=str(error))
         raise SystemExit(1) from error

@@ -31,7 +31,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from expunge.store import db, workers
 from expunge.store.queue_announcements import QUEUE, recently_announced
 from expunge.store.settings import Settings
-from expunge.store.workers import READY, STARTING, SUSPENDED, Standing
+from expunge.store.workers import READY, STARTING, SUSPENDED, WorkerReport
 from expunge.worker import dispatcher
 from expunge.worker.self_test import Found
 
@@ -110,7 +110,7 @@ class Keeper:
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.url = settings, settings.database_url.get_secret_value()
-        self.row = Standing(uuid.uuid4(), socket.gethostname(), os.getpid(), own_version())
+        self.row = WorkerReport(uuid.uuid4(), socket.gethostname(), os.getpid(), own_version())
         self.pause, self.test_at, self.beat_at = settings.self_test_seconds, 0.0, 0.0
         self.test: subprocess.Popen[str] | None = None
         self.test_begun = 0.0
@@ -141,7 +141,9 @@ class Keeper:
         self.thread.join(10)
         if self.test is not None:
             self.test.kill()
-        self.guarded("row_left", lambda: self.written(lambda session: workers.leave(session, self.row.id)))
+        self.guarded(
+            "row_left", lambda: self.written(lambda session: workers.delete_worker(session, self.row.id))
+        )
 
     def keep(self) -> None:
         while not self.over.is_set():
@@ -182,7 +184,7 @@ class Keeper:
             self.beat(now)
 
     def beat(self, now: float) -> None:
-        self.written(lambda session: workers.beat(session, self.row, self.lease()))
+        self.written(lambda session: workers.record_heartbeat(session, self.row, self.lease()))
         self.beat_at = now + self.settings.heartbeat_seconds
         if self.deaf(now):
             log.error(
@@ -190,7 +192,7 @@ class Keeper:
                 seconds=self.settings.deaf_seconds,
                 action="this worker ends; whatever started it starts it again",
             )
-            self.written(lambda session: workers.leave(session, self.row.id))
+            self.written(lambda session: workers.delete_worker(session, self.row.id))
             os._exit(1)  # its pool, which is idle, ends with it
 
     def deaf(self, now: float) -> bool:
@@ -242,7 +244,7 @@ class Keeper:
         ready = replace(
             self.row, state=READY, reason=None, device=device, models=found.models, problems=found.problems
         )
-        self.written(lambda session: workers.beat(session, ready, self.lease()))
+        self.written(lambda session: workers.record_heartbeat(session, ready, self.lease()))
         self.row, self.passed = ready, None
         for name, problem in found.problems.items():
             log.warning("model_unusable", model=name, problem=problem)

@@ -21,7 +21,7 @@ def turn(settings: Settings) -> None:
 def once(settings: Settings) -> ReaperRound:
     with db.transaction(settings.database_url.get_secret_value()) as session:
         done = reap(session, backoff=settings.backoff_seconds)
-        workers.forget_lost(session)
+        workers.delete_lost(session)
     metrics.expiries.inc(done.expiries)
     for job_id in done.requeued:
         log.warning("job_requeued", **done.facts[job_id])

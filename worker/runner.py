@@ -143,7 +143,9 @@ class Inputs:
         wanted = [names] if isinstance(names, str) else names
         try:
             with db.transaction(self.url) as session:
-                rows = {row.name: row for row in artifacts.of_job(session, self.job.tenant_id, UUID(job_id))}
+                rows = {
+                    row.name: row for row in artifacts.list_of_job(session, self.job.tenant_id, UUID(job_id))
+                }
             row = next((rows[name] for name in wanted if name in rows), None)
             if row is None:
                 raise NotFound(f"job {job_id} has no artifact {' or '.join(map(repr, wanted))}")
@@ -176,7 +178,7 @@ class Inputs:
         if spec.job_id is None:
             return []
         with db.transaction(self.url) as session:
-            rows = artifacts.of_job(session, self.job.tenant_id, UUID(spec.job_id))
+            rows = artifacts.list_of_job(session, self.job.tenant_id, UUID(spec.job_id))
         return [self.fetch(row) for row in rows if row.name.startswith(WORD)]
 
     def own(self, job_id: str) -> Path:
@@ -196,7 +198,7 @@ class Inputs:
             members = [
                 m
                 for id_ in spec.jobs
-                for m in jobs.stack_of(
+                for m in jobs.list_stack(
                     session, self.job.tenant_id, jobs.get(session, self.job.tenant_id, UUID(id_))
                 )
             ]

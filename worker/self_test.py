@@ -83,7 +83,7 @@ def write_scratch() -> None:
 
 def reach_store(settings: Settings) -> None:
     try:
-        blobs = deployment.owned(settings)
+        blobs = deployment.open_store(settings)
     except SQLAlchemyError:  # the database is away: no fault of this host's, and claims need it too
         blobs = Blobs(settings.artifacts_url)
     blobs.ping()

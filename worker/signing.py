@@ -26,12 +26,12 @@ def key_of(settings: Settings) -> Ed25519PrivateKey:
     secret, older = settings.secret.get_secret_value(), settings.older_secrets
     with db.transaction(settings.database_url.get_secret_value()) as session:
         if own is not None:
-            signing_keys.know(session, key_id(own.public_key()), public_pem(own.public_key()))
+            signing_keys.register(session, key_id(own.public_key()), public_pem(own.public_key()))
             return own
-        kept = signing_keys.current(session, secret, older)
+        kept = signing_keys.get_private_key(session, secret, older)
         if kept is None:
             signing_keys.lock(session)
-            kept = signing_keys.current(session, secret, older)
+            kept = signing_keys.get_private_key(session, secret, older)
         return (
             take(session, Ed25519PrivateKey.generate(), secret)
             if kept is None
@@ -60,7 +60,7 @@ def given(settings: Settings) -> Ed25519PrivateKey | None:
 
 def take(session: Session, key: Ed25519PrivateKey, secret: str) -> Ed25519PrivateKey:
     """Sign with this key from now on."""
-    signing_keys.adopt(
+    signing_keys.activate(
         session, key_id(key.public_key()), public_pem(key.public_key()), private_pem(key), secret
     )
     return key

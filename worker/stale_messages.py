@@ -29,7 +29,7 @@ def turn(settings: Settings) -> None:
         ) as client:
             taken = {tag: rings_for(message) for tag, message in client.hscan_iter(TAKEN)}
             with db.transaction(settings.database_url.get_secret_value()) as session:
-                ended = jobs.ended_among(session, {job_id for job_id in taken.values() if job_id is not None})
+                ended = jobs.find_ended(session, {job_id for job_id in taken.values() if job_id is not None})
             over = [tag for tag, job_id in taken.items() if job_id in ended]
             if over:
                 client.pipeline().zrem(TIMES, *over).hdel(TAKEN, *over).execute()

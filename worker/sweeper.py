@@ -24,11 +24,11 @@ def turn(settings: Settings) -> None:
     """
     age, url = timedelta(seconds=settings.sweep_after_seconds), settings.database_url.get_secret_value()
     with db.transaction(url) as session:
-        idempotency.sweep(session)
+        idempotency.delete_expired(session)
         delete_old_checkpoints(session, age)
         webhook_deliveries.sweep(session, timedelta(seconds=settings.webhook_log_seconds))
     try:
-        blobs = deployment.owned(settings)
+        blobs = deployment.open_store(settings)
     except ForeignStore as error:
         metrics.refused.labels("foreign_store").inc()
         log.error("sweep_refused", error=str(error))

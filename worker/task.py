@@ -83,7 +83,7 @@ def attempt(settings: Settings, bell: uuid.UUID) -> Job | None:
     outcome, fault = "lost", None
     readiness.begun()
     try:
-        with tracing.continued("attempt", job.trace, **facts) as span:
+        with tracing.continue_trace("attempt", job.trace, **facts) as span:
             log.info("job_started", kind=job.kind)
             with Lease(settings, job) as lease:
                 outcome, fault = work(settings, job, lease)
@@ -132,7 +132,7 @@ def work(settings: Settings, job: Job, lease: Lease) -> tuple[str, str | None]:
     global spoiled
     try:
         with scratch() as folder:
-            blobs = deployment.known(settings)
+            blobs = deployment.open_store_cached(settings)
             checkpoints = JobCheckpoints(lease, blobs, settings.keep_checkpoints)
             outcome = run_job(settings, job, lease, Path(folder), checkpoints)
             publish(lease, blobs, outcome, lease.latest)

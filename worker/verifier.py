@@ -23,16 +23,16 @@ def turn(settings: Settings) -> None:
     """
     url = settings.database_url.get_secret_value()
     try:
-        blobs = deployment.owned(settings)
+        blobs = deployment.open_store(settings)
     except ForeignStore as error:  # nothing in it is damaged: it is another store
         log.error("verification_refused", error=str(error))
         return
     with db.transaction(url) as session:
-        due = artifacts.to_verify(session, timedelta(days=settings.verify_days), BATCH)
+        due = artifacts.list_unverified(session, timedelta(days=settings.verify_days), BATCH)
     for row in due:
         found = whole(blobs, row)
         with db.transaction(url) as session:
-            artifacts.verified(session, row.id, whole=found)
+            artifacts.record_check(session, row.id, whole=found)
         metrics.verified.labels("whole" if found else "corrupt").inc()
         if not found:
             log.error("artifact_corrupt", artifact_id=str(row.id), job_id=str(row.job_id), key=row.key)

@@ -13,7 +13,7 @@ from standardwebhooks import Webhook as Signer
 from expunge.store import db, encryption, webhook_deliveries
 from expunge.store.errors import Unreadable
 from expunge.store.settings import Settings
-from expunge.store.webhook_deliveries import Due
+from expunge.store.webhook_deliveries import DueDelivery
 from expunge.store.webhook_targets import Refused, target
 from expunge.worker.safe_http import Undelivered, post
 
@@ -44,7 +44,7 @@ class Deliverer:
         self.flying |= {self.pool.submit(deliver, settings, each) for each in due}
 
 
-def signed(due: Due, secret: str, older: Sequence[str] = ()) -> dict[str, str]:
+def signed(due: DueDelivery, secret: str, older: Sequence[str] = ()) -> dict[str, str]:
     """The headers of Standard Webhooks; two signatures while a secret is being rotated. Unreadable."""
     message = webhook_deliveries.message_id(due.id)
     secrets = [
@@ -59,7 +59,7 @@ def signed(due: Due, secret: str, older: Sequence[str] = ()) -> dict[str, str]:
     }
 
 
-def attempt(settings: Settings, due: Due) -> tuple[int | None, str | None]:
+def attempt(settings: Settings, due: DueDelivery) -> tuple[int | None, str | None]:
     """(HTTP status, error): the error is None when the receiver took it."""
     fixed = {"Content-Type": "application/json", "User-Agent": "Expunge-Webhooks", "Accept": "*/*"}
     try:
@@ -81,7 +81,7 @@ def attempt(settings: Settings, due: Due) -> tuple[int | None, str | None]:
     return status, "redirected" if 300 <= status < 400 else "http_status"
 
 
-def deliver(settings: Settings, due: Due) -> None:
+def deliver(settings: Settings, due: DueDelivery) -> None:
     """One attempt and its entry in the log; neither URL nor answer is written to our own."""
     began = time.monotonic()
     try:

@@ -62,7 +62,8 @@ def list_job_artifacts(job_id: uuid.UUID, services: ServicesDep, caller: Artifac
         jobs.get(session, caller.tenant_id, job_id)
         return ArtifactList(
             items=[
-                Artifact.model_validate(row) for row in artifacts.of_job(session, caller.tenant_id, job_id)
+                Artifact.model_validate(row)
+                for row in artifacts.list_of_job(session, caller.tenant_id, job_id)
             ]
         )
 
@@ -85,7 +86,7 @@ def list_uploads(
     """List uploads that are not deleted, newest first. What a job made is at /jobs/{id}/artifacts."""
     after = pagination.decode(cursor)
     with services.transaction() as session:
-        rows = artifacts.uploads(
+        rows = artifacts.list_uploads(
             session, caller.tenant_id, media_type=media_type, after=after, limit=limit + 1
         )
         page, next_cursor = pagination.cut(rows, limit, lambda row: row)
@@ -142,7 +143,7 @@ async def check(services: Services, row: ArtifactRow) -> None:
 
 def flag(services: Services, row: ArtifactRow) -> None:
     with services.transaction() as session:
-        artifacts.verified(session, row.id, whole=False)
+        artifacts.record_check(session, row.id, whole=False)
 
 
 def find(services: Services, caller: Caller, artifact_id: uuid.UUID) -> ArtifactRow:
@@ -301,7 +302,7 @@ def list_reads(
     """List who read a recovery key, newest first; takes the scope `admin`."""
     after = pagination.decode(cursor)
     with services.transaction() as session:
-        rows = artifacts.reads(
+        rows = artifacts.list_reads(
             session, recovery_key(session, caller, artifact_id), after=after, limit=limit + 1
         )
         page, next_cursor = pagination.cut(rows, limit, lambda pair: pair[0])

@@ -50,7 +50,7 @@ def list_audit(
     """
     after = pagination.decode(cursor)
     with services.transaction() as session:
-        rows = audit.page(
+        rows = audit.list_entries(
             session,
             caller.tenant_id,
             action=action,

@@ -91,7 +91,7 @@ def submit(
 
     def work(session: Session) -> Done:
         resolved = serializers.resolve(services.settings, session, caller.tenant_id, spec)
-        queue_quotas.spend(session, caller.tenant_id, services.settings)
+        queue_quotas.count_job(session, caller.tenant_id, services.settings)
         job = jobs.create_job(
             session,
             caller.tenant_id,
@@ -103,7 +103,7 @@ def submit(
             run_timeout_s=resolved["run_timeout_s"],
             max_attempts=services.settings.max_attempts,
             request_id=request_id(),
-            trace=tracing.current(),
+            trace=tracing.current_traceparent(),
         )
         audit.record(session, caller.tenant_id, caller, "job.created", job.id, kind=kind)
         return accepted(job)
@@ -141,7 +141,7 @@ async def create(
     dry_run: bool,
     wait: int,
 ) -> JSONResponse:
-    logs.hidden.set(await run_in_threadpool(logs.pattern, spec.model_dump()))
+    logs.hidden.set(await run_in_threadpool(logs.compile_pattern, spec.model_dump()))
     await run_in_threadpool(known_model, services, spec.model)
     if dry_run:
         return JSONResponse(await run_in_threadpool(serializers.dry_run, services, caller, kind, spec))
@@ -256,7 +256,7 @@ def list_jobs(
             limit=limit + 1,
         )
         page, next_cursor = pagination.cut(rows, limit, lambda row: row)
-        found = artifacts.of_jobs(session, caller.tenant_id, [row.id for row in page])
+        found = artifacts.list_of_jobs(session, caller.tenant_id, [row.id for row in page])
         items = [serializers.view(row, found[row.id]) for row in page]
     return JobPage(items=items, next_cursor=next_cursor)
 
@@ -327,7 +327,7 @@ def retry_job(job_id: uuid.UUID, services: ServicesDep, caller: JobsWriter, tick
     def work(session: Session) -> Done:
         old = jobs.get(session, caller.tenant_id, job_id)
         known_model(services, old.spec.get("model", "emoji"))
-        queue_quotas.spend(session, caller.tenant_id, services.settings)
+        queue_quotas.count_job(session, caller.tenant_id, services.settings)
         most = services.settings.max_run_seconds
         row = jobs.retry(
             session,
@@ -335,7 +335,7 @@ def retry_job(job_id: uuid.UUID, services: ServicesDep, caller: JobsWriter, tick
             job_id,
             max_run_s=most,
             request_id=request_id(),
-            trace=tracing.current(),
+            trace=tracing.current_traceparent(),
         )
         serializers.resolve_again(services.settings, session, old)
         audit.record(

@@ -22,16 +22,16 @@ router = APIRouter(prefix="/queue", tags=["jobs"], dependencies=[accepts(JSON)])
 
 
 def view(services: Services, session: Session, tenant_id: uuid.UUID) -> Queue:
-    own, whole = queue_pauses.current(session, tenant_id), queue_pauses.current(session, None)
+    own, whole = queue_pauses.get_pause(session, tenant_id), queue_pauses.get_pause(session, None)
     return Queue.model_validate(
         {
             "state": "paused" if own or whole else "running",
             "pause": own,
             "maintenance": whole,
-            "jobs": jobs.active_by_status(session, tenant_id),
-            "blocked": workers.blocked(session, tenant_id),
-            "jobs_today": queue_quotas.jobs_today(session, tenant_id),
-            "quotas": queue_quotas.of(session, tenant_id, services.settings),
+            "jobs": jobs.count_active_by_status(session, tenant_id),
+            "blocked": workers.blocked_models(session, tenant_id),
+            "jobs_today": queue_quotas.count_jobs_today(session, tenant_id),
+            "quotas": queue_quotas.quotas_of(session, tenant_id, services.settings),
         }
     )
 

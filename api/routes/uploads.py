@@ -123,7 +123,7 @@ def keep(
 
     Bytes that no row names are swept later.
     """
-    key, blobs = upload_key(caller.tenant_id), deployment.known(services.settings)
+    key, blobs = upload_key(caller.tenant_id), deployment.open_store_cached(services.settings)
     size, sha256 = blobs.put(key, path, name=name)
 
     def work(session: Session) -> Done:
@@ -139,7 +139,7 @@ def keep(
             key=key,
             info=info,
         )
-        queue_quotas.store(session, caller.tenant_id, services.settings)
+        queue_quotas.check_storage(session, caller.tenant_id, services.settings)
         audit.record(
             session,
             caller.tenant_id,

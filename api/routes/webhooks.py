@@ -180,7 +180,7 @@ def list_deliveries(
     """
     after = pagination.decode(cursor)
     with services.transaction() as session:
-        rows = webhook_deliveries.page(
+        rows = webhook_deliveries.list_deliveries(
             session, webhooks.get(session, caller.tenant_id, webhook_id), after=after, limit=limit + 1
         )
         page, next_cursor = pagination.cut(rows, limit, lambda row: row)

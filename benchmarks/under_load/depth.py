@@ -57,7 +57,7 @@ class Queue:
     def listing(self, session: Session, _: int) -> None:
         """A page of GET /jobs."""
         rows = jobs.list_jobs(session, self.tenant, limit=PAGE + 1)
-        artifacts.of_jobs(session, self.tenant, [row.id for row in rows[:PAGE]])
+        artifacts.list_of_jobs(session, self.tenant, [row.id for row in rows[:PAGE]])
 
     def listing_queued(self, session: Session, _: int) -> None:
         """A page of GET /jobs?status=queued."""
@@ -81,7 +81,7 @@ class Queue:
 
     def accepting(self, session: Session, _: int) -> None:
         """The quota's look and a new job."""
-        queue_quotas.spend(session, self.tenant, ROOMY)
+        queue_quotas.count_job(session, self.tenant, ROOMY)
         jobs.create_job(session, self.tenant, "erase", {"model": "emoji"}, request_id=uuid.uuid4().hex)
 
 

@@ -65,7 +65,7 @@ WRONG = [
     "Bearer",
     "Bearer nonsense",
     "ex_live_bare",
-    pytest.param("Bearer " + keys.generate(), id="well formed"),
+    pytest.param("Bearer " + keys.generate_key(), id="well formed"),
 ]
 
 

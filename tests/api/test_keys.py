@@ -42,7 +42,7 @@ def test_a_key_is_shown_once_works_and_may_do_no_more_than_its_scopes(tenant: Te
     made = make(admin, "jobs:read", "jobs:read")
     text_ = made.pop("key")
     assert made["scopes"] == ["jobs:read"]
-    assert keys.well_formed(text_)
+    assert keys.is_well_formed(text_)
     assert status(tenant, text_) == 200
     problem(
         httpx.post(f"{tenant.url}/jobs/erase", headers={"Authorization": f"Bearer {text_}"}), 403, "forbidden"

@@ -96,7 +96,7 @@ class TestQuotas:
                     .exec_driver_sql("select name from tenants where id = %s", (tenant.id,))
                     .scalar()
                 )
-                tenants.change(session, name, {"max_active_jobs": 2, "max_running_jobs": 5})
+                tenants.set_quotas(session, name, {"max_active_jobs": 2, "max_running_jobs": 5})
             tenant.erase(), tenant.erase()
             problem(tenant.http().post("/jobs/erase", json=CHURCH), 429, "quota_exceeded")
             quotas = tenant.http().get("/queue").json()["quotas"]

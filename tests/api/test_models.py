@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from expunge.store import db, workers
-from expunge.store.workers import Standing
+from expunge.store.workers import WorkerReport
 from expunge.worker.self_test import wrong_with
 from tests.support import customer_models
 from tests.support.service import Tenant, errors, make_settings, serve
@@ -126,7 +126,7 @@ def test_where_the_api_cannot_see_a_folder_the_workers_word_counts(
 
     assert (shown()["usable"], shown()["problem"]) == (None, None)
     assert post(tenant, model="mine").status_code == 202
-    blind = Standing(
+    blind = WorkerReport(
         uuid.uuid4(),
         "a",
         1,
@@ -135,20 +135,20 @@ def test_where_the_api_cannot_see_a_folder_the_workers_word_counts(
         models=["emoji"],
         problems={"mine": "unet/config.json is missing: fetch it"},
     )
-    able = Standing(uuid.uuid4(), "b", 1, "1", state="ready", models=["emoji", "mine"])
+    able = WorkerReport(uuid.uuid4(), "b", 1, "1", state="ready", models=["emoji", "mine"])
     try:
         with db.transaction(tenant.database) as session:
-            workers.beat(session, blind, lease=db_hour())
+            workers.record_heartbeat(session, blind, lease=db_hour())
         assert shown()["usable"] is False
         assert "unet/config.json is missing" in errors(post(tenant, model="mine"))["model"]
         with db.transaction(tenant.database) as session:
-            workers.beat(session, able, lease=db_hour())
+            workers.record_heartbeat(session, able, lease=db_hour())
         assert shown()["usable"] is True
         assert post(tenant, model="mine").status_code == 202
     finally:
         with db.transaction(tenant.database) as session:
             for standing in (blind, able):
-                workers.leave(session, standing.id)
+                workers.delete_worker(session, standing.id)
 
 
 def db_hour() -> object:

@@ -235,10 +235,10 @@ def test_a_bad_query_parameter_is_named(tenant: Tenant, query: str, field: str):
 
 def test_a_database_that_is_down_is_503_with_retry_after(redis_url: str, tmp_path):
     with serve(make_settings("postgresql://nobody@127.0.0.1:1/none", redis_url, tmp_path)) as (url, _):
-        from expunge.store.keys import generate
+        from expunge.store.keys import generate_key
 
         for path in ("/readyz", "/jobs"):
-            answer = httpx.get(url + path, headers={"Authorization": f"Bearer {generate()}"})
+            answer = httpx.get(url + path, headers={"Authorization": f"Bearer {generate_key()}"})
             problem(answer, 503, "unavailable")
             assert int(answer.headers["retry-after"]) > 0
         assert httpx.get(url + "/healthz").status_code == 200

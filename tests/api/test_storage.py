@@ -223,13 +223,15 @@ class TestVerification:
         made, path = damaged
         path.unlink()
         with db.transaction(tenant.database) as session:
-            before = artifacts.corrupt_count(session)
+            before = artifacts.count_corrupt(session)
             session.execute(text(f"update artifacts set {column} = now() where id = :id"), {"id": made.id})
-            artifacts.verified(session, made.id, whole=False)
-            assert artifacts.corrupt_count(session) == before
+            artifacts.record_check(session, made.id, whole=False)
+            assert artifacts.count_corrupt(session) == before
             session.execute(text("update artifacts set corrupt_at = now() where id = :id"), {"id": made.id})
-            assert artifacts.corrupt_count(session) == before, "flagged before it was deleted"
-            assert made.id not in {row.id for row in artifacts.to_verify(session, timedelta(days=7), 1000)}
+            assert artifacts.count_corrupt(session) == before, "flagged before it was deleted"
+            assert made.id not in {
+                row.id for row in artifacts.list_unverified(session, timedelta(days=7), 1000)
+            }
 
     def test_only_what_is_due_is_hashed(self, tenant, settings, tmp_path):
         (made,) = tenant.finish(tenant.erase()["id"], {"a.bin": b"whole"}, tmp_path)

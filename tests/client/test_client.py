@@ -255,7 +255,7 @@ def test_a_quota_that_ends_with_the_day_is_not_waited_for(postgres_url: str, red
     with serve(settings) as (url, _):
         tenant = Tenant(url, settings)
         with db.transaction(tenant.database) as session:
-            left = queue_quotas.until_midnight(session)
+            left = queue_quotas.seconds_to_midnight(session)
         time.sleep(left + 1 if left < 60 else 0)  # or the quota would end while the test runs
         tenant.erase()
         client, pauses = Expunge(url, tenant.key()), []

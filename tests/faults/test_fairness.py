@@ -198,6 +198,6 @@ def test_the_operator_s_command_pauses_resumes_and_says_how_it_stands(crowd):
     assert command("show") == "running\n"
     assert command("pause", "--hand-over", "--reason", "new disks").endswith(", handing over\n")
     with db.transaction(crowd.url) as session:
-        assert queue_pauses.current(session, None).reason == "new disks"
+        assert queue_pauses.get_pause(session, None).reason == "new disks"
     assert command("show").startswith("paused since ")
     assert command("resume") == "running\n"

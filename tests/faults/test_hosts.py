@@ -209,8 +209,8 @@ def test_f32_a_worker_without_the_model_leaves_its_jobs_to_one_that_has_it(fleet
     assert list(rows(fleet)[one.pid].problems) == ["c"]
     with db.transaction(fleet.url) as session:
         missing = {name: f"no worker has the model '{name}'" for name in "bc"}
-        assert workers.blocked(session) == workers.blocked(session, fleet.tenant_id) == missing
-        assert workers.blocked(session, uuid.uuid4()) == {}
+        assert workers.blocked_models(session) == workers.blocked_models(session, fleet.tenant_id) == missing
+        assert workers.blocked_models(session, uuid.uuid4()) == {}
     host("two", EXPUNGE_MODELS='{"b": "bundled:emoji"}')
     for job_id in ids["b"]:
         fleet.until_status(job_id, "succeeded")

@@ -50,7 +50,7 @@ def children(worker: psutil.Popen) -> list[psutil.Process]:
 
 def listed(fleet: Fleet, job_id: uuid.UUID) -> list[Artifact]:
     with db.transaction(fleet.url) as session:
-        return list(artifacts.of_job(session, fleet.tenant_id, job_id))
+        return list(artifacts.list_of_job(session, fleet.tenant_id, job_id))
 
 
 def notes(fleet: Fleet, job_id: uuid.UUID) -> dict[str, str]:
@@ -236,7 +236,7 @@ def test_f20_a_directory_upload_killed_half_way_leaves_nothing_that_can_be_seen(
     (half,) = [path for path in blobs.folder.rglob("*") if path.is_file()]
     assert half.stat().st_size == MIB
     assert keys(blobs) == set()
-    deployment.mark(blobs, known(fleet))
+    deployment.write_marker(blobs, known(fleet))
     blobs.put(key, BYTES)
     assert blobs.hash(key)[0] == len(BYTES)
     sweeper.turn(fleet.settings.model_copy(update={"sweep_after_seconds": -60}))

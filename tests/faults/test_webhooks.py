@@ -78,7 +78,7 @@ def test_f24_410_disables_the_endpoint_for_good(settings, hook, end, url, tenant
     with db.transaction(url) as session:
         found = webhooks.get(session, tenant.id, row.id)
         assert (found.enabled, found.disabled_reason) == (False, "gone")
-        [(entry, who)] = audit.page(session, tenant.id, action="webhook.disabled")
+        [(entry, who)] = audit.list_entries(session, tenant.id, action="webhook.disabled")
         assert (entry.target_id, entry.details, who) == (row.id, {"reason": "gone"}, None)
     assert len(all_deliveries(url)) == 1  # what ended afterwards is told to nobody
 

@@ -98,7 +98,7 @@ class TestStrangers:
         with limited(strangers_per_minute=2) as tenant, statements(tenant) as asked:
             answers = Counter(
                 httpx.get(
-                    f"{tenant.url}/jobs", headers={"Authorization": f"Bearer {keys.generate()}"}
+                    f"{tenant.url}/jobs", headers={"Authorization": f"Bearer {keys.generate_key()}"}
                 ).status_code
                 for _ in range(200)
             )
@@ -123,7 +123,7 @@ class TestStrangers:
                 keys.revoke(session, tenant.id, keys.list_keys(session, tenant.id)[0].id)
             fresh = tenant.http()
             for _ in range(6):
-                httpx.get(f"{tenant.url}/jobs", headers={"Authorization": f"Bearer {keys.generate()}"})
+                httpx.get(f"{tenant.url}/jobs", headers={"Authorization": f"Bearer {keys.generate_key()}"})
             # A process asks which keys are alive once a second, and trusts what it knows of a key for one
             time.sleep(1.1)
             assert httpx.get(f"{tenant.url}/docs").status_code == 429

@@ -83,7 +83,7 @@ def test_a_dead_workers_job_is_taken_over_and_its_writes_are_refused(session, ma
     session.commit()
     now = jobs.get(session, job.tenant_id, job.id)
     assert (now.status, now.version) == ("running", heir.version)
-    assert artifacts.of_job(session, job.tenant_id, job.id) == []
+    assert artifacts.list_of_job(session, job.tenant_id, job.id) == []
 
 
 def test_heartbeat_extends_the_lease_and_brings_the_cancellation(session, make, take, expire):
@@ -117,7 +117,7 @@ def test_publication_is_one_step_and_ends_the_job(session, make, take):
         None,
     )
     assert done.finished_at is not None
-    assert [a.name for a in artifacts.of_job(session, job.tenant_id, job.id)] == ["a.safetensors"]
+    assert [a.name for a in artifacts.list_of_job(session, job.tenant_id, job.id)] == ["a.safetensors"]
     with pytest.raises(LostLease):
         attempts.publish(session, job.id, fence, [artifact("b")], verdict=None, progress=None)
 
@@ -138,7 +138,7 @@ def test_what_is_repeated_after_a_lost_answer_changes_nothing(session, make, tak
         attempts.publish(session, job.id, fence, bundle, verdict=None, progress=None) for _ in range(2)
     ]
     assert published == [["ck"], []]
-    assert len(artifacts.of_job(session, job.tenant_id, job.id)) == 2
+    assert len(artifacts.list_of_job(session, job.tenant_id, job.id)) == 2
     types = [event.type for event in events_of(session, job.tenant_id, job.id)]
     assert (types.count("checkpoint"), types.count("succeeded")) == (1, 1)
 

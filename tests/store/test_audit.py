@@ -40,7 +40,7 @@ def test_the_reads_of_recovery_keys_cannot_be_changed_either(session, database_u
 def test_what_is_rolled_back_leaves_no_trace(session, tenant, actor):
     audit.record(session, tenant.id, actor, "job.created", uuid.uuid4())
     session.rollback()
-    assert [row.action for row, _ in audit.page(session, tenant.id)] == ["key.created"]
+    assert [row.action for row, _ in audit.list_entries(session, tenant.id)] == ["key.created"]
 
 
 def test_pages_filters_and_tenants(session, tenant, other_tenant, actor):
@@ -51,13 +51,13 @@ def test_pages_filters_and_tenants(session, tenant, other_tenant, actor):
     audit.record(session, other_tenant.id, None, "webhook.disabled", target)
     session.commit()
     seen, after = [], None
-    while rows := audit.page(session, tenant.id, action="job.created", after=after, limit=2):
+    while rows := audit.list_entries(session, tenant.id, action="job.created", after=after, limit=2):
         seen += [row.details["n"] for row, _ in rows]
         after = (rows[-1][0].created_at, rows[-1][0].id)
     assert seen == [4, 3, 2, 1, 0]
-    [(found, name)] = audit.page(session, tenant.id, target_id=target)
+    [(found, name)] = audit.list_entries(session, tenant.id, target_id=target)
     assert (found.details["n"], name, found.address, found.request_id) == (3, "ci", "192.0.2.7", "request-1")
-    [(disabled, nobody)] = audit.page(session, other_tenant.id)
+    [(disabled, nobody)] = audit.list_entries(session, other_tenant.id)
     assert (disabled.target_type, disabled.api_key_id, nobody) == ("webhook", None, None)
 
 
@@ -65,7 +65,7 @@ def test_the_operator_s_own_keys_are_in_the_trail_without_their_text(session, te
     row, key = keys.create(session, SECRET, tenant.id, name="from the shell", scopes=["jobs:read"])
     keys.revoke(session, tenant.id, row.id)
     keys.revoke(session, tenant.id, row.id)
-    found = {entry.action: entry for entry, _ in audit.page(session, tenant.id)}
+    found = {entry.action: entry for entry, _ in audit.list_entries(session, tenant.id)}
     assert set(found) == {"key.created", "key.revoked"}
     assert found["key.created"].details == {"name": "from the shell", "scopes": ["jobs:read"]}
     assert found["key.created"].api_key_id is None

@@ -61,7 +61,7 @@ def ran(settings: Settings, act: str, folder: object, postgres_url: str) -> subp
 @pytest.fixture
 def life(session, tenant, settings) -> dict[str, uuid.UUID]:
     """A finished job, an upload, a job that runs and has a checkpoint, a key."""
-    blobs = deployment.owned(settings)
+    blobs = deployment.open_store(settings)
     keys.create(session, "s" * 64, tenant.id, name="k")
     done = jobs.create_job(session, tenant.id, "erase", {"concepts": ["church"]})
     fence = attempts.claim(session, done.id, owner="t", lease=LEASE).fence
@@ -105,14 +105,14 @@ def test_an_empty_machine_becomes_the_service_it_was(command, life, tenant, sett
     back = command(empty, "restore", tmp_path / "backup")
     assert back.returncode == 0, back.stderr
     assert rows(empty) == before
-    url, blobs = empty.database_url.get_secret_value(), deployment.owned(empty)
+    url, blobs = empty.database_url.get_secret_value(), deployment.open_store(empty)
     migrate.upgrade(url)
     migrate.check(url)
     assert set(blobs.older_than(timedelta(hours=-1))) == set(
         Blobs(settings.artifacts_url).older_than(timedelta(hours=-1))
     )
     with db.transaction(url) as session:
-        (row,) = artifacts.of_job(session, tenant.id, life["done"])
+        (row,) = artifacts.list_of_job(session, tenant.id, life["done"])
         assert blobs.read_all(row.key, row.sha256) == DELTA
         session.execute(text("update artifacts set verified_at = now() - interval '8 days'"))
         session.execute(
@@ -122,7 +122,7 @@ def test_an_empty_machine_becomes_the_service_it_was(command, life, tenant, sett
     sweeper.turn(empty.model_copy(update={"sweep_after_seconds": -60}))
     reaper.turn(empty)
     with db.transaction(url) as session:
-        assert artifacts.corrupt_count(session) == 0
+        assert artifacts.count_corrupt(session) == 0
         assert jobs.get(session, tenant.id, life["runs"]).status == "queued", (
             "its worker is not here: it goes on from its checkpoint"
         )
@@ -153,7 +153,7 @@ def test_nothing_is_written_over_and_half_a_backup_is_none(command, life, settin
 
 
 def test_what_the_store_has_lost_is_named(command, life, session, tenant, settings, tmp_path):
-    (row,) = artifacts.of_job(session, tenant.id, life["done"])
+    (row,) = artifacts.list_of_job(session, tenant.id, life["done"])
     Blobs(settings.artifacts_url).delete([row.key])
     about = json.loads(command(settings, "backup", tmp_path / "backup").stdout)
     assert (about["objects"], about["missing"]) == (2, [row.key])

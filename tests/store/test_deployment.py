@@ -119,7 +119,7 @@ def test_what_a_row_names_again_goes_back_instead_of_being_deleted(session, tena
 
 def test_a_database_older_than_the_store_costs_no_object(session, tenant, hasty, blobs):
     known = [upload(session, tenant, blobs) for _ in range(3)]
-    deployment.owned(hasty)
+    deployment.open_store(hasty)
     later = [upload(session, tenant, blobs) for _ in range(10)]
     session.execute(text("delete from artifacts where key = any(:later)"), {"later": later})
     session.commit()
@@ -146,7 +146,7 @@ def test_an_empty_database_leaves_a_full_store_alone(session, tenant, hasty, blo
     assert keys(blobs) == stored, "no marker either"
     assert refusals("foreign_store") == before + 1
     with pytest.raises(ForeignStore, match=r"EXPUNGE_ARTIFACTS_URL .* this database names none"):
-        deployment.owned(hasty)
+        deployment.open_store(hasty)
 
 
 def test_another_deployment_s_store_is_refused_by_sweep_verifier_publication_and_uploads(
@@ -154,7 +154,7 @@ def test_another_deployment_s_store_is_refused_by_sweep_verifier_publication_and
 ):
     mine = upload(session, tenant, blobs)
     left = orphan(tenant, blobs)
-    deployment.mark(blobs, uuid.uuid4(), over=True)
+    deployment.write_marker(blobs, uuid.uuid4(), over=True)
     session.execute(text("update artifacts set verified_at = now() - interval '8 days'"))
     session.commit()
     blobs.delete([mine])
@@ -163,47 +163,47 @@ def test_another_deployment_s_store_is_refused_by_sweep_verifier_publication_and
     verifier.turn(hasty)
     assert keys(blobs) == before
     assert left in before
-    assert artifacts.corrupt_count(session) == 0, "it is another store, not a damaged one"
+    assert artifacts.count_corrupt(session) == 0, "it is another store, not a damaged one"
     adopt = r"EXPUNGE_ARTIFACTS_URL .* python -m expunge.store.deployment adopt"
     with pytest.raises(ForeignStore, match=adopt):
-        deployment.known(hasty)
+        deployment.open_store_cached(hasty)
 
 
 def test_a_store_that_lost_its_marker_is_refused(session, tenant, hasty, blobs):
     """As when the volume is not mounted."""
     upload(session, tenant, blobs)
-    deployment.owned(hasty)
+    deployment.open_store(hasty)
     blobs.delete([MARKER])
     with pytest.raises(ForeignStore, match="has lost its marker"):
-        deployment.owned(hasty)
+        deployment.open_store(hasty)
 
 
 def test_a_store_from_before_there_were_markers_is_marked_when_it_holds_what_the_rows_name(
     session, tenant, hasty, blobs
 ):
     upload(session, tenant, blobs)
-    deployment.owned(hasty)
-    assert deployment.marked(blobs) == deployment.identity(session).id
+    deployment.open_store(hasty)
+    assert deployment.read_marker(blobs) == deployment.identity(session).id
 
 
 def test_a_store_whose_rows_lie_elsewhere_is_not_taken(session, tenant, hasty, blobs):
     blobs.delete([upload(session, tenant, blobs)])
     obstore.put(blobs.store, "somebody/else", b"x")
     with pytest.raises(ForeignStore, match="none of those that this database names"):
-        deployment.owned(hasty)
+        deployment.open_store(hasty)
     assert keys(blobs) == {"somebody/else"}
 
 
 def test_a_marker_that_is_none_of_ours_is_never_written_over(hasty, blobs):
     obstore.put(blobs.store, MARKER, b"[]")
     with pytest.raises(ForeignStore, match="not written by Expunge"):
-        deployment.owned(hasty)
+        deployment.open_store(hasty)
     assert bytes(obstore.get(blobs.store, MARKER).bytes()) == b"[]"
 
 
 def test_loops_do_not_start_on_another_deployment_s_store(settings):
     blobs = Blobs(settings.artifacts_url)
-    deployment.mark(blobs, uuid.uuid4())
+    deployment.write_marker(blobs, uuid.uuid4())
     environment = {
         **os.environ,
         "EXPUNGE_DATABASE_URL": settings.database_url.get_secret_value(),
@@ -250,7 +250,7 @@ def test_what_is_not_ours_does_not_widen_a_sweep_s_bound(session, tenant, settin
         upload(session, tenant, blobs),
         {orphan(tenant, blobs) for _ in range(quarantine.AT_LEAST + 1)},
     )
-    deployment.owned(hasty)
+    deployment.open_store(hasty)
     for folder in ("photos", f"nested/{uuid.uuid4()}/uploads", f"{uuid.uuid4()}/uploads"):
         root = blobs.folder / folder
         root.mkdir(parents=True)
@@ -274,7 +274,7 @@ def test_what_a_row_names_again_goes_back_at_the_next_turn(session, tenant, hast
 def test_a_clock_that_runs_ahead_makes_nothing_old(session, tenant, settings, monkeypatch):
     blobs, left = Blobs(settings.artifacts_url), None
     mine = upload(session, tenant, blobs)
-    deployment.owned(settings)
+    deployment.open_store(settings)
     left = orphan(tenant, blobs)
     blobs.move(left, f"quarantine/{TODAY}/{left}")
     young = orphan(tenant, blobs)
@@ -291,10 +291,10 @@ def test_a_clock_that_runs_ahead_makes_nothing_old(session, tenant, settings, mo
 
 def test_nothing_is_written_to_a_directory_that_lost_its_marker_since(session, tenant, settings):
     """A volume that is no longer mounted, under a process that runs on."""
-    blobs = deployment.known(settings)
+    blobs = deployment.open_store_cached(settings)
     upload(session, tenant, blobs)
     blobs.delete([MARKER])
     with pytest.raises(ForeignStore, match="has lost its marker"):
-        deployment.known(settings)
-    deployment.mark(blobs, deployment.identity(session).id)
-    assert deployment.known(settings).folder == blobs.folder
+        deployment.open_store_cached(settings)
+    deployment.write_marker(blobs, deployment.identity(session).id)
+    assert deployment.open_store_cached(settings).folder == blobs.folder

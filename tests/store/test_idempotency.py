@@ -61,7 +61,7 @@ def test_expired_keys_are_swept(session, tenant):
         idempotency.begin(session, tenant.id, key, "h")
     session.execute(text("update idempotency set expires_at = now() - interval '1 s' where key = 'old'"))
     session.commit()
-    assert (idempotency.sweep(session), idempotency.sweep(session)) == (1, 0)
+    assert (idempotency.delete_expired(session), idempotency.delete_expired(session)) == (1, 0)
     assert session.scalars(text("select key from idempotency")).all() == ["new"]
 
 

@@ -139,7 +139,7 @@ def test_metrics_count_jobs_and_the_queues_age(session, make, tenant: Tenant):
     assert jobs.count_by_status(session)["queued"] == 1
     assert jobs.count_by_status(session)["failed"] == 0
     assert 90 <= jobs.queue_age(session) < 100
-    assert jobs.active_count(session, tenant.id) == 1
+    assert jobs.count_active(session, tenant.id) == 1
 
 
 def test_a_status_is_either_active_or_terminal():

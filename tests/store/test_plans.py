@@ -39,7 +39,7 @@ def crowd(session: Session, tenant: Tenant, other_tenant: Tenant) -> Tenant:
         (other_tenant, "succeeded", "{}", ROWS),
     ):
         session.execute(text(FILL), {"tenant": whose.id, "status": status, "spec": spec, "n": n})
-    workers.beat(session, MINE, timedelta(minutes=1))
+    workers.record_heartbeat(session, MINE, timedelta(minutes=1))
     session.commit()
     session.execute(text("analyze jobs"))
     session.commit()
@@ -67,7 +67,7 @@ def one(session: Session, tenant: Tenant) -> Job:
     ).one()
 
 
-MINE = workers.Standing(uuid.uuid4(), "here", 1, "1", state="ready", models=["emoji", "another"])
+MINE = workers.WorkerReport(uuid.uuid4(), "here", 1, "1", state="ready", models=["emoji", "another"])
 ACTS: dict[str, Callable[[Session, Tenant], object]] = {
     "look": lambda session, tenant: jobs.get_with_artifacts(session, tenant.id, one(session, tenant).id),
     "list": lambda session, tenant: jobs.list_jobs(session, tenant.id, limit=51),

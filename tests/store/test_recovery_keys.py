@@ -36,14 +36,14 @@ def test_reads_are_kept_newest_first_with_the_api_key_s_name(session, tenant, ma
             session, row.id, reader.id, address="10.0.0.9", request_id="r", start=start, stop=start + 5
         )
         session.commit()
-    found = artifacts.reads(session, row)
+    found = artifacts.list_reads(session, row)
     assert [(read.start, read.stop, name) for read, name in found] == [
         (20, 25, "custodian"),
         (10, 15, "custodian"),
         (0, 5, "custodian"),
     ]
     newest = found[0][0]
-    rest = artifacts.reads(session, row, after=(newest.created_at, newest.id), limit=1)
+    rest = artifacts.list_reads(session, row, after=(newest.created_at, newest.id), limit=1)
     assert [read.start for read, _ in rest] == [10]
 
 

@@ -121,7 +121,9 @@ def test_old_jobs_go_with_all_that_is_theirs_but_not_under_what_stands_on_them(
     assert old_key not in stored(blobs)
     for table in ("events", "artifacts", "checkpoints", "idempotency"):
         assert session.scalar(text(f"select count(*) from {table} where job_id = :id"), {"id": old.id}) == 0
-    assert [row.target_id for row, _ in audit.page(session, tenant.id, action="job.deleted")] == [old.id]
+    assert [row.target_id for row, _ in audit.list_entries(session, tenant.id, action="job.deleted")] == [
+        old.id
+    ]
 
 
 def test_of_old_jobs_the_last_event_stays(session, tenant, settings, blobs):
@@ -138,7 +140,7 @@ def test_retention_goes_in_batches_and_each_is_a_transaction_of_its_own(
     session, tenant, settings, blobs, monkeypatch
 ):
     monkeypatch.setattr(removal, "BATCH", 2)
-    deployment.owned(settings)
+    deployment.open_store(settings)
     made = [ended(session, blobs, tenant) for _ in range(5)]
     session.execute(text("update artifacts set created_at = now() - interval '31 days'"))
     session.commit()
@@ -147,7 +149,7 @@ def test_retention_goes_in_batches_and_each_is_a_transaction_of_its_own(
     session.commit()
     sweeper.turn(settings.model_copy(update={"retention_days": 30}))
     assert stored(blobs) == set()
-    assert all(artifacts.of_job(session, tenant.id, job.id)[0].expired_at for job, _ in made)
+    assert all(artifacts.list_of_job(session, tenant.id, job.id)[0].expired_at for job, _ in made)
 
 
 @pytest.fixture
@@ -156,12 +158,12 @@ def full(session, tenant, settings, blobs):
     key, _ = keys.create(session, SECRET, tenant.id, name="maria's laptop")
     ended(session, blobs, tenant)
     job, _ = ended(session, blobs, tenant, kind="recovery_key")
-    (row,) = artifacts.of_job(session, tenant.id, job.id)
+    (row,) = artifacts.list_of_job(session, tenant.id, job.id)
     artifacts.record_read(session, row.id, key.id, address="192.0.2.1", request_id="r", start=0, stop=5)
     upload(session, blobs, tenant)
     jobs.create_job(session, tenant.id, "erase", {"concepts": ["maria"]}, labels={"who": "maria"})
     idempotency.begin(session, tenant.id, "key", "hash")
-    queue_quotas.spend(session, tenant.id, settings)
+    queue_quotas.count_job(session, tenant.id, settings)
     session.commit()
     blobs.put(output_key(tenant.id, uuid.uuid4(), 1, 1), b"left by a kill")
     return tenant
@@ -204,7 +206,7 @@ def test_a_tenant_that_leaves_leaves_nothing_but_the_audit(session, full, other_
     assert set(rows_that_say(session, "maria")) <= {"audit"}, "the name of a key, in the audit of its making"
     assert rows_that_say(session, "my-face") == {}
     assert session.scalar(text("select count(*) from artifact_reads")) == 1
-    assert next(row.action for row, _ in audit.page(session, full.id)) == "tenant.deleted"
+    assert next(row.action for row, _ in audit.list_entries(session, full.id)) == "tenant.deleted"
     again = subprocess.run(
         [sys.executable, "-m", "expunge.store.tenants", "delete", "default"],
         env=environment,
@@ -217,7 +219,7 @@ def test_a_tenant_that_leaves_leaves_nothing_but_the_audit(session, full, other_
 
 def test_a_departure_that_was_broken_off_goes_on(session, full, settings, blobs, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(tenants, "forget_rest", lambda *_: 1 / 0)  # as if the process had died here
+        patched.setattr(tenants, "delete_rest", lambda *_: 1 / 0)  # as if the process had died here
         with pytest.raises(ZeroDivisionError):
             tenants.delete_tenant(settings, "default")
     tenants.delete_tenant(settings, "default")
@@ -274,14 +276,14 @@ def test_nothing_joins_a_tenant_that_has_left(session, tenant, settings, blobs):
     """What was under way when it left: a job, an upload, a key."""
     with db.transaction(settings.database_url.get_secret_value()) as late:
         keys.create(late, SECRET, tenant.id, name="a")
-    tenants.leave(session, tenant.name)
+    tenants.lock_out(session, tenant.name)
     session.commit()
     with db.transaction(settings.database_url.get_secret_value()) as late:
         _, text_ = keys.create(late, SECRET, tenant.id, name="b")
     tenants.delete_tenant(settings, tenant.name)
     with db.transaction(settings.database_url.get_secret_value()) as late:
         assert keys.authenticate(late, SECRET, text_) is None
-    for act in (queue_quotas.spend, queue_quotas.store):
+    for act in (queue_quotas.count_job, queue_quotas.check_storage):
         with (
             pytest.raises(WrongState, match="the tenant was deleted"),
             db.transaction(settings.database_url.get_secret_value()) as late,

@@ -80,7 +80,7 @@ def test_the_service_s_role_is_refused(statement: str, service, session, tenant)
     session.commit()
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         service.execute(statement)
-    assert len(audit.page(session, tenant.id)) == 1
+    assert len(audit.list_entries(session, tenant.id)) == 1
 
 
 def test_the_service_s_role_is_no_superuser_and_owns_nothing(service):
@@ -191,7 +191,7 @@ def test_an_owner_that_may_make_no_roles_grants_to_one_that_is_there(fresh, post
         connection.execute(f"alter schema public owner to {plain}")
     theirs = make_url(owner).set(username=plain, password="own").render_as_string(hide_password=False)
     migrate.upgrade(theirs)
-    with pytest.raises(roles.Unfit, match=f"there is no role '{role}'"):
+    with pytest.raises(roles.RoleError, match=f"there is no role '{role}'"):
         roles.grant(theirs, service)
     with psycopg.connect(owner, autocommit=True) as connection:
         connection.execute(f"create role {role} login password 'own'")

@@ -19,7 +19,7 @@ from expunge.api import signed_urls
 from expunge.api.app import create_app
 from expunge.store import encryption, keys, logs, webhooks
 from expunge.store.errors import Unreadable
-from expunge.store.server_secret import derive, name_of, report, weakness
+from expunge.store.server_secret import derive_key, find_weakness, report, secret_id
 from expunge.store.settings import Settings, read
 from tests.support.webhooks import Actor
 
@@ -85,7 +85,7 @@ def test_no_process_starts_without_a_secret(process: str):
     ],
 )
 def test_what_can_be_guessed_is_no_secret(weak: str, monkeypatch: pytest.MonkeyPatch):
-    assert weakness(weak)
+    assert find_weakness(weak)
     monkeypatch.setenv("EXPUNGE_SECRET", weak)
     with pytest.raises(SystemExit, match="EXPUNGE_SECRET"):
         read()
@@ -99,7 +99,7 @@ def test_what_openssl_makes_is_a_secret():
             secrets.token_hex(32),
             secrets.token_urlsafe(24),
         ):
-            assert weakness(made) is None
+            assert find_weakness(made) is None
 
 
 def test_an_app_made_in_code_needs_one_too():
@@ -136,13 +136,13 @@ def test_a_variable_that_is_wrong_is_named_without_a_traceback(name: str, value:
 def test_each_use_has_a_key_of_its_own(tmp_path: Path):
     uses = ("api keys", "links", "logs", "signing keys")
     assert (
-        len({derive(secret, use) for secret in (OLD, NEW) for use in uses} | {OLD.encode(), NEW.encode()})
+        len({derive_key(secret, use) for secret in (OLD, NEW) for use in uses} | {OLD.encode(), NEW.encode()})
         == 2 * len(uses) + 2
     )
-    key, raw = keys.generate(), hmac.new(NEW.encode(), b"church", hashlib.sha256).hexdigest()
-    assert keys.hashed(key, NEW).split(".")[1] != keys.digest(key, NEW)
+    key, raw = keys.generate_key(), hmac.new(NEW.encode(), b"church", hashlib.sha256).hexdigest()
+    assert keys.hash_key(key, NEW).split(".")[1] != keys.legacy_digest(key, NEW)
     assert not raw.startswith(logs.fingerprint(Settings(secret=NEW), "church"))
-    assert NEW[:8] != name_of(NEW)
+    assert NEW[:8] != secret_id(NEW)
 
 
 # A rotation: OLD is replaced by NEW
@@ -151,9 +151,9 @@ def test_each_use_has_a_key_of_its_own(tmp_path: Path):
 def test_a_key_of_the_old_secret_opens_and_is_hashed_anew_when_it_is_used(session, tenant):
     row, key = keys.create(session, OLD, tenant.id, name="a")
     assert keys.authenticate(session, NEW, key) is None
-    assert keys.under_another(session, NEW) == 1
+    assert keys.count_under_other_secret(session, NEW) == 1
     assert keys.authenticate(session, NEW, key, [OLD]) is row
-    assert keys.under_another(session, NEW) == 0
+    assert keys.count_under_other_secret(session, NEW) == 0
     assert keys.authenticate(session, NEW, key) is row, "the old secret may go"
     assert keys.authenticate(session, THIRD, key, [OLD]) is None
 
@@ -172,7 +172,7 @@ def test_keys_that_the_release_before_has_made_open_and_ours_open_there(session,
     session.execute(text("update api_keys set hashed = null"))
     session.refresh(row)
     assert keys.authenticate(session, OLD, key) is row
-    assert row.hashed == keys.hashed(key, OLD)
+    assert row.hashed == keys.hash_key(key, OLD)
     assert session.execute(text(before), {"digest": digest}).scalar_one() == row.id, "after its use here, too"
 
 
@@ -194,8 +194,8 @@ def test_what_was_sealed_under_the_old_secret_is_read_and_sealed_anew(use):
     assert encryption.unseal(sealed, NEW, [OLD], use) == "whsec_x"
     with pytest.raises(Unreadable, match="EXPUNGE_SECRET_PREVIOUS"):
         encryption.unseal(sealed, NEW, use=use)
-    assert encryption.unseal(encryption.resealed(sealed, NEW, [OLD], use), NEW, use=use) == "whsec_x"
-    assert encryption.resealed(sealed, NEW, [], use) == sealed, "what nobody can read is kept"
+    assert encryption.unseal(encryption.reseal(sealed, NEW, [OLD], use), NEW, use=use) == "whsec_x"
+    assert encryption.reseal(sealed, NEW, [], use) == sealed, "what nobody can read is kept"
 
 
 def test_what_is_sealed_for_one_use_is_not_read_as_another():

@@ -35,10 +35,10 @@ def test_quotas_are_shown_given_and_taken_back(command, session, tenant, setting
     assert json.loads(command("default").stdout) == shown
     given = command("default", "--max-active-jobs", "3", "--max-running-jobs", "0")
     assert json.loads(given.stdout) == {**shown, "max_active_jobs": 3, "max_running_jobs": 0}
-    assert queue_quotas.of(session, tenant.id, settings) == queue_quotas.Quotas(3, 0, None, None)
+    assert queue_quotas.quotas_of(session, tenant.id, settings) == queue_quotas.Quotas(3, 0, None, None)
     session.rollback()
     assert json.loads(command("default", "--max-active-jobs", "default").stdout)["max_active_jobs"] == 9
-    acts = [(row.action, row.details) for row, _ in audit.page(session, tenant.id)]
+    acts = [(row.action, row.details) for row, _ in audit.list_entries(session, tenant.id)]
     assert acts == [
         ("tenant.changed", {"max_active_jobs": None}),
         ("tenant.changed", {"max_active_jobs": 3, "max_running_jobs": 0}),
@@ -60,6 +60,6 @@ def test_mistakes_are_named(command, arguments, words):
 
 
 def test_a_quota_is_a_number_or_the_word_default():
-    assert (tenants.number("7"), tenants.number("default")) == (7, None)
+    assert (tenants.parse_quota("7"), tenants.parse_quota("default")) == (7, None)
     with pytest.raises(ValueError, match="neither a number"):
-        tenants.number("1e3")
+        tenants.parse_quota("1e3")

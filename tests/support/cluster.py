@@ -207,7 +207,7 @@ def finished(fleet: Fleet) -> Callable[[uuid.UUID, int], None]:
         job = fleet.until_status(job_id, "succeeded", "failed", "cancelled")
         assert job.status == "succeeded", job.error
         with db.transaction(fleet.url) as session:
-            (row,) = artifacts.of_job(session, fleet.tenant_id, job_id)
+            (row,) = artifacts.list_of_job(session, fleet.tenant_id, job_id)
         content = b"".join(Blobs(fleet.settings.artifacts_url).read(row.key))
         assert content == digest(steps)
         assert row.sha256 == hashlib.sha256(content).hexdigest()

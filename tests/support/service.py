@@ -140,7 +140,7 @@ class Tenant:
 def settings(postgres_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings of the service under test, its artifacts in a directory."""
     made = make_settings(postgres_url, redis_url, tmp_path_factory.mktemp("artifacts"))
-    deployment.owned(made)  # marked before tests store anything behind the service's back
+    deployment.open_store(made)  # marked before tests store anything behind the service's back
     return made
 
 

@@ -183,7 +183,7 @@ def test_certificates_are_checked():
 
 def test_an_attempt_never_raises_for_what_a_receiver_does(settings):
     """Whatever an endpoint is, the answer is (status, error)."""
-    due = webhook_deliveries.Due(
+    due = webhook_deliveries.DueDelivery(
         uuid.uuid4(), 1, "http://127.0.0.1:1/", b"not sealed", None, "{}", datetime.now(UTC)
     )
     assert attempt(settings, due) == (None, "secret_unreadable")

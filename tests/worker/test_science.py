@@ -49,7 +49,7 @@ def post(settings, tenant) -> Callable[..., Job]:
 def shown(settings) -> Callable[[Job], tuple[Job, dict[str, Artifact]]]:
     def read(job: Job) -> tuple[Job, dict[str, Artifact]]:
         with db.transaction(settings.database_url.get_secret_value()) as session:
-            rows = artifacts.of_job(session, job.tenant_id, job.id)
+            rows = artifacts.list_of_job(session, job.tenant_id, job.id)
             return jobs.get(session, job.tenant_id, job.id), {row.name: row for row in rows}
 
     return read
