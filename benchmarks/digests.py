@@ -111,19 +111,31 @@ def images(folder: Path) -> dict[str, Path]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """sha256 of every tensor file; of the report, its costs left out."""
+    """sha256 of every tensor file, and of the report's values."""
     out = {}
     for file in sorted(folder.rglob("*")):
         if file.suffix == ".safetensors":
             out[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
         elif file.name == "report.json":
-            report = json.loads(file.read_text())
-            report["metrics"] = [m for m in report.get("metrics", []) if m["name"] not in COSTS]
-            out[file.name] = hashlib.sha256(json.dumps(report, sort_keys=True).encode()).hexdigest()
+            values = without_prose(json.loads(file.read_text()))
+            out[file.name] = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     return out
 
 
 COSTS = ("wall_seconds", "wall_seconds_erase", "peak_memory_bytes")
+
+
+def without_prose(report: dict[str, Any]) -> dict[str, Any]:
+    """A report's values: without its costs, which differ between runs, and without its sentences, which may
+    be reworded. How many notes and pieces of advice there are still counts.
+    """
+    values = {key: value for key, value in report.items() if key != "conventions"}
+    values["metrics"] = [m for m in report.get("metrics", []) if m["name"] not in COSTS]
+    values["notes"] = len(report.get("notes", []))
+    values["not_available"] = [m | {"reason": ""} for m in report.get("not_available", [])]
+    if "verdict" in report:
+        values["verdict"] = report["verdict"] | {"advice": len(report["verdict"]["advice"])}
+    return values
 
 
 def silent(_: Any) -> None:
