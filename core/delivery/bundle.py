@@ -54,7 +54,7 @@ def write_report(
 ) -> None:
     """report.json, report.html, grid.png, and detections.json when NudeNet looked."""
     (out / "report.json").write_text(evaluation.report.model_dump_json(indent=1) + "\n")
-    (out / "report.html").write_text(page.render(evaluation, history, facts))
+    (out / "report.html").write_text(page.render_report(evaluation, history, facts))
     draw_grid(evaluation, out / "grid.png")
     if evaluation.detections:
         (out / "detections.json").write_text(json.dumps(evaluation.detections, indent=1) + "\n")
@@ -88,7 +88,7 @@ def write_erasure(
     if fuse_too:
         fused.fuse(model, source, out / delta.file, out)
     hidden = isinstance(spec, HideSpec)
-    limits = card.limits(model.changes(), fuse_too, hidden, evaluation is not None)
+    limits = card.list_limits(model.changes(), fuse_too, hidden, evaluation is not None)
     named = phrasing.as_asked(
         stack.unique([c for layer in layers for c in layer.concepts]), spec.concepts, (asked or spec).concepts
     )
@@ -121,7 +121,7 @@ def write_erasure(
         write_report(out, evaluation, delta.info.get("history") or [], facts)
     made = [(layer.method, layer.concepts) for layer in layers]
     (out / "README.md").write_text(
-        card.render(
+        card.render_card(
             model,
             source,
             spec.model,
@@ -178,12 +178,12 @@ def write_combination(
                 evaluation.report.verdict.passed,
             ),
             "summary": f"{len(layers)} deltas of the model '{spec.model}', summed.{back}",
-            "limits": card.limits(model.changes(), spec.fused, judged=evaluation is not None),
+            "limits": card.list_limits(model.changes(), spec.fused, judged=evaluation is not None),
             "details": {"jobs": ", ".join(spec.jobs), **manifest.libraries()},
         }
         write_report(out, evaluation, [], facts)
     (out / "README.md").write_text(
-        card.render(
+        card.render_card(
             model, source, spec.model, made, evaluation.report if evaluation else None, fused=spec.fused
         )
     )
@@ -217,7 +217,7 @@ def write_evaluation(
     facts = {
         "title": phrasing.headline(concepts, evaluation.report.verdict.passed),
         "summary": f"The {what} on the model '{spec.model}', judged.",
-        "limits": card.limits(model.changes(), fused=False),
+        "limits": card.list_limits(model.changes(), fused=False),
         "details": {"delta": delta_digest or "none", **manifest.libraries()},
     }
     write_report(out, evaluation, [], facts)
@@ -226,7 +226,7 @@ def write_evaluation(
         "context": context,
         "base_model": base_facts(model, source, spec.model),
         "delta": {"sha256": delta_digest},
-        "limits": card.limits(model.changes(), fused=False),
+        "limits": card.list_limits(model.changes(), fused=False),
         "spec": spec.model_dump(mode="json"),
         "seeds": picture_seeds(evaluation),
         **report_facts(evaluation),

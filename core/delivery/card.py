@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from expunge.core import sources
-from expunge.core.delivery.page import environment, table
+from expunge.core.delivery.page import create_environment, overall_rows
 from expunge.core.evaluation.report import Report
 from expunge.core.hiding.key import PREFIX
 from expunge.core.models import Denoiser
@@ -16,116 +16,119 @@ from expunge.core.specs import METHODS, Concept, EraseSpec, HideSpec, RecoverySp
 
 TAGS = ["concept-erasure", "unlearning", "safety", "lora", "diffusers", "stable-diffusion", "text-to-image"]
 
-
+# Known limits: what a reader must know before relying on a result
 HIDDEN = (
-    "The concept is hidden, not gone: its recovery key draws it again from this very model, and whoever has"
-    " the key can. A random key of the same size does not, which the report measures; that no other way back"
-    " exists was not tried."
+    "The concept is hidden, not removed: with its recovery key this same model draws it again, and whoever"
+    " has the key can do so. A random key of the same size does not bring it back (the report measures this)."
+    " Whether there is any other way back was not tested."
 )
-
-
+REMOVABLE = (
+    "The LoRA can be unloaded, or loaded at a smaller scale, and then the base model draws the concept again."
+    " Where users hold the weights,"
+)
 UNTOUCHED = (
-    "The text encoder and the VAE are the base model's: the concept's name still has its meaning there, and"
-    " pictures of it can still be encoded and edited."
+    "The text encoder and the VAE are the base model's. The text encoder still knows the concept's name, and"
+    " the VAE can still encode pictures of the concept for editing."
 )
 STOCK_ENCODER = (
     "Only the text encoder is changed. Bypass: with the stock text encoder in its place, or with text states"
-    " from it, the U-Net draws the concept again, fused or not. Use a method that changes the U-Net where"
-    " users hold the weights. The VAE is the base model's too: pictures of the concept can still be encoded"
-    " and edited."
+    " computed by it, the U-Net draws the concept again, in the fused checkpoint too. Where users hold the"
+    " weights, use a method that changes the U-Net. The VAE is the base model's: it can still encode pictures"
+    " of the concept for editing."
 )
 ZEROS = [
     (
-        "The mask can be left off: then the base model draws the concept again. Ship the fused checkpoint,"
-        " whose weights hold the zeros."
+        "The mask can be left off, and then the base model draws the concept again. Ship the fused"
+        " checkpoint, whose weights contain the zeros."
     ),
     (
-        "Leak: the zeros say where the concept was. “Roots Beneath the Cut” (arXiv 2603.06640) revives pruned"
-        " concepts, without data, from the positions of the zeros alone; the mask lists them, and the fused"
-        " checkpoint shows them. Give neither to whoever wants the concept back: a LoRA, fused, has no such"
-        " positions."
+        "Leak: the zeros reveal where the concept was. “Roots Beneath the Cut” (arXiv 2603.06640) revives"
+        " pruned concepts, without data, from the positions of the zeros alone. The mask lists these"
+        " positions, and the fused checkpoint shows them: give neither to anyone who may want the concept"
+        " back. A fused LoRA has no such positions."
     ),
 ]
-
-
+UNFILTERED = (
+    "The fused checkpoint has no safety checker, whether or not the base model had one: nothing filters what"
+    " it draws."
+)
+NOT_ATTACKED = (
+    "No attack was tried: no adversarial prompts, no textual inversion, and no fine-tuning to bring the"
+    " concept back."
+)
 JUDGED = [
     (
         "Only the listed prompts and seeds were drawn. Other words for the concept, other languages and other"
         " concepts were not judged."
     ),
     (
-        "The judges are classifiers with errors of their own; the base model's row says how often they are"
-        " right on pictures that were not touched."
+        "The judges are classifiers, and they make mistakes: the base model's numbers show how often they are"
+        " right on pictures of the unchanged model."
     ),
 ]
-UNFILTERED = (
-    "The fused checkpoint has no safety checker, whatever the base model came with: nothing filters what it"
-    " draws."
-)
-
-
-def method_name(spec: EraseSpec) -> str:
-    return f"KPOP on {spec.method.name.upper()}" if isinstance(spec, HideSpec) else spec.method.name.upper()
-
-
+# Said beside the code that loads a fused checkpoint
 UNCHECKED = (
-    "It holds no safety checker (`safety_checker` is null), whether the base model came with one or not:"
-    " where pictures must be screened, pass `safety_checker` and `feature_extractor` to `from_pretrained`, or"
+    "It holds no safety checker (`safety_checker` is null), whether or not the base model had one. Where"
+    " pictures must be screened, pass `safety_checker` and `feature_extractor` to `from_pretrained`, or"
     " screen them elsewhere."
 )
 
 
-def limits(changed: Collection[str], fused: bool, hidden: bool = False, judged: bool = True) -> list[str]:
-    """What a reader must know before relying on the result; `changed` names what the delta changes, and
-    how.
+def method_name(spec: EraseSpec) -> str:
+    """The method as a reader knows it: 'AGE'; of a hide job 'KPOP on ESD'."""
+    name = spec.method.name.upper()
+    return f"KPOP on {name}" if isinstance(spec, HideSpec) else name
+
+
+def list_limits(
+    changes: Collection[str], fused: bool, hidden: bool = False, judged: bool = True
+) -> list[str]:
+    """What a reader must know before relying on the result.
+
+    changes: what the delta changes, and how, as `Denoiser.changes` says.
     """
-    remedy = (
-        "Ship the fused checkpoint where users hold the weights."
-        if fused
-        else "Ask for the fused checkpoint (fused: true) where users hold the weights."
-    )
-    removable = (
-        "The LoRA can be unloaded, or loaded at a smaller scale: then the base model draws the concept"
-        f" again. {remedy}"
-    )
-    return [
-        *([HIDDEN] if hidden else []),
-        *(ZEROS if "sparse_mask" in changed else [removable]),
-        STOCK_ENCODER if "text_encoder" in changed else UNTOUCHED,
-        *([UNFILTERED] if fused else []),
-        (
-            "No attack was tried: no adversarial prompt, no textual inversion, no fine-tuning that could"
-            " bring the concept back."
-        ),
-        *(JUDGED if judged else []),
-    ]
+    limits = [HIDDEN] if hidden else []
+    if "sparse_mask" in changes:
+        limits += ZEROS
+    else:
+        remedy = "ship the fused checkpoint." if fused else "request the fused checkpoint (fused: true)."
+        limits.append(f"{REMOVABLE} {remedy}")
+    limits.append(STOCK_ENCODER if "text_encoder" in changes else UNTOUCHED)
+    if fused:
+        limits.append(UNFILTERED)
+    limits.append(NOT_ATTACKED)
+    if judged:
+        limits += JUDGED
+    return limits
 
 
-def markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """A user's words as plain text in Markdown."""
     return re.sub(r"([\\`*_{}\[\]()#|!~])", r"\\\1", escape(text, quote=False))
 
 
 def front_matter(base: str, mask: bool) -> str:
-    """YAML; JSON strings are YAML strings."""
-    relation, tags = ("finetune", [t for t in TAGS if t != "lora"]) if mask else ("adapter", TAGS)
+    """The YAML that the hub reads; JSON strings are YAML strings."""
+    relation = "finetune" if mask else "adapter"
+    tags = [tag for tag in TAGS if not (mask and tag == "lora")]
     lines = [
         f"base_model: {json.dumps(base)}",
         f"base_model_relation: {relation}",
         "library_name: diffusers",
         "pipeline_tag: text-to-image",
+        "tags:",
+        *(f"- {tag}" for tag in tags),
     ]
-    return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in tags)]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
-def made_by(layers: Sequence[tuple[str, Sequence[Concept]]]) -> str:
-    """Which method took out what: ("age", [church]) for each layer."""
+def cite_methods(layers: Sequence[tuple[str, Sequence[Concept]]]) -> str:
+    """Each method of the layers, ("age", [church]) and so on, with its paper."""
     names = dict.fromkeys(name for name, _ in layers)
-    cited = [f"{name.upper()}, {METHODS[name].cited()}" for name in names]
-    return "; ".join(cited)
+    return "; ".join(f"{name.upper()}, {METHODS[name].cited()}" for name in names)
 
 
-def render(
+def render_card(
     model: Denoiser,
     source: str,
     base: str,
@@ -136,31 +139,37 @@ def render(
     hidden: bool = False,
     words: Sequence[str] = (),
 ) -> str:
-    """The card's text for a delta of the model `base`, made of one or several layers of (method,
-    concepts).
+    """The card's text for a delta of the model `base`.
+
+    layers: (method, concepts) of each erasure that the delta holds; words: those learned from images.
     """
-    env = environment()
-    env.filters["md"] = markdown
     changed = list({c.name.casefold(): c for _, concepts in layers for c in concepts}.values())
     mask = "sparse_mask" in model.changes()
-    hub = sources.parse(source).name if sources.parse(source).kind == "hub" else None
+    made_by = cite_methods(layers)
+    if hidden:
+        made_by = f"KPOP, {RecoverySpec.cited()}; on {made_by}"
+    parsed = sources.parse(source)
+    hub = parsed.name if parsed.kind == "hub" else None
     facts: dict[str, Any] = {
         "front": front_matter(hub or base, mask),
         "base": hub or base,
         "title": headline(changed, report.verdict.passed if report else None, hidden),
         "deed": infinitive(deed(changed, hub or base, hidden)),
-        "made_by": f"KPOP, {RecoverySpec.cited()}; on {made_by(layers)}" if hidden else made_by(layers),
+        "made_by": made_by,
         "hidden": hidden,
+        # For the code that draws with a recovery key
         "key_name": json.dumps(PREFIX + changed[0].name, ensure_ascii=False),
         "prompt": json.dumps(model.vocabulary.prompts(changed[0].name)[-1], ensure_ascii=False),
         "load_from": json.dumps(hub or "path/to/the/base/model"),
         "mask": mask,
-        "limits": limits(model.changes(), fused, hidden, report is not None),
+        "limits": list_limits(model.changes(), fused, hidden, report is not None),
         "digest": model.digest,
     }
+    env = create_environment()
+    env.filters["md"] = escape_markdown
     return env.get_template("card.md.j2").render(
         report=report,
-        rows=table(report) if report else [],
+        rows=overall_rows(report) if report else [],
         fused=fused,
         unchecked=UNCHECKED,
         words=words,

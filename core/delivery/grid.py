@@ -1,11 +1,9 @@
-"""Before and after, side by side: which pictures to show, grid.png, and pictures as data: URIs for the
-page.
-"""
+"""Before and after, side by side: grid.png, and pictures as data: URIs for the page."""
 
 import base64
 import io
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +13,37 @@ from PIL import Image, ImageDraw, ImageFont
 from expunge.core.evaluation.pictures import Picture
 from expunge.core.evaluation.report import Evaluation
 
-TILE, GAP, LABEL, MARGIN, ROW = 112, 6, 150, 20, 8
+TILE, GAP, LABEL, MARGIN = 112, 6, 150, 20  # pixels: of a picture, between two, left of a row, around all
+ROW = 8  # pictures beside each other
 INK, FAINT, PAPER = "#1f2328", "#6a737d", "#ffffff"
+PRESERVED = "preserved"
+Rows = Mapping[int, np.ndarray[Any, Any]]  # row of the pictures -> a model's picture
 
 
-def shown(pictures: list[Picture], concept: str, count: int) -> list[int]:
-    """Rows of a concept's first pictures."""
-    return [i for i, p in enumerate(pictures) if p.concept == concept][:count]
+def first_rows(pictures: Sequence[Picture], concept: str, count: int) -> list[int]:
+    """The rows of a concept's first pictures."""
+    return [i for i, picture in enumerate(pictures) if picture.concept == concept][:count]
 
 
-def thumbnail(image: np.ndarray[Any, Any], size: int) -> Image.Image:
+def make_thumbnail(image: np.ndarray[Any, Any], size: int) -> Image.Image:
     """A square of `size` pixels; small pictures are enlarged smoothly."""
     return Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS)
 
 
-def written(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The text as the font can draw it: where it lacks a sign, by the letter without its marks, else by its
-    code point.
+def make_printable(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """The text with every character that the font lacks replaced: by the letter without its marks, or else by
+    its code point.
     """
-    lacking = bytes(font.getmask("\U0010fffe"))
+    missing = bytes(font.getmask("\U0010fffe"))
 
-    def drawn(sign: str) -> bool:
-        return sign.isspace() or bytes(font.getmask(sign)) != lacking
+    def has(character: str) -> bool:
+        return character.isspace() or bytes(font.getmask(character)) != missing
 
-    def instead(sign: str) -> str:
-        bare = "".join(c for c in unicodedata.normalize("NFKD", sign) if not unicodedata.combining(c))
-        return bare if bare and all(map(drawn, bare)) else f"[U+{ord(sign):04X}]"
+    def replacement(character: str) -> str:
+        bare = "".join(c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c))
+        return bare if bare and all(map(has, bare)) else f"[U+{ord(character):04X}]"
 
-    return "".join(sign if drawn(sign) else instead(sign) for sign in text)
+    return "".join(character if has(character) else replacement(character) for character in text)
 
 
 def data_uri(image: np.ndarray[Any, Any], limit: int = 192) -> str:
@@ -60,38 +61,53 @@ def data_uri(image: np.ndarray[Any, Any], limit: int = 192) -> str:
 
 def draw_grid(evaluation: Evaluation, file: Path, max_concepts: int = 6) -> Path:
     """grid.png: for each erased concept a row before, a row after and, of a hidden one, a row with the
-    recovery key; then the preserved concepts.
+    recovery key; then one picture of each preserved concept.
     """
     report, pictures = evaluation.report, evaluation.pictures
-    sections = [(name, shown(pictures, name, ROW)) for name in report.erased[:max_concepts]]
-    kept = [shown(pictures, name, 1)[0] for name in report.preserved]
-    sections += [("preserved", kept[i : i + ROW]) for i in range(0, min(len(kept), 2 * ROW), ROW)]
-    columns = max(len(rows) for _, rows in sections)
-    lines: list[tuple[str, Mapping[int, Any]]] = [
+
+    # Which pictures stand in which section, and which lines a section has
+    sections = [(name, first_rows(pictures, name, ROW)) for name in report.erased[:max_concepts]]
+    preserved = [first_rows(pictures, name, 1)[0] for name in report.preserved]
+    sections += [(PRESERVED, preserved[i : i + ROW]) for i in range(0, min(len(preserved), 2 * ROW), ROW)]
+    lines: list[tuple[str, Rows]] = [
         ("before", dict(enumerate(evaluation.base))),
         ("after", dict(enumerate(evaluation.sanitized))),
     ]
-    lines += [("with the key", evaluation.recovered)] if evaluation.recovered else []
+    if evaluation.recovered:
+        lines.append(("with the key", evaluation.recovered))
+
+    # The canvas: sections below each other
+    columns = max(len(rows) for _, rows in sections)
     section_height = len(lines) * (TILE + GAP) + 44
-    width, height = LABEL + columns * (TILE + GAP) + MARGIN, MARGIN + len(sections) * section_height
-    canvas = Image.new("RGB", (width, height), PAPER)
-    pen = ImageDraw.Draw(canvas)
-    bold, small = ImageFont.load_default(size=16), ImageFont.load_default(size=12)
-    for s, (name, rows) in enumerate(sections):
-        top = MARGIN + s * section_height
-        title = name if name == "preserved" else f"changed: {name}"
-        pen.text((MARGIN, top - 12), written(title, bold), fill=INK, font=bold)
-        for line, (when, images) in enumerate(lines):
-            if rows[0] not in images:
-                continue
-            y = top + 14 + line * (TILE + GAP)
-            pen.text((MARGIN, y + TILE // 2 - 8), when, fill=FAINT, font=small)
-            for column, i in enumerate(rows):
-                x = LABEL + column * (TILE + GAP)
-                canvas.paste(thumbnail(images[i], TILE), (x, y))
-                if name == "preserved" and line == 0:
-                    pen.text(
-                        (x, y - 15), written(pictures[i].concept[:18], small)[:18], fill=FAINT, font=small
-                    )
+    size = LABEL + columns * (TILE + GAP) + MARGIN, MARGIN + len(sections) * section_height
+    canvas = Image.new("RGB", size, PAPER)
+    for place, (name, rows) in enumerate(sections):
+        draw_section(canvas, MARGIN + place * section_height, name, rows, lines, pictures)
     canvas.save(file, "PNG", optimize=True)
     return file
+
+
+def draw_section(
+    canvas: Image.Image,
+    top: int,
+    name: str,
+    rows: Sequence[int],
+    lines: Sequence[tuple[str, Rows]],
+    pictures: Sequence[Picture],
+) -> None:
+    """A heading, and below it a line of pictures for each of `lines`; over preserved ones their names."""
+    pen = ImageDraw.Draw(canvas)
+    bold, small = ImageFont.load_default(size=16), ImageFont.load_default(size=12)
+    title = name if name == PRESERVED else f"changed: {name}"
+    pen.text((MARGIN, top - 12), make_printable(title, bold), fill=INK, font=bold)
+    for number, (when, images) in enumerate(lines):
+        if rows[0] not in images:
+            continue  # only hidden concepts are drawn with a key
+        y = top + 14 + number * (TILE + GAP)
+        pen.text((MARGIN, y + TILE // 2 - 8), when, fill=FAINT, font=small)
+        for column, row in enumerate(rows):
+            x = LABEL + column * (TILE + GAP)
+            canvas.paste(make_thumbnail(images[row], TILE), (x, y))
+            if name == PRESERVED and number == 0:
+                label = make_printable(pictures[row].concept[:18], small)[:18]
+                pen.text((x, y - 15), label, fill=FAINT, font=small)

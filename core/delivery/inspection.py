@@ -7,8 +7,8 @@ from typing import Any
 from expunge.core.delivery import manifest, signing
 from expunge.core.delivery.bundle import base_facts, seal
 from expunge.core.delivery.grid import data_uri
-from expunge.core.delivery.page import environment
-from expunge.core.delivery.plots import BAR, LEFT, RIGHT, WIDTH, frame, text
+from expunge.core.delivery.page import create_environment
+from expunge.core.delivery.plots import BAR, LEFT, RIGHT, WIDTH, draw_dot, draw_row_names, wrap_svg
 from expunge.core.evaluation.judges import Images
 from expunge.core.evaluation.pictures import Picture
 from expunge.core.inspection import Inspection, Moved
@@ -16,34 +16,28 @@ from expunge.core.models import Denoiser
 from expunge.core.specs import InspectSpec
 
 
-def bars(rows: Sequence[Moved]) -> str:
-    """A bar for how far each concept moved and a hollow mark for how far it is from what the changed one
+def plot_ranking(rows: Sequence[Moved]) -> str:
+    """A bar for how far each concept moved, and a hollow mark for how far it is from what the changed concept
     became.
     """
-    top = max((max(r.moved, r.away) for r in rows), default=1.0) or 1.0
-    height, body = len(rows) * BAR + 12, list[str]()
+    top = max((max(row.moved, row.away) for row in rows), default=1.0) or 1.0
 
-    def x(value: float) -> float:
+    def place(value: float) -> float:
         return LEFT + value / top * (WIDTH - LEFT - RIGHT)
 
+    body = []
     for i, row in enumerate(rows):
         y = 16 + i * BAR
-        label = row.concept if len(row.concept) < 25 else row.concept[:23] + "…"
-        body += [
-            text(LEFT - 12, y + 4, label, "end"),
-            (
-                f'<rect x="{LEFT}" y="{y - 8}" width="{x(row.moved) - LEFT:.1f}" height="15" rx="3"'
-                ' class="bar"/>'
-            ),
-            f'<g class="base"><circle cx="{x(row.away):.1f}" cy="{y - 0.5:.1f}" r="4.5"/></g>',
-            text(WIDTH - RIGHT + 14, y + 4, f"{row.moved:.4f}"),
-        ]
-    return frame(height, "How far each concept moved", body)
+        width = place(row.moved) - LEFT
+        body += draw_row_names(y, row.concept, f"{row.moved:.4f}")
+        body.append(f'<rect x="{LEFT}" y="{y - 8}" width="{width:.1f}" height="15" rx="3" class="bar"/>')
+        body.append(f'<g class="base">{draw_dot(place(row.away), y - 0.5)}</g>')
+    return wrap_svg(len(rows) * BAR + 12, "How far each concept moved", body)
 
 
-def panels(pictures: Sequence[Picture], before: Images, after: Images) -> list[dict[str, Any]]:
+def pair_pictures(pictures: Sequence[Picture], before: Images, after: Images) -> list[dict[str, Any]]:
     """Each concept's pictures in pairs, in the order of the pictures."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    pairs: dict[str, list[dict[str, Any]]] = {}
     for picture, old, new in zip(pictures, before, after, strict=True):
         pair = {
             "before": data_uri(old),
@@ -51,8 +45,41 @@ def panels(pictures: Sequence[Picture], before: Images, after: Images) -> list[d
             "prompt": picture.prompt,
             "seed": picture.seed,
         }
-        found.setdefault(picture.concept, []).append(pair)
-    return [{"name": name, "pairs": pairs} for name, pairs in found.items()]
+        pairs.setdefault(picture.concept, []).append(pair)
+    return [{"name": name, "pairs": found} for name, found in pairs.items()]
+
+
+def render_inspection(
+    report: Inspection,
+    spec: InspectSpec,
+    base_digest: str,
+    drawn: tuple[Sequence[Picture], Images, Images] | None,
+) -> str:
+    """report.html."""
+    inspected = f"delta {report.digests['theta_prime'][:12]}…"
+    against = f"delta {report.digests['theta'][:12]}…"
+    if report.digests["theta"] == base_digest:
+        against = "the base model"
+    chosen = "the concept that moved most" if report.found else "as requested"
+    details = {
+        **report.digests,
+        "seed": spec.seed,
+        "latents": spec.trajectories * spec.timesteps,
+        **manifest.libraries(),
+    }
+    template = create_environment().get_template("inspection.html.j2")
+    return template.render(
+        report=report,
+        summary=(
+            f"{inspected} compared with {against} of '{spec.model}', over {report.words} concepts. Changed"
+            f" concept: {report.changed} ({chosen})."
+        ),
+        ranking=plot_ranking(report.ranking),
+        panels=pair_pictures(*drawn) if drawn else [],
+        left=against,
+        right=inspected,
+        details=details,
+    )
 
 
 def write_inspection(
@@ -68,36 +95,11 @@ def write_inspection(
 ) -> list[Path]:
     """Write report.json, report.html and the sealed manifest; returns the bundle's files.
 
-    `drawn`: pictures by the old and by the new model.
+    drawn: the pictures, as the old and as the new model drew them.
     """
     (out / "report.json").write_text(report.model_dump_json(indent=1) + "\n")
-    against = (
-        "the base model"
-        if report.digests["theta"] == model.digest
-        else f"delta {report.digests['theta'][:12]}…"
-    )
-    inspected = f"delta {report.digests['theta_prime'][:12]}…"
-    found = "found as what moved most" if report.found else "as asked"
-    page = environment().get_template("inspection.html.j2")
-    html = page.render(
-        report=report,
-        summary=(
-            f"{inspected} beside {against} of '{spec.model}', over {report.words} concepts; changed:"
-            f" {report.changed} ({found})."
-        ),
-        ranking=bars(report.ranking),
-        panels=panels(*drawn) if drawn else [],
-        left=against,
-        right=inspected,
-        details={
-            **report.digests,
-            "seed": spec.seed,
-            "latents": spec.trajectories * spec.timesteps,
-            **manifest.libraries(),
-        },
-    )
-    (out / "report.html").write_text(html)
-    sealed = {
+    (out / "report.html").write_text(render_inspection(report, spec, model.digest, drawn))
+    facts = {
         "kind": "inspect",
         "context": context,
         "base_model": base_facts(model, source, spec.model),
@@ -107,4 +109,4 @@ def write_inspection(
         "changed": report.changed,
         "ranking": [row.concept for row in report.ranking],
     }
-    return seal(out, sealed, key)
+    return seal(out, facts, key)

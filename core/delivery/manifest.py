@@ -1,6 +1,5 @@
-"""manifest.json: what a bundle was made from and with, and the sha256 and size of each of its files.
-
-Needs no torch.
+"""manifest.json: what a bundle was made from and with, and the sha256 and size of each of its files. Imports
+no torch.
 """
 
 import hashlib
@@ -35,7 +34,7 @@ def sha256(file: Path) -> str:
 
 
 def libraries() -> dict[str, str]:
-    """Versions of what the numbers depend on; a library that is not installed is left out."""
+    """Versions of what the numbers depend on; libraries that are not installed are left out."""
     found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
     for name in LIBRARIES:
         try:
@@ -46,31 +45,29 @@ def libraries() -> dict[str, str]:
 
 
 def seal(folder: Path, facts: dict[str, Any], key: signing.Key | None) -> list[Path]:
-    """Write manifest.json over every file in `folder`, naming the key that signs it, and manifest.sig when
-    there is one; returns what was written.
+    """Write manifest.json over every file in `folder`, and manifest.sig where there is a key to sign with;
+    returns the files written.
     """
-    names = sorted(
-        f.relative_to(folder).as_posix()
-        for f in folder.rglob("*")
-        if f.is_file() and f.name not in (MANIFEST, SIGNATURE)
-    )
-    files = {
-        name: {"sha256": sha256(folder / name), "size": (folder / name).stat().st_size} for name in names
-    }
-    created = datetime.now(UTC).isoformat(timespec="seconds")
     private = None if key is None else signing.private(key)
-    signed = {} if private is None else {"signed_by": signing.key_id(private.public_key())}
-    content = {
+    content: dict[str, Any] = {
         "format": FORMAT,
-        "created_at": created,
-        **signed,
-        **facts,
-        "libraries": libraries(),
-        "files": files,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    if private is not None:
+        content["signed_by"] = signing.key_id(private.public_key())
+    content |= {**facts, "libraries": libraries(), "files": list_files(folder)}
     payload = (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
     (folder / MANIFEST).write_bytes(payload)
     if private is None:
         return [folder / MANIFEST]
     (folder / SIGNATURE).write_text(json.dumps(signing.sign(private, payload), indent=1) + "\n")
     return [folder / MANIFEST, folder / SIGNATURE]
+
+
+def list_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """sha256 and size of each file in `folder`, by name; without the manifest and its signature."""
+    files = {}
+    for file in folder.rglob("*"):
+        if file.is_file() and file.name not in (MANIFEST, SIGNATURE):
+            files[file.relative_to(folder).as_posix()] = {"sha256": sha256(file), "size": file.stat().st_size}
+    return dict(sorted(files.items()))

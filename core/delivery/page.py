@@ -1,4 +1,4 @@
-"""report.html: one file, nothing fetched from elsewhere."""
+"""report.html: an evaluation as one page that loads nothing from elsewhere."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,19 +8,21 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from expunge.core.delivery import plots
-from expunge.core.delivery.grid import data_uri, shown
-from expunge.core.evaluation.report import Evaluation, Report
+from expunge.core.delivery.grid import data_uri, first_rows
+from expunge.core.evaluation.pictures import Role
+from expunge.core.evaluation.report import Evaluation, Metric, Report
+from expunge.core.evaluation.verdict import Check
 
-SHOWN_ERASED, SHOWN_PRESERVED = 8, 2
-NAMES = {
+SHOWN_ERASED, SHOWN_PRESERVED = 8, 2  # pictures of a concept on the page
+TITLES = {
     "esr1": "ESR-1",
     "esr5": "ESR-5",
     "edit1": "Edit success, top-1",
     "edit5": "Edit success, top-5",
-    "attribute_distance": "Distance from the shares asked",
+    "attribute_distance": "Distance from the shares asked for",
     "psr1": "PSR-1",
     "psr5": "PSR-5",
-    "psr1_ratio": "PSR-1, share of base",
+    "psr1_ratio": "PSR-1, ratio to base",
     "clip_score": "CLIP score",
     "clip_delta": "CLIP δ",
     "psr1_objects": "PSR-1, objects",
@@ -28,7 +30,7 @@ NAMES = {
     "psr5_objects": "PSR-5, objects",
     "psr5_styles": "PSR-5, styles",
     "content1": "Objects still shown without the style",
-    "content1_ratio": "Objects still shown, share of base",
+    "content1_ratio": "Objects still shown, ratio to base",
     "lpips": "LPIPS",
     "rsr1": "RSR-1, with the key",
     "rsr5": "RSR-5, with the key",
@@ -41,27 +43,34 @@ NAMES = {
     "peak_memory_bytes": "Peak memory",
     "leakage_nats": "Leakage, lower bound (at most 0.693)",
 }
+COSTS = ("wall_seconds", "wall_seconds_erase", "peak_memory_bytes")  # these rest on no pictures
+TOGETHER = {  # what a check without a concept is about
+    "esr1": "all erased concepts together",
+    "esr5": "all erased concepts together",
+    "psr1_ratio": "all preserved concepts",
+    "content1_ratio": "all erased styles",
+}
 
 
 def title_of(name: str) -> str:
-    return NAMES.get(name, name.replace("ner_", "NER-"))
+    """A metric's name as a reader knows it."""
+    return TITLES.get(name, name.replace("ner_", "NER-"))
 
 
-def environment() -> Environment:
-    folder = Path(__file__).parent
-    env = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=select_autoescape(["html.j2"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    env.filters["metric"] = metric_text
-    env.globals["title_of"] = title_of
-    return env
+def scope_of(check: Check) -> str:
+    """What a check is about: one concept, or all concepts of a kind."""
+    return check.concept or TOGETHER.get(check.metric, "all concepts")
 
 
-def metric_text(value: float | None, name: str) -> str:
-    """A number as people read it: shares in percent, scores with their own digits."""
+def outcome_of(passed: bool | None) -> str:
+    """A verdict, or the result of one check, as a word."""
+    if passed is None:
+        return "not judged"
+    return "passed" if passed else "failed"
+
+
+def format_metric(value: float | None, name: str) -> str:
+    """A number with its unit; what has no unit of its own is a share, in percent."""
     if value is None:
         return "not judged"
     if name.startswith(("clip", "lpips")):
@@ -75,69 +84,101 @@ def metric_text(value: float | None, name: str) -> str:
     return f"{100 * value:.1f} %"
 
 
-def panels(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """For each concept its pictures before and after, as data: URIs, and its numbers."""
-    report, out = evaluation.report, []
-    for role, names, count in (
-        ("erased", report.erased, SHOWN_ERASED),
-        ("preserved", report.preserved, SHOWN_PRESERVED),
-    ):
-        for name in names:
-            pairs = [
-                {
-                    "before": data_uri(evaluation.base[i]),
-                    "after": data_uri(evaluation.sanitized[i]),
-                    "recovered": data_uri(evaluation.recovered[i]) if i in evaluation.recovered else None,
-                    "prompt": evaluation.pictures[i].prompt,
-                    "seed": evaluation.pictures[i].seed,
-                }
-                for i in shown(evaluation.pictures, name, count)
-            ]
-            spread = any(d.concept == name for d in report.distributions)
-            rate = "psr1" if role == "preserved" else "attribute_distance" if spread else "esr1"
-            out.append(
-                {
-                    "role": role,
-                    "name": name,
-                    "pairs": pairs,
-                    "same": all(
-                        np.array_equal(evaluation.base[i], evaluation.sanitized[i])
-                        for i, picture in enumerate(evaluation.pictures)
-                        if picture.concept == name
-                    ),
-                    "rate": rate,
-                    "value": report.value(rate, name),
-                    "base": report.value(f"{rate}_base", name),
-                    "edit": report.value("edit1", name) if role == "erased" else None,
-                    "recovery": report.value("rsr1", name),
-                }
-            )
-    return out
+def create_environment() -> Environment:
+    """The templates of this folder, with the filters and functions that they use."""
+    env = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=select_autoescape(["html.j2"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    env.filters["metric"] = format_metric
+    env.filters["outcome"] = outcome_of
+    env.globals["title_of"] = title_of
+    env.globals["scope_of"] = scope_of
+    return env
 
 
-def table(report: Report) -> list[dict[str, Any]]:
-    """The overall metrics, each with its base model's value where there is one."""
+def concept_panels(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """A panel for each erased concept, then for each preserved one."""
+    report = evaluation.report
+    erased = [concept_panel(evaluation, name, "erased", SHOWN_ERASED) for name in report.erased]
+    preserved = [concept_panel(evaluation, name, "preserved", SHOWN_PRESERVED) for name in report.preserved]
+    return erased + preserved
+
+
+def concept_panel(evaluation: Evaluation, name: str, role: Role, count: int) -> dict[str, Any]:
+    """A concept's first `count` pictures before and after, as data: URIs, and its numbers."""
+    report = evaluation.report
+
+    # The number that speaks for the concept: a debiased one is judged by its attributes' shares
+    if role == "preserved":
+        rate = "psr1"
+    elif any(d.concept == name for d in report.distributions):
+        rate = "attribute_distance"
+    else:
+        rate = "esr1"
+
+    rows = [i for i, picture in enumerate(evaluation.pictures) if picture.concept == name]
+    return {
+        "role": role,
+        "name": name,
+        "pairs": [picture_pair(evaluation, i) for i in first_rows(evaluation.pictures, name, count)],
+        "same": all(np.array_equal(evaluation.base[i], evaluation.sanitized[i]) for i in rows),
+        "rate": rate,
+        "value": report.value(rate, name),
+        "base": report.value(f"{rate}_base", name),
+        "edit": report.value("edit1", name) if role == "erased" else None,
+        "recovery": report.value("rsr1", name),
+    }
+
+
+def picture_pair(evaluation: Evaluation, row: int) -> dict[str, Any]:
+    """One prompt and seed as both models drew it and, of a hidden concept, as the recovery key does."""
+    picture, recovered = evaluation.pictures[row], evaluation.recovered.get(row)
+    return {
+        "before": data_uri(evaluation.base[row]),
+        "after": data_uri(evaluation.sanitized[row]),
+        "recovered": None if recovered is None else data_uri(recovered),
+        "prompt": picture.prompt,
+        "seed": picture.seed,
+    }
+
+
+def overall_rows(report: Report) -> list[dict[str, Metric | bool | None]]:
+    """The metrics over all concepts, each beside the base model's where there is one."""
     overall = {m.name: m for m in report.metrics if m.concept is None}
     return [
-        {"metric": m, "base": overall.get(f"{name}_base")}
-        for name, m in overall.items()
+        {"metric": metric, "base": overall.get(f"{name}_base"), "cost": name in COSTS}
+        for name, metric in overall.items()
         if not name.endswith("_base")
     ]
 
 
-def render(evaluation: Evaluation, history: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
-    """The page; `facts` is the manifest's account of the run."""
+def render_report(evaluation: Evaluation, history: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
+    """The page.
+
+    history: the loss, and the target where one was chosen, of each training step; facts: title, summary,
+    limits, learned words and details of the run.
+    """
     report = evaluation.report
     drawings = {
-        "esr": plots.shares(report, "esr"),
-        "psr": plots.shares(report, "psr"),
-        "shares": [(d, plots.distribution(d)) for d in report.distributions],
-        "impact": plots.impacts(report.impact),
-        "loss": plots.loss_curve(history),
-        "targets": plots.target_strip(history),
+        "esr": plots.plot_rates(report, "esr"),
+        "psr": plots.plot_rates(report, "psr"),
+        "shares": [(d, plots.plot_distribution(d)) for d in report.distributions],
+        "impact": plots.plot_impact(report.impact),
+        "loss": plots.plot_loss(history),
+        "targets": plots.plot_targets(history),
     }
-    template = environment().get_template("report.html.j2")
-    ner = [m.name for m in report.metrics if m.name.startswith("ner_")]
-    return template.render(
-        report=report, ner=ner, panels=panels(evaluation), rows=table(report), plots=drawings, facts=facts
+    return (
+        create_environment()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            has_ner=any(m.name.startswith("ner_") for m in report.metrics),
+            panels=concept_panels(evaluation),
+            rows=overall_rows(report),
+            plots=drawings,
+            facts=facts,
+        )
     )

@@ -279,9 +279,9 @@ def test_the_report_shows_what_the_concept_graph_foresaw_beside_what_was_measure
     for row in report.impact:
         assert (row.predicted, row.low, row.high) == pytest.approx((0.5 * 8, 0.5 * 5, 0.5 * 12))
         assert row.measured == report.value("clip_delta", row.concept)
-    assert "Foreseen and measured" in (tmp_path / "out" / "report.html").read_text()
+    assert "predicted and measured: lower" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_without_a_concept_graph_nothing_is_foreseen(done: Path):
     assert Report.model_validate_json((done / "report.json").read_text()).impact == []
-    assert "Foreseen" not in (done / "report.html").read_text()
+    assert "predicted by the concept graph" not in (done / "report.html").read_text()

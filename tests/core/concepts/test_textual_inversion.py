@@ -236,7 +236,7 @@ def test_a_visual_edit_delivers_the_word_and_is_judged_by_what_the_images_show(t
     model.learn(name, word.vectors)
     theirs, _ = pipe.encode_prompt("a photo of a <my-dog>", "cpu", 1, False)
     torch.testing.assert_close(model.encode(["a photo of a <my-dog>"]), theirs)
-    assert "What was learned" in (tmp_path / "out" / "report.html").read_text()
+    assert "Learned words" in (tmp_path / "out" / "report.html").read_text()
     assert "load_textual_inversion" in (tmp_path / "out" / "README.md").read_text()
     assert (
         json.loads((tmp_path / "out" / "manifest.json").read_text())["spec"]["concepts"][0]["images"]

@@ -122,7 +122,7 @@ def test_a_failed_verdicts_advice_is_wherever_the_verdict_is(outcome: Outcome, b
     html, model_card = unescape((bundle / "report.html").read_text()), (bundle / "README.md").read_text()
     for line in outcome.verdict["advice"]:
         assert line in html
-        assert card.markdown(line) in model_card
+        assert card.escape_markdown(line) in model_card
 
 
 def test_the_manifest_holds_the_resolved_spec_and_every_digest(bundle: Path, tiny_judged: Path):
@@ -193,7 +193,7 @@ def test_a_hostile_concept_name_stays_text(erase_spec: EraseSpec, tiny_judged: P
     )
     images = np.zeros((1, 8, 8, 3), np.uint8)
     evaluation = Evaluation(report, [Picture(HOSTILE, "erased", f"a {HOSTILE}", 0)], images, images)
-    html = page.render(
+    html = page.render_report(
         evaluation,
         [{"step": 1, "loss": 1.0, "target": HOSTILE}] * 3,
         {"title": "x", "summary": HOSTILE, "limits": [], "details": {}},
@@ -204,9 +204,29 @@ def test_a_hostile_concept_name_stays_text(erase_spec: EraseSpec, tiny_judged: P
         update={"concepts": [erase_spec.concepts[0].model_copy(update={"name": HOSTILE})]}
     )
     layers = [(spec.method.name, spec.concepts)]
-    text = card.render(load_model(tiny_judged), "bundled:emoji", spec.model, layers, report, fused=False)
+    text = card.render_card(load_model(tiny_judged), "bundled:emoji", spec.model, layers, report, fused=False)
     assert "<script" not in text
     assert "alert\\(1\\)" in text
+
+
+def test_a_check_over_several_concepts_says_which_and_a_cost_rests_on_no_pictures(
+    erase_spec: EraseSpec, tiny_judged: Path
+):
+    together = Check(metric="esr1", value=1, threshold=0.9, passed=True)
+    kept = Check(metric="psr1_ratio", value=1, threshold=0.9, passed=True)
+    report = Report(
+        erased=["church"],
+        preserved=["dog"],
+        metrics=[Metric(name="esr1", value=1, n=7), Metric(name="wall_seconds", value=2, n=1)],
+        verdict=Verdict(passed=True, checks=[together, kept]),
+        evaluation=EvaluationSpec(),
+    )
+    layers = [("esd", erase_spec.concepts)]
+    text = card.render_card(load_model(tiny_judged), "bundled:emoji", "emoji", layers, report, fused=False)
+    assert "| ESR-1 | all erased concepts together |" in text
+    assert "| PSR-1, ratio to base | all preserved concepts |" in text
+    assert "| ESR-1 | 100.0 % |  |  | 7 |" in text
+    assert "| Wall time | 2.0 s |  |  |  |" in text
 
 
 def test_the_cards_front_matter_is_what_the_hub_reads(bundle: Path):
@@ -222,7 +242,7 @@ def test_the_cards_front_matter_is_what_the_hub_reads(bundle: Path):
 
 
 def test_a_hub_model_is_named_by_its_id(erase_spec: EraseSpec, tiny_judged: Path):
-    text = card.render(
+    text = card.render_card(
         load_model(tiny_judged),
         "someone/some-model",
         erase_spec.model,
@@ -286,14 +306,14 @@ def test_no_threshold_is_no_pass():
 
 
 def test_axis_ticks_are_round():
-    assert plots.ticks(0.013) == pytest.approx([0, 0.005, 0.01])
-    assert plots.ticks(120) == [0, 50, 100]
-    assert plots.ticks(0) == [0]
+    assert plots.round_ticks(0.013) == pytest.approx([0, 0.005, 0.01])
+    assert plots.round_ticks(120) == [0, 50, 100]
+    assert plots.round_ticks(0) == [0]
 
 
 def test_the_card_says_that_a_fused_checkpoint_screens_nothing(tiny_judged: Path, erase_spec):
     for fused in (True, False):
-        text = card.render(
+        text = card.render_card(
             load_model(tiny_judged),
             "x/y",
             erase_spec.model,
@@ -308,7 +328,7 @@ def test_the_card_says_that_a_fused_checkpoint_screens_nothing(tiny_judged: Path
     ("low", "high"), [(-7.0, 10.8), (-6.2, 21.0), (0.0, 10.0), (-0.1, 10.0), (-100.0, 10.0)]
 )
 def test_an_axis_over_both_signs_has_marks_at_one_distance_that_hold_every_value(low: float, high: float):
-    marks = plots.spanning(low, high)
+    marks = plots.round_ticks_between(low, high)
     assert marks[0] <= low < high <= marks[-1]
     assert 0 in marks
     assert 3 <= len(marks) <= 7

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from expunge.core import phrasing
 from expunge.core.delivery import card, lora_file
-from expunge.core.delivery.grid import written
+from expunge.core.delivery.grid import make_printable
 from expunge.core.delivery.verify import verify
 from expunge.core.erasure import erase
 from expunge.core.models import load_model
@@ -72,11 +72,11 @@ def test_a_learned_word_goes_by_the_name_that_was_given():
 
 def test_a_picture_names_what_its_font_cannot_draw_by_code_points():
     font = ImageFont.load_default(size=16)
-    assert written("café du church", font) == "cafe du church"
-    assert written("教堂", font) == "[U+6559][U+5802]"
+    assert make_printable("café du church", font) == "cafe du church"
+    assert make_printable("教堂", font) == "[U+6559][U+5802]"
 
 
 def test_the_limits_say_that_a_fused_checkpoint_is_not_filtered_and_nothing_of_pictures_that_were_not_drawn():
-    assert card.UNFILTERED in card.limits(["unet"], fused=True)
-    assert not set(card.JUDGED) & set(card.limits(["unet"], fused=True, judged=False))
-    assert set(card.JUDGED) < set(card.limits(["unet"], fused=False))
+    assert card.UNFILTERED in card.list_limits(["unet"], fused=True)
+    assert not set(card.JUDGED) & set(card.list_limits(["unet"], fused=True, judged=False))
+    assert set(card.JUDGED) < set(card.list_limits(["unet"], fused=False))

@@ -87,7 +87,7 @@ def test_a_debiasing_job_reports_the_shares_before_and_after(tiny_judged: Path, 
         sum(abs(s.value - s.asked) for s in found.shares) / 2
     )
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "What pictures of “dog” show" in page
+    assert "Attributes shown in pictures of “dog”" in page
     assert "Edit success" in page
     assert f"<h1>{phrasing.headline(spec.concepts, report.verdict.passed)}</h1>" in page
     card = (tmp_path / "out" / "README.md").read_text()
