@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
+from expunge.core.delta_format.errors import REMEDIES
+
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -100,20 +102,19 @@ KINDS = {
             422,
             "not_safetensors",
             "The upload is not safetensors",
-            "Save the LoRA with safetensors; pickle files (.bin, .pt, .ckpt) are never read.",
+            REMEDIES["not_safetensors"],
         ),
         Kind(
             422,
             "delta_does_not_fit",
             "The upload is not a delta of the model",
-            "Send a LoRA as diffusers' save_lora_weights writes it, or a prune job's sparse mask, and name"
-            " its model.",
+            REMEDIES["delta_does_not_fit"],
         ),
         Kind(
             422,
             "delta_not_finite",
             "The upload holds NaN or infinity",
-            "The training that made it diverged; send finite weights.",
+            REMEDIES["delta_not_finite"],
         ),
         Kind(
             422,

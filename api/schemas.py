@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from expunge.api import signed_urls
+from expunge.core.delta_format import LORA_FILE
 from expunge.core.specs.base import Spec
 from expunge.store.audit import Action as AuditAction
 from expunge.store.statuses import JobStatus
@@ -40,7 +41,7 @@ class Artifact(Answer):
     id: uuid.UUID
     job_id: uuid.UUID | None = Field(description="The job that made it; null for an upload.")
     kind: ArtifactKind = KindField
-    name: str = Field(examples=["pytorch_lora_weights.safetensors"])
+    name: str = Field(examples=[LORA_FILE])
     media_type: str
     size: int = Field(description="Bytes.")
     sha256: str = Field(description="Of the content, in hex; also its strong ETag.")

@@ -13,8 +13,7 @@ from pydantic import BaseModel
 
 from expunge.api import suggestions
 from expunge.api.services import Services
-from expunge.api.vet_delta import directory
-from expunge.core.sources import parse
+from expunge.core.sources import folder_of, parse
 from expunge.core.specs import STYLE_FORMS, Concept, Names, folded
 
 MOST = 20
@@ -134,7 +133,7 @@ def notes(services: Services, model: str, spec: BaseModel) -> list[str]:
     """For people: what is untried on the model; each name that looks like several, or like a prompt's syntax,
     and each that the model's vocabulary lacks, where it has one.
     """
-    file = of_folder(directory(services.settings.models[model]))
+    file = of_folder(folder_of(services.settings.models[model]))
     words = known(*file) if file is not None else None
     found: list[str] = []
     for field, names in named(spec):

@@ -11,7 +11,8 @@ from torch import Tensor
 from expunge.core.concepts.visual_concepts import learn, named
 from expunge.core.delivery import bundle, lora_file, signing, stack
 from expunge.core.delivery.inspection import write_inspection
-from expunge.core.delivery.validate_delta import check_delta
+from expunge.core.delta_format import ADDED_FILE, LORA_FILE
+from expunge.core.delta_format.check import check_delta
 from expunge.core.erasure import Delta, erase
 from expunge.core.erasure.delta import forget_peak, peak_memory
 from expunge.core.errors import CoreError
@@ -149,15 +150,15 @@ def erase_onto(
     with model.built_on(part.tensors, part.config, part.layers[-1].sha256, part.concepts):
         own = erase(model, spec, callback=callback, checkpoints=checkpoints)
     data = lora_file.to_bytes(own, model, spec)
-    (out / stack.OWN).write_bytes(data)
+    (out / ADDED_FILE).write_bytes(data)
     layer = stack.Layer(
         concepts=spec.concepts, method=spec.method.name, sha256=hashlib.sha256(data).hexdigest()
     )
     whole = stack.combine([(part.tensors, part.config), (own.tensors, own.config)])
     layers = [*part.layers, layer]
     data = lora_file.to_bytes(whole, model, spec, stack.described(layers))
-    (out / lora_file.FILE).write_bytes(data)
-    model.load_delta(out / lora_file.FILE)
+    (out / LORA_FILE).write_bytes(data)
+    model.load_delta(out / LORA_FILE)
     whole.info = own.info
     return whole, data, stack.Part(whole.tensors, whole.config, layers)
 
@@ -187,8 +188,8 @@ def run_combine(
     whole = stack.combine([(part.tensors, part.config) for part in parts])
     concepts = stack.unique([c for layer in layers for c in layer.concepts])
     data = whole.serialise(stack.metadata(layers, model, spec.model))
-    (out / lora_file.FILE).write_bytes(data)
-    model.load_delta(out / lora_file.FILE)
+    (out / LORA_FILE).write_bytes(data)
+    model.load_delta(out / LORA_FILE)
     evaluation = None
     if spec.evaluation.enabled:
         back = [name for name in restored if not any(same(name, c.name) for c in concepts)]
@@ -230,7 +231,7 @@ def run_hide(
     warn_of_cut(model, spec.concepts, spec.preserve, callback)
     delta, prompts = hide(model, spec, callback=callback, checkpoints=checkpoints)
     data = lora_file.to_bytes(delta, model, spec)
-    (out / lora_file.FILE).write_bytes(data)
+    (out / LORA_FILE).write_bytes(data)
     digest = hashlib.sha256(data).hexdigest()
     key = RecoveryKey(prompts, model.digest, digest)
     key_file = key.save(key_folder, spec.seal_to)

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import UUID
 
+from expunge.core.delta_format import ADDED_FILE, LORA_FILE, MASK_FILE
 from expunge.core.errors import CoreError
 from expunge.core.specs import (
     ACCEPTED,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from expunge.core.outcome import Outcome
     from expunge.worker.checkpoints import JobCheckpoints
 
-DELTA, OWN, MASK = "pytorch_lora_weights.safetensors", "delta_only.safetensors", "sparse_mask.safetensors"
 REPORT, WORD = "report.json", "embedding-"
 SUFFIXES = (".safetensors", ".json", ".png", ".jpg", ".jpeg", ".webp")
 
@@ -97,7 +97,7 @@ def run(
             return science.run_hide(spec, out, key_folder=folder / "key", checkpoints=checkpoints, **shared)
         case EraseSpec() if spec.base_job_id is not None:
             below: dict[str, Any] = {
-                "base": inputs.of_job(spec.base_job_id, DELTA, "base_job_id"),
+                "base": inputs.of_job(spec.base_job_id, LORA_FILE, "base_job_id"),
                 "base_report": inputs.report(spec.base_job_id),
             }
             return science.run_erase(
@@ -183,7 +183,7 @@ class Inputs:
 
     def own(self, job_id: str) -> Path:
         """A job's own delta, without what it stands on."""
-        return self.of_job(job_id, (OWN, DELTA), "jobs")
+        return self.of_job(job_id, (ADDED_FILE, LORA_FILE), "jobs")
 
     def report(self, job_id: str) -> Path | None:
         """report.json, where the job was judged."""
@@ -213,13 +213,13 @@ class Inputs:
         return (
             self.upload(artifact_id, f"{prefix}artifact_id")
             if job_id is None
-            else self.of_job(job_id, (DELTA, MASK), f"{prefix}job_id")
+            else self.of_job(job_id, (LORA_FILE, MASK_FILE), f"{prefix}job_id")
         )
 
     def judged(self, spec: EvaluateSpec) -> tuple[Path, list[Concept]]:
         """The delta to judge and the concepts it is to have erased."""
         if spec.job_id is not None:
-            return self.of_job(spec.job_id, (DELTA, MASK), "job_id"), list(spec.concepts)
+            return self.of_job(spec.job_id, (LORA_FILE, MASK_FILE), "job_id"), list(spec.concepts)
         return self.upload(str(spec.artifact_id), "artifact_id"), list(spec.concepts)
 
     def upload(self, artifact_id: str, field: str) -> Path:

@@ -20,8 +20,8 @@ from expunge.api.model_registry import known_model
 from expunge.api.problems import Problem, invalid, responses
 from expunge.api.routes.jobs import CREATED, ENDED, create
 from expunge.api.schemas import ConceptTargets, EstimatedCost, HurtConcept, Impact, Job, ProposedTarget
-from expunge.api.vet_delta import directory
 from expunge.core.impact import graph_of
+from expunge.core.sources import folder_of
 from expunge.core.specs import ImpactSpec, InspectSpec
 
 NOTES = [
@@ -75,7 +75,7 @@ def predict_impact(
     measured.
     """
     known_model(services, spec.model)
-    graph = graph_of(directory(services.settings.models[spec.model]))
+    graph = graph_of(folder_of(services.settings.models[spec.model]))
     if graph is None:
         raise Problem(
             "no_concept_graph",

@@ -9,8 +9,7 @@ from expunge.api.deps import JSON, JobsReader, ServicesDep, accepts
 from expunge.api.problems import responses
 from expunge.api.schemas import Model, ModelList, Vocabulary
 from expunge.api.services import Services
-from expunge.api.vet_delta import directory
-from expunge.core.sources import parse
+from expunge.core.sources import folder_of, parse
 
 EXAMPLES = 24
 router = APIRouter(tags=["models"], dependencies=[accepts(JSON)])
@@ -44,7 +43,7 @@ def describe(services: Services, id_: str) -> Model:
         architecture=here.architecture,
         usable=usable,
         problem=problem,
-        vocabulary=vocabulary(directory(services.settings.models[id_])),
+        vocabulary=vocabulary(folder_of(services.settings.models[id_])),
     )
 
 

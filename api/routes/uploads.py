@@ -22,6 +22,7 @@ from expunge.api.problems import Problem, invalid, responses
 from expunge.api.routes.jobs import CREATED
 from expunge.api.schemas import Artifact
 from expunge.api.services import Services
+from expunge.core.delta_format import LORA_FILE
 from expunge.store import artifacts, audit, deployment, queue_quotas
 from expunge.store.blobs import upload_key
 from expunge.store.errors import StoreError
@@ -99,9 +100,7 @@ def pictured(path: Path) -> str | None:
 
 def check_name(name: str) -> None:
     if not name.isprintable() or not name.strip() or "/" in name or "\\" in name or name.startswith("."):
-        raise invalid(
-            "query.name", "is not a file name", "give a plain name such as pytorch_lora_weights.safetensors"
-        )
+        raise invalid("query.name", "is not a file name", f"give a plain name such as {LORA_FILE}")
     if len(name.encode()) > MAX_NAME:
         raise invalid(
             "query.name",
@@ -190,7 +189,7 @@ async def upload_artifact(
         str | None,
         Query(
             max_length=200,
-            description="What to call it; omitted: pytorch_lora_weights.safetensors, or image.png.",
+            description=f"What to call it; omitted: {LORA_FILE}, or image.png.",
         ),
     ] = None,
 ) -> JSONResponse:
@@ -209,7 +208,7 @@ async def upload_artifact(
     picture = media_type in vet_image.MEDIA_TYPES
     if not picture:
         await run_in_threadpool(known_model, services, model, "query.model")
-    check_name(name or vet_delta.FILE)
+    check_name(name or LORA_FILE)
     if media_type not in ALL_TYPES:
         raise Problem(
             "unsupported_media_type",
@@ -229,7 +228,7 @@ async def upload_artifact(
             picture, media_type = True, seen
             if path.stat().st_size > vet_image.MAX_BYTES:
                 raise Problem("payload_too_large", f"An image has at most {vet_image.MAX_BYTES} bytes.")
-        name = name or ("image.png" if picture else vet_delta.FILE)
+        name = name or ("image.png" if picture else LORA_FILE)
         stored, info = await vet(services, caller, path, media_type, model)
         marked = Ticket(ticket.key, hashed(request, sha256.encode()))
         done = await run_in_threadpool(keep, services, caller, marked, path, name, stored, info)

@@ -8,8 +8,9 @@ from typing import Any
 
 from expunge.core import phrasing, sources
 from expunge.core.concepts.visual_concepts import Lesson
-from expunge.core.delivery import card, fused, lora_file, manifest, page, signing, stack
+from expunge.core.delivery import card, fused, manifest, page, signing, stack
 from expunge.core.delivery.grid import data_uri, draw_grid
+from expunge.core.delta_format import LORA_FILE
 from expunge.core.erasure import Delta
 from expunge.core.erasure.methods.age import resolved
 from expunge.core.errors import CoreError
@@ -168,7 +169,7 @@ def write_combination(
 ) -> list[Path]:
     """The bundle of a combination of several jobs' deltas, whose file `out` already holds."""
     if spec.fused:
-        fused.fuse(model, source, out / lora_file.FILE, out)
+        fused.fuse(model, source, out / LORA_FILE, out)
     made = [(layer.method, layer.concepts) for layer in layers]
     if evaluation is not None:
         back = f" {', '.join(evaluation.report.restored)} was left out." if evaluation.report.restored else ""
@@ -191,7 +192,7 @@ def write_combination(
         "kind": "combine",
         "context": context,
         "base_model": base_facts(model, source, spec.model),
-        "delta": {"file": lora_file.FILE, "sha256": manifest.sha256(out / lora_file.FILE), "residual": 0.0},
+        "delta": {"file": LORA_FILE, "sha256": manifest.sha256(out / LORA_FILE), "residual": 0.0},
         "stack": stack.listed(layers),
         "spec": spec.model_dump(mode="json"),
         "seeds": picture_seeds(evaluation),

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from expunge.core import sources
+from expunge.core.delta_format.mask import is_mask
 from expunge.core.errors import CoreError
 from expunge.core.layouts import Layout
 from expunge.core.models import Denoiser, masks
@@ -44,7 +45,7 @@ def fuse(model: Denoiser, source: str, delta: Path, out: Path) -> Path:
         layout = sources.fetch(source)
         pipe = load_pipeline(layout, torch.float32)
         tensors = load_file(delta)
-        if masks.is_mask(tensors):
+        if is_mask(tensors):
             masks.fold(pipe.unet, tensors)
         else:
             pipe.load_lora_weights(str(delta))

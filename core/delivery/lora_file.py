@@ -7,13 +7,11 @@ from expunge.core.erasure.delta_metadata import architecture, metadata
 from expunge.core.models import Denoiser
 from expunge.core.specs import EraseSpec
 
-FILE = "pytorch_lora_weights.safetensors"
-
-__all__ = ["FILE", "architecture", "metadata", "to_bytes"]
+__all__ = ["architecture", "metadata", "to_bytes"]
 
 
 def to_bytes(delta: Delta, model: Denoiser, spec: EraseSpec, more: dict[str, str] | None = None) -> bytes:
-    """The file's bytes: the same tensors, spec and base model give the same sha256; `more` metadata stand
-    before those of the spec.
+    """The file's bytes: the same tensors, spec and base model have the same sha256; `more` overrides the
+    spec's metadata.
     """
     return delta.serialise(metadata(delta, model, spec) | (more or {}))

@@ -16,16 +16,15 @@ from pydantic import BaseModel
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from expunge.core import lora_format, phrasing
-from expunge.core.adapter_config import KEY
+from expunge.core import phrasing
 from expunge.core.delivery.lora_file import architecture
+from expunge.core.delta_format import BadDelta, lora
+from expunge.core.delta_format import metadata as keys
 from expunge.core.erasure.delta import Delta
 from expunge.core.errors import CoreError
 from expunge.core.evaluation.report import Report, StackEntry
 from expunge.core.models import Denoiser, lora_factors
 from expunge.core.specs import Concept
-
-OWN, STACK = "delta_only.safetensors", "concept_erasure.stack"
 
 
 class Layer(BaseModel):
@@ -61,7 +60,10 @@ def unique(concepts: Sequence[Concept]) -> list[Concept]:
 
 
 def read(path: str | Path) -> Part:
-    """A delta of ours. CoreError where it is no LoRA of the U-Net, or does not say what it erases."""
+    """A delta that an erase job made.
+
+    Raises: CoreError where it is not a LoRA of the U-Net, or does not say what it erases.
+    """
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
@@ -70,24 +72,23 @@ def read(path: str | Path) -> Part:
         raise CoreError(
             "cannot_stack", f"the delta is not a safetensors file ({e})", field="base_job_id"
         ) from e
-    if "concept_erasure.concepts" not in metadata or not all(
-        name.startswith("unet.") and ".lora_" in name for name in tensors
-    ):
+    of_unet = all(name.startswith("unet.") and ".lora_" in name for name in tensors)
+    if keys.CONCEPTS not in metadata or not of_unet:
         raise CoreError(
             "cannot_stack",
             "only LoRA deltas of the U-Net that an erase job made can be stacked",
             field="base_job_id",
         )
     try:
-        layers = [Layer.model_validate(layer) for layer in json.loads(metadata.get(STACK, "[]"))]
+        layers = [Layer.model_validate(layer) for layer in json.loads(metadata.get(keys.STACK, "[]"))]
         own = Layer(
-            concepts=json.loads(metadata["concept_erasure.concepts"]),
-            method=json.loads(metadata["concept_erasure.method"])["name"],
+            concepts=json.loads(metadata[keys.CONCEPTS]),
+            method=json.loads(metadata[keys.METHOD])["name"],
             sha256=hashlib.sha256(Path(path).read_bytes()).hexdigest(),
         )
-        pairs = lora_factors.read(tensors, {KEY: metadata[KEY]})
-        return Part(lora_factors.renamed(tensors, pairs), lora_format.settings(pairs), layers or [own])
-    except (ValueError, KeyError, TypeError, RecursionError) as e:
+        pairs = lora_factors.read(tensors, {keys.ADAPTER_SETTINGS: metadata[keys.ADAPTER_SETTINGS]})
+        return Part(lora_factors.renamed(tensors, pairs), lora.peft_settings(pairs), layers or [own])
+    except (ValueError, KeyError, TypeError, RecursionError, BadDelta) as e:
         message = f"the delta's metadata cannot be read ({type(e).__name__}: {str(e)[:200]})"
         raise CoreError("cannot_stack", message, field="base_job_id") from e
 
@@ -97,9 +98,9 @@ def described(layers: Sequence[Layer]) -> dict[str, str]:
     concepts = unique([c for layer in layers for c in layer.concepts])
     methods = " and ".join(dict.fromkeys(layer.method.upper() for layer in layers))
     return {
-        STACK: json.dumps([layer.model_dump() for layer in layers], ensure_ascii=False, sort_keys=True),
-        "modelspec.title": phrasing.title(concepts)[:200],
-        "modelspec.description": (
+        keys.STACK: json.dumps([layer.model_dump() for layer in layers], ensure_ascii=False, sort_keys=True),
+        keys.TITLE: phrasing.title(concepts)[:200],
+        keys.DESCRIPTION: (
             f"A LoRA that {phrasing.deed(concepts, 'the base model')}: a stack of {len(layers)} deltas by"
             f" {methods}."
         ),
@@ -136,11 +137,10 @@ def combine(parts: Sequence[tuple[dict[str, Tensor], dict[str, Any]]]) -> Delta:
     tensors, ranks = dict[str, Tensor](), dict[str, int]()
     for module in sorted(found):
         downs, ups = zip(*found[module], strict=True)
-        tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = (
-            torch.cat(downs, 0),
-            torch.cat(ups, 1),
-        )
-        ranks[module.removeprefix("unet.")] = tensors[f"{module}.lora_A.weight"].shape[0]
+        layer, down = module.removeprefix("unet."), torch.cat(downs, 0)
+        tensors[lora.tensor_name("unet", layer, "A")] = down
+        tensors[lora.tensor_name("unet", layer, "B")] = torch.cat(ups, 1)
+        ranks[layer] = down.shape[0]
     top = max(ranks.values())
     odd = {name: rank for name, rank in ranks.items() if rank != top}
     own = {k: v for k, v in parts[-1][1].items() if k.startswith("unet.")}
@@ -159,15 +159,13 @@ def metadata(layers: Sequence[Layer], model: Denoiser, base: str) -> dict[str, s
     """What a combination's file says: no single method or seed made it."""
     concepts = unique([c for layer in layers for c in layer.concepts])
     return described(layers) | {
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{architecture(model)}/lora",
-        "modelspec.implementation": "diffusers",
-        "modelspec.tags": "concept-erasure,safety",
-        "concept_erasure.format": "1",
-        "concept_erasure.concepts": json.dumps(
-            [c.model_dump() for c in concepts], ensure_ascii=False, sort_keys=True
-        ),
-        "concept_erasure.method": json.dumps({"name": "combine"}),
-        "concept_erasure.base_model": base,
-        "concept_erasure.base_sha256": model.digest,
+        keys.MODELSPEC_VERSION: "1.0.0",
+        keys.ARCHITECTURE: f"{architecture(model)}/lora",
+        keys.IMPLEMENTATION: "diffusers",
+        keys.TAGS: "concept-erasure,safety",
+        keys.FORMAT: "1",
+        keys.CONCEPTS: json.dumps([c.model_dump() for c in concepts], ensure_ascii=False, sort_keys=True),
+        keys.METHOD: json.dumps({"name": "combine"}),
+        keys.BASE_MODEL: base,
+        keys.BASE_SHA256: model.digest,
     }

@@ -11,11 +11,10 @@ from typing import Any, Literal
 from peft import LoraConfig
 from torch import Tensor, cuda
 
-from expunge.core.models import Denoiser, masks
+from expunge.core.delta_format import LORA_FILE, MASK_FILE, metadata
+from expunge.core.models import Denoiser
 from expunge.core.models.stable_diffusion import Component
 from expunge.core.tensors import serialise
-
-FILE = "pytorch_lora_weights.safetensors"
 
 
 def adapter_metadata(config: LoraConfig, component: str) -> dict[str, Any]:
@@ -61,7 +60,7 @@ class Delta:
     def __repr__(self) -> str:
         size = sum(t.numel() * t.element_size() for t in self.tensors.values())
         seconds = f", made in {self.info['seconds']:.0f} s" if "seconds" in self.info else ""
-        title = f"{self.labels['modelspec.title']!r}: " if "modelspec.title" in self.labels else ""
+        title = f"{self.labels[metadata.TITLE]!r}: " if metadata.TITLE in self.labels else ""
         return (
             f"Delta({title}{self.kind.replace('_', ' ')} of the {self.component}, {len(self.tensors)}"
             f" tensors, {size:,} bytes{seconds})"
@@ -78,24 +77,23 @@ class Delta:
         (config,) = part.peft_config.values()
         return cls(model.lora_tensors(), adapter_metadata(config, component), info, component)
 
-    def serialise(self, metadata: dict[str, str] | None = None) -> bytes:
-        """The .safetensors bytes; no times or paths in them, so the same delta gives the same bytes."""
-        head = (
-            {"lora_adapter_metadata": json.dumps(self.config, sort_keys=True)}
-            if self.kind == "lora"
-            else {"concept_erasure.delta_kind": self.kind}
-        )
-        return serialise(self.tensors, {"format": "pt"} | head | (metadata or {}))
+    def serialise(self, labels: dict[str, str] | None = None) -> bytes:
+        """The .safetensors bytes, with `labels` as metadata; they hold no times or paths, so the same delta
+        has the same bytes.
+        """
+        if self.kind == "lora":
+            own = {metadata.ADAPTER_SETTINGS: json.dumps(self.config, sort_keys=True)}
+        else:
+            own = {metadata.KIND: self.kind}
+        return serialise(self.tensors, {"format": "pt"} | own | (labels or {}))
 
     @property
     def file(self) -> str:
         """Its name in a bundle."""
-        return FILE if self.kind == "lora" else masks.FILE
+        return LORA_FILE if self.kind == "lora" else MASK_FILE
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write pytorch_lora_weights.safetensors, or sparse_mask.safetensors, into `folder`, which is made if
-        need be.
-        """
+        """Write the delta's file into `folder`, which is made if need be."""
         file = Path(folder) / self.file
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(self.serialise(self.labels))

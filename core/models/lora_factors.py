@@ -8,16 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expunge.core import lora_format
-from expunge.core.adapter_config import KEY
-from expunge.core.lora_format import Pair
+from expunge.core.delta_format import lora
+from expunge.core.delta_format.lora import Pair
+from expunge.core.delta_format.metadata import ADAPTER_SETTINGS
 
 
 def read(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Pair]:
-    """The layers of a LoRA in any spelling that diffusers reads. NotPlain."""
-    return lora_format.read(
-        metadata, {name: t.shape for name, t in tensors.items()}, lambda name: float(tensors[name])
-    )
+    """The layers of a LoRA in any spelling that diffusers reads. Raises: BadDelta."""
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    return lora.read(metadata, shapes, lambda name: float(tensors[name]))
 
 
 def renamed(tensors: Mapping[str, Tensor], pairs: Mapping[str, Pair]) -> dict[str, Tensor]:
@@ -25,16 +24,12 @@ def renamed(tensors: Mapping[str, Tensor], pairs: Mapping[str, Pair]) -> dict[st
     eight-bit ones as float32.
     """
     out = {}
-    for layer, pair in pairs.items():
-        name = (
-            layer.replace("text_encoder.", "text_encoder.text_model.", 1)
-            if layer.startswith("text_encoder.")
-            else layer
-        )
-        for half, key in (("A", pair.down), ("B", pair.up)):
-            out[f"{name}.lora_{half}.weight"] = (
-                tensors[key] if tensors[key].dtype.itemsize > 1 else tensors[key].float()
-            )
+    for whole, pair in pairs.items():
+        component, _, layer = whole.partition(".")
+        for factor, name in (("A", pair.down), ("B", pair.up)):
+            tensor = tensors[name]
+            wide = tensor if tensor.dtype.itemsize > 1 else tensor.float()
+            out[lora.tensor_name(component, layer, factor)] = wide
     return out
 
 
@@ -42,7 +37,7 @@ def factors_of(
     tensors: Mapping[str, Tensor], config: Mapping[str, Any]
 ) -> dict[str, tuple[Tensor, Tensor, float]]:
     """module -> (down, up, scale), by diffusers' names; the scale is that of the file's own settings."""
-    pairs = read(tensors, {KEY: json.dumps(config)}) if tensors else {}
+    pairs = read(tensors, {ADAPTER_SETTINGS: json.dumps(config)}) if tensors else {}
     return {layer: (tensors[pair.down], tensors[pair.up], pair.scale) for layer, pair in pairs.items()}
 
 

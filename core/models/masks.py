@@ -6,16 +6,16 @@ a) / beta) + gamma, 0, 1). Straight-through: m = [a > 0] forward, sigmoid(a) bac
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.utils import parametrize
 
+from expunge.core.delta_format import mask as mask_format
+
 GAMMA, ZETA, BETA = -0.1, 1.1, 2 / 3  # the paper's stretch and temperature
-FILE, SUFFIX = "sparse_mask.safetensors", ".pruned"
 Relaxation = Literal["straight_through", "hard_concrete"]
 
 
@@ -123,31 +123,26 @@ class Masks:
             )
 
     def tensors(self) -> dict[str, Tensor]:
-        """`unet.<layer>.pruned`: a bit for each weight in row-major order, 1 where it is zero, eight to a
-        byte, the highest first.
-        """
-        return {f"unet.{name}{SUFFIX}": pack(~mask.kept()) for name, mask in sorted(self.layers.items())}
+        """The delta's tensors, as core/delta_format/mask.py describes them."""
+        return {
+            mask_format.tensor_name(name): pack(~mask.kept()) for name, mask in sorted(self.layers.items())
+        }
 
 
 def pack(bits: Tensor) -> Tensor:
     """bool of any shape -> (ceil(n / 8),) uint8."""
-    return torch.from_numpy(np.packbits(bits.cpu().numpy()))
+    return torch.from_numpy(mask_format.pack(bits.cpu().numpy()))
 
 
 def unpack(packed: Tensor, shape: torch.Size) -> Tensor:
     """The inverse: bool of `shape`."""
-    return torch.from_numpy(np.unpackbits(packed.numpy(), count=shape.numel()).astype(bool)).reshape(shape)
-
-
-def is_mask(names: Iterable[str]) -> bool:
-    """Whether a delta's tensors are those of a sparse mask."""
-    return any(name.endswith(SUFFIX) for name in names)
+    return torch.from_numpy(mask_format.unpack(packed.numpy(), shape))
 
 
 def zeros(unet: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor]]:
     """(layer, its weight, where it is pruned) of a shipped mask."""
     for name, packed in tensors.items():
-        layer = name.removeprefix("unet.").removesuffix(SUFFIX)
+        layer = mask_format.layer_name(name)
         weight = unet.get_submodule(layer).weight
         assert isinstance(weight, Tensor)
         yield layer, weight, unpack(packed, weight.shape).to(weight.device)

@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from expunge.core import lora_format, sources
-from expunge.core.adapter_config import NotPlain
+from expunge.core import sources
+from expunge.core.delta_format import LORA_FILE, MASK_FILE, BadDelta, Fault, lora
+from expunge.core.delta_format.mask import is_mask
 from expunge.core.errors import CoreError
 from expunge.core.layouts import Layout
-from expunge.core.lora_format import SAVE
 from expunge.core.memory import in_batches, out_of_memory
 from expunge.core.models import lora_factors, masks
 from expunge.core.models.folders import digest_of, earlier_digests
@@ -576,28 +576,21 @@ class StableDiffusion:
         if isinstance(delta, str | os.PathLike):
             path = Path(delta)
             if path.is_dir():
-                path = path / (
-                    masks.FILE if (path / masks.FILE).exists() else "pytorch_lora_weights.safetensors"
-                )
+                path = path / (MASK_FILE if (path / MASK_FILE).exists() else LORA_FILE)
             try:
                 tensors = load_file(path)
                 # Rank and alpha: without them every adapter would load at scale 1
                 with safe_open(path, "pt") as f:
                     metadata = f.metadata() or {}
             except SafetensorError as e:
-                raise CoreError(
-                    "not_safetensors", f"the delta is not a safetensors file ({e}). {SAVE}", field="delta"
-                ) from e
+                raise BadDelta(Fault.CONTAINER, None, f"is not a safetensors file ({e})") from e
         else:
             tensors = dict(delta)
-        if masks.is_mask(tensors):
+        if is_mask(tensors):
             self.masks = masks.worn_by(self.unet, tensors)
             return
-        try:
-            pairs = lora_factors.read(tensors, metadata)
-        except NotPlain as e:
-            raise CoreError("delta_does_not_fit", f"the delta's {e}", field="delta") from e
-        tensors, settings = lora_factors.renamed(tensors, pairs), lora_format.settings(pairs)
+        pairs = lora_factors.read(tensors, metadata)
+        tensors, settings = lora_factors.renamed(tensors, pairs), lora.peft_settings(pairs)
         if any(k.startswith("unet.") for k in tensors):
             self.unet.load_lora_adapter(tensors, prefix="unet", adapter_name=ADAPTER, metadata=settings)
         if any(k.startswith("text_encoder.") for k in tensors):

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save as save_tensors
 from expunge.core.concepts.visual_concepts import read_image
 from expunge.core.delivery import stack
 from expunge.core.delivery.sealing import seal, unseal
-from expunge.core.delivery.validate_delta import check_delta, layer_shapes
 from expunge.core.delivery.verify import verify
+from expunge.core.delta_format.check import check_delta, layer_shapes
 from expunge.core.errors import CoreError
 from expunge.core.hiding.key import FORMAT, load_key
 from expunge.core.models import load_model, word_embeddings
@@ -75,7 +75,7 @@ def refused(call: Callable[[], Any], *fields: str) -> None:
     ],
 )
 def test_what_the_corpus_spoils_is_a_delta_before(tiny_sd: Path, tmp_path: Path, ours: bytes):
-    assert {name: layer_shapes(str(tiny_sd))[name] for name in LAYERS} == LAYERS
+    assert {name: layer_shapes(tiny_sd)[name] for name in LAYERS} == LAYERS
     (tmp_path / "delta").write_bytes(ours)
     check_delta(tmp_path / "delta", str(tiny_sd))
     load_model(str(tiny_sd)).load_delta(load_file(tmp_path / "delta"))
@@ -84,9 +84,9 @@ def test_what_the_corpus_spoils_is_a_delta_before(tiny_sd: Path, tmp_path: Path,
 def test_no_hostile_delta_passes_the_check_before_loading(
     tiny_sd: Path, tmp_path: Path, trace: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    shapes = layer_shapes(str(tiny_sd))
+    shapes = layer_shapes(tiny_sd)
     # Read once, not 300 times
-    monkeypatch.setattr("expunge.core.delivery.validate_delta.layer_shapes", lambda _: shapes)
+    monkeypatch.setattr("expunge.core.delta_format.check.layer_shapes", lambda _: shapes)
     seen = set()
 
     @steady(300)

@@ -231,7 +231,7 @@ def spoil(tensors: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tensor]
     [
         ("nan", "delta_not_finite", "holds NaN"),
         ("infinite", "delta_not_finite", "holds NaN"),
-        ("integers", "delta_not_finite", "no floating-point"),
+        ("integers", "delta_not_finite", "has dtype I32, not one of F64"),
         ("shape", "delta_does_not_fit", "attn2.to_k: lora_A .* do not fit the model's weight"),
         ("rank", "delta_does_not_fit", "attn2.to_k: has lora_A .* of one rank"),
         ("vector", "delta_does_not_fit", "attn2.to_k: has lora_A .* of one rank"),

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from expunge.api import vet_delta
 from expunge.api.problems import Problem
 from expunge.core.delivery import lora_file
-from expunge.core.delivery.validate_delta import check_delta
+from expunge.core.delta_format.check import check_delta
 from expunge.core.erasure import erase
 from expunge.core.errors import CoreError
 from expunge.core.models import load_model

@@ -14,8 +14,9 @@ from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from expunge.core.delivery.validate_delta import check_delta, check_mask
 from expunge.core.delivery.verify import verify
+from expunge.core.delta_format.check import check_delta, check_mask
+from expunge.core.delta_format.container import read_container
 from expunge.core.errors import CoreError
 from expunge.core.models import load_model
 from expunge.core.run import run_erase, run_evaluate
@@ -145,9 +146,9 @@ def spoil(tensors: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tensor]
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("layer", "no layer 'unet.nowhere'"),
-        ("short", "no mask of layer"),
-        ("floats", "no mask of layer"),
+        ("layer", "unet.nowhere: the model has no such layer"),
+        ("short", "has a mask of .* bytes, where the model's weight .* needs"),
+        ("floats", "is F32 .*, not a row of U8"),
         ("mixed", "is not named"),
         ("empty", "no tensors"),
     ],
@@ -161,9 +162,11 @@ def test_a_bad_mask_is_refused_with_the_tensor_and_the_reason(
     assert error.value.field == "delta"
 
 
-def test_bits_behind_the_last_weight_are_refused():
-    shapes, bits = {"unet.x": (3, 5)}, np.packbits(np.ones(15, bool))
-    check_mask({"unet.x.pruned": torch.from_numpy(bits)}, shapes)
+def test_bits_behind_the_last_weight_are_refused(tmp_path: Path):
+    file, shapes, bits = tmp_path / MASK, {"unet.x": (3, 5)}, np.packbits(np.ones(15, bool))
+    save_file({"unet.x.pruned": torch.from_numpy(bits)}, file)
+    check_mask(read_container(file), shapes)
     bits[-1] |= 1
-    with pytest.raises(CoreError, match="bits behind its last weight"):
-        check_mask({"unet.x.pruned": torch.from_numpy(bits)}, shapes)
+    save_file({"unet.x.pruned": torch.from_numpy(bits)}, file)
+    with pytest.raises(CoreError, match="bits set behind its last weight"):
+        check_mask(read_container(file), shapes)

@@ -12,8 +12,8 @@ from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from expunge.core.delivery.validate_delta import check_delta
 from expunge.core.delivery.verify import verify
+from expunge.core.delta_format.check import check_delta
 from expunge.core.errors import CoreError
 from expunge.core.models import load_model
 from expunge.core.run import run_erase, run_evaluate
