@@ -18,8 +18,7 @@ from torch import Tensor
 
 from expunge.core import phrasing
 from expunge.core.delivery.lora_file import architecture
-from expunge.core.delta_format import BadDelta, lora
-from expunge.core.delta_format import metadata as keys
+from expunge.core.delta_format import BadDelta, lora, metadata as keys
 from expunge.core.erasure.delta import Delta
 from expunge.core.errors import CoreError
 from expunge.core.evaluation.report import Report, StackEntry

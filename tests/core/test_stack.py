@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from expunge.core.concepts import candidates
 from expunge.core.delivery import stack
+from expunge.core.delta_format import ADDED_FILE
 from expunge.core.errors import CoreError
 from expunge.core.evaluation.report import Metric, Report
 from expunge.core.evaluation.verdict import Verdict
@@ -66,7 +67,7 @@ def weights(delta, name):
 
 
 def test_the_delivered_delta_is_the_sum_of_all_own_deltas(bundles):
-    own = [bundles / "church" / LORA, bundles / "dog" / stack.OWN, bundles / "trumpet" / stack.OWN]
+    own = [bundles / "church" / LORA, bundles / "dog" / ADDED_FILE, bundles / "trumpet" / ADDED_FILE]
     layers = {k.removeprefix("unet.").rsplit(".lora_", 1)[0] for d in own for k in load_file(d)}
     # ESD has some of the layers that AGE has
     assert {isinstance(weights(own[0], n), torch.Tensor) for n in layers} == {True, False}
@@ -84,7 +85,7 @@ def test_plain_diffusers_draws_with_the_whole_stack_from_one_file(bundles, tiny_
     pipe.load_lora_weights(bundles / "trumpet")
     model, z = load_model(tiny_judged), torch.randn(1, 4, 16, 16)
     context, t = model.encode(["a dog"]), torch.tensor([500])
-    own = [bundles / "church" / LORA, bundles / "dog" / stack.OWN, bundles / "trumpet" / stack.OWN]
+    own = [bundles / "church" / LORA, bundles / "dog" / ADDED_FILE, bundles / "trumpet" / ADDED_FILE]
     with torch.no_grad():
         ours = pipe.unet(z, t, encoder_hidden_states=context).sample
         for name, module in model.unet.named_modules():
@@ -105,7 +106,7 @@ def test_the_report_says_how_the_older_erasures_stand(bundles):
     assert [e.esr1_before is not None for e in report.stack] == [True, True, False]
     manifest = json.loads((bundles / "trumpet" / "manifest.json").read_text())
     assert [layer["method"] for layer in manifest["stack"]] == ["esd", "uce", "age"]
-    assert set(manifest["files"]) >= {LORA, stack.OWN}
+    assert set(manifest["files"]) >= {LORA, ADDED_FILE}
     assert "The stack" in (bundles / "trumpet" / "report.html").read_text()
 
 
@@ -173,7 +174,7 @@ def test_inside_a_stack_the_frozen_model_is_the_earlier_one_and_afterwards_the_b
 
 
 def test_one_erasure_can_be_taken_back_out(bundles, tiny_judged, tmp_path):
-    parts = [bundles / "church" / LORA, bundles / "trumpet" / stack.OWN]
+    parts = [bundles / "church" / LORA, bundles / "trumpet" / ADDED_FILE]
     request = CombineSpec.model_validate({"jobs": [JOB], "evaluation": JUDGED})
     run_combine(
         request,
