@@ -1,26 +1,78 @@
-"""A POST with an Idempotency-Key: done once, its first answer given again; all in the one transaction of the
-work itself.
+"""Idempotency-Key: a POST is done once, and a repeat with the same key gets the first answer.
+
+The key is recorded in the transaction of the work itself.
 """
 
+import hashlib
+import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Annotated
 
+from fastapi import Depends, Header, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from expunge.api.auth import Caller
-from expunge.api.deps import Ticket
+from expunge.api import root_path
+from expunge.api.caller import Caller
+from expunge.api.problems import bad_header
 from expunge.api.services import Services
 from expunge.store import idempotency
 from expunge.store.models import Job
 
+KEY = re.compile(r"^[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?$")
+KeyHeader = Header(
+    alias="Idempotency-Key",
+    description=(
+        "Any unique text, for example a UUID. Requests repeated with the same key within a day are carried"
+        " out once; each repeat gets the first answer."
+    ),
+    json_schema_extra={"minLength": 1, "maxLength": 255, "pattern": "^[\\x21-\\x7e]+( +[\\x21-\\x7e]+)*$"},
+)
+
+
+@dataclass(frozen=True)
+class IdempotencyKey:
+    """The request's key, if any, and a hash that tells a repeat from another request."""
+
+    value: str | None
+    request_hash: str
+
+
+def hash_request(request: Request, content: bytes) -> str:
+    """The sha256 over method, path, query and content."""
+    parts = (
+        request.method.encode(),
+        root_path.route_path(request.scope).encode(),
+        request.url.query.encode(),
+        content,
+    )
+    return hashlib.sha256(b"\n".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+
+async def idempotency_key(request: Request, key: Annotated[str | None, KeyHeader] = None) -> IdempotencyKey:
+    """A route's dependency. White space and the order of the body's fields do not change the hash.
+
+    Raises: Problem `bad_header`.
+    """
+    if key is not None and not KEY.match(key):
+        raise bad_header("Idempotency-Key", "give 1 to 255 printable ASCII characters, for example a UUID")
+    body = getattr(request.state, "body", b"")
+    content = json.dumps(json.loads(body), sort_keys=True).encode() if body else b""
+    return IdempotencyKey(key, hash_request(request, content))
+
+
+IdempotencyKeyDep = Annotated[IdempotencyKey, Depends(idempotency_key)]
+
 
 @dataclass
-class Done:
-    """What the work answers; `job` is the row it is about, `kept` what a repeat is answered where `body`
-    holds a secret.
+class Answer:
+    """The answer to a POST.
+
+    `job` is the row that it is about. `recorded` is what a repeat gets, where `body` has a secret.
     """
 
     body: BaseModel
@@ -28,43 +80,39 @@ class Done:
     headers: dict[str, str] = field(default_factory=dict)
     job: Job | None = None
     replayed: bool = False
-    kept: BaseModel | None = None
+    recorded: BaseModel | None = None
 
     def response(self) -> JSONResponse:
-        extra = {"Idempotency-Replayed": "true"} if self.replayed else {}
-        return JSONResponse(self.body.model_dump(mode="json"), self.status, {**self.headers, **extra})
+        replayed = {"Idempotency-Replayed": "true"} if self.replayed else {}
+        return JSONResponse(self.body.model_dump(mode="json"), self.status, {**self.headers, **replayed})
 
 
-def once(
+def answer_once(
     services: Services,
     caller: Caller,
-    ticket: Ticket,
-    answer: type[BaseModel],
-    work: Callable[[Session], Done],
-) -> Done:
-    """The work's answer, or the recorded one of the first request with this key.
+    key: IdempotencyKey,
+    body_model: type[BaseModel],
+    work: Callable[[Session], Answer],
+) -> Answer:
+    """Carry out `work`, or return the recorded answer of the first request with this key.
 
-    Errors roll back and are not recorded.
+    An error rolls everything back and is not recorded.
+    Raises: KeyReused, KeyInFlight, and whatever `work` raises.
     """
     with services.transaction() as session:
-        if ticket.key is None:
+        if key.value is None:
             return work(session)
         lifetime = timedelta(seconds=services.settings.idempotency_seconds)
-        recorded = idempotency.begin(session, caller.tenant_id, ticket.key, ticket.request_hash, lifetime)
-        if recorded is not None:
-            return Done(
-                answer.model_validate(recorded["body"]),
-                recorded["status"],
-                recorded["headers"],
-                replayed=True,
-            )
-        done = work(session)
+        first = idempotency.begin(session, caller.tenant_id, key.value, key.request_hash, lifetime)
+        if first is not None:
+            body = body_model.model_validate(first["body"])
+            return Answer(body, first["status"], first["headers"], replayed=True)
+        answer = work(session)
         response = {
-            "status": done.status,
-            "headers": done.headers,
-            "body": (done.kept or done.body).model_dump(mode="json"),
+            "status": answer.status,
+            "headers": answer.headers,
+            "body": (answer.recorded or answer.body).model_dump(mode="json"),
         }
-        idempotency.record(
-            session, caller.tenant_id, ticket.key, response=response, job_id=done.job.id if done.job else None
-        )
-        return done
+        job_id = answer.job.id if answer.job else None
+        idempotency.record(session, caller.tenant_id, key.value, response=response, job_id=job_id)
+        return answer

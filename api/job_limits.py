@@ -1,4 +1,4 @@
-"""What the operator lets one job ask for: steps, pictures, run time."""
+"""The operator's limits for one job: steps, pictures, run time."""
 
 from expunge.api.problems import invalid
 from expunge.core.specs import JobSpec
@@ -6,26 +6,27 @@ from expunge.core.specs.cost import optimiser_steps, pictures
 from expunge.store.settings import Settings
 
 
-def check(settings: Settings, spec: JobSpec, judged: int | None = None) -> None:
-    """422 for a job that asks for more than the operator's maxima, naming the field that asks for most.
+def check_limits(settings: Settings, spec: JobSpec, judged: int | None = None) -> None:
+    """Check a job against the operator's limits. `judged`: see `pictures`.
 
-    `judged`: see `pictures`.
+    Raises: Problem `invalid_request`, naming the field that asks for most.
     """
-    for name, most, what, asked in (
+    for name, limit, unit, asked in (
         ("EXPUNGE_MAX_STEPS", settings.max_steps, "optimiser steps", optimiser_steps(spec)),
         ("EXPUNGE_MAX_PICTURES", settings.max_pictures, "pictures", pictures(spec, judged)),
     ):
         total = sum(asked.values())
-        if total > most:
+        if total > limit:
             field = max(asked, key=lambda name: asked[name])
             message = (
-                f"the job asks for {total:,} {what} in all, {asked[field]:,} of them here; this service"
-                f" allows {most:,} a job ({name})"
+                f"the job asks for {total:,} {unit} in total, {asked[field]:,} of them by this field; this"
+                f" service allows {limit:,} per job ({name})"
             )
             raise invalid(field, message, "lower it, or split the job's concepts over several jobs")
-    if (seconds := spec.run_timeout_s or 0) > settings.max_run_seconds:
+    seconds = spec.run_timeout_s or 0
+    if seconds > settings.max_run_seconds:
         message = (
-            f"is {seconds:,} s; this service allows {settings.max_run_seconds:,} s a job"
+            f"is {seconds:,} s; this service allows {settings.max_run_seconds:,} s per job"
             " (EXPUNGE_MAX_RUN_SECONDS)"
         )
-        raise invalid("run_timeout_s", message, "lower it, or omit it for that maximum")
+        raise invalid("run_timeout_s", message, "lower it, or omit it to get that maximum")

@@ -1,5 +1,6 @@
-"""Who holds a key, remembered for at most a second: looking it up costs as much as most requests
-themselves.
+"""A cache of API-key lookups that holds each for at most a second.
+
+Looking a key up in the database costs as much as most requests themselves.
 """
 
 import asyncio
@@ -7,61 +8,69 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
 
-if TYPE_CHECKING:
-    from expunge.api.auth import Caller
+from expunge.api.caller import Caller
 
-TRUSTED = 1.0  # seconds: within so long a revocation reaches every process
-EARLY = 0.5  # seconds after which one request asks anew, while the others still go by what is known
-KEPT = 1024  # keys remembered
+MAX_AGE = 1.0  # seconds an entry is used: a revocation reaches every process within that time
+REFRESH_AGE = 0.5  # seconds after which one request looks the key up again, while others use the entry
+MAX_KEYS = 1024  # entries kept
 
 
-class Known:
-    """Callers by a hash of their key's text.
+class KeyCache:
+    """Callers by the sha256 of their key's text.
 
-    Only live keys are remembered, so a new one works at once; requests of one moment share a lookup.
+    Only live keys are cached, so a new key works at once. Concurrent requests share one lookup.
     """
 
     def __init__(self) -> None:
-        self.seen: OrderedDict[bytes, tuple[float, Caller]] = OrderedDict()
-        self.asking: dict[bytes, tuple[float, asyncio.Task[Caller | None]]] = {}
-        self.forgotten = 0.0
+        self.entries: OrderedDict[bytes, tuple[float, Caller]] = OrderedDict()
+        self.lookups: dict[bytes, tuple[float, asyncio.Task[Caller | None]]] = {}
+        self.cleared_at = 0.0
 
-    def remembers(self, token: str) -> bool:
-        """Whether the key was alive when it was last looked up, however long ago."""
-        return hashlib.sha256(token.encode()).digest() in self.seen
+    def has(self, token: str) -> bool:
+        """Whether the key was live when last looked up, however long ago."""
+        return hashlib.sha256(token.encode()).digest() in self.entries
 
-    async def caller(self, token: str, lookup: "Callable[[str], Caller | None]") -> "Caller | None":
-        """Who holds the key; None where nobody does. `lookup` asks the database, in a thread."""
-        mark, now = hashlib.sha256(token.encode()).digest(), time.monotonic()
-        asked, known = self.seen.get(mark, (0.0, None))
-        begun, task = self.asking.get(mark, (0.0, None))
-        under_way = task is not None and now - begun < TRUSTED  # a slower one may be older than a revocation
-        if known is not None and (now - asked < EARLY or (under_way and now - asked < TRUSTED)):
-            return known
-        if task is None or not under_way:
-            task = asyncio.create_task(self.ask(mark, token, lookup))
-            self.asking[mark] = now, task
+    async def find_caller(self, token: str, lookup: Callable[[str], Caller | None]) -> Caller | None:
+        """The caller who holds the key, or None. `lookup` asks the database; it runs in a thread."""
+        digest, now = hashlib.sha256(token.encode()).digest(), time.monotonic()
+        looked_up_at, cached = self.entries.get(digest, (0.0, None))
+        started_at, task = self.lookups.get(digest, (0.0, None))
+        # A lookup that takes longer than MAX_AGE may be older than a revocation, so it is not shared.
+        sharable = task is not None and now - started_at < MAX_AGE
+
+        # Use the entry while it is fresh; while it is being refreshed, also one that is less so.
+        age = now - looked_up_at
+        if cached is not None and (age < REFRESH_AGE or (sharable and age < MAX_AGE)):
+            return cached
+
+        if task is None or not sharable:
+            task = asyncio.create_task(self.look_up(digest, token, lookup))
+            self.lookups[digest] = now, task
         return await asyncio.shield(task)
 
-    async def ask(self, mark: bytes, token: str, lookup: "Callable[[str], Caller | None]") -> "Caller | None":
-        asked, asking = time.monotonic(), self.asking
+    async def look_up(
+        self, digest: bytes, token: str, lookup: Callable[[str], Caller | None]
+    ) -> Caller | None:
+        """Ask the database, and keep the answer unless the cache was cleared in the meantime."""
+        started_at, lookups = time.monotonic(), self.lookups
         try:
             found = await run_in_threadpool(lookup, token)
         finally:
-            asking.pop(mark, None)
+            lookups.pop(digest, None)
         if found is None:
-            self.seen.pop(mark, None)
-        elif asked > self.forgotten:
-            self.seen[mark] = asked, found
-            self.seen.move_to_end(mark)
-            while len(self.seen) > KEPT:
-                self.seen.popitem(last=False)
+            self.entries.pop(digest, None)
+        elif started_at > self.cleared_at:
+            self.entries[digest] = started_at, found
+            self.entries.move_to_end(digest)
+            while len(self.entries) > MAX_KEYS:
+                self.entries.popitem(last=False)
         return found
 
-    def forget(self) -> None:
-        """After a key's end was committed: this process refuses it from the next request on."""
-        self.forgotten, self.seen, self.asking = time.monotonic(), OrderedDict(), {}
+    def clear(self) -> None:
+        """Forget all keys; called once a key's end is committed, so this process refuses it from then on."""
+        self.cleared_at = time.monotonic()
+        self.entries = OrderedDict()
+        self.lookups = {}

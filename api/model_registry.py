@@ -1,4 +1,4 @@
-"""The models that jobs may name: which there are, and what is known of each before a job is taken."""
+"""The models that jobs may name, and what is known of each before a job is accepted."""
 
 import time
 from functools import lru_cache
@@ -9,49 +9,59 @@ from expunge.api.services import Services
 from expunge.core.sources import Checked, check
 from expunge.store import workers
 
-LOOKED = 10  # seconds for which a look at a model's files holds
-ADDED = (
-    "one is added to EXPUNGE_MODELS, an operator's setting, and then named by its id there"
+MAX_AGE = 10  # seconds for which a check of a model's files is used
+HOW_TO_ADD = (
+    "the operator can add one to EXPUNGE_MODELS, and it is then named by its id there"
     " (docs/your-own-model.md)"
 )
 
 
 @lru_cache(maxsize=256)
-def looked(id_: str, source: str, _: int) -> Checked:
+def cached_check(id_: str, source: str, _: int) -> Checked:
     return check(id_, source)
 
 
-def found(services: Services, id_: str) -> Checked:
-    """What this host sees of a registered model."""
-    return looked(id_, services.settings.models[id_], int(time.monotonic() / LOOKED))
+def check_files(services: Services, id_: str) -> Checked:
+    """What this host sees of a registered model's files."""
+    return cached_check(id_, services.settings.models[id_], int(time.monotonic() / MAX_AGE))
 
 
-def usable(services: Services, id_: str) -> tuple[Checked, bool | None, str | None]:
-    """(what this host sees, whether it can be used, why not). None: nobody has seen its files yet.
+def availability(services: Services, id_: str) -> tuple[Checked, bool | None, str | None]:
+    """(what this host sees, whether the model can be used, why not).
 
-    Where its files are not here the workers' word counts: one that has it is enough.
+    Where the files are not on this host, the workers' reports decide: one that has the model is enough. None
+    means that no host has seen the files yet.
     """
-    here = found(services, id_)
+    here = check_files(services, id_)
     if here.seen:
         return here, here.problem is None, here.problem
     with services.reading() as session:
-        having, told = workers.model_status(session, id_)
-    if having:
+        usable_there, problem_there = workers.model_status(session, id_)
+    if usable_there:
         return here, True, None
-    return here, (False if told else None), (f"no worker can use it: {told}" if told else None)
+    if problem_there:
+        return here, False, f"no worker can use it: {problem_there}"
+    return here, None, None
 
 
-def known_model(services: Services, model: str, field: str = "model") -> None:
-    """422 where there is no such model, or none that any host can use."""
+def check_model(services: Services, model: str, field: str = "model") -> None:
+    """Check that jobs may name this model.
+
+    Raises: Problem `invalid_request` where there is no such model, or no host can use it.
+    """
     names = list(services.settings.models)
     if model not in names:
         shown = model[:100] if model.isprintable() else ascii(model[:100])
-        meant = suggestions.ask(suggestions.parameter(model.strip().removeprefix("bundled:"), names))
+        meant = suggestions.closest_parameter(model.strip().removeprefix("bundled:"), names)
         raise invalid(
-            field, f"there is no model '{shown}' here", f"{meant}models: {', '.join(names)}; {ADDED}"
+            field,
+            f"there is no model '{shown}' here",
+            f"{suggestions.did_you_mean(meant)}models: {', '.join(names)}; {HOW_TO_ADD}",
         )
-    _, able, why = usable(services, model)
-    if able is False:
-        others = " or ".join(f"'{n}'" for n in names if n != model and usable(services, n)[1])
-        remedy = f"{f'take {others}, or ' if others else ''}have its files mended (docs/your-own-model.md)"
-        raise invalid(field, f"model '{model}' cannot be used: {why}", remedy)
+    _, usable, problem = availability(services, model)
+    if usable is False:
+        others = " or ".join(f"'{n}'" for n in names if n != model and availability(services, n)[1])
+        remedy = "have its files repaired (docs/your-own-model.md)"
+        if others:
+            remedy = f"use {others}, or {remedy}"
+        raise invalid(field, f"model '{model}' cannot be used: {problem}", remedy)

@@ -1,4 +1,4 @@
-"""The server-rendered pages: self-contained, no scripts, nothing from elsewhere."""
+"""The server-rendered pages: self-contained, without scripts or external resources."""
 
 import re
 from pathlib import Path
@@ -14,8 +14,8 @@ BACKTICKS = re.compile(r"`([^`]+)`")
 VERBS = ("get", "post", "put", "patch", "delete")
 
 
-def code(text: str) -> Markup:
-    """Text with its `backticked` words set as code; everything else escaped."""
+def mark_code(text: str) -> Markup:
+    """Text with its `backticked` words set as code, and everything else escaped."""
     return Markup(BACKTICKS.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704
 
 
@@ -25,27 +25,26 @@ environment = Environment(
     undefined=Undefined,
     trim_blocks=True,
 )
-environment.filters["code"] = code
+environment.filters["code"] = mark_code
 strict = environment.overlay(undefined=StrictUndefined)
 
 
-def home(url: str, version: str, root: str) -> str:
-    """The front page, which strangers see: nothing in it is the operator's own.
+def render_home(url: str, version: str, root: str) -> str:
+    """The front page; it is public, so it holds nothing that only the operator should see.
 
-    `root` is the prefix of the service's addresses.
+    `root` is the prefix that the API is served under.
     """
     methods = [{"name": name, "text": (spec.__doc__ or "").strip()} for name, spec in METHODS.items()]
     return strict.get_template("home.html.j2").render(url=url, version=version, root=root, methods=methods)
 
 
-def docs(document: dict[str, Any], root: str) -> str:
-    """The OpenAPI document, readable."""
-    operations = [
-        {"path": path, "verb": verb.upper(), **operation}
-        for path, item in document["paths"].items()
-        for verb, operation in item.items()
-        if verb in VERBS
-    ]
+def render_docs(document: dict[str, Any], root: str) -> str:
+    """The OpenAPI document as a page."""
+    operations = []
+    for path, item in document["paths"].items():
+        for verb, operation in item.items():
+            if verb in VERBS:
+                operations.append({"path": path, "verb": verb.upper(), **operation})
     groups = [
         {
             "name": tag["name"],

@@ -1,4 +1,4 @@
-"""Opaque keyset cursors: a page starts after a row, so inserts neither repeat nor skip one."""
+"""Opaque keyset cursors: a page starts after a given row, so inserts neither repeat nor skip rows."""
 
 import base64
 import json
@@ -12,12 +12,15 @@ from fastapi import Query
 from expunge.api.problems import invalid
 
 MAX_PAGE = 200
-Cursor = Annotated[str | None, Query(max_length=300, description="`next_cursor` of the page before.")]
+Cursor = Annotated[
+    str | None,
+    Query(max_length=300, description="`next_cursor` of the previous page; omit for the first."),
+]
 Row = TypeVar("Row")
 
 
-class Placed(Protocol):
-    """What a page is ordered by."""
+class Sortable(Protocol):
+    """A row of a table that is paged by age."""
 
     @property
     def created_at(self) -> datetime: ...
@@ -25,25 +28,31 @@ class Placed(Protocol):
     def id(self) -> uuid.UUID: ...
 
 
-def cut(rows: Sequence[Row], limit: int, place: Callable[[Row], Placed]) -> tuple[Sequence[Row], str | None]:
-    """The page's rows and the cursor of the next page; `rows` was asked for with one more than the limit,
-    which tells whether there is one.
+def split_page(
+    rows: Sequence[Row], limit: int, sorted_by: Callable[[Row], Sortable]
+) -> tuple[Sequence[Row], str | None]:
+    """The page's rows, and the cursor of the next page or None.
+
+    `rows` are `limit + 1` rows at most: the extra one tells that there is a next page. `sorted_by` gets the
+    row that they are sorted by.
     """
     page = rows[:limit]
     if len(rows) <= limit:
         return page, None
-    last = place(page[-1])
-    return page, encode(last.created_at, last.id)
+    last = sorted_by(page[-1])
+    return page, encode_cursor(last.created_at, last.id)
 
 
-def encode(created_at: datetime, id_: uuid.UUID) -> str:
-    return (
-        base64.urlsafe_b64encode(json.dumps([created_at.isoformat(), str(id_)]).encode()).decode().rstrip("=")
-    )
+def encode_cursor(created_at: datetime, id_: uuid.UUID) -> str:
+    text = json.dumps([created_at.isoformat(), str(id_)])
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def decode(cursor: str | None) -> tuple[datetime, uuid.UUID] | None:
-    """Where a page begins; None for the first."""
+def decode_cursor(cursor: str | None) -> tuple[datetime, uuid.UUID] | None:
+    """The row after which the page starts; None for the first page.
+
+    Raises: Problem `invalid_request` where it is not a cursor of this service.
+    """
     if not cursor:
         return None
     try:
@@ -56,5 +65,5 @@ def decode(cursor: str | None) -> tuple[datetime, uuid.UUID] | None:
         raise invalid(
             "query.cursor",
             "is not a cursor of this service",
-            "take 'next_cursor' of the page before, or omit it",
+            "use 'next_cursor' of the previous page, or omit it",
         ) from error

@@ -1,6 +1,4 @@
-"""Query parameters: what a route does not take is refused, as an unknown field of a body is, and so is one
-that is given twice.
-"""
+"""Unknown query parameters are refused, like unknown fields of a body; so is one that is given twice."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -11,46 +9,45 @@ from fastapi import Request
 from expunge.api import signed_urls, suggestions
 from expunge.api.problems import FieldError, Problem
 
+MAX_ERRORS = 50
 
-def taken(dependant: Any) -> Iterator[tuple[str, bool]]:
-    """(name, whether it may be repeated) of each query parameter of a route and of what it depends on."""
+
+def declared_parameters(dependant: Any) -> Iterator[tuple[str, bool]]:
+    """(name, whether it may be repeated) of each query parameter of a route and of its dependencies."""
     for field in dependant.query_params:
         yield field.alias, get_origin(field.field_info.annotation) is list
     for inner in dependant.dependencies:
-        yield from taken(inner)
+        yield from declared_parameters(inner)
 
 
-async def known(request: Request) -> None:
-    """A dependency of every route. 422 for a query parameter that it does not take, or takes once and was
-    given twice.
+async def refuse_unknown(request: Request) -> None:
+    """A dependency of every route.
+
+    Raises: Problem `invalid_request` for a query parameter that the route does not have, or that is given
+    more often than it takes.
     """
     given = Counter(name for name, _ in request.query_params.multi_items())
     if not given:
         return
-    several = dict(taken(request.scope["route"].dependant))
-    if "sig" in given:  # a link to an artifact: whoever checks the signature reads these
-        several |= dict.fromkeys(signed_urls.PARAMETERS, False)
-    errors = [
-        FieldError(
-            field=f"query.{name[:100]}",
-            message=f"there is no query parameter '{name[:100]}' here",
-            remedy=remedy(name, list(several)),
-        )
-        for name in given
-        if name not in several
-    ]
-    errors += [
-        FieldError(field=f"query.{name}", message="is given twice", remedy="give it once")
-        for name, times in given.items()
-        if times > 1 and not several.get(name, True)
-    ]
+    repeatable = dict(declared_parameters(request.scope["route"].dependant))
+    if "sig" in given:  # a signed link: api/signed_urls.py reads its parameters
+        repeatable |= dict.fromkeys(signed_urls.PARAMETERS, False)
+    errors = []
+    for name in given:
+        if name not in repeatable:
+            shown = name[:100]
+            message = f"there is no query parameter '{shown}' here"
+            remedy = list_parameters(name, list(repeatable))
+            errors.append(FieldError(field=f"query.{shown}", message=message, remedy=remedy))
+    for name, times in given.items():
+        if times > 1 and not repeatable.get(name, True):
+            errors.append(FieldError(field=f"query.{name}", message="is given twice", remedy="give it once"))
     if errors:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         first = errors[0]
-        raise Problem(
-            "invalid_request", f"{first.field}: {first.message}: {first.remedy}{more}", errors=errors[:50]
-        )
+        detail = f"{first.field}: {first.message}: {first.remedy}{more}"
+        raise Problem("invalid_request", detail, errors=errors[:MAX_ERRORS])
 
 
-def remedy(name: str, names: list[str]) -> str:
-    return suggestions.choice(name, names, "this address takes") if names else "this address takes none"
+def list_parameters(name: str, names: list[str]) -> str:
+    return suggestions.choices(name, names, "this address takes") if names else "this address takes none"

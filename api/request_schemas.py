@@ -1,18 +1,19 @@
-"""What clients send about webhooks and API keys; what they send about jobs is in core/specs."""
+"""What clients send about artifacts, webhooks, the queue and API keys; job requests are in core/specs."""
 
 from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, Field
 
+from expunge.api import signed_urls
 from expunge.core.specs import Spec
 from expunge.store.keys import Scope
 from expunge.store.webhooks import Event as WebhookEvent
 
-DAY = 86_400
+DAY = 86_400  # seconds
 T = TypeVar("T")
 
 
-def filled(text: str) -> str:
+def not_blank(text: str) -> str:
     if not text.strip():
         raise ValueError("must not be empty: give it a name")
     return text
@@ -24,7 +25,7 @@ def printable(text: str) -> str:
     return text
 
 
-def distinct(items: list[T]) -> list[T]:
+def without_duplicates(items: list[T]) -> list[T]:
     return list(dict.fromkeys(items))
 
 
@@ -35,17 +36,28 @@ Url = Annotated[
         min_length=1,
         max_length=2048,
         description=(
-            "https, port 443, a host with public addresses only; no user name, no fragment. It is looked up"
-            " and checked again before each attempt."
+            "https on port 443, with a host that has only public addresses; no user name and no fragment. The"
+            " host is looked up and checked again before each attempt."
         ),
         examples=["https://hooks.example.com/expunge"],
     ),
 ]
 Events = Annotated[
     list[WebhookEvent],
-    Field(min_length=1, max_length=16, description="Which ends of jobs to tell of."),
-    AfterValidator(distinct),
+    Field(min_length=1, max_length=16, description="Which outcomes of jobs to notify about."),
+    AfterValidator(without_duplicates),
 ]
+
+
+class LinkSpec(Spec):
+    """How long a link is valid."""
+
+    lifetime_s: int = Field(
+        default=signed_urls.MAX_LIFETIME,
+        ge=1,
+        le=signed_urls.MAX_LIFETIME,
+        description="Seconds until it expires.",
+    )
 
 
 class WebhookRequest(Spec):
@@ -55,18 +67,19 @@ class WebhookRequest(Spec):
     events: Events = Field(default=["job.succeeded", "job.failed", "job.cancelled", "job.expired"])
     description: Line = Field(default="", description="For people.")
     enabled: bool = Field(
-        default=True, description="A disabled webhook hears of nothing that happens meanwhile."
+        default=True, description="A disabled webhook is not notified of what happens in the meantime."
     )
 
 
 class WebhookPatch(Spec):
-    """What is to change of a webhook; what is omitted, or null, stays."""
+    """Changes to a webhook; what is omitted, or null, stays as it is."""
 
     url: Url | None = None
     events: Events | None = None
     description: Line | None = None
     enabled: bool | None = Field(
-        default=None, description="true also takes up deliveries that were waiting when it was disabled."
+        default=None,
+        description="true also resumes deliveries that were pending when the webhook was disabled.",
     )
 
 
@@ -75,7 +88,7 @@ class PauseRequest(Spec):
 
     hand_over: bool = Field(
         default=False,
-        description="Whether running jobs stop at their next checkpoint, to go on after the pause.",
+        description="Whether running jobs stop at their next checkpoint and continue after the pause.",
     )
     reason: Line = Field(default="", description="For people; GET /queue shows it.")
 
@@ -89,12 +102,12 @@ class KeyRequest(Spec):
             min_length=1, max_length=100, description="To tell keys apart.", examples=["takedown pipeline"]
         ),
         AfterValidator(printable),
-        AfterValidator(filled),
+        AfterValidator(not_blank),
     ]
     scopes: Annotated[
         list[Scope],
-        Field(min_length=1, max_length=16, description="What it may do; `admin` may do all."),
-        AfterValidator(distinct),
+        Field(min_length=1, max_length=16, description="What the key may do; `admin` includes everything."),
+        AfterValidator(without_duplicates),
     ]
     expires_in_s: int | None = Field(
         default=None, ge=60, le=3650 * DAY, description="Seconds until it expires; omitted: never."
@@ -102,14 +115,14 @@ class KeyRequest(Spec):
 
 
 class KeyRotation(Spec):
-    """How long the old key lives on."""
+    """How long the old key stays valid."""
 
     overlap_s: int = Field(
         default=DAY,
         ge=0,
         le=30 * DAY,
         description=(
-            "Seconds for which the old key still works, so that a lost answer locks nobody out; 0 revokes it"
-            " at once, as for a key that leaked."
+            "Seconds for which the old key still works, so that a lost answer does not lock you out. 0"
+            " revokes it at once: use it for a key that has leaked."
         ),
     )

@@ -1,8 +1,7 @@
-"""uvicorn as the API runs under it: HTTP/1.1 with deadlines, so that a client that sends slowly, or nothing,
-holds a connection for a bounded time only.
+"""uvicorn with deadlines, so that a client that sends slowly, or nothing, cannot hold a connection for long.
 
-uvicorn itself has no time limit for a request's head or body. A proxy in front (docs/running.md) is good for
-more: TLS, and slow readers.
+uvicorn itself has no time limit for a request's head or body. A proxy in front (docs/running.md) adds TLS,
+and protects against slow readers.
 """
 
 import asyncio
@@ -14,121 +13,118 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEAD_SECONDS = (
-    10.0  # from a connection's beginning, or a further request's first byte, to the end of its head
-)
-BODY_SECONDS, BODY_BYTES = 10.0, 10_240  # so many bytes of a body in each so many seconds
-MOST_HALF = 256  # connections whose heads are not whole yet
-# Beyond MOST_HALF the oldest has so long to end: many clients at once are not slow ones.
-HURRY_SECONDS = 2.0
-MOST = 2500  # connections; beyond that, requests are answered 503
-GRACE = 5  # seconds that requests have to end in when the server stops
+HEAD_SECONDS = 10.0  # for a request's head, from the connection's start or from its own first byte
+BODY_SECONDS, BODY_BYTES = 10.0, 10_240  # a body must bring this many bytes in each period of this length
+MAX_INCOMPLETE_HEADS = 256  # connections whose heads are incomplete
+# Above MAX_INCOMPLETE_HEADS, the time that the oldest one gets. It is not 0, as many clients that connect at
+# once are not slow clients.
+SHORTENED_HEAD_SECONDS = 2.0
+MAX_CONNECTIONS = 2500  # above it, requests are answered 503
+SHUTDOWN_SECONDS = 5  # that running requests get to finish when the server stops
 TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
-class Patient(H11Protocol):
-    """uvicorn's protocol over h11, one object for each connection.
+class DeadlineProtocol(H11Protocol):
+    """uvicorn's protocol over h11, one object for each connection, with a deadline for heads and bodies."""
 
-    A deadline runs while the client owes the rest of a head or of a body.
-    """
-
-    half: dict["Patient", None] = {}  # noqa: RUF012  # connections whose head is not whole, the oldest first; of all in this process
+    # The process's connections with an incomplete head, the oldest first
+    incomplete_heads: dict["DeadlineProtocol", None] = {}  # noqa: RUF012
     deadline: asyncio.TimerHandle | None = None
-    owed = ""
+    awaited = ""  # what the client has to send: "head", "body" or nothing
     received = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
-        self.look()
+        self.update_deadline()
 
     def data_received(self, data: bytes) -> None:
         self.received += len(data)
         super().data_received(data)
-        self.look()
+        self.update_deadline()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self.look()
+        self.update_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self.owe("")
+        self.set_deadline("")
 
-    def look(self) -> None:
-        """What the client owes after what has just happened; between two requests nothing, as uvicorn's own
-        keep-alive runs then.
+    def update_deadline(self) -> None:
+        """Set the deadline for what the client has to send now.
+
+        Between two requests that is nothing: uvicorn's own keep-alive timeout runs then.
         """
-        owed = ""
+        awaited = ""
         if self.conn.their_state is h11.SEND_BODY:
-            owed = "body"
+            awaited = "body"
         elif self.conn.their_state is h11.IDLE and (self.cycle is None or self.conn.trailing_data[0]):
-            owed = "head"
+            awaited = "head"
         if self.transport.is_closing():
-            owed = ""
-        if owed != self.owed:
-            self.owe(owed)
+            awaited = ""
+        if awaited != self.awaited:
+            self.set_deadline(awaited)
 
-    def owe(self, what: str) -> None:
-        """Start the clock for a head or a body, or stop it."""
+    def set_deadline(self, awaited: str) -> None:
+        """Start the deadline for a "head" or a "body"; with "", stop it."""
         if self.deadline is not None:
             self.deadline.cancel()
             self.deadline = None
-        self.owed, self.received = what, 0
-        self.half.pop(self, None)
-        if what == "head":
-            if len(self.half) >= MOST_HALF:
-                next(iter(self.half)).hurry()
-            self.half[self] = None
-            self.deadline = self.loop.call_later(HEAD_SECONDS, self.give_up)
-        elif what == "body":
-            self.deadline = self.loop.call_later(BODY_SECONDS, self.measure)
+        self.awaited, self.received = awaited, 0
+        self.incomplete_heads.pop(self, None)
+        if awaited == "head":
+            if len(self.incomplete_heads) >= MAX_INCOMPLETE_HEADS:
+                next(iter(self.incomplete_heads)).shorten_deadline()
+            self.incomplete_heads[self] = None
+            self.deadline = self.loop.call_later(HEAD_SECONDS, self.time_out)
+        elif awaited == "body":
+            self.deadline = self.loop.call_later(BODY_SECONDS, self.check_body)
 
-    def hurry(self) -> None:
-        """The head is to end soon, as others wait for its place."""
-        self.half.pop(self, None)
+    def shorten_deadline(self) -> None:
+        """Give the head less time, as others wait for its place."""
+        self.incomplete_heads.pop(self, None)
         if self.deadline is not None:
             self.deadline.cancel()
-        self.deadline = self.loop.call_later(min(HURRY_SECONDS, HEAD_SECONDS), self.give_up)
+        self.deadline = self.loop.call_later(min(SHORTENED_HEAD_SECONDS, HEAD_SECONDS), self.time_out)
 
-    def measure(self) -> None:
-        """A body goes on as long as enough of it comes, or as it is the service that does not read on."""
+    def check_body(self) -> None:
+        """Extend the body's deadline if enough of it came, or if the service itself is not reading it."""
         if (
             self.received >= BODY_BYTES
             or self.flow.read_paused
             or self.conn.they_are_waiting_for_100_continue
         ):
-            self.owe("body")
+            self.set_deadline("body")
         else:
-            self.give_up()
+            self.time_out()
 
-    def give_up(self) -> None:
-        """Hang up; where no answer has begun, say why."""
-        silent = self.owed == "body" and self.cycle.response_started
-        self.owe("")
-        if silent:
+    def time_out(self) -> None:
+        """Close the connection; if no answer has begun, answer 408 first."""
+        answered = self.awaited == "body" and self.cycle.response_started
+        self.set_deadline("")
+        if answered:
             self.transport.abort()
         else:
             self.transport.write(TIMEOUT)
             self.transport.close()
 
 
-def config(app: str | Callable[..., Any], **more: Any) -> uvicorn.Config:
-    """One way to serve for the image, for `expunge up` and for the tests.
+def config(app: str | Callable[..., Any], **options: Any) -> uvicorn.Config:
+    """uvicorn's configuration for the image, for `expunge up` and for the tests; `options` override it.
 
-    Raises the soft limit of open files to what that many connections take.
+    Also raises the process's soft limit of open files to what MAX_CONNECTIONS needs.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * MOST + 256
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
-        )
-    kept = {
-        "http": Patient,
+    needed = 2 * MAX_CONNECTIONS + 256
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    defaults = {
+        "http": DeadlineProtocol,
         "loop": "asyncio",
         "ws": "none",
         "access_log": False,
-        "limit_concurrency": MOST,
-        "timeout_graceful_shutdown": GRACE,
+        "limit_concurrency": MAX_CONNECTIONS,
+        "timeout_graceful_shutdown": SHUTDOWN_SECONDS,
     }
-    return uvicorn.Config(app, **{**kept, **more})
+    return uvicorn.Config(app, **{**defaults, **options})

@@ -1,4 +1,4 @@
-"""What the routes share: settings, database, artifact store, the listener, the bell and the counters."""
+"""What the routes share: settings, database, artifact store, rate limits, caches, queue and metrics."""
 
 import uuid
 from contextlib import AbstractContextManager
@@ -9,15 +9,15 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from expunge.api.checksums import Checked
-from expunge.api.event_listener import Hub
-from expunge.api.key_cache import Known
-from expunge.api.metrics import Counted, Metrics
-from expunge.api.middleware.rate_limit import Limiter
-from expunge.api.single_flight import Shared
-from expunge.api.stream_limits import Seats
-from expunge.api.task_queue import Bell
-from expunge.api.vet_image import Decoder
+from expunge.api.checksums import ChecksumCache
+from expunge.api.event_listener import EventListener
+from expunge.api.key_cache import KeyCache
+from expunge.api.metrics import DatabaseCounts, Metrics
+from expunge.api.middleware.rate_limit import RateLimiter
+from expunge.api.single_flight import SingleFlight
+from expunge.api.stream_limits import StreamLimits
+from expunge.api.task_queue import TaskQueue
+from expunge.api.vet_image import VettingThread
 from expunge.store import artifacts, db, deployment, jobs, keys, queue_pauses, workers
 from expunge.store.blobs import Blobs
 from expunge.store.settings import Settings
@@ -28,58 +28,65 @@ class Services:
     """One per app; nothing in it connects before it is used."""
 
     settings: Settings
-    hub: Hub
-    bell: Bell
+    event_listener: EventListener
+    task_queue: TaskQueue
     metrics: Metrics
-    limiter: Limiter
-    checked: Checked = field(default_factory=Checked)
-    known: Known = field(default_factory=Known)
+    rate_limiter: RateLimiter
+    checksums: ChecksumCache = field(default_factory=ChecksumCache)
+    key_cache: KeyCache = field(default_factory=KeyCache)
 
     def __post_init__(self) -> None:
-        self.decoder = Decoder()
-        self.seats = Seats(self.settings.max_streams)
-        self.living = Shared(partial(run_in_threadpool, self.marks), 1.0)
-        self.ready = Shared(self.readiness, 1.0)
+        self.vetting_thread = VettingThread()
+        self.stream_limits = StreamLimits(self.settings.max_streams)
+        self.live_identifiers = SingleFlight(partial(run_in_threadpool, self.read_live_identifiers), 1.0)
+        self.readiness = SingleFlight(self.check_readiness, 1.0)
 
     @cached_property
     def blobs(self) -> Blobs:
-        """Known to be this database's. ForeignStore."""
+        """The artifact store, checked to be this database's.
+
+        Raises: ForeignStore where it is not.
+        """
         return deployment.open_store_cached(self.settings)
 
     def transaction(self) -> AbstractContextManager[Session]:
-        """A session that commits at its end."""
+        """A session that commits when its block ends."""
         return db.transaction(self.settings.database_url.get_secret_value())
-
-    def marks(self) -> frozenset[str]:
-        """What tells a live key from any other text of its form."""
-        with self.reading() as session:
-            return keys.live_identifiers(session)
-
-    async def readiness(self) -> dict[str, str]:
-        """How the parts are: the database must answer; a silent Redis only degrades; a paused queue, and one
-        without a worker that is ready, take jobs all the same."""
-        queue, ready = await run_in_threadpool(self.queue_state)
-        return {"database": "ok", "redis": await self.limiter.ping(), "queue": queue, "workers": ready}
-
-    def queue_state(self) -> tuple[str, str]:
-        with self.transaction() as session:
-            session.execute(text("select 1 from jobs limit 1"))
-            queue = "running" if queue_pauses.get_pause(session, None) is None else "paused"
-            return queue, "ready" if workers.ready_models(session) else "none ready"
 
     def reading(self) -> AbstractContextManager[Session]:
         """A session for one SELECT."""
         return db.reading(self.settings.database_url.get_secret_value())
 
-    def ring(self, job_id: uuid.UUID) -> None:
-        """Wake a worker; to be called after the commit."""
-        if not self.bell.ring(job_id):
-            self.metrics.unheard.inc()
+    def read_live_identifiers(self) -> frozenset[str]:
+        """The identifiers (hashes and ids) of all live API keys."""
+        with self.reading() as session:
+            return keys.live_identifiers(session)
 
-    def count(self) -> Counted:
-        """What the database says at this moment."""
+    async def check_readiness(self) -> dict[str, str]:
+        """The state of each part the service needs.
+
+        The database must answer. Without Redis the service is only degraded; with a paused queue, or without
+        a ready worker, it still accepts jobs.
+        """
+        queue, ready = await run_in_threadpool(self.queue_state)
+        return {"database": "ok", "redis": await self.rate_limiter.ping(), "queue": queue, "workers": ready}
+
+    def queue_state(self) -> tuple[str, str]:
+        """(state of the queue, state of the workers)."""
         with self.transaction() as session:
-            return Counted(
+            session.execute(text("select 1 from jobs limit 1"))
+            queue = "running" if queue_pauses.get_pause(session, None) is None else "paused"
+            return queue, "ready" if workers.ready_models(session) else "none ready"
+
+    def announce(self, job_id: uuid.UUID) -> None:
+        """Wake a worker; call it after the commit."""
+        if not self.task_queue.announce(job_id):
+            self.metrics.broker_failures.inc()
+
+    def count_rows(self) -> DatabaseCounts:
+        """The numbers that /metrics reads from the database."""
+        with self.transaction() as session:
+            return DatabaseCounts(
                 jobs=jobs.count_by_status(session),
                 oldest=jobs.queue_age(session),
                 corrupt=artifacts.count_corrupt(session),
@@ -90,8 +97,15 @@ class Services:
 
 
 def build(settings: Settings) -> Services:
+    """The services of one app; connects to nothing."""
     dsn = db.psycopg_url(settings.database_url.get_secret_value())
     metrics = Metrics()
-    services = Services(settings, Hub(dsn), Bell(settings.broker_url), metrics, Limiter(settings, metrics))
-    services.metrics.watch(services.count)
+    services = Services(
+        settings=settings,
+        event_listener=EventListener(dsn),
+        task_queue=TaskQueue(settings.broker_url),
+        metrics=metrics,
+        rate_limiter=RateLimiter(settings, metrics),
+    )
+    services.metrics.register_database(services.count_rows)
     return services

@@ -1,49 +1,55 @@
-"""How many answers one key, and one tenant, may keep waiting for a job's next event in this process: event
-streams, and `Prefer: wait`.
+"""How many requests one key and one tenant may keep waiting for a job's next event in this process.
+
+Event streams and `Prefer: wait` both count.
 """
 
 import uuid
 from collections import Counter
-from typing import TYPE_CHECKING
 
+from expunge.api.caller import Caller
 from expunge.api.problems import Problem
 
-if TYPE_CHECKING:
-    from expunge.api.auth import Caller
-
-SOON = 5  # seconds
+RETRY_AFTER = 5  # seconds
 
 
-class Seat:
-    """A place that is taken until it is left."""
+class StreamSlot:
+    """A context manager: one of a tenant's open streams, given back when left."""
 
-    def __init__(self, seats: "Seats", whose: tuple[uuid.UUID, uuid.UUID]) -> None:
-        self.seats, self.whose = seats, whose
+    def __init__(self, limits: "StreamLimits", owners: tuple[uuid.UUID, uuid.UUID]) -> None:
+        self.limits, self.owners = limits, owners
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, *_: object) -> None:
-        self.seats.taken.subtract(self.whose)
-        self.seats.taken += Counter()  # forgets those that stand at nothing
+        self.limits.open_streams.subtract(self.owners)
+        self.limits.open_streams += Counter()  # drops the entries that are down to 0
 
 
-class Seats:
-    """`most` of a tenant, half of them of one key; all in the event loop, so nothing is locked."""
+class StreamLimits:
+    """At most `max_streams` for each tenant, and half of them for each key; event loop only, so no lock."""
 
-    def __init__(self, most: int) -> None:
-        self.most, self.taken = most, Counter[uuid.UUID]()
+    def __init__(self, max_streams: int) -> None:
+        self.max_streams = max_streams
+        self.open_streams = Counter[uuid.UUID]()
 
-    def free(self, caller: "Caller") -> bool:
-        return self.taken[caller.tenant_id] < self.most and self.taken[caller.key_id] < max(1, self.most // 2)
+    def has_room(self, caller: Caller) -> bool:
+        per_key = max(1, self.max_streams // 2)
+        return (
+            self.open_streams[caller.tenant_id] < self.max_streams
+            and self.open_streams[caller.key_id] < per_key
+        )
 
-    def take(self, caller: "Caller") -> Seat:
-        """A seat. Problem: too_many_requests."""
-        if not self.free(caller):
-            text = (
-                f"EXPUNGE_MAX_STREAMS allows a tenant {self.most} open streams, and one API key half as many;"
-                " all are open: close one, or read GET /jobs/{id}/events as pages."
+    def acquire(self, caller: Caller) -> StreamSlot:
+        """Reserve a slot.
+
+        Raises: Problem `too_many_requests`.
+        """
+        if not self.has_room(caller):
+            detail = (
+                f"EXPUNGE_MAX_STREAMS allows a tenant {self.max_streams} open streams, and one API key half"
+                " as many; all are open: close one, or read GET /jobs/{id}/events as pages."
             )
-            raise Problem("too_many_requests", text, headers={"Retry-After": str(SOON)})
-        whose = caller.tenant_id, caller.key_id
-        self.taken.update(whose)
-        return Seat(self, whose)
+            raise Problem("too_many_requests", detail, headers={"Retry-After": str(RETRY_AFTER)})
+        owners = caller.tenant_id, caller.key_id
+        self.open_streams.update(owners)
+        return StreamSlot(self, owners)

@@ -1,6 +1,6 @@
-"""Vet an uploaded delta, a LoRA or a sparse mask: container, names, shapes, finite values.
+"""Check an uploaded delta (a LoRA or a sparse mask): container, names, shapes, finite values.
 
-The worker checks it once more before it loads it, by the same rules (core/delta_format).
+The worker checks it once more before loading it, by the same rules (core/delta_format).
 """
 
 from pathlib import Path
@@ -12,15 +12,15 @@ from expunge.core.delta_format.container import read_container
 from expunge.core.errors import CoreError
 from expunge.core.sources import folder_of
 
-# Bytes, which take some twenty times as many of memory; a delta names some thousand tensors
+# Bytes. Parsing takes some twenty times as much memory; a delta has some thousand tensors.
 MAX_HEADER = 4 << 20
 MAX_FAULTS = 8
 
 
 def check(path: Path, source: str, model: str) -> None:
-    """Refuse an upload that is not a usable delta of the model.
+    """Check that an upload is a usable delta of the model.
 
-    Raises: Problem.
+    Raises: Problem `not_safetensors`, `delta_does_not_fit` or `delta_not_finite`.
     """
     try:
         file = read_container(path, MAX_HEADER)
@@ -39,7 +39,7 @@ def shapes_of(source: str) -> dict[str, tuple[int, ...]] | None:
 
 
 def problem_of(error: BadDelta) -> Problem:
-    """The problem, with an entry for each part at fault, up to MAX_FAULTS."""
+    """The problem for a bad delta, with an entry for each wrong part, MAX_FAULTS at most."""
     part = error.part or "body"
     faults = [FieldError(field=part, message=error.why, remedy=error.remedy)]
     faults += [FieldError(field=field, message=why) for field, why in error.others.items()]

@@ -1,5 +1,6 @@
-"""Vet an uploaded image without torch: header first, then bounded decoding, then a PNG of our own, in sRGB
-and without metadata.
+"""Check an uploaded image and re-encode it: as a PNG in sRGB, without metadata.
+
+The header is checked before any pixel is decoded, so that a hostile file cannot take unbounded memory.
 """
 
 import asyncio
@@ -18,19 +19,19 @@ from PIL import Image, ImageCms, ImageOps
 from expunge.api.problems import Problem
 
 T = TypeVar("T")
-# MPO: a JPEG followed by further pictures, as phones take them
+# MPO: a JPEG followed by further pictures, as phones make them
 FORMATS = {"image/png": ("PNG",), "image/jpeg": ("JPEG", "MPO"), "image/webp": ("WEBP",)}
 ALIASES = {"image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg", "image/x-png": "image/png"}
 MEDIA_TYPES = tuple(FORMATS)
 STORED = "image/png"
 MAX_BYTES = 10 << 20
 MIN_SIDE, MAX_SIDE = 32, 4096  # pixels
-# Each scan of a progressive JPEG goes over the whole picture; ten are usual
+# Each scan of a progressive JPEG decodes the whole picture; ten are usual
 SCAN, MAX_SCANS = (b"\xff\xda", 200)
-STRIP = 256  # rows that are made opaque at a time
-WAITING = 32  # uploads of one tenant that may wait to be looked at
+STRIP = 256  # rows that are flattened at a time
+MAX_WAITING = 32  # uploads of one tenant that may wait to be checked
 SRGB = ImageCms.createProfile("sRGB")
-# A profile's colour space, and the modes of images that it can be of
+# A profile's colour space -> the modes of images that it can describe
 SPACES = {"RGB ": ("RGB", "RGBA"), "GRAY": ("L",), "CMYK": ("CMYK",)}
 BRANDS = {
     b"heic": "HEIC",
@@ -59,8 +60,8 @@ MAGIC = {
 }
 
 
-class Decoder:
-    """One thread that vets, one upload at a time: the memory of a whole service is that of one.
+class VettingThread:
+    """One thread that checks one upload at a time, which bounds the memory of the whole service.
 
     Tenants take turns.
     """
@@ -72,14 +73,17 @@ class Decoder:
         self.waiting = Counter[uuid.UUID]()
 
     async def run(self, tenant_id: uuid.UUID, work: Callable[[], T]) -> T:
-        """The work's result. Problem: too_many_requests, when as many of the tenant's wait already."""
-        if self.waiting[tenant_id] >= WAITING:
-            text = f"{WAITING} uploads of yours are waiting to be looked at: send fewer at a time."
-            raise Problem("too_many_requests", text, headers={"Retry-After": "10"})
+        """The result of `work`, run in the thread.
+
+        Raises: Problem `too_many_requests` where too many of the tenant's uploads wait already.
+        """
+        if self.waiting[tenant_id] >= MAX_WAITING:
+            detail = f"{MAX_WAITING} of your uploads are waiting to be checked: send fewer at a time."
+            raise Problem("too_many_requests", detail, headers={"Retry-After": "10"})
         self.waiting[tenant_id] += 1
         try:
             async with self.tenants[tenant_id], self.turn:
-                # Shielded: a thread cannot be stopped, and the next must not begin beside it.
+                # Shielded, as a thread cannot be stopped, and the next upload must not start beside it.
                 return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self.thread, work))
         finally:
             self.waiting[tenant_id] -= 1
@@ -87,8 +91,8 @@ class Decoder:
                 del self.waiting[tenant_id], self.tenants[tenant_id]
 
 
-def named(head: bytes) -> str | None:
-    """What the first bytes of a file say that it is."""
+def sniff_format(head: bytes) -> str | None:
+    """The name of a file's format, by its first bytes."""
     if head[4:8] == b"ftyp":
         return BRANDS.get(head[8:12], "MP4")
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
@@ -96,14 +100,15 @@ def named(head: bytes) -> str | None:
     return next((name for magic, name in MAGIC.items() if head.startswith(magic)), None)
 
 
-def opened(path: Path, media_type: str) -> Image.Image:
-    """The image, its header read and its pixels not; refuses what is no image, or another sort than the
-    header says.
+def open_image(path: Path, media_type: str) -> Image.Image:
+    """The image, with its header read but not its pixels.
+
+    Raises: Problem `not_an_image` where it is none, or not of this media type; `image_unusable`.
     """
     content = path.read_bytes()
-    found = named(content[:16])
+    found = sniff_format(content[:16])
     if found == "JPEG" and content.count(SCAN) > MAX_SCANS:
-        raise Problem("image_unusable", f"The JPEG has more than {MAX_SCANS} scans: save it anew.")
+        raise Problem("image_unusable", f"The JPEG has more than {MAX_SCANS} scans: save it again.")
     try:
         with warnings.catch_warnings():
             # The size is checked below, before anything is decoded
@@ -115,44 +120,43 @@ def opened(path: Path, media_type: str) -> Image.Image:
         if found and found not in ("PNG", "JPEG", "WebP"):
             raise Problem(
                 "not_an_image",
-                f"The bytes are no PNG, JPEG or WebP image but {found}: save the picture as one of them.",
+                f"The bytes are {found}, not PNG, JPEG or WebP: convert the picture to one of these.",
             ) from error
-        what = (
-            f"The {found} image is broken or ends early"
-            if found
-            else "The bytes are no PNG, JPEG or WebP image"
-            if content
-            else "The body is empty"
-        )
-        raise Problem("not_an_image", f"{what}: send a whole PNG, JPEG or WebP file.") from error
+        what = "The body is empty"
+        if found:
+            what = f"The {found} image is damaged or ends early"
+        elif content:
+            what = "The bytes are not PNG, JPEG or WebP"
+        raise Problem("not_an_image", f"{what}: send a complete PNG, JPEG or WebP file.") from error
     if image.format not in FORMATS[media_type]:
         raise Problem(
             "not_an_image",
-            f"The bytes are {image.format}, the Content-Type says {media_type}: send the true one.",
+            f"The bytes are {image.format}, but the Content-Type is {media_type}: send the matching one.",
         )
     return image
 
 
 def too_large() -> Problem:
-    return Problem("image_unusable", f"The image has more than {MAX_SIDE} px a side: make it smaller.")
+    return Problem("image_unusable", f"The image has a side of more than {MAX_SIDE} px: make it smaller.")
 
 
 def check(image: Image.Image) -> None:
-    """Refuse by what the header says: too large, too small, animated."""
+    """Raises: Problem `image_unusable` for an image that is too large, too small or animated."""
     if max(image.size) > MAX_SIDE:
         raise too_large()
     if min(image.size) < MIN_SIDE:
         raise Problem(
             "image_unusable",
-            f"The image has {image.width} x {image.height} px; at least {MIN_SIDE} px a side are needed.",
+            f"The image has {image.width} x {image.height} px: each side must have at least {MIN_SIDE} px.",
         )
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-        raise Problem("image_unusable", "The image is animated: send a still one.")
+        raise Problem("image_unusable", "The image is animated: send a still image.")
 
 
-def eight_bits(image: Image.Image) -> Image.Image:
-    """16 bits of grey as 8, which convert() would clip; palettes as the colours that they stand for; a colour
-    that stands for clear as a channel of its own.
+def to_eight_bits(image: Image.Image) -> Image.Image:
+    """The image with 8 bits for each channel, without a palette, and with transparency as an alpha channel.
+
+    16-bit grey is scaled, as convert() would clip it.
     """
     if image.mode.startswith("I"):
         grey = np.asarray(image) // 257
@@ -164,15 +168,15 @@ def eight_bits(image: Image.Image) -> Image.Image:
     return image
 
 
-def in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """The colours that the profile means.
+def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """The image with its colour profile applied.
 
-    A profile that cannot be read, or is of another sort of image, is as none: sRGB.
+    A profile that cannot be read, or describes another kind of image, is ignored: the image is then sRGB.
     """
     if not profile:
         return image
     if image.mode == "LA":
-        grey = in_srgb(image.getchannel("L"), profile)
+        grey = to_srgb(image.getchannel("L"), profile)
         return Image.merge("LA", (grey, image.getchannel("A")))
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -189,9 +193,10 @@ def in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     return moved.convert("L") if image.mode == "L" else moved
 
 
-def opaque(image: Image.Image) -> Image.Image:
-    """Grey or RGB, transparent parts on white; in strips, as a copy of the whole in four channels is what
-    costs.
+def flatten(image: Image.Image) -> Image.Image:
+    """The image in grey or RGB, with transparent parts on white.
+
+    Done in strips: a copy of the whole image with four channels would take the most memory of all.
     """
     if not image.has_transparency_data:
         return image if image.mode in ("L", "RGB") else image.convert("RGB")
@@ -203,23 +208,25 @@ def opaque(image: Image.Image) -> Image.Image:
 
 
 def clean(path: Path, media_type: str) -> dict[str, Any]:
-    """Put a plain PNG in the upload's place; its width, height, and the share of its pixels that a mask would
-    keep.
+    """Replace the upload by a plain PNG; returns its width, height, and the share of light pixels ("light").
 
-    In memory at once: the upload, two images of its size at most, and what libjpeg or libwebp holds of one.
+    A mask keeps the light pixels. In memory at once are the upload, at most two images of its size, and what
+    libjpeg or libwebp needs for one.
+    Raises: Problem `not_an_image` or `image_unusable`.
     """
-    with opened(path, media_type) as image:
+    with open_image(path, media_type) as image:
         check(image)
         try:
             image.load()
             profile, turned = image.info.get("icc_profile"), image
             ImageOps.exif_transpose(turned, in_place=True)
-            fresh = opaque(in_srgb(eight_bits(turned), profile))
+            fresh = flatten(to_srgb(to_eight_bits(turned), profile))
         except Exception as error:
             raise Problem(
-                "not_an_image", "The image is broken or ends early: save it anew, and send the whole file."
+                "not_an_image",
+                "The image is damaged or ends early: save it again, and send the complete file.",
             ) from error
-        fresh.info = {}  # pixels alone: no profile, no text, no EXIF
+        fresh.info = {}  # only pixels: no profile, no text, no EXIF
         fresh.save(path, format="PNG", exif=b"", compress_level=4)
         light = sum((fresh if fresh.mode == "L" else fresh.convert("L")).histogram()[128:])
         return {"width": fresh.width, "height": fresh.height, "light": light / (fresh.width * fresh.height)}

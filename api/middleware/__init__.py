@@ -1,3 +1,1 @@
-"""What every request passes, in this order: sendfile, envelope, authentication (api/auth.py), rate_limit,
-body_limit.
-"""
+"""What every request passes before its route; stack.py has the order."""

@@ -1,4 +1,4 @@
-"""Read and vet a request body before anything parses it: size, media type, strict JSON."""
+"""Read and check a request's body before anything parses it: size, media type, strict JSON."""
 
 import codecs
 import json
@@ -13,39 +13,44 @@ from expunge.api.problems import FieldError, Problem
 MAX_BODY = 64 * 1024  # bytes
 MAX_DEPTH = 32
 MAX_DIGITS = 1000
-STREAMED = ("/artifacts",)  # uploads bound and read their own bodies
+STREAMED = ("/artifacts",)  # uploads read their own body, with a limit of their own
 
 
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse an object that names a key twice."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key '{twice[:100]}' is there twice")
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's members as a dict.
+
+    Raises: ValueError where a key is given twice.
+    """
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key '{key[:100]}' is given twice")
+        found[key] = value
     return found
 
 
-def refuse(constant: str) -> Any:
+def refuse_constant(constant: str) -> Any:
+    """Raises: ValueError for NaN and Infinity, which Python's parser would read."""
     raise ValueError(f"{constant} is not JSON: give a finite number")
 
 
-def whole(digits: str) -> int:
+def parse_integer(digits: str) -> int:
+    """Raises: ValueError for an integer of more than MAX_DIGITS digits."""
     if len(digits) > MAX_DIGITS:
-        raise ValueError(f"a number in it has {len(digits)} digits, at most {MAX_DIGITS} are read")
+        raise ValueError(f"a number in it has {len(digits)} digits; at most {MAX_DIGITS} are allowed")
     return int(digits)
 
 
-def depth(text: str) -> int:
-    """How deep arrays and objects nest, strings aside."""
+def nesting_depth(text: str) -> int:
+    """How deep arrays and objects nest, ignoring brackets in strings."""
     deepest = level = 0
-    inside = escaped = False
+    in_string = escaped = False
     for char in text:
-        if inside:
-            inside = escaped or char != '"'
+        if in_string:
+            in_string = escaped or char != '"'
             escaped = char == "\\" and not escaped
         elif char == '"':
-            inside = True
+            in_string = True
         elif char in "[{":
             level += 1
             deepest = max(deepest, level)
@@ -54,8 +59,11 @@ def depth(text: str) -> int:
     return deepest
 
 
-def utf8(body: bytes) -> bytes:
-    """The body without the mark that some editors put before UTF-8. Problem: it is in another encoding."""
+def check_utf8(body: bytes) -> bytes:
+    """The body without a byte order mark.
+
+    Raises: Problem `malformed_request` where the body is not UTF-8.
+    """
     encoding = json.detect_encoding(body)
     try:
         if not encoding.startswith("utf-8"):
@@ -63,73 +71,81 @@ def utf8(body: bytes) -> bytes:
         body.decode()
     except ValueError as error:
         found = encoding.upper().removesuffix("-SIG") if not encoding.startswith("utf-8") else "not UTF-8"
-        raise Problem(
-            "malformed_request", f"The body is {found}: save it as UTF-8 and send it again."
-        ) from error
+        raise Problem("malformed_request", f"The body is {found}: encode it as UTF-8.") from error
     return body.removeprefix(codecs.BOM_UTF8)
 
 
-def vet(body: bytes) -> None:
-    """Refuse what is not strict, flat JSON."""
+def check_json(body: bytes) -> None:
+    """Check that the body is strict JSON that does not nest too deeply.
+
+    Raises: Problem `malformed_request`.
+    """
     try:
         text = body.decode()
-        if depth(text) > MAX_DEPTH:
+        if nesting_depth(text) > MAX_DEPTH:
             raise ValueError(f"it nests deeper than {MAX_DEPTH} levels")
-        value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_int=whole)
-        json.dumps(value, ensure_ascii=False).encode()  # an unpaired surrogate cannot be stored nor answered
+        value = json.loads(
+            text, object_pairs_hook=unique_keys, parse_constant=refuse_constant, parse_int=parse_integer
+        )
+        json.dumps(value, ensure_ascii=False).encode()  # fails for an unpaired surrogate
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise Problem(
-            "malformed_request", f"The body is no JSON from {where} on ({error.msg}): correct it there."
+            "malformed_request", f"The body is not valid JSON: {error.msg} at {where}. Correct it there."
         ) from error
     except UnicodeEncodeError as error:
-        half = (
-            f"a text in it holds half of a surrogate pair, \\u{ord(error.object[error.start]):04x}: write the"
-            " whole character"
-        )
-        raise Problem("malformed_request", f"The body is not usable JSON: {half}.") from error
+        surrogate = f"\\u{ord(error.object[error.start]):04x}"
+        raise Problem(
+            "malformed_request",
+            f"The body is not usable JSON: a string contains the unpaired surrogate {surrogate}. Write the"
+            " whole character.",
+        ) from error
     except (ValueError, RecursionError) as error:
         raise Problem("malformed_request", f"The body is not usable JSON: {error}.") from error
 
 
-async def read(receive: Receive, limit: int) -> bytes:
-    """The whole body, at most `limit` bytes."""
+def too_large() -> Problem:
+    return Problem("payload_too_large", f"A JSON body may have at most {MAX_BODY} bytes.")
+
+
+async def read_body(receive: Receive) -> bytes:
+    """The whole body.
+
+    Raises: Problem `payload_too_large`; `malformed_request` where the client disconnected.
+    """
     body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Problem("malformed_request", "The body ended early.")
         body += message.get("body", b"")
-        if len(body) > limit:
-            raise Problem("payload_too_large", f"A JSON body has at most {limit} bytes.")
+        if len(body) > MAX_BODY:
+            raise too_large()
         if not message.get("more_body", False):
             return bytes(body)
 
 
-def plain(headers: Headers) -> None:
-    """Nothing here unpacks a body. Problem: it is packed."""
-    packed = [
-        name.strip()
-        for name in ",".join(headers.getlist("content-encoding")).split(",")
-        if name.strip().lower() not in ("", "identity")
-    ]
-    if packed:
-        detail = (
-            f"A body in Content-Encoding '{packed[0][:50]}' is not read: send it as it is, without that"
-            " header."
-        )
+def check_not_compressed(headers: Headers) -> None:
+    """Raises: Problem `unsupported_media_type` for a compressed body, as nothing here decompresses one."""
+    encodings = [name.strip() for name in ",".join(headers.getlist("content-encoding")).split(",")]
+    compressed = [name for name in encodings if name.lower() not in ("", "identity")]
+    if compressed:
+        name = compressed[0][:50]
         error = FieldError(
             field="header.Content-Encoding",
-            message=f"is '{packed[0][:50]}'",
-            remedy="send the body uncompressed",
+            message=f"'{name}' is not supported",
+            remedy="send the body uncompressed, without this header",
         )
         raise Problem(
-            "unsupported_media_type", detail, errors=[error], headers={"Accept-Encoding": "identity"}
+            "unsupported_media_type",
+            f"Content-Encoding '{name}' is not supported: send the body uncompressed, without this header.",
+            errors=[error],
+            headers={"Accept-Encoding": "identity"},
         )
 
 
-class Bodies:
-    """ASGI middleware: hands on a body that is small, strict JSON, or empty."""
+class BodyLimit:
+    """ASGI middleware: passes on a body that is empty, or small and strict JSON; the route gets it whole."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -139,16 +155,14 @@ class Bodies:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        plain(headers)
-        if root_path.route(scope) in STREAMED:
+        check_not_compressed(headers)
+        if root_path.route_path(scope) in STREAMED:
             await self.app(scope, receive, send)
             return
-        if (
-            headers.get("content-length", "0").isdecimal()
-            and int(headers.get("content-length", "0")) > MAX_BODY
-        ):
-            raise Problem("payload_too_large", f"A JSON body has at most {MAX_BODY} bytes.")
-        body = await read(receive, MAX_BODY)
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > MAX_BODY:
+            raise too_large()
+        body = await read_body(receive)
         if body:
             media_type = headers.get("content-type", "").split(";")[0].strip().lower()
             if media_type != "application/json":
@@ -157,16 +171,16 @@ class Bodies:
                     "Send JSON with 'Content-Type: application/json'.",
                     headers={"Accept-Post": "application/json"},
                 )
-            body = utf8(body)
-            vet(body)
+            body = check_utf8(body)
+            check_json(body)
         scope.setdefault("state", {})["body"] = body
-        sent = False
+        replayed = False
 
         async def replay() -> Message:
-            nonlocal sent
-            if sent:
+            nonlocal replayed
+            if replayed:
                 return await receive()
-            sent = True
+            replayed = True
             return {"type": "http.request", "body": body, "more_body": False}
 
         await self.app(scope, replay, send)

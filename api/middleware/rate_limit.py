@@ -1,9 +1,10 @@
-"""Token buckets, one for each API key's reads and writes and one for each address without a key; in Redis, so
-that all API processes share them.
+"""Rate limits: one token bucket for each tenant's reads and writes, and one for each address without a key.
 
-A process takes a second's worth of tokens at a time and spends them without asking again, so a request costs
-a fraction of a round trip. Redis only guards: when it does not answer, everything is let through. (The
-`limits` library has windows, no token buckets, and asks once to count and once more for the headers.)
+The buckets are in Redis, so that all API processes share them. A process takes one second's worth of tokens
+at a time and spends them locally, so most requests need no round trip. When Redis does not answer, requests
+are let through uncounted.
+
+(The `limits` library has windows instead of token buckets, and needs a second round trip for the headers.)
 """
 
 import ipaddress
@@ -25,14 +26,14 @@ from expunge.api.problems import Problem
 from expunge.store.settings import Settings
 
 log = structlog.get_logger("api")
-PATIENCE = 0.25  # seconds that one request waits for Redis
-REST = 5.0  # seconds for which nobody asks a Redis that did not answer
-MOST = 10_000  # buckets that a process remembers; to forget one costs its key a second's worth at most
+REDIS_TIMEOUT = 0.25  # seconds that one request waits for Redis
+REDIS_RETRY = 5.0  # seconds without a further try after Redis did not answer
+MAX_BUCKETS = 10_000  # buckets that a process remembers; forgetting one costs its tenant a second's tokens
 
-# GCRA, a token bucket that is one number: the moment at which the bucket will be full again. Takes up to
-# ARGV[3] tokens of a bucket of ARGV[1] that one token joins every ARGV[2] seconds; gives how many it took,
-# how many are left, and the seconds until there is one.
-TAKE = """
+# GCRA: a token bucket stored as one number, the time at which it will be full again. Takes up to ARGV[3]
+# tokens from a bucket of size ARGV[1] that gains one token every ARGV[2] seconds. Returns the tokens taken,
+# the tokens left, and the seconds until the next token.
+TAKE_TOKENS = """
 local size, every, wanted = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
@@ -46,121 +47,140 @@ return {taken, free - taken, '0'}
 """
 
 
+def rate_limit_fields(name: str, quota: int, window: int | None, left: int, reset: int) -> dict[str, str]:
+    """The RateLimit header fields of draft-ietf-httpapi-ratelimit-headers.
+
+    `window` and `reset` are seconds: the length of the limit's window, and the time until `left` changes.
+    """
+    per_window = "" if window is None else f";w={window}"
+    return {
+        "RateLimit-Policy": f'"{name}";q={quota}{per_window}',
+        "RateLimit": f'"{name}";r={left};t={reset}',
+    }
+
+
 class Policy(NamedTuple):
-    """So many requests a minute; as many at once after a quiet minute."""
+    """A limit of requests per minute; after a quiet minute, all of them may come at once."""
 
     name: str
-    a_minute: int
+    per_minute: int
 
     @property
-    def block(self) -> int:
-        """Tokens that a process takes at a time."""
-        return max(1, self.a_minute // 60)
+    def block_size(self) -> int:
+        """Tokens that a process takes from Redis at a time."""
+        return max(1, self.per_minute // 60)
 
     def headers(self, left: int, wait: float = 0.0) -> list[tuple[bytes, bytes]]:
-        """The RateLimit fields of the IETF's draft; `t` is when the bucket is full again, or where it is
-        empty when the next token comes.
-        """
-        seconds = math.ceil(wait or (self.a_minute - left) * 60 / self.a_minute)
-        policy, state = f'"{self.name}";q={self.a_minute};w=60', f'"{self.name}";r={left};t={seconds}'
-        return [(b"ratelimit-policy", policy.encode()), (b"ratelimit", state.encode())]
+        """The RateLimit fields: reset is when the bucket is full, or, if empty, when its next token comes."""
+        reset = math.ceil(wait or (self.per_minute - left) * 60 / self.per_minute)
+        fields = rate_limit_fields(self.name, self.per_minute, 60, left, reset)
+        return [(name.lower().encode(), value.encode()) for name, value in fields.items()]
 
 
 @dataclass
 class Block:
-    """What this process holds of a bucket: tokens to spend, how many Redis had left, and until when there is
-    none to be had.
-    """
+    """A process's share of a bucket: tokens to spend, tokens left in Redis, and until when it is empty."""
 
     tokens: int = 0
     left: int = 0
     empty_until: float = 0.0
 
 
-class Limiter:
-    """One per app; connects when it is first used."""
+class RateLimiter:
+    """The app's rate limits; connects to Redis when first used."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self.on, self.metrics = settings.rate_limits, metrics
+        self.enabled, self.metrics = settings.rate_limits, metrics
         self.url = settings.redis_client_url
-        self.reads, self.writes = (
-            Policy("reads", settings.reads_per_minute),
-            Policy("writes", settings.writes_per_minute),
-        )
+        self.reads = Policy("reads", settings.reads_per_minute)
+        self.writes = Policy("writes", settings.writes_per_minute)
         self.strangers = Policy("strangers", settings.strangers_per_minute)
         self.blocks: dict[str, Block] = {}
-        self.away_until = 0.0
+        self.redis_down_until = 0.0
         self.redis: Any = None
 
-    async def known(self, scope: Scope, tenant_id: uuid.UUID) -> None:
-        """A request with a valid key: all keys of a tenant share its buckets. Problem: too_many_requests."""
-        await self.admit(scope, self.reads if scope["method"] == "GET" else self.writes, str(tenant_id))
+    async def limit_tenant(self, scope: Scope, tenant_id: uuid.UUID) -> None:
+        """Count a request with a valid key; all keys of a tenant share its buckets.
 
-    async def stranger(self, scope: Scope) -> Block | None:
-        """A request without one, or of one that is yet to be looked up; where it was spent from.
-
-        Problem: too_many_requests.
+        Raises: Problem `too_many_requests`.
         """
-        return await self.admit(scope, self.strangers, network((scope.get("client") or ("", 0))[0]))
+        policy = self.reads if scope["method"] == "GET" else self.writes
+        await self.spend_token(scope, policy, str(tenant_id))
 
-    async def admit(self, scope: Scope, policy: Policy, whose: str) -> Block | None:
-        if not self.on:
+    async def limit_address(self, scope: Scope) -> Block | None:
+        """Count a request without a key, or with one not looked up yet; returns the block it was taken from.
+
+        Raises: Problem `too_many_requests`.
+        """
+        address = (scope.get("client") or ("", 0))[0]
+        return await self.spend_token(scope, self.strangers, network_of(address))
+
+    async def spend_token(self, scope: Scope, policy: Policy, owner: str) -> Block | None:
+        """Take one token for a request, and note the RateLimit headers of its answer.
+
+        Returns the block, or None where requests are not counted.
+        Raises: Problem `too_many_requests`.
+        """
+        if not self.enabled:
             return None
-        now, block = time.monotonic(), await self.held(policy, f"expunge:rate:{policy.name}:{whose}")
+        now = time.monotonic()
+        block = await self.filled_block(policy, f"expunge:rate:{policy.name}:{owner}")
         if block is None:
             return None
         if block.tokens < 1:
             wait = max(0.001, block.empty_until - now)
-            self.metrics.limited.labels(policy.name).inc()
+            self.metrics.rate_limited.labels(policy.name).inc()
             scope["state"]["ratelimit"] = policy.headers(0, wait)
-            text = (
-                f"More than {policy.a_minute} {policy.name} a minute: wait {math.ceil(wait)} s, and ask less"
-                " often."
+            detail = (
+                f"The rate limit '{policy.name}' of {policy.per_minute} requests per minute is used up: wait"
+                f" {math.ceil(wait)} s, and send requests less often."
             )
-            raise Problem("too_many_requests", text, headers={"Retry-After": str(math.ceil(wait))})
+            raise Problem("too_many_requests", detail, headers={"Retry-After": str(math.ceil(wait))})
         block.tokens -= 1
         scope["state"]["ratelimit"] = policy.headers(block.left + block.tokens)
         return block
 
-    async def held(self, policy: Policy, name: str) -> Block | None:
-        """The block that a request may spend from, filled from Redis when it is empty; None when Redis
-        does not answer.
-        """
+    async def filled_block(self, policy: Policy, name: str) -> Block | None:
+        """The block of a bucket, filled from Redis if it is empty; None when Redis does not answer."""
         now, block = time.monotonic(), self.blocks.get(name)
         if block is not None and (block.tokens > 0 or now < block.empty_until):
             return block
-        if now < self.away_until:
+        if now < self.redis_down_until:
             return None
         try:
-            taken, left, wait = await self.take(name, policy)
+            taken, left, wait = await self.take_tokens(name, policy)
         except (RedisError, OSError) as error:
-            self.away_until = time.monotonic() + REST
-            self.metrics.unchecked.inc()
-            log.warning("rate_limits_unchecked", error=type(error).__name__, seconds=REST)
+            self.redis_down_until = time.monotonic() + REDIS_RETRY
+            self.metrics.rate_limit_failures.inc()
+            log.warning("rate_limits_not_enforced", error=type(error).__name__, seconds=REDIS_RETRY)
             return None
-        if name not in self.blocks and len(self.blocks) >= MOST:
+        if name not in self.blocks and len(self.blocks) >= MAX_BUCKETS:
             self.blocks.clear()
-        block = self.blocks.setdefault(name, Block())  # others may have filled it while this one waited
-        block.tokens, block.left, block.empty_until = block.tokens + int(taken), int(left), now + float(wait)
+        # Another request may have filled the block while this one waited, so add to what is there.
+        block = self.blocks.setdefault(name, Block())
+        block.tokens += int(taken)
+        block.left = int(left)
+        block.empty_until = now + float(wait)
         return block
 
-    async def take(self, name: str, policy: Policy) -> tuple[int, int, bytes]:
+    async def take_tokens(self, name: str, policy: Policy) -> tuple[int, int, bytes]:
+        """Take a block of tokens from Redis: (taken, left, seconds until the next)."""
         self.connect()
         found: tuple[int, int, bytes] = await self.script(
-            keys=[name], args=[policy.a_minute, 60 / policy.a_minute, policy.block]
+            keys=[name], args=[policy.per_minute, 60 / policy.per_minute, policy.block_size]
         )
         return found
 
     def connect(self) -> None:
         if self.redis is None:
-            once = Retry(NoBackoff(), 0)
+            no_retry = Retry(NoBackoff(), 0)
             self.redis = Redis.from_url(
-                self.url, retry=once, socket_timeout=PATIENCE, socket_connect_timeout=PATIENCE
+                self.url, retry=no_retry, socket_timeout=REDIS_TIMEOUT, socket_connect_timeout=REDIS_TIMEOUT
             )
-            self.script = self.redis.register_script(TAKE)
+            self.script = self.redis.register_script(TAKE_TOKENS)
 
     async def ping(self) -> str:
-        """Redis only counts and rings the bell: without it the service is slower to start a job, not down."""
+        """`ok` or `down`. Without Redis the service is slower to start a job, but not down."""
         self.connect()
         try:
             await self.redis.ping()
@@ -173,8 +193,8 @@ class Limiter:
             await self.redis.aclose()
 
 
-def network(address: str) -> str:
-    """An IPv6 client owns a whole /64 at least; anything else is itself."""
+def network_of(address: str) -> str:
+    """The network that counts as one client: a /64 for IPv6, the address itself otherwise."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:

@@ -1,8 +1,9 @@
-"""A file's bytes from the kernel straight into the socket, where the server is uvicorn on asyncio's own loop;
-elsewhere in large chunks.
+"""Send a file's bytes from the kernel straight into the socket (sendfile), where the server allows it.
 
-ASGI has a message for it (the extension http.response.zerocopysend), which uvicorn does not speak; `ZeroCopy`
-says it in uvicorn's stead.
+It must be uvicorn on asyncio's own loop, over plain HTTP; elsewhere the file is read in large chunks.
+ASGI has a message for this, the extension http.response.zerocopysend, which uvicorn does not support:
+`SendFile` handles it in uvicorn's place. If a release of uvicorn breaks this, remove `SendFile` from
+middleware/stack.py; downloads then still work, in chunks.
 """
 
 import asyncio
@@ -17,31 +18,36 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import RequestResponseCycle
 
-Alive = Callable[[], Awaitable[bool]]
+KeyCheck = Callable[[], Awaitable[bool]]
+"""Whether the API key that asked for a download is still valid."""
 EXTENSION = "http.response.zerocopysend"
-CHUNK = 1 << 20
-PIECE = 64 << 20  # bytes between two looks at whether the key that asked lives on
+CHUNK = 1 << 20  # bytes
+KEY_CHECK_BYTES = 64 << 20  # bytes between two checks of the key
 
 
-class Ended(Exception):
-    """The key of a download has ended: it is broken off."""
+class KeyEnded(Exception):
+    """The API key of a download has ended: the download is aborted."""
 
 
-async def while_alive(chunks: Iterator[bytes], alive: Alive) -> AsyncIterator[bytes]:
-    """The chunks, as long as the key lives. Ended."""
+async def while_key_valid(chunks: Iterator[bytes], key_valid: KeyCheck) -> AsyncIterator[bytes]:
+    """Yield the chunks as long as the key is valid.
+
+    Raises: KeyEnded.
+    """
     sent = 0
     async for chunk in iterate_in_threadpool(chunks):
         yield chunk
         sent += len(chunk)
-        if sent >= PIECE:
+        if sent >= KEY_CHECK_BYTES:
             sent = 0
-            if not await alive():
-                raise Ended
+            if not await key_valid():
+                raise KeyEnded
 
 
 class FileResponse(Response):
-    """Bytes [start, stop) of an open file, which it closes; Content-Length is the caller's to give. Broken
-    off (Ended) when the key is no longer alive.
+    """Bytes [start, stop) of an open file, which it closes; the caller sets Content-Length.
+
+    Raises: KeyEnded while it is sent, once the key is no longer valid.
     """
 
     def __init__(
@@ -52,38 +58,37 @@ class FileResponse(Response):
         status: int,
         headers: Mapping[str, str],
         media_type: str,
-        alive: Alive,
+        key_valid: KeyCheck,
     ) -> None:
         super().__init__(None, status, headers, media_type)
-        self.file, self.start, self.stop, self.alive = file, start, stop, alive
+        self.file, self.start, self.stop = file, start, stop
+        self.key_valid = key_valid
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        zero_copy = EXTENSION in (scope.get("extensions") or {})
         with self.file:
             await send(
                 {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
             )
-            for piece in range(self.start, self.stop, PIECE):
-                stop = min(piece + PIECE, self.stop)
-                if piece > self.start and not await self.alive():
-                    raise Ended
-                if EXTENSION in (scope.get("extensions") or {}):
-                    await send(
-                        {
-                            "type": EXTENSION,
-                            "file": self.file,
-                            "offset": piece,
-                            "count": stop - piece,
-                            "more_body": True,
-                        }
-                    )
-                    continue
-                for at in range(piece, stop, CHUNK):
-                    chunk = await run_in_threadpool(os.pread, self.file.fileno(), min(CHUNK, stop - at), at)
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            for start in range(self.start, self.stop, KEY_CHECK_BYTES):
+                stop = min(start + KEY_CHECK_BYTES, self.stop)
+                if start > self.start and not await self.key_valid():
+                    raise KeyEnded
+                await (self.send_zero_copy if zero_copy else self.send_chunks)(send, start, stop)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    async def send_zero_copy(self, send: Send, start: int, stop: int) -> None:
+        await send(
+            {"type": EXTENSION, "file": self.file, "offset": start, "count": stop - start, "more_body": True}
+        )
 
-class ZeroCopy:
+    async def send_chunks(self, send: Send, start: int, stop: int) -> None:
+        for offset in range(start, stop, CHUNK):
+            chunk = await run_in_threadpool(os.pread, self.file.fileno(), min(CHUNK, stop - offset), offset)
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+
+class SendFile:
     """ASGI middleware, outside of all others: it needs uvicorn's own `send`."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -91,30 +96,30 @@ class ZeroCopy:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         cycle = getattr(send, "__self__", None)
-        if scope["type"] != "http" or not able(cycle):
+        if scope["type"] != "http" or not can_send_files(cycle):
             await self.app(scope, receive, send)
             return
-        own = cycle
+        own_cycle = cycle
         scope["extensions"] = {**(scope.get("extensions") or {}), EXTENSION: {}}
 
-        async def hand_on(message: Message) -> None:
+        async def send_or_copy(message: Message) -> None:
             if message["type"] == EXTENSION:
-                await copy(own, message)
+                await copy_file(own_cycle, message)
             else:
                 await send(message)
 
-        await self.app(scope, receive, hand_on)
+        await self.app(scope, receive, send_or_copy)
 
 
-def able(cycle: Any) -> TypeGuard[RequestResponseCycle]:
-    """Whether this is a request over a plain socket that asyncio's loop knows to send files through."""
+def can_send_files(cycle: Any) -> TypeGuard[RequestResponseCycle]:
+    """Whether this is uvicorn's request over a plain socket, which asyncio's loop can send files through."""
     if not isinstance(cycle, RequestResponseCycle) or cycle.scope["scheme"] != "http":
         return False
     return isinstance(cycle.transport.get_extra_info("socket"), TransportSocket)
 
 
-class Length:
-    """Stands for bytes that h11 only counts."""
+class ByteCount:
+    """Stands in for bytes that h11 only has to count."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -123,11 +128,11 @@ class Length:
         return self.count
 
 
-async def copy(cycle: RequestResponseCycle, message: Message) -> None:
-    """Send the file; a client that went away ends it, as with any other body."""
+async def copy_file(cycle: RequestResponseCycle, message: Message) -> None:
+    """Send the file; when the client disconnects, the connection is closed as for any other body."""
     if cycle.disconnected or not message["count"]:
         return
-    counted: Any = Length(message["count"])
+    counted: Any = ByteCount(message["count"])
     cycle.conn.send_with_data_passthrough(h11.Data(data=counted))
     try:
         await asyncio.get_running_loop().sendfile(
@@ -135,4 +140,4 @@ async def copy(cycle: RequestResponseCycle, message: Message) -> None:
         )
     except OSError:
         cycle.transport.abort()
-        await asyncio.sleep(0)  # until the server knows of it, and wants no more of this answer
+        await asyncio.sleep(0)  # let uvicorn notice the disconnect before anything more is sent

@@ -1,10 +1,10 @@
-"""Artifacts: their facts, and their bytes."""
+"""Artifacts: their properties, their bytes, links to them, and who read a recovery key."""
 
 import base64
 import uuid
 from datetime import timedelta
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import structlog
 from fastapi import APIRouter, Query, Request, Response
@@ -12,21 +12,32 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from expunge.api import pagination, ranges, signed_urls
-from expunge.api.auth import Caller, require, still
-from expunge.api.deps import JSON, Admin, Anyone, ArtifactsReader, ServicesDep, acceptable, accepts
-from expunge.api.middleware.sendfile import FileResponse, while_alive
-from expunge.api.problems import Problem, responses
-from expunge.api.schemas import (
-    ApiKeyName,
+from expunge.api import pagination, signed_urls
+from expunge.api.auth import check_scope, key_still_valid
+from expunge.api.caller import Caller
+from expunge.api.conditional_requests import ByteRange, etag_of, is_current, requested_range
+from expunge.api.deps import (
+    JSON,
+    Admin,
+    AnyCaller,
+    ArtifactsReader,
+    ServicesDep,
+    accepts,
+    preferred_media_type,
+)
+from expunge.api.middleware.sendfile import FileResponse, while_key_valid
+from expunge.api.problems import Problem
+from expunge.api.request_schemas import LinkSpec
+from expunge.api.responses import Responses, problem_responses
+from expunge.api.schemas.artifacts import (
     Artifact,
     ArtifactLink,
     ArtifactList,
     ArtifactPage,
     ArtifactRead,
     ArtifactReadPage,
-    LinkSpec,
 )
+from expunge.api.schemas.base import ApiKeyName
 from expunge.api.services import Services
 from expunge.store import artifacts, audit, jobs, removal
 from expunge.store.blobs import attachment
@@ -35,16 +46,16 @@ from expunge.store.models import Artifact as ArtifactRow
 
 log = structlog.get_logger("api")
 router = APIRouter(tags=["artifacts"])
-LASTING = LinkSpec()
+DEFAULT_LINK = LinkSpec()
 BINARY = {"schema": {"type": "string", "format": "binary"}}
-CONTENT: dict[int | str, dict[str, Any]] = {
+CONTENT: Responses = {
     200: {
-        "description": "The bytes, as attachment; `ETag` is their sha256, so is `Repr-Digest`.",
+        "description": "The bytes, as an attachment; `ETag` and `Repr-Digest` are their sha256.",
         "content": {"application/octet-stream": BINARY},
     },
-    206: {"description": "The range asked for.", "content": {"application/octet-stream": BINARY}},
-    304: {"description": "The copy with the ETag in If-None-Match is current."},
-    **responses(
+    206: {"description": "The requested range.", "content": {"application/octet-stream": BINARY}},
+    304: {"description": "The client's copy, with the ETag in If-None-Match, is current."},
+    **problem_responses(
         "link_expired",
         "not_found",
         "recovery_key_revoked",
@@ -55,9 +66,11 @@ CONTENT: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/jobs/{job_id:uuid}/artifacts", responses=responses("not_found"), dependencies=[accepts(JSON)])
+@router.get(
+    "/jobs/{job_id:uuid}/artifacts", responses=problem_responses("not_found"), dependencies=[accepts(JSON)]
+)
 def list_job_artifacts(job_id: uuid.UUID, services: ServicesDep, caller: ArtifactsReader) -> ArtifactList:
-    """List what a job made."""
+    """List the artifacts of a job."""
     with services.transaction() as session:
         jobs.get(session, caller.tenant_id, job_id)
         return ArtifactList(
@@ -68,7 +81,7 @@ def list_job_artifacts(job_id: uuid.UUID, services: ServicesDep, caller: Artifac
         )
 
 
-@router.get("/artifacts", responses=responses("invalid_request"), dependencies=[accepts(JSON)])
+@router.get("/artifacts", responses=problem_responses("invalid_request"), dependencies=[accepts(JSON)])
 def list_uploads(
     services: ServicesDep,
     caller: ArtifactsReader,
@@ -77,34 +90,39 @@ def list_uploads(
         Query(
             max_length=100,
             pattern="^[a-z]+/[a-z0-9][a-z0-9.+-]*$",
-            description="Only uploads stored as this, for example image/png.",
+            description="Only uploads with this media type, for example image/png.",
         ),
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=pagination.MAX_PAGE, description="Uploads on a page.")] = 50,
+    limit: Annotated[int, Query(ge=1, le=pagination.MAX_PAGE, description="Uploads per page.")] = 50,
     cursor: pagination.Cursor = None,
 ) -> ArtifactPage:
-    """List uploads that are not deleted, newest first. What a job made is at /jobs/{id}/artifacts."""
-    after = pagination.decode(cursor)
+    """List uploads that are not deleted, newest first.
+
+    The artifacts of a job are listed at /jobs/{id}/artifacts.
+    """
+    after = pagination.decode_cursor(cursor)
     with services.transaction() as session:
         rows = artifacts.list_uploads(
             session, caller.tenant_id, media_type=media_type, after=after, limit=limit + 1
         )
-        page, next_cursor = pagination.cut(rows, limit, lambda row: row)
+        page, next_cursor = pagination.split_page(rows, limit, lambda row: row)
         return ArtifactPage(items=[Artifact.model_validate(row) for row in page], next_cursor=next_cursor)
 
 
-@router.get("/artifacts/{artifact_id:uuid}", responses=responses("not_found"), dependencies=[accepts(JSON)])
+@router.get(
+    "/artifacts/{artifact_id:uuid}", responses=problem_responses("not_found"), dependencies=[accepts(JSON)]
+)
 def get_artifact(artifact_id: uuid.UUID, services: ServicesDep, caller: ArtifactsReader) -> Artifact:
-    """Look at an artifact's name, size and digest."""
+    """Get an artifact's name, size and digest."""
     with services.transaction() as session:
         return Artifact.model_validate(artifacts.get(session, caller.tenant_id, artifact_id))
 
 
-def described(row: ArtifactRow) -> dict[str, str]:
+def download_headers(row: ArtifactRow) -> dict[str, str]:
     """The headers of a download."""
     digest = base64.b64encode(bytes.fromhex(row.sha256)).decode()
     return {
-        "ETag": f'"{row.sha256}"',
+        "ETag": etag_of(row.sha256),
         "Repr-Digest": f"sha-256=:{digest}:",
         "Accept-Ranges": "bytes",
         "Content-Disposition": attachment(row.name),
@@ -112,8 +130,8 @@ def described(row: ArtifactRow) -> dict[str, str]:
     }
 
 
-def there(row: ArtifactRow) -> None:
-    """410 when the bytes were deleted on purpose."""
+def check_not_deleted(row: ArtifactRow) -> None:
+    """Raises: Problem `recovery_key_revoked` or `artifact_expired` where the bytes were deleted."""
     if row.revoked_at is not None:
         raise Problem(
             "recovery_key_revoked",
@@ -124,83 +142,90 @@ def there(row: ArtifactRow) -> None:
         raise Problem(
             "artifact_expired",
             f"The bytes of '{row.name}' were deleted at {row.expired_at:%Y-%m-%d %H:%M:%S} UTC, on request or"
-            " at the age set by the operator.",
+            " because they reached the age set by the operator.",
         )
 
 
-async def check(services: Services, row: ArtifactRow) -> None:
-    """Hash the stored bytes before any of them leaves; what is damaged is refused, and flagged for the
-    operator.
+async def verify_bytes(services: Services, row: ArtifactRow) -> None:
+    """Check the stored bytes before any of them is sent; flag a damaged artifact for the operator.
+
+    Raises: Problem `artifact_corrupt`.
     """
     try:
-        await services.checked.check(services.blobs, row)
+        await services.checksums.verify(services.blobs, row)
     except Problem:
-        services.metrics.corrupt.inc()
+        services.metrics.corrupt_artifacts.inc()
         log.error("artifact_corrupt", artifact_id=str(row.id), key=row.key)
-        await run_in_threadpool(flag, services, row)
+        await run_in_threadpool(flag_corrupt, services, row)
         raise
 
 
-def flag(services: Services, row: ArtifactRow) -> None:
+def flag_corrupt(services: Services, row: ArtifactRow) -> None:
     with services.transaction() as session:
         artifacts.record_check(session, row.id, whole=False)
 
 
-def find(services: Services, caller: Caller, artifact_id: uuid.UUID) -> ArtifactRow:
+def read_row(services: Services, caller: Caller, artifact_id: uuid.UUID) -> ArtifactRow:
     with services.transaction() as session:
         return artifacts.get(session, caller.tenant_id, artifact_id)
 
 
-def lives(services: Services, caller: Caller, scope: str) -> bool:
+def is_key_valid(services: Services, caller: Caller, scope: str) -> bool:
     with services.reading() as session:
-        return still(session, caller, scope)
+        return key_still_valid(session, caller, scope)
 
 
 @router.get("/artifacts/{artifact_id:uuid}/content", response_class=Response, responses=CONTENT)
 async def download_artifact(
-    request: Request, artifact_id: uuid.UUID, services: ServicesDep, caller: Anyone
+    request: Request, artifact_id: uuid.UUID, services: ServicesDep, caller: AnyCaller
 ) -> Response:
-    """Download an artifact: whole, or a range of its bytes.
+    """Download an artifact, or a range of its bytes.
 
-    Takes the scope `artifacts:read`; for a recovery key `keys:read` instead, and the read is noted before the
-    first byte is sent. A long download is broken off when its API key ends.
+    Takes the scope `artifacts:read`. A recovery key takes `keys:read` instead, and the read is recorded
+    before the first byte is sent. A long download is aborted when its API key ends.
     """
+    # The row, and whether the caller may have it
     try:
-        row = await run_in_threadpool(find, services, caller, artifact_id)
+        row = await run_in_threadpool(read_row, services, caller, artifact_id)
     except NotFound:
-        require(caller, "artifacts:read")  # the scope comes before the 404
+        check_scope(caller, "artifacts:read")  # a missing scope is answered before the 404
         raise
     secret = row.kind == artifacts.RECOVERY_KEY
     scope = "keys:read" if secret else "artifacts:read"
-    require(caller, scope)
-    there(row)
-    headers = described(row)
+    check_scope(caller, scope)
+    check_not_deleted(row)
+
+    # Answers without a body
+    headers = download_headers(row)
     if secret:
         headers["Cache-Control"] = "no-store"
-    if ranges.unchanged(request.headers, headers["ETag"]):
+    if is_current(request.headers, headers["ETag"]):
         return Response(status_code=304, headers=headers)
-    acceptable(request, row.media_type, "application/octet-stream")
-    if request.state.head:  # a range is of GET alone
+    preferred_media_type(request, row.media_type, "application/octet-stream")
+    if request.state.head:  # Range applies to GET only
         headers["Content-Length"] = str(row.size)
         return Response(headers=headers, media_type=row.media_type)
-    span, part = ranges.span(request.headers, row.size, headers["ETag"])
-    if part:
-        headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{row.size}"
-    headers["Content-Length"] = str(span.stop - span.start)
-    status = 206 if part else 200
-    await check(services, row)
-    await run_in_threadpool(note_read, services, caller, row, span)
+
+    # The bytes to send, verified and recorded before the first of them is sent
+    part = requested_range(request.headers, row.size, headers["ETag"])
+    start, stop = part or ByteRange(0, row.size)
+    if part is not None:
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{row.size}"
+    headers["Content-Length"] = str(stop - start)
+    status = 200 if part is None else 206
+    await verify_bytes(services, row)
+    await run_in_threadpool(record_download, services, caller, row, start, stop)
     file = await run_in_threadpool(services.blobs.open, row.key)
-    alive = partial(run_in_threadpool, lives, services, caller, scope)
+    key_valid = partial(run_in_threadpool, is_key_valid, services, caller, scope)
     if file is not None:
-        return FileResponse(file, span.start, span.stop, status, headers, row.media_type, alive)
-    chunks = while_alive(services.blobs.read(row.key, span.start, span.stop), alive)
+        return FileResponse(file, start, stop, status, headers, row.media_type, key_valid)
+    chunks = while_key_valid(services.blobs.read(row.key, start, stop), key_valid)
     return StreamingResponse(chunks, status, headers, media_type=row.media_type)
 
 
 @router.post(
     "/artifacts/{artifact_id:uuid}/link",
-    responses=responses(
+    responses=problem_responses(
         "malformed_request",
         "not_found",
         "wrong_state",
@@ -218,42 +243,45 @@ async def create_artifact_link(
     artifact_id: uuid.UUID,
     services: ServicesDep,
     caller: ArtifactsReader,
-    spec: LinkSpec = LASTING,
+    spec: LinkSpec = DEFAULT_LINK,
 ) -> ArtifactLink:
-    """Make an address that gives an artifact's bytes without an API key, for at most 15 minutes.
+    """Create a link from which an artifact can be downloaded without an API key, for at most 15 minutes.
 
-    It is for GET and HEAD and for this artifact only. With an S3 store it leads to S3 itself, and cannot be
-    taken back; otherwise to this service, and it ends with the API key that asked for it. Recovery keys get
-    no link: their reads are noted by key.
+    It is for GET and HEAD, and for this artifact only. With an S3 store it leads to S3 itself and cannot be
+    withdrawn; otherwise it leads to this service, and ends when the API key that asked for it ends. There are
+    no links to recovery keys, as each of their reads is recorded with the API key.
     """
-    row = await run_in_threadpool(find, services, caller, artifact_id)
+    row = await run_in_threadpool(read_row, services, caller, artifact_id)
     if row.kind == artifacts.RECOVERY_KEY:
         raise Problem(
             "wrong_state",
             f"The artifact '{row.name}' is a recovery key: download it with an API key that has the scope"
             " 'keys:read'.",
         )
-    there(row)
-    await check(services, row)
-    expires = signed_urls.until(spec.lifetime_s)
-    signed = services.blobs.link(row.key, timedelta(seconds=spec.lifetime_s))
-    if signed is None:
-        own = signed_urls.make(services.settings.secret.get_secret_value(), row.id, caller.key_id, expires)
-        signed = f"{str(request.base_url).rstrip('/')}{own}"
-    await run_in_threadpool(note_link, services, caller, row, spec.lifetime_s)
-    log.info("link_made", artifact_id=str(row.id), api_key_id=str(caller.key_id), lifetime_s=spec.lifetime_s)
-    return ArtifactLink(url=signed, expires_at=expires)
+    check_not_deleted(row)
+    await verify_bytes(services, row)
+    expires = signed_urls.expiry(spec.lifetime_s)
+    url = services.blobs.link(row.key, timedelta(seconds=spec.lifetime_s))
+    if url is None:
+        secret = services.settings.secret.get_secret_value()
+        path = signed_urls.create_link(secret, row.id, caller.key_id, expires)
+        url = f"{str(request.base_url).rstrip('/')}{path}"
+    await run_in_threadpool(record_link, services, caller, row, spec.lifetime_s)
+    log.info(
+        "link_created", artifact_id=str(row.id), api_key_id=str(caller.key_id), lifetime_s=spec.lifetime_s
+    )
+    return ArtifactLink(url=url, expires_at=expires)
 
 
-def note_link(services: Services, caller: Caller, row: ArtifactRow, lifetime_s: int) -> None:
+def record_link(services: Services, caller: Caller, row: ArtifactRow, lifetime_s: int) -> None:
     with services.transaction() as session:
         audit.record(session, caller.tenant_id, caller, "artifact.linked", row.id, lifetime_s=lifetime_s)
 
 
-def note_read(services: Services, caller: Caller, row: ArtifactRow, span: ranges.Span) -> None:
-    """Who is given which bytes; committed before they leave."""
+def record_download(services: Services, caller: Caller, row: ArtifactRow, start: int, stop: int) -> None:
+    """Record who gets which bytes; committed before any of them is sent."""
     secret = row.kind == artifacts.RECOVERY_KEY
-    bytes_ = {"start": span.start, "stop": span.stop}
+    bytes_ = {"start": start, "stop": stop}
     with services.transaction() as session:
         if secret:
             artifacts.record_read(
@@ -277,35 +305,41 @@ def note_read(services: Services, caller: Caller, row: ArtifactRow, span: ranges
 
 
 def recovery_key(session: Session, caller: Caller, artifact_id: uuid.UUID) -> ArtifactRow:
-    """The recovery key of this id; 409 for another sort of artifact."""
+    """The recovery key with this id.
+
+    Raises: NotFound; Problem `wrong_state` for another kind of artifact.
+    """
     row = artifacts.get(session, caller.tenant_id, artifact_id)
     if row.kind != artifacts.RECOVERY_KEY:
         raise Problem(
             "wrong_state",
-            f"The artifact '{row.name}' is no recovery key: only those are audited and can be revoked.",
+            f"The artifact '{row.name}' is not a recovery key: only reads of recovery keys are recorded.",
         )
     return row
 
 
 @router.get(
     "/artifacts/{artifact_id:uuid}/reads",
-    responses=responses("not_found", "wrong_state", "invalid_request"),
+    responses=problem_responses("not_found", "wrong_state", "invalid_request"),
     dependencies=[accepts(JSON)],
 )
 def list_reads(
     artifact_id: uuid.UUID,
     services: ServicesDep,
     caller: Admin,
-    limit: Annotated[int, Query(ge=1, le=pagination.MAX_PAGE, description="Reads on a page.")] = 50,
+    limit: Annotated[int, Query(ge=1, le=pagination.MAX_PAGE, description="Reads per page.")] = 50,
     cursor: pagination.Cursor = None,
 ) -> ArtifactReadPage:
-    """List who read a recovery key, newest first; takes the scope `admin`."""
-    after = pagination.decode(cursor)
+    """List who read a recovery key, newest first.
+
+    Takes the scope `admin`.
+    """
+    after = pagination.decode_cursor(cursor)
     with services.transaction() as session:
         rows = artifacts.list_reads(
             session, recovery_key(session, caller, artifact_id), after=after, limit=limit + 1
         )
-        page, next_cursor = pagination.cut(rows, limit, lambda pair: pair[0])
+        page, next_cursor = pagination.split_page(rows, limit, lambda pair: pair[0])
         items = [
             ArtifactRead(
                 id=row.id,
@@ -323,21 +357,21 @@ def list_reads(
 
 @router.delete(
     "/artifacts/{artifact_id:uuid}",
-    responses=responses("not_found", "wrong_state"),
+    responses=problem_responses("not_found", "wrong_state"),
     dependencies=[accepts(JSON)],
 )
-def delete_artifact(artifact_id: uuid.UUID, services: ServicesDep, caller: Anyone) -> Artifact:
-    """Delete an artifact's bytes for good: an upload, a job's file, or a recovery key, which is revoked by
-    it. Later downloads answer 410.
+def delete_artifact(artifact_id: uuid.UUID, services: ServicesDep, caller: AnyCaller) -> Artifact:
+    """Delete an artifact's bytes permanently; later downloads answer 410.
 
-    Takes the scope `jobs:write`; for a recovery key `admin`. Refused while a job that has not ended needs it.
-    The row stays, of an upload without its name; twice is the same as once.
+    Takes the scope `jobs:write`; for a recovery key, which is thereby revoked, `admin`. Refused while a job
+    that has not ended needs the artifact. The artifact's other properties stay, except for the name of an
+    upload. Deleting it again changes nothing.
     """
     try:
         with services.transaction() as session:
             row = artifacts.get(session, caller.tenant_id, artifact_id)
             secret = row.kind == artifacts.RECOVERY_KEY
-            require(caller, "admin" if secret else "jobs:write")
+            check_scope(caller, "admin" if secret else "jobs:write")
             if secret:
                 if row.revoked_at is None:
                     audit.record(session, caller.tenant_id, caller, "recovery_key.revoked", row.id)
@@ -346,7 +380,7 @@ def delete_artifact(artifact_id: uuid.UUID, services: ServicesDep, caller: Anyon
                 removal.remove_artifact(session, row, caller)
             answer = Artifact.model_validate(row)
     except NotFound:
-        require(caller, "jobs:write")  # the scope comes before the 404
+        check_scope(caller, "jobs:write")  # a missing scope is answered before the 404
         raise
     services.blobs.delete([row.key])
     log.info(

@@ -1,4 +1,4 @@
-"""The audit trail: who did what to what."""
+"""The audit trail: who did what, to what, and when."""
 
 import uuid
 from typing import Annotated
@@ -7,8 +7,9 @@ from fastapi import APIRouter, Query
 
 from expunge.api import pagination
 from expunge.api.deps import JSON, Admin, ServicesDep, accepts
-from expunge.api.problems import responses
-from expunge.api.schemas import ApiKeyName, AuditEntry, AuditPage
+from expunge.api.responses import problem_responses
+from expunge.api.schemas.base import ApiKeyName
+from expunge.api.schemas.keys import AuditEntry, AuditPage
 from expunge.core.specs import Id
 from expunge.store import audit
 from expunge.store.audit import Action as AuditAction
@@ -17,12 +18,13 @@ from expunge.store.models import Audit
 router = APIRouter(tags=["keys"], dependencies=[accepts(JSON)])
 
 
-def view(row: Audit, name: str | None) -> AuditEntry:
+def serialize_entry(row: Audit, key_name: str | None) -> AuditEntry:
+    api_key = None if row.api_key_id is None else ApiKeyName(id=row.api_key_id, name=key_name or "")
     return AuditEntry.model_validate(
         {
             "id": row.id,
             "at": row.created_at,
-            "api_key": None if row.api_key_id is None else ApiKeyName(id=row.api_key_id, name=name or ""),
+            "api_key": api_key,
             "address": row.address,
             "request_id": row.request_id,
             "action": row.action,
@@ -32,23 +34,23 @@ def view(row: Audit, name: str | None) -> AuditEntry:
     )
 
 
-@router.get("/audit", responses=responses("invalid_request"))
+@router.get("/audit", responses=problem_responses("invalid_request"))
 def list_audit(
     services: ServicesDep,
     caller: Admin,
-    action: Annotated[AuditAction | None, Query(description="Only acts of this sort.")] = None,
+    action: Annotated[AuditAction | None, Query(description="Only actions of this kind.")] = None,
     target: Annotated[
-        Id | None, Query(description="Only acts on the job, artifact, key or webhook of this id.")
+        Id | None, Query(description="Only actions on the job, artifact, key or webhook with this id.")
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=pagination.MAX_PAGE, description="Acts on a page.")] = 50,
+    limit: Annotated[int, Query(ge=1, le=pagination.MAX_PAGE, description="Actions per page.")] = 50,
     cursor: pagination.Cursor = None,
 ) -> AuditPage:
-    """List who did what to what, newest first; takes the scope `admin`.
+    """List who did what to what, newest first.
 
-    Rows are written in the transaction of the act, or before the first byte of a download leaves, and the
-    database refuses to change them.
+    Takes the scope `admin`. Entries are written in the transaction of the action itself, or before the first
+    byte of a download is sent, and the database refuses to change them.
     """
-    after = pagination.decode(cursor)
+    after = pagination.decode_cursor(cursor)
     with services.transaction() as session:
         rows = audit.list_entries(
             session,
@@ -58,6 +60,6 @@ def list_audit(
             after=after,
             limit=limit + 1,
         )
-        page, next_cursor = pagination.cut(rows, limit, lambda pair: pair[0])
-        items = [view(row, name) for row, name in page]
+        page, next_cursor = pagination.split_page(rows, limit, lambda pair: pair[0])
+        items = [serialize_entry(row, key_name) for row, key_name in page]
     return AuditPage(items=items, next_cursor=next_cursor)

@@ -1,4 +1,4 @@
-"""Uploads: a delta for evaluation, or an image to learn a concept from; vetted before it is stored."""
+"""Uploads: a delta to evaluate, or an image to learn a concept from; checked before they are stored."""
 
 import hashlib
 import tempfile
@@ -14,13 +14,20 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from expunge.api import vet_delta, vet_image
-from expunge.api.auth import UNKNOWN, Caller, denied, still
-from expunge.api.deps import JSON, JobsWriter, ServicesDep, Ticket, TicketDep, accepts, hashed
-from expunge.api.idempotency import Done, once
-from expunge.api.model_registry import known_model
-from expunge.api.problems import Problem, invalid, responses
-from expunge.api.routes.jobs import CREATED
-from expunge.api.schemas import Artifact
+from expunge.api.auth import key_still_valid, unknown_key
+from expunge.api.caller import Caller
+from expunge.api.deps import JSON, JobsWriter, ServicesDep, accepts
+from expunge.api.idempotency import (
+    Answer,
+    IdempotencyKey,
+    IdempotencyKeyDep,
+    answer_once,
+    hash_request,
+)
+from expunge.api.model_registry import check_model
+from expunge.api.problems import Problem, invalid
+from expunge.api.responses import CREATED, IDEMPOTENT, JSON_BODY, Responses, problem_responses
+from expunge.api.schemas.artifacts import Artifact
 from expunge.api.services import Services
 from expunge.core.delta_format import LORA_FILE
 from expunge.store import artifacts, audit, deployment, queue_quotas
@@ -29,7 +36,7 @@ from expunge.store.errors import StoreError
 
 log = structlog.get_logger("api")
 router = APIRouter(tags=["artifacts"], dependencies=[accepts(JSON)])
-MAX_NAME = 200  # bytes of UTF-8: whoever downloads the file has to be able to keep it under its name
+MAX_NAME = 200  # bytes of UTF-8, so that whoever downloads the file can store it under its name
 MEDIA_TYPES = ("application/octet-stream", "application/vnd.safetensors", "application/x-safetensors")
 ALL_TYPES = (*MEDIA_TYPES, *vet_image.MEDIA_TYPES)
 BODY = {
@@ -38,33 +45,25 @@ BODY = {
         "content": {MEDIA_TYPES[0]: {"schema": {"type": "string", "format": "binary"}}},
     }
 }
-ANSWERS: dict[int | str, dict[str, Any]] = {
-    201: {
-        "description": "Stored.",
-        "headers": {name: CREATED[202]["headers"][name] for name in ("Location", "Idempotency-Replayed")},
-    },
-    **responses(
-        "malformed_request",
-        "bad_header",
-        "idempotency_in_flight",
-        "payload_too_large",
-        "unsupported_media_type",
-        "invalid_request",
-        "not_safetensors",
-        "delta_does_not_fit",
-        "delta_not_finite",
-        "not_an_image",
-        "image_unusable",
-        "idempotency_mismatch",
-        "quota_exceeded",
-    ),
-}
+ANSWERS: Responses = CREATED | problem_responses(
+    *JSON_BODY,
+    "not_safetensors",
+    "delta_does_not_fit",
+    "delta_not_finite",
+    "not_an_image",
+    "image_unusable",
+    *IDEMPOTENT,
+    "quota_exceeded",
+)
 
 
 async def receive(request: Request, path: Path, limit: int) -> str:
-    """Write the body to a file; its sha256."""
+    """Write the body to a file; returns its sha256.
+
+    Raises: Problem `payload_too_large`; `malformed_request` where the client disconnected.
+    """
     digest, size = hashlib.sha256(), 0
-    too_large = Problem("payload_too_large", f"An upload has at most {limit} bytes.")
+    too_large = Problem("payload_too_large", f"An upload may have at most {limit} bytes.")
     if int(request.headers.get("content-length", "0")) > limit:
         raise too_large
     try:
@@ -80,54 +79,54 @@ async def receive(request: Request, path: Path, limit: int) -> str:
     return digest.hexdigest()
 
 
-def pictured(path: Path) -> str | None:
-    """The media type of an image by its first bytes: what a client that knows one sort of upload only sends
-    as application/octet-stream.
+def image_media_type(path: Path) -> str | None:
+    """The media type of an image by its first bytes; None for anything else.
+
+    Some clients send every upload as application/octet-stream.
     """
     with path.open("rb") as file:
         head = file.read(12)
     if head[:4] == b"RIFF" and head[8:] == b"WEBP":
         return "image/webp"
-    return next(
-        (
-            kind
-            for mark, kind in ((b"\x89PNG\r\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"))
-            if head.startswith(mark)
-        ),
-        None,
-    )
+    if head.startswith(b"\x89PNG\r\n"):
+        return "image/png"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    return None
 
 
 def check_name(name: str) -> None:
+    """Raises: Problem `invalid_request` for a name that is not a plain file name."""
     if not name.isprintable() or not name.strip() or "/" in name or "\\" in name or name.startswith("."):
         raise invalid("query.name", "is not a file name", f"give a plain name such as {LORA_FILE}")
     if len(name.encode()) > MAX_NAME:
         raise invalid(
             "query.name",
-            f"has {len(name.encode())} bytes, and file systems take 255",
-            f"give a name of at most {MAX_NAME}",
+            f"has {len(name.encode())} bytes, which some file systems cannot store",
+            f"give a name of at most {MAX_NAME} bytes",
         )
 
 
-def keep(
+def store_upload(
     services: Services,
     caller: Caller,
-    ticket: Ticket,
+    idempotency_key: IdempotencyKey,
     path: Path,
     name: str,
     media_type: str,
     info: dict[str, Any],
-) -> Done:
-    """Store the bytes, then their row: no transaction waits for an upload.
+) -> Answer:
+    """Store the bytes, then their row, so that no transaction is open while bytes are stored.
 
-    Bytes that no row names are swept later.
+    Bytes without a row are deleted later by the sweeper.
+    Raises: Problem `unauthorized`, QuotaExceeded, KeyReused, KeyInFlight.
     """
     key, blobs = upload_key(caller.tenant_id), deployment.open_store_cached(services.settings)
     size, sha256 = blobs.put(key, path, name=name)
 
-    def work(session: Session) -> Done:
-        if not still(session, caller, "jobs:write"):  # it may have ended while the bytes came
-            raise denied(UNKNOWN, ', error="invalid_token"')
+    def work(session: Session) -> Answer:
+        if not key_still_valid(session, caller, "jobs:write"):  # it may have ended during the upload
+            raise unknown_key()
         row = artifacts.add_upload(
             session,
             caller.tenant_id,
@@ -148,31 +147,33 @@ def keep(
             media_type=media_type,
             sha256=sha256,
         )
-        return Done(Artifact.model_validate(row), status=201, headers={"Location": f"/artifacts/{row.id}"})
+        headers = {"Location": f"/artifacts/{row.id}"}
+        return Answer(Artifact.model_validate(row), status=201, headers=headers)
 
     try:
-        done = once(services, caller, ticket, Artifact, work)
-    except (StoreError, Problem):  # no row: a key reused, or ended, or a quota
+        answer = answer_once(services, caller, idempotency_key, Artifact, work)
+    except (StoreError, Problem):  # there is no row: the key was reused or has ended, or a quota is used up
         blobs.delete([key])
         raise
-    if done.replayed:
+    if answer.replayed:
         blobs.delete([key])
-    return done
+    return answer
 
 
 async def vet(
     services: Services, caller: Caller, path: Path, media_type: str, model: str
 ) -> tuple[str, dict[str, Any]]:
-    """Check a delta where it lies, or re-encode an image in place; the media type to store it under, and what
-    to know of it.
+    """Check a delta, or check an image and re-encode it in place.
+
+    Returns the media type to store it under, and the facts to store with it.
+    Raises: a Problem that says what is wrong with the upload.
     """
+    run = services.vetting_thread.run
     if media_type in vet_image.MEDIA_TYPES:
-        return vet_image.STORED, await services.decoder.run(
-            caller.tenant_id, partial(vet_image.clean, path, media_type)
-        )
-    await services.decoder.run(
-        caller.tenant_id, partial(vet_delta.check, path, services.settings.models[model], model)
-    )
+        facts = await run(caller.tenant_id, partial(vet_image.clean, path, media_type))
+        return vet_image.STORED, facts
+    source = services.settings.models[model]
+    await run(caller.tenant_id, partial(vet_delta.check, path, source, model))
     return MEDIA_TYPES[0], {"model": model}
 
 
@@ -181,56 +182,58 @@ async def upload_artifact(
     request: Request,
     services: ServicesDep,
     caller: JobsWriter,
-    ticket: TicketDep,
+    key: IdempotencyKeyDep,
     model: Annotated[
-        str, Query(max_length=100, description="The model that a delta is for; of no meaning for an image.")
+        str, Query(max_length=100, description="The model that a delta is for; ignored for an image.")
     ] = "emoji",
     name: Annotated[
         str | None,
         Query(
             max_length=200,
-            description=f"What to call it; omitted: {LORA_FILE}, or image.png.",
+            description=f"Its file name; omitted: {LORA_FILE}, or image.png.",
         ),
     ] = None,
 ) -> JSONResponse:
     """Upload a delta to have it judged, or an image to learn a concept from.
 
-    A delta is safetensors: a LoRA as diffusers' save_lora_weights writes it, or a sparse mask as a prune job
-    delivers it. An image is PNG, JPEG or WebP of at most 10 MiB and 4096 px a side, at least 32 px, not
-    animated; of a JPEG that holds several pictures, as phones make them, the first is taken. It is stored as
-    a PNG in sRGB (a colour profile is applied, then dropped like all metadata), turned as its EXIF
-    orientation says, transparent parts on white. A job learns from the middle square of an image: crop it
-    yourself where the concept stands elsewhere. Masks of images are images too: white is what is kept. The
-    Content-Type is application/octet-stream for either, or image/png, image/jpeg or image/webp for an image.
+    A delta is a safetensors file: a LoRA as diffusers' save_lora_weights writes it, or a sparse mask as a
+    prune job delivers it. An image is a PNG, JPEG or WebP file of at most 10 MiB, with sides of 32 to 4096
+    px, not animated; of a JPEG with several pictures, as phones make them, the first is used. It is stored as
+    a PNG in sRGB: a colour profile is applied and then removed like all metadata, the EXIF orientation is
+    applied, and transparent parts become white. A job learns from the middle square of an image, so crop it
+    first if the concept is elsewhere. Masks are images too: white is what to keep. The Content-Type is
+    application/octet-stream for both, or image/png, image/jpeg or image/webp for an image.
     """
+    # What the request says of the upload
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     media_type = vet_image.ALIASES.get(media_type, media_type)
-    picture = media_type in vet_image.MEDIA_TYPES
-    if not picture:
-        await run_in_threadpool(known_model, services, model, "query.model")
+    is_image = media_type in vet_image.MEDIA_TYPES
+    if not is_image:
+        await run_in_threadpool(check_model, services, model, "query.model")
     check_name(name or LORA_FILE)
     if media_type not in ALL_TYPES:
         raise Problem(
             "unsupported_media_type",
-            f"'{media_type[:100]}' is not read. Send the bytes of the file with 'Content-Type:"
+            f"'{media_type[:100]}' is not supported. Send the bytes of the file with 'Content-Type:"
             f" {MEDIA_TYPES[0]}' for a delta, or {', '.join(vet_image.MEDIA_TYPES)} for an image.",
             headers={"Accept-Post": ", ".join(ALL_TYPES)},
         )
+    limit = services.settings.max_upload_bytes
+    if is_image:
+        limit = min(limit, vet_image.MAX_BYTES)
+
+    # Receive, check and store the bytes
     with tempfile.TemporaryDirectory(prefix="expunge-upload-") as folder:
         path = Path(folder) / "upload"
-        limit = (
-            min(vet_image.MAX_BYTES, services.settings.max_upload_bytes)
-            if picture
-            else services.settings.max_upload_bytes
-        )
         sha256 = await receive(request, path, limit)
-        if not picture and (seen := pictured(path)) is not None:
-            picture, media_type = True, seen
+        if not is_image and (found := image_media_type(path)) is not None:
+            is_image, media_type = True, found
             if path.stat().st_size > vet_image.MAX_BYTES:
-                raise Problem("payload_too_large", f"An image has at most {vet_image.MAX_BYTES} bytes.")
-        name = name or ("image.png" if picture else LORA_FILE)
-        stored, info = await vet(services, caller, path, media_type, model)
-        marked = Ticket(ticket.key, hashed(request, sha256.encode()))
-        done = await run_in_threadpool(keep, services, caller, marked, path, name, stored, info)
+                raise Problem("payload_too_large", f"An image may have at most {vet_image.MAX_BYTES} bytes.")
+        name = name or ("image.png" if is_image else LORA_FILE)
+        stored_type, facts = await vet(services, caller, path, media_type, model)
+        # The body was not in memory when the dependency hashed the request: hash its digest instead
+        key = IdempotencyKey(key.value, hash_request(request, sha256.encode()))
+        answer = await run_in_threadpool(store_upload, services, caller, key, path, name, stored_type, facts)
     log.info("artifact_uploaded", sha256=sha256, media_type=media_type)
-    return done.response()
+    return answer.response()

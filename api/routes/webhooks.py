@@ -1,8 +1,8 @@
-"""Webhooks: told of jobs' ends by signed messages (Standard Webhooks)."""
+"""Webhooks: signed messages (Standard Webhooks) to the client's own URL when jobs end."""
 
 import uuid
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 import structlog
 from fastapi import APIRouter, Query, Response
@@ -10,12 +10,19 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
 from expunge.api import pagination
-from expunge.api.deps import JSON, ServicesDep, TicketDep, WebhooksWriter, accepts
-from expunge.api.idempotency import Done, once
-from expunge.api.problems import invalid, responses
+from expunge.api.deps import JSON, ServicesDep, WebhooksWriter, accepts
+from expunge.api.idempotency import Answer, IdempotencyKeyDep, answer_once
+from expunge.api.problems import invalid
 from expunge.api.request_schemas import WebhookPatch, WebhookRequest
-from expunge.api.routes.jobs import CREATED
-from expunge.api.schemas import Delivery, DeliveryAttempt, DeliveryPage, NewWebhook, Webhook, WebhookList
+from expunge.api.responses import CREATED, IDEMPOTENT, JSON_BODY, problem_responses
+from expunge.api.schemas.webhooks import (
+    Delivery,
+    DeliveryAttempt,
+    DeliveryPage,
+    NewWebhook,
+    Webhook,
+    WebhookList,
+)
 from expunge.api.services import Services
 from expunge.store import webhook_deliveries, webhooks
 from expunge.store.models import Delivery as DeliveryRow, Webhook as WebhookRow
@@ -24,18 +31,13 @@ from expunge.store.webhook_targets import Refused, target
 
 log = structlog.get_logger("api")
 router = APIRouter(tags=["webhooks"], dependencies=[accepts(JSON)])
-BODY = ("malformed_request", "payload_too_large", "unsupported_media_type", "invalid_request")
-POSTED = ("bad_header", "idempotency_in_flight", "idempotency_mismatch")
-LOCATED: dict[int | str, dict[str, Any]] = {
-    201: {
-        "description": "Made.",
-        "headers": {name: CREATED[202]["headers"][name] for name in ("Location", "Idempotency-Replayed")},
-    }
-}
 
 
-def check(services: Services, url: str) -> None:
-    """422 for a URL that will not be sent to; where its host leads is checked at each attempt."""
+def check_url(services: Services, url: str) -> None:
+    """Check the URL itself; the addresses of its host are checked at each attempt.
+
+    Raises: Problem `invalid_request` for a URL that messages will not be sent to.
+    """
     try:
         target(url, services.settings)
     except Refused as error:
@@ -43,22 +45,21 @@ def check(services: Services, url: str) -> None:
         raise invalid("url", message, remedy) from error
 
 
-def with_secret(row: WebhookRow, text: str, status: int) -> Done:
+def with_secret(row: WebhookRow, text: str, status: int) -> Answer:
+    """The webhook with its secret; a repeat by Idempotency-Key does not get the secret."""
     shown = NewWebhook(**Webhook.model_validate(row).model_dump(), secret=text)
-    return Done(
+    return Answer(
         shown,
         status=status,
         headers={"Location": f"/webhooks/{row.id}"},
-        kept=shown.model_copy(update={"secret": None}),
+        recorded=shown.model_copy(update={"secret": None}),
     )
 
 
-def view(row: DeliveryRow) -> Delivery:
+def serialize_delivery(row: DeliveryRow) -> Delivery:
+    copied = ("id", "webhook_id", "job_id", "event", "status", "created_at", "finished_at")
     return Delivery(
-        **{
-            name: getattr(row, name)
-            for name in ("id", "webhook_id", "job_id", "event", "status", "created_at", "finished_at")
-        },
+        **{name: getattr(row, name) for name in copied},
         message_id=message_id(row.id),
         attempts=[DeliveryAttempt.model_validate(entry) for entry in row.log],
         next_attempt_at=row.next_attempt_at if row.status == "pending" else None,
@@ -69,27 +70,27 @@ def view(row: DeliveryRow) -> Delivery:
     "/webhooks",
     status_code=201,
     response_model=NewWebhook,
-    responses=LOCATED | responses(*BODY, *POSTED, "wrong_state"),
+    responses=CREATED | problem_responses(*JSON_BODY, *IDEMPOTENT, "wrong_state"),
 )
 def create_webhook(
-    body: WebhookRequest, services: ServicesDep, caller: WebhooksWriter, ticket: TicketDep
+    body: WebhookRequest, services: ServicesDep, caller: WebhooksWriter, key: IdempotencyKeyDep
 ) -> JSONResponse:
-    """Be told of jobs' ends: signed messages to a URL of yours; its secret is shown this once.
+    """Create a webhook, which is notified when jobs end; its secret is shown only this once.
 
-    At most 20 webhooks.
+    A tenant may have 20 webhooks. Messages are signed as Standard Webhooks describes.
     """
-    check(services, body.url)
+    check_url(services, body.url)
 
-    def work(session: Session) -> Done:
+    def work(session: Session) -> Answer:
         secret = services.settings.secret.get_secret_value()
         row, text = webhooks.create(session, caller.tenant_id, caller, **body.model_dump(), secret=secret)
         log.info("webhook_created", webhook_id=str(row.id))
         return with_secret(row, text, 201)
 
-    return once(services, caller, ticket, NewWebhook, work).response()
+    return answer_once(services, caller, key, NewWebhook, work).response()
 
 
-@router.get("/webhooks", responses=responses())
+@router.get("/webhooks", responses=problem_responses())
 def list_webhooks(services: ServicesDep, caller: WebhooksWriter) -> WebhookList:
     """List the webhooks, newest first."""
     with services.transaction() as session:
@@ -98,20 +99,20 @@ def list_webhooks(services: ServicesDep, caller: WebhooksWriter) -> WebhookList:
         )
 
 
-@router.get("/webhooks/{webhook_id:uuid}", responses=responses("not_found"))
+@router.get("/webhooks/{webhook_id:uuid}", responses=problem_responses("not_found"))
 def get_webhook(webhook_id: uuid.UUID, services: ServicesDep, caller: WebhooksWriter) -> Webhook:
-    """Look at one webhook."""
+    """Get one webhook."""
     with services.transaction() as session:
         return Webhook.model_validate(webhooks.get(session, caller.tenant_id, webhook_id))
 
 
-@router.patch("/webhooks/{webhook_id:uuid}", responses=responses("not_found", *BODY))
+@router.patch("/webhooks/{webhook_id:uuid}", responses=problem_responses("not_found", *JSON_BODY))
 def change_webhook(
     webhook_id: uuid.UUID, body: WebhookPatch, services: ServicesDep, caller: WebhooksWriter
 ) -> Webhook:
-    """Change a webhook's URL, events or description; disable it, or enable it again."""
+    """Change a webhook's URL, events or description; disable or enable it."""
     if body.url is not None:
-        check(services, body.url)
+        check_url(services, body.url)
     with services.transaction() as session:
         return Webhook.model_validate(
             webhooks.change(session, caller.tenant_id, webhook_id, caller, body.model_dump(exclude_none=True))
@@ -119,26 +120,32 @@ def change_webhook(
 
 
 @router.delete(
-    "/webhooks/{webhook_id:uuid}", status_code=204, response_class=Response, responses=responses("not_found")
+    "/webhooks/{webhook_id:uuid}",
+    status_code=204,
+    response_class=Response,
+    responses=problem_responses("not_found"),
 )
 def delete_webhook(webhook_id: uuid.UUID, services: ServicesDep, caller: WebhooksWriter) -> Response:
-    """Remove a webhook with its deliveries, sent or not."""
+    """Delete a webhook with its deliveries, sent or not."""
     with services.transaction() as session:
         webhooks.remove(session, caller.tenant_id, webhook_id, caller)
     return Response(status_code=204)
 
 
 @router.post(
-    "/webhooks/{webhook_id:uuid}/rotate", response_model=NewWebhook, responses=responses("not_found", *POSTED)
+    "/webhooks/{webhook_id:uuid}/rotate",
+    response_model=NewWebhook,
+    responses=problem_responses("not_found", *IDEMPOTENT),
 )
 def rotate_webhook_secret(
-    webhook_id: uuid.UUID, services: ServicesDep, caller: WebhooksWriter, ticket: TicketDep
+    webhook_id: uuid.UUID, services: ServicesDep, caller: WebhooksWriter, key: IdempotencyKeyDep
 ) -> JSONResponse:
-    """Make a new secret, shown this once; for a day (EXPUNGE_WEBHOOK_ROTATION_SECONDS) messages carry a
-    signature of the old one too.
+    """Create a new secret, which is shown only this once.
+
+    For a day (EXPUNGE_WEBHOOK_ROTATION_SECONDS) messages are also signed with the old secret.
     """
 
-    def work(session: Session) -> Done:
+    def work(session: Session) -> Answer:
         settings = services.settings
         overlap = timedelta(seconds=settings.webhook_rotation_seconds)
         secret = settings.secret.get_secret_value()
@@ -147,44 +154,49 @@ def rotate_webhook_secret(
         )
         return with_secret(row, text, 200)
 
-    return once(services, caller, ticket, NewWebhook, work).response()
+    return answer_once(services, caller, key, NewWebhook, work).response()
 
 
 @router.post(
     "/webhooks/{webhook_id:uuid}/ping",
     status_code=202,
     response_model=Delivery,
-    responses=responses("not_found", "wrong_state", *POSTED),
+    responses=problem_responses("not_found", "wrong_state", *IDEMPOTENT),
 )
 def ping_webhook(
-    webhook_id: uuid.UUID, services: ServicesDep, caller: WebhooksWriter, ticket: TicketDep
+    webhook_id: uuid.UUID, services: ServicesDep, caller: WebhooksWriter, key: IdempotencyKeyDep
 ) -> JSONResponse:
-    """Send a message of type `ping`, to try a webhook out; what came of it is among its deliveries."""
+    """Send a message of type `ping`, to test a webhook; its outcome is listed among the deliveries."""
 
-    def work(session: Session) -> Done:
-        return Done(view(webhook_deliveries.ping(session, caller.tenant_id, webhook_id, caller)))
+    def work(session: Session) -> Answer:
+        return Answer(
+            serialize_delivery(webhook_deliveries.ping(session, caller.tenant_id, webhook_id, caller))
+        )
 
-    return once(services, caller, ticket, Delivery, work).response()
+    return answer_once(services, caller, key, Delivery, work).response()
 
 
-@router.get("/webhooks/{webhook_id:uuid}/deliveries", responses=responses("not_found", "invalid_request"))
+@router.get(
+    "/webhooks/{webhook_id:uuid}/deliveries", responses=problem_responses("not_found", "invalid_request")
+)
 def list_deliveries(
     webhook_id: uuid.UUID,
     services: ServicesDep,
     caller: WebhooksWriter,
-    limit: Annotated[int, Query(ge=1, le=pagination.MAX_PAGE, description="Deliveries on a page.")] = 50,
+    limit: Annotated[int, Query(ge=1, le=pagination.MAX_PAGE, description="Deliveries per page.")] = 50,
     cursor: pagination.Cursor = None,
 ) -> DeliveryPage:
-    """List what was sent and what came of it, newest first; kept for 30 days (EXPUNGE_WEBHOOK_LOG_SECONDS)
-    after the last attempt.
+    """List a webhook's deliveries and their outcomes, newest first.
+
+    They are kept for 30 days (EXPUNGE_WEBHOOK_LOG_SECONDS) after the last attempt.
     """
-    after = pagination.decode(cursor)
+    after = pagination.decode_cursor(cursor)
     with services.transaction() as session:
         rows = webhook_deliveries.list_deliveries(
             session, webhooks.get(session, caller.tenant_id, webhook_id), after=after, limit=limit + 1
         )
-        page, next_cursor = pagination.cut(rows, limit, lambda row: row)
-        items = [view(row) for row in page]
+        page, next_cursor = pagination.split_page(rows, limit, lambda row: row)
+        items = [serialize_delivery(row) for row in page]
     return DeliveryPage(items=items, next_cursor=next_cursor)
 
 
@@ -192,20 +204,22 @@ def list_deliveries(
     "/webhooks/{webhook_id:uuid}/deliveries/{delivery_id:uuid}/redeliver",
     status_code=202,
     response_model=Delivery,
-    responses=responses("not_found", "wrong_state", *POSTED),
+    responses=problem_responses("not_found", "wrong_state", *IDEMPOTENT),
 )
 def redeliver(
     webhook_id: uuid.UUID,
     delivery_id: uuid.UUID,
     services: ServicesDep,
     caller: WebhooksWriter,
-    ticket: TicketDep,
+    key: IdempotencyKeyDep,
 ) -> JSONResponse:
-    """Send the same message again, under the same `webhook-id`, with the whole schedule before it."""
+    """Send the same message again, with the same `webhook-id` and all its attempts."""
 
-    def work(session: Session) -> Done:
-        return Done(
-            view(webhook_deliveries.redeliver(session, caller.tenant_id, webhook_id, delivery_id, caller))
+    def work(session: Session) -> Answer:
+        return Answer(
+            serialize_delivery(
+                webhook_deliveries.redeliver(session, caller.tenant_id, webhook_id, delivery_id, caller)
+            )
         )
 
-    return once(services, caller, ticket, Delivery, work).response()
+    return answer_once(services, caller, key, Delivery, work).response()

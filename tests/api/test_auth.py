@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from expunge.api.app import create_app
-from expunge.api.auth import PUBLIC
+from expunge.api.middleware.authentication import PUBLIC
 from expunge.store import db, keys
 from expunge.store.settings import Settings
 from tests.support.service import Tenant, make_settings, problem, serve

@@ -102,7 +102,7 @@ class TestBodies:
         found = problem(
             tenant.http().post("/jobs/erase", content=content, headers=JSON), 400, "malformed_request"
         )
-        assert "save it as UTF-8" in found["detail"]
+        assert "encode it as UTF-8" in found["detail"]
         assert "codec" not in found["detail"]
 
     def test_what_is_no_json_is_told_where(self, tenant: Tenant):

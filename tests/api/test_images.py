@@ -221,7 +221,7 @@ class TestPhotographs:
     )
     def test_what_is_not_read_is_refused_by_its_name(self, tenant: Tenant, head: bytes, name: str):
         found = problem(upload(tenant, head + bytes(100), "image/jpeg"), 422, "not_an_image")
-        assert f"but {name}: save the picture as one of them" in found["detail"]
+        assert f"The bytes are {name}, not PNG, JPEG or WebP: convert" in found["detail"]
         other = f"image/{name.lower()}"
         assert (
             other
@@ -256,24 +256,29 @@ FRAMES = [Image.fromarray(np.roll(PIXELS, k)) for k in (0, 7)]
 @pytest.mark.parametrize(
     ("content", "media_type", "code", "words"),
     [
-        (b"", "image/png", "not_an_image", "The body is empty: send a whole PNG, JPEG or WebP file"),
-        (b"GIF89a" + bytes(50), "image/png", "not_an_image", "no PNG, JPEG or WebP"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/png", "not_an_image", "no PNG, JPEG or WebP"),
-        (encoded(Image.fromarray(PIXELS), "GIF"), "image/png", "not_an_image", "no PNG, JPEG or WebP"),
-        (PNG, "image/jpeg", "not_an_image", "The bytes are PNG, the Content-Type says image/jpeg"),
-        (PNG[: len(PNG) // 2], "image/png", "not_an_image", "broken or ends early"),
+        (b"", "image/png", "not_an_image", "The body is empty: send a complete PNG, JPEG or WebP file"),
+        (b"GIF89a" + bytes(50), "image/png", "not_an_image", "not PNG, JPEG or WebP"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/png", "not_an_image", "not PNG, JPEG or WebP"),
+        (encoded(Image.fromarray(PIXELS), "GIF"), "image/png", "not_an_image", "not PNG, JPEG or WebP"),
+        (PNG, "image/jpeg", "not_an_image", "The bytes are PNG, but the Content-Type is image/jpeg"),
+        (PNG[: len(PNG) // 2], "image/png", "not_an_image", "damaged or ends early"),
         (
             encoded(Image.fromarray(PIXELS), "JPEG")[:-300],
             "image/jpeg",
             "not_an_image",
-            "broken or ends early",
+            "damaged or ends early",
         ),
-        (PNG[:60] + b"\x00\xff\x00\xff" + PNG[64:], "image/png", "not_an_image", "broken or ends early"),
-        (encoded(Image.new("RGB", (31, 64))), "image/png", "image_unusable", "31 x 64 px; at least 32"),
-        (encoded(Image.new("1", (4097, 32))), "image/png", "image_unusable", "more than 4096 px a side"),
-        (bomb(5_000), "image/png", "image_unusable", "more than 4096 px a side"),
-        (bomb(100_000), "image/png", "image_unusable", "more than 4096 px a side"),
-        (bomb(4_000), "image/png", "not_an_image", "broken or ends early"),
+        (PNG[:60] + b"\x00\xff\x00\xff" + PNG[64:], "image/png", "not_an_image", "damaged or ends early"),
+        (
+            encoded(Image.new("RGB", (31, 64))),
+            "image/png",
+            "image_unusable",
+            "31 x 64 px: each side must",
+        ),
+        (encoded(Image.new("1", (4097, 32))), "image/png", "image_unusable", "a side of more than 4096 px"),
+        (bomb(5_000), "image/png", "image_unusable", "a side of more than 4096 px"),
+        (bomb(100_000), "image/png", "image_unusable", "a side of more than 4096 px"),
+        (bomb(4_000), "image/png", "not_an_image", "damaged or ends early"),
         (
             encoded(FRAMES[0], "WEBP", save_all=True, append_images=FRAMES[1:]),
             "image/webp",

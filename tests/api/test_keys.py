@@ -108,11 +108,11 @@ def test_a_rotation_whose_answer_was_lost_locks_nobody_out(tenant: Tenant):
 @pytest.mark.parametrize(
     ("body", "field", "expected"),
     [
-        ({"scopes": ["admin"]}, "name", "needed"),
+        ({"scopes": ["admin"]}, "name", "required"),
         ({"name": "", "scopes": ["admin"]}, "name", "must not be empty"),
         ({"name": " ", "scopes": ["admin"]}, "name", "must not be empty"),
         ({"name": "a\u0000", "scopes": ["admin"]}, "name", "control character"),
-        ({"name": "a"}, "scopes", "needed"),
+        ({"name": "a"}, "scopes", "required"),
         ({"name": "a", "scopes": []}, "scopes", "at least 1"),
         ({"name": "a", "scopes": ["root"]}, "scopes[0]", "'jobs:read'"),
         ({"name": "a", "scopes": ["admin"], "expires_in_s": 0}, "expires_in_s", "60"),

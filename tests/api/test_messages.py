@@ -49,7 +49,7 @@ def test_no_sort_of_error_is_told_in_the_validator_s_words(source: str, loc: tup
             ):
                 continue
             error = {"type": kind, "loc": (source, *loc), "msg": SAID, "input": value, "ctx": CONTEXT}
-            found = validation_errors.problem(
+            found = validation_errors.validation_problem(
                 RequestValidationError([error], body={"seed": value} if loc else value), EraseSpec
             )
             assert SAID not in found.detail
@@ -98,7 +98,7 @@ def test_no_sort_of_error_is_told_in_the_validator_s_words(source: str, loc: tup
             "/jobs/erase",
             {"concepts": ["x"], "evaluation": {"thresholds": {"esr1": 95}}},
             "evaluation.thresholds.esr1",
-            "not per cent: write 0.95",
+            "not a percentage: write 0.95",
         ),
         (
             "/jobs/erase",
@@ -154,12 +154,12 @@ def test_a_refusal_is_one_sentence_and_one_remedy_of_the_operation_that_was_call
         (
             "/jobs/erase",
             {"concepts": ["x"], "model": ""},
-            "model: there is no model '' here: models: emoji; one is added to EXPUNGE_MODELS",
+            "model: there is no model '' here: models: emoji; the operator can add one to EXPUNGE_MODELS",
         ),
         (
             "/jobs/erase",
             {"concepts": ["x"], "model": "m" * 300},
-            "model: has 300 characters, at most 200 are allowed",
+            "model: has 300 characters; at most 200 are allowed",
         ),
         ("/jobs/erase", {"concepts": ""}, 'concepts: must be a list, not ""'),
         (
@@ -181,7 +181,7 @@ def test_a_refusal_is_one_sentence_and_one_remedy_of_the_operation_that_was_call
         (
             "/jobs/erase",
             {"concepts": ["x"], "seed": None},
-            "seed: must be a whole number, not null: leave it out, and it has its default",
+            "seed: must be a whole number, not null: omit it to use its default",
         ),
         ("/jobs/erase", {"concepts": None}, "concepts: must be a list, not null"),
         (
@@ -251,11 +251,11 @@ def test_the_detail_alone_says_what_is_wrong_and_what_would_be_right(
     [
         (
             rb'{"concepts": ["\ud800"]}',
-            r"a text in it holds half of a surrogate pair, \ud800: write the whole character",
+            r"a string contains the unpaired surrogate \ud800. Write the whole character",
         ),
         (
             b'{"concepts": ["x"], "seed": ' + b"1" * 5000 + b"}",
-            "a number in it has 5000 digits, at most 1000 are read",
+            "a number in it has 5000 digits; at most 1000 are allowed",
         ),
     ],
 )
@@ -274,9 +274,12 @@ def test_a_resolved_spec_is_accepted_again(tenant: Tenant):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "The body is empty: send a whole PNG, JPEG or WebP file."),
-        (b"hello", "The bytes are no PNG, JPEG or WebP image: send a whole PNG, JPEG or WebP file."),
-        (b"\x89PNG\r\n\x1a\n", "The PNG image is broken or ends early: send a whole PNG, JPEG or WebP file."),
+        (b"", "The body is empty: send a complete PNG, JPEG or WebP file."),
+        (b"hello", "The bytes are not PNG, JPEG or WebP: send a complete PNG, JPEG or WebP file."),
+        (
+            b"\x89PNG\r\n\x1a\n",
+            "The PNG image is damaged or ends early: send a complete PNG, JPEG or WebP file.",
+        ),
     ],
 )
 def test_bytes_that_are_no_image_are_told_in_the_service_s_words(tenant: Tenant, content: bytes, said: str):
@@ -301,7 +304,7 @@ def test_bodies_that_are_no_objects_and_addresses_that_lead_nowhere_are_told_so(
     assert "must be a JSON object" in errors(client.post("/jobs/erase", json=[1, 2]))["body"]
     assert (
         problem(client.delete("/jobs"), 405, "method_not_allowed")["detail"]
-        == "DELETE is not a method of /jobs: use GET, HEAD."
+        == "/jobs does not support DELETE: use GET, HEAD."
     )
     assert "/docs lists" in problem(client.get("/nowhere"), 404, "not_found")["detail"]
     assert "other tenants" in problem(client.get(f"/jobs/{uuid.uuid4()}"), 404, "not_found")["detail"]
@@ -418,9 +421,7 @@ def test_the_syntax_of_prompts_is_noted_as_not_read(tenant: Tenant, name: str):
         ("concepts[0]", {"concepts": [name]}),
         ("preserve[0]", {"concepts": ["saw"], "preserve": [name]}),
     ):
-        assert any(
-            note.startswith(f"{at}: '{name}' is taken letter by letter") for note in notes(tenant, **spec)
-        )
+        assert any(note.startswith(f"{at}: '{name}' is used as written") for note in notes(tenant, **spec))
 
 
 @pytest.mark.parametrize(
@@ -524,19 +525,19 @@ def bounded(postgres_url: str, redis_url: str, tmp_path):
             "/jobs/erase",
             {"concepts": ["church"], "evaluation": {"erased_images": 200}},
             "evaluation.erased_images",
-            "allows 400 a job (EXPUNGE_MAX_PICTURES)",
+            "allows 400 per job (EXPUNGE_MAX_PICTURES)",
         ),
         (
             "/jobs/erase",
             {"concepts": ["church"], "method": {"name": "ca", "pictures": 500}},
             "method.pictures",
-            "500 of them here",
+            "500 of them by this field",
         ),
         (
             "/jobs/erase",
             {"concepts": ["church"], "run_timeout_s": 601},
             "run_timeout_s",
-            "allows 600 s a job",
+            "allows 600 s per job",
         ),
         ("/inspect", {"job_id": ID, "pictures": 16, "trajectories": 200}, "pictures", "456 pictures"),
     ],
@@ -593,8 +594,8 @@ def test_images_are_counted_by_what_they_hold(tenant: Tenant):
     )
     for images, words in (
         ([same[0]] * 3, "1 different image, too few"),
-        (same, "3 uploads hold 1 different image,"),
-        ([*same, other], "4 uploads hold 2 different images"),
+        (same, "3 uploads contain 1 different image,"),
+        ([*same, other], "4 uploads contain 2 different images"),
     ):
         found = errors(client.post("/jobs/erase", json={"concepts": [{"name": "my dog", "images": images}]}))
         assert words in found["concepts[0].images"]
@@ -612,5 +613,5 @@ def test_what_is_beyond_the_operator_s_bounds_of_now_is_not_retried(bounded: Ten
     client.post(f"/jobs/{job['id']}/cancel")
     with serve(bounded.settings.model_copy(update={"max_steps": 100})) as (url, _):
         answer = httpx.post(f"{url}/jobs/{job['id']}/retry", headers=client.headers)
-    assert "this service allows 100 a job" in problem(answer, 409, "wrong_state")["detail"]
+    assert "this service allows 100 per job" in problem(answer, 409, "wrong_state")["detail"]
     assert bounded.count() == 1

@@ -89,8 +89,8 @@ def test_a_brought_model_is_taken_and_its_untried_defaults_are_noted(
     tenant = serving(mine=str(customer_models.copy(tmp_path / "mine")))
     answer = post(tenant, model="mine")
     assert answer.status_code == 202
-    assert any("untried" in note for note in answer.json()["notes"])
-    assert not any("untried" in note for note in post(tenant).json()["notes"])
+    assert any("untested" in note for note in answer.json()["notes"])
+    assert not any("untested" in note for note in post(tenant).json()["notes"])
 
 
 @pytest.mark.parametrize(

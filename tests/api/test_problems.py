@@ -54,7 +54,7 @@ def test_an_unknown_parameter_names_those_that_exist(tenant: Tenant, spec: dict,
 @pytest.mark.parametrize(
     ("spec", "field", "expected"),
     [
-        ({}, "concepts", "needed"),
+        ({}, "concepts", "required"),
         ({"concepts": []}, "concepts", "at least 1"),
         ({"concepts": ["  "]}, "concepts[0]", "must not be empty"),
         ({"concepts": ["x" * 10_000]}, "concepts[0]", "has 10000 characters, at most 200"),
@@ -116,7 +116,7 @@ def test_several_bad_fields_are_named_together(tenant: Tenant):
     ("body", "expected"),
     [
         (b"{", ""),
-        (b'{"concepts": ["church"], "concepts": ["saw"]}', "'concepts' is there twice"),
+        (b'{"concepts": ["church"], "concepts": ["saw"]}', "'concepts' is given twice"),
         (b'{"concepts": ["church"], "seed": NaN}', "NaN is not JSON"),
         (b'{"concepts": ["church"], "seed": -Infinity}', "Infinity is not JSON"),
         (b'{"concepts": ' + b"[" * 5000 + b"]" * 5000 + b"}", "nests deeper"),

@@ -109,13 +109,15 @@ def test_a_wrong_hide_request_is_told_what_would_be_right(tenant: Tenant):
         return errors(tenant.http().post("/jobs/hide", json={"concepts": ["church"], **change}))
 
     assert said(method="uce") == {
-        "method": "the method 'uce' is not for this sort of job methods: naive, esd, all_but_one, ap, age"
+        "method": (
+            "the method 'uce' is not available for this kind of job methods: naive, esd, all_but_one, ap, age"
+        )
     }
     assert "did you mean 'age'" in said(method="agee")["method"]
     assert "did you mean 'length'" in said(recovery={"lenght": 5})["recovery.lenght"]
     assert "did you mean 'recovery'" in said(recovry={})["recovry"]
     assert said(base_job_id="0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11") == {
-        "base_job_id": "is not for this sort of job omit it"
+        "base_job_id": "is not available for this kind of job omit it"
     }
     assert "key-pair" in said(seal_to="church")["seal_to"]
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import uvicorn
 
-from expunge.api.middleware.sendfile import EXTENSION, FileResponse, ZeroCopy
+from expunge.api.middleware.sendfile import EXTENSION, FileResponse, SendFile
 from tests.support.service import Tenant
 
 BYTES = random.Random(7).randbytes(20_000_003)
@@ -58,7 +58,7 @@ def test_the_bytes_are_the_same_with_the_server_s_help_and_without(file, copies)
             scope, receive, send
         )
 
-    with serving(ZeroCopy(app) if copies else app) as url, httpx.Client() as client:
+    with serving(SendFile(app) if copies else app) as url, httpx.Client() as client:
         for start, stop in ((0, len(BYTES)), (1, 2), (5, 5), (3_000_001, len(BYTES))):
             assert client.get(f"{url}/{start}-{stop}").content == BYTES[start:stop]
     assert offered == [copies] * 4
@@ -85,6 +85,6 @@ def test_what_is_not_uvicorn_s_own_request_gets_no_offer():
     async def nowhere(*_: object) -> None: ...
 
     asyncio.run(
-        ZeroCopy(app)({"type": "http", "scheme": "http", "path": f"/{uuid.uuid4()}"}, nowhere, nowhere)
+        SendFile(app)({"type": "http", "scheme": "http", "path": f"/{uuid.uuid4()}"}, nowhere, nowhere)
     )
     assert seen == [None]

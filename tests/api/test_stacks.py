@@ -93,5 +93,5 @@ def test_what_a_stack_has_erased_counts_towards_its_pictures(tenant: Tenant, tmp
         ):
             for query in ("", "?dry_run=true"):
                 found = errors(client.post(path + query, json={**body, **asked}))
-                assert "2,400 of them here" in found["evaluation.erased_images"]
+                assert "2,400 of them by this field" in found["evaluation.erased_images"]
         assert client.post("/jobs/combine", json={"jobs": jobs[:1], **asked}).status_code == 202

@@ -63,7 +63,7 @@ class TestLinks:
         (made,) = tenant.finish(tenant.erase()["id"], {"a.bin": b"a"}, tmp_path)
         with db.transaction(tenant.database) as session:
             row, token = keys.create(session, settings.secret.get_secret_value(), tenant.id, name="short")
-        past = signed_urls.make(
+        past = signed_urls.create_link(
             settings.secret.get_secret_value(), made.id, row.id, datetime.now(UTC) - timedelta(seconds=1)
         )
         problem(anonymous.get(past), 403, "link_expired")
@@ -104,7 +104,9 @@ class TestLinks:
             row, _ = keys.create(session, settings.secret.get_secret_value(), tenant.id, name="all")
         problem(
             anonymous.get(
-                signed_urls.make(settings.secret.get_secret_value(), made.id, row.id, signed_urls.until(60))
+                signed_urls.create_link(
+                    settings.secret.get_secret_value(), made.id, row.id, signed_urls.expiry(60)
+                )
             ),
             403,
             "forbidden",

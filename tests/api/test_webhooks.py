@@ -94,7 +94,7 @@ def test_a_repeat_makes_no_second_webhook_and_shows_no_secret(tenant: Tenant):
         ({"url": "https://hooks.example.com/" + "x" * 2048}, "url", "2048"),
         ({"url": ""}, "url", "must not be empty"),
         ({"url": None}, "url", "must be a text, not null"),
-        ({}, "url", "needed"),
+        ({}, "url", "required"),
         ({"url": URL, "events": []}, "events", "at least 1"),
         ({"url": URL, "events": ["job.exploded"]}, "events[0]", "job.succeeded"),
         ({"url": URL, "description": "a\u0000b"}, "description", "control character"),

@@ -16,7 +16,7 @@ import yaml
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from expunge.api.metrics import Counted, Metrics
+from expunge.api.metrics import DatabaseCounts, Metrics
 from expunge.embedded.servers import free_port
 from expunge.store import db, keys, logs
 from expunge.worker import metrics
@@ -221,7 +221,7 @@ def exported() -> set[str]:
     """Every name under which api, worker or loops export a sample."""
 
     api = Metrics()
-    api.watch(lambda: Counted({"queued": 1}, 0.0, 0, (False, 0), {"ready": 1}, 0))
+    api.register_database(lambda: DatabaseCounts({"queued": 1}, 0.0, 0, (False, 0), {"ready": 1}, 0))
     api.observe("GET", "/", 200, 0.1)
     names = set[str]()
     for registry in (api.registry, metrics.registry):

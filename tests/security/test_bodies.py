@@ -9,12 +9,12 @@ import pytest
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
-from expunge.api import request_schemas, schemas, validation_errors
+from expunge.api import request_schemas, validation_errors
 from expunge.core import specs
 from tests.support.bad_requests import GOOD, MARK, dotted, near, places, replaced, ways_wrong
 
 BODIES: dict[str, type[BaseModel]] = {
-    name: next(getattr(module, name) for module in (specs, request_schemas, schemas) if hasattr(module, name))
+    name: next(getattr(module, name) for module in (specs, request_schemas) if hasattr(module, name))
     for name in GOOD
 }
 
@@ -24,7 +24,7 @@ def fields(model: type[BaseModel], body: object) -> list[str]:
     try:
         model.model_validate(body)
     except ValidationError as error:
-        found = validation_errors.problem(
+        found = validation_errors.validation_problem(
             RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in error.errors()], body=body),
             model,
         )

@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
 from expunge.api.app import create_app
-from expunge.api.auth import METRICS
+from expunge.api.middleware.authentication import METRICS
 from expunge.store import db
 from expunge.store.keys import SCOPES
 from expunge.store.settings import Settings

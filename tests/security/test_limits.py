@@ -25,7 +25,7 @@ from PIL import Image
 from sqlalchemy import event
 
 from expunge.api import server
-from expunge.api.event_listener import POLL
+from expunge.api.event_listener import POLL_WITHOUT_LISTENER
 from expunge.api.middleware import sendfile
 from expunge.store import db, keys
 from expunge.store.settings import Settings
@@ -264,7 +264,7 @@ class TestAnswersInProgress:
         assert names == ["event: queued"]
 
     def test_an_idle_stream_ends_with_its_key_too(self, tenant: Tenant, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr("expunge.api.event_listener.SAFETY", POLL / 4)
+        monkeypatch.setattr("expunge.api.event_listener.POLL_WITH_LISTENER", POLL_WITHOUT_LISTENER / 4)
         job = tenant.erase()
         with tenant.http("jobs:read").stream("GET", f"/jobs/{job['id']}/events", headers=STREAM) as answer:
             lines = answer.iter_lines()
@@ -297,7 +297,7 @@ class TestAnswersInProgress:
     def test_a_download_breaks_off_when_its_key_ends(
         self, tenant: Tenant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr(sendfile, "PIECE", 16 * MIB)
+        monkeypatch.setattr(sendfile, "KEY_CHECK_BYTES", 16 * MIB)
         (made,) = tenant.finish(tenant.erase()["id"], {"a.bin": bytes(48 * MIB)}, tmp_path)
         received = 0
         with (
@@ -385,7 +385,7 @@ class TestSlowClients:
         self, limited, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setattr(server, "HEAD_SECONDS", 600.0)
-        monkeypatch.setattr(server, "MOST_HALF", 20)
+        monkeypatch.setattr(server, "MAX_INCOMPLETE_HEADS", 20)
         with limited(rate_limits=False) as tenant:
             half = [self.connect(tenant, b"GET /he") for _ in range(60)]
             for each in half[:40]:
@@ -396,7 +396,7 @@ class TestSlowClients:
                 assert everything(each).startswith(b"HTTP/1.1 200")
 
     def test_many_clients_at_once_are_no_slow_ones(self, limited, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(server, "MOST_HALF", 20)
+        monkeypatch.setattr(server, "MAX_INCOMPLETE_HEADS", 20)
         with limited(rate_limits=False) as tenant:
             many = [self.connect(tenant, b"GET /healthz HTTP/1.1\r\nHost: x\r\n") for _ in range(100)]
             for each in many:

@@ -178,14 +178,14 @@ def test_keys_that_the_release_before_has_made_open_and_ours_open_there(session,
 
 def test_a_link_of_the_old_secret_opens_until_it_ends():
     artifact, by = uuid.uuid4(), uuid.uuid4()
-    path = signed_urls.make(OLD, artifact, by, datetime.now(UTC) + timedelta(minutes=5))
+    path = signed_urls.create_link(OLD, artifact, by, datetime.now(UTC) + timedelta(minutes=5))
     path, _, query = path.partition("?")
-    link = signed_urls.asked({"path": path, "query_string": query.encode(), "method": "GET"})
+    link = signed_urls.requested_link({"path": path, "query_string": query.encode(), "method": "GET"})
     assert link is not None
-    assert signed_urls.good(link, NEW, [OLD])
-    assert not signed_urls.good(link, NEW)
-    assert not signed_urls.good(link._replace(artifact_id=uuid.uuid4()), NEW, [OLD])
-    assert not signed_urls.good(link._replace(expires=0), NEW, [OLD])
+    assert signed_urls.is_valid(link, NEW, [OLD])
+    assert not signed_urls.is_valid(link, NEW)
+    assert not signed_urls.is_valid(link._replace(artifact_id=uuid.uuid4()), NEW, [OLD])
+    assert not signed_urls.is_valid(link._replace(expires=0), NEW, [OLD])
 
 
 @pytest.mark.parametrize("use", ["webhooks", "signing keys"])

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from expunge.api import examples
-from expunge.api.auth import PUBLIC
+from expunge.api.middleware.authentication import PUBLIC
 from expunge.core.specs import METHODS, EraseSpec, EvaluateSpec, HideSpec, ImpactSpec, InspectSpec
 
 Headers = tuple[tuple[str, bytes], ...]

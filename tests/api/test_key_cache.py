@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import event
 
-from expunge.api.auth import Caller
-from expunge.api.key_cache import KEPT, Known
+from expunge.api.caller import Caller
+from expunge.api.key_cache import MAX_KEYS, KeyCache
 from expunge.store import db
 from expunge.store.settings import Settings
 from tests.support.service import Tenant, problem, serve
@@ -41,7 +41,7 @@ def test_a_key_revoked_at_one_process_is_refused_there_at_once_and_elsewhere_wit
 
 
 def test_a_lookup_that_was_under_way_when_a_key_ended_is_neither_shared_nor_remembered():
-    known, caller, under_way, over = Known(), somebody(), threading.Event(), threading.Event()
+    cache, caller, under_way, over = KeyCache(), somebody(), threading.Event(), threading.Event()
 
     def slow(_: str) -> Caller:
         under_way.set()
@@ -49,57 +49,57 @@ def test_a_lookup_that_was_under_way_when_a_key_ended_is_neither_shared_nor_reme
         return caller
 
     async def both() -> tuple[Caller | None, Caller | None, Caller | None]:
-        first = asyncio.create_task(known.caller("key", slow))
+        first = asyncio.create_task(cache.find_caller("key", slow))
         await asyncio.to_thread(under_way.wait, 30)
-        known.forget()
-        second = await known.caller("key", lambda _: None)
+        cache.clear()
+        second = await cache.find_caller("key", lambda _: None)
         over.set()
-        return await first, second, await known.caller("key", lambda _: None)
+        return await first, second, await cache.find_caller("key", lambda _: None)
 
     assert asyncio.run(both()) == (caller, None, None)
 
 
 def test_requests_of_one_moment_share_a_lookup_and_those_after_it_what_it_found():
-    known, caller, asked = Known(), somebody(), []
+    cache, caller, asked = KeyCache(), somebody(), []
 
     def lookup(token: str) -> Caller:
         asked.append(token)
         return caller
 
     async def many() -> list[Caller | None]:
-        at_once = await asyncio.gather(*(known.caller("key", lookup) for _ in range(20)))
-        return [*at_once, await known.caller("key", lookup)]
+        at_once = await asyncio.gather(*(cache.find_caller("key", lookup) for _ in range(20)))
+        return [*at_once, await cache.find_caller("key", lookup)]
 
     assert asyncio.run(many()) == [caller] * 21
     assert asked == ["key"]
 
 
 def test_a_lookup_that_fails_fails_those_who_wait_for_it_and_no_others():
-    known, caller = Known(), somebody()
+    cache, caller = KeyCache(), somebody()
 
     def broken(_: str) -> Caller:
         raise ConnectionError
 
     async def run() -> tuple[list[object], Caller | None]:
         failed = await asyncio.gather(
-            *(known.caller("key", broken) for _ in range(3)), return_exceptions=True
+            *(cache.find_caller("key", broken) for _ in range(3)), return_exceptions=True
         )
-        return list(map(type, failed)), await known.caller("key", lambda _: caller)
+        return list(map(type, failed)), await cache.find_caller("key", lambda _: caller)
 
     assert asyncio.run(run()) == ([ConnectionError] * 3, caller)
 
 
 def test_what_is_remembered_is_bounded_and_holds_no_key():
-    known, caller = Known(), somebody()
+    cache, caller = KeyCache(), somebody()
 
     async def many() -> None:
-        for n in range(KEPT + 10):
-            await known.caller(f"key-{n}", lambda _: caller)
+        for n in range(MAX_KEYS + 10):
+            await cache.find_caller(f"key-{n}", lambda _: caller)
 
     asyncio.run(many())
-    assert len(known.seen) == KEPT
-    assert b"key" not in b"".join(known.seen)
-    assert known.asking == {}
+    assert len(cache.entries) == MAX_KEYS
+    assert b"key" not in b"".join(cache.entries)
+    assert cache.lookups == {}
 
 
 def test_a_job_is_shown_with_its_artifacts_at_the_cost_of_one_statement(tenant: Tenant, tmp_path):
