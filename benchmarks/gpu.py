@@ -25,7 +25,7 @@ from expunge.core.erasure.delta import forget_peak, peak_memory
 from expunge.core.hiding import hide
 from expunge.core.models import Denoiser, load_model
 from expunge.core.models.folders import BUNDLED
-from expunge.core.models.stable_diffusion import fitting
+from expunge.core.models.loading import fitting
 from expunge.core.specs import METHODS, EraseSpec, HideSpec, MethodSpec
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"

@@ -17,9 +17,9 @@ from PIL import Image, ImageDraw
 
 from benchmarks.methods import CACHE, HERE, SOURCE
 from expunge.core.evaluation.evaluate import evaluate
-from expunge.core.evaluation.intervals import wilson
 from expunge.core.evaluation.judges import judges_for
 from expunge.core.hiding import hide
+from expunge.core.intervals import wilson
 from expunge.core.models import load_model
 from expunge.core.models.folders import BUNDLED
 from expunge.core.specs import EvaluationSpec, HideSpec

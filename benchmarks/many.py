@@ -15,8 +15,8 @@ from typing import Any
 from benchmarks.methods import CACHE, CONCEPTS, SOURCE
 from expunge.core.erasure import erase
 from expunge.core.evaluation.evaluate import evaluate
-from expunge.core.evaluation.intervals import wilson
 from expunge.core.evaluation.judges import judges_for
+from expunge.core.intervals import wilson
 from expunge.core.models import load_model
 from expunge.core.models.folders import BUNDLED
 from expunge.core.models.vocabulary import load_vocabulary

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from expunge.core.concepts import candidates
 from expunge.core.erasure.closed_form import wear
-from expunge.core.erasure.layers import target_modules
 from expunge.core.erasure.losses import error, guided_away
 from expunge.core.erasure.search import Search
-from expunge.core.models import Denoiser
+from expunge.core.models import Denoiser, Text
 from expunge.core.specs import AgeSpec, Concept, EsdSpec
 
 
@@ -35,24 +34,22 @@ class TwoNetworks:
         self, base: Denoiser, trained: Denoiser, sampling_steps: int = 50, guidance: float = 3.0
     ) -> None:
         self.base, self.trained, self.guidance = base, trained, guidance
-        self.names = target_modules(trained.unet, "xattn")
+        self.names = trained.layers("xattn")
         self.weights = [trained.unet.get_submodule(n).weight.requires_grad_(True) for n in self.names]
-        base.scheduler.set_timesteps(sampling_steps)
-        self.timesteps = base.scheduler.timesteps.to(base.device)
+        self.sampler = base.sampler(sampling_steps)
+        self.timesteps = self.sampler.timesteps.to(base.device)
 
     @property
     def evaluations(self) -> int:
         return self.base.evaluations + self.trained.evaluations
 
     @torch.no_grad()
-    def denoise(self, model: Denoiser, z: Tensor, context: Tensor, k: int) -> Tensor:
-        """z_t after k DDIM steps from noise z with context c, both guided halves in one call."""
-        empty = model.encode([""]).expand_as(context)
-        for t in self.timesteps[:k]:
-            out_0, out_c = model.output(
-                torch.cat([z, z]), t.expand(2 * len(z)), torch.cat([empty, context])
-            ).chunk(2)
-            z = self.base.scheduler.step(out_0 + self.guidance * (out_c - out_0), t, z).prev_sample
+    def denoise(self, model: Denoiser, z: Tensor, text: Text, k: int) -> Tensor:
+        """z_t after k DDIM steps from noise z, both guided halves in one call."""
+        empty = model.encode([""]).expand(len(z))
+        for i in range(k):
+            out = model.predict_guided(z, self.timesteps[i].expand(len(z)), text, empty, self.guidance)
+            z = self.sampler.step(out, i, z)
         return z
 
     def start(self, g: torch.Generator, batch: int) -> tuple[Tensor, int, Tensor]:
@@ -82,7 +79,7 @@ def pad(x: Tensor, size: int, dim: int) -> Tensor:
     return torch.cat([x, x.new_zeros(shape)], dim)
 
 
-def texts(model: Denoiser, word: str) -> Tensor:
+def texts(model: Denoiser, word: str) -> Text:
     return model.encode(model.vocabulary.prompts(word))
 
 
@@ -96,7 +93,7 @@ def age(nets: TwoNetworks, concept: str, spec: AgeSpec, learning_rate: float, se
     names = candidates(base, Concept(name=concept), [Concept(name=concept)], spec.candidates)
     search = Search(
         names,
-        torch.stack([texts(base, n) for n in names]),
+        Text.stack([texts(base, n) for n in names]),
         spec.search_learning_rate,
         spec.temperature,
         spec.hard,
@@ -106,16 +103,18 @@ def age(nets: TwoNetworks, concept: str, spec: AgeSpec, learning_rate: float, se
         climbing, batch = turn % 2 == 0, spec.batch_size
         row = torch.randint(len(contexts), (batch,), generator=g)
         weights = search.sample(g) if climbing else search.sample(g).detach()
-        c_e, c_t = contexts[row], search.context(weights, row)
+        c_e, c_t = contexts[row], search.text(weights, row)
         noise, k, t = nets.start(g, batch)
-        z, z_r = nets.denoise(new, noise, c_e, k), nets.denoise(new, noise, c_t.detach(), k)
+        z, z_r = nets.denoise(new, noise, c_e, k), nets.denoise(new, noise, c_t.each(Tensor.detach), k)
         with torch.set_grad_enabled(climbing):
             eps_t, eps_p = base.predict(z, t, c_t), base.predict(z_r, t, c_t)
         with torch.no_grad():
             eps_c = base.predict(z, t, c_e)
-        erase = error(new.predict(z, t, c_e), guided_away(eps_t, eps_c, spec.eta), base.alphas[t], spec.space)
+        erase = error(
+            new.predict(z, t, c_e), guided_away(eps_t, eps_c, spec.eta), base.schedule.weights(t, spec.space)
+        )
         total = erase + spec.preserve_weight * error(
-            new.predict(z_r, t, c_t), eps_p, base.alphas[t], spec.space
+            new.predict(z_r, t, c_t), eps_p, base.schedule.weights(t, spec.space)
         )
         if climbing:
             search.ascend(total)
@@ -147,8 +146,10 @@ def esd(
         noise, k, t = nets.start(g, batch)
         z = nets.denoise(base, noise, c, k)
         with torch.no_grad():
-            eps_0, eps_c = base.predict(z, t, base.encode([""]).expand_as(c)), base.predict(z, t, c)
-        loss = error(new.predict(z, t, c), guided_away(eps_0, eps_c, spec.eta), base.alphas[t], spec.space)
+            eps_0, eps_c = base.predict(z, t, base.encode([""]).expand(len(c))), base.predict(z, t, c)
+        loss = error(
+            new.predict(z, t, c), guided_away(eps_0, eps_c, spec.eta), base.schedule.weights(t, spec.space)
+        )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

@@ -123,9 +123,9 @@ class Graph:
         """The concepts predicted to lose most when these are erased together; each counts by the erased
         concept nearest to it.
         """
-        erased = dict.fromkeys(
-            name for c in concepts for word in (c.name, *c.synonyms) if (name := self.find(word)) is not None
-        )
+        words = [word for c in concepts for word in (c.name, *c.synonyms)]
+        known = [self.find(word) for word in words]
+        erased = dict.fromkeys(name for name in known if name is not None)
         nearest: dict[str, tuple[float, str]] = {}
         for name in erased:
             for other, away in self.near(name):

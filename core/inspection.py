@@ -15,16 +15,14 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from expunge.core.concepts import forbidden
-from expunge.core.concepts.embeddings import phrase, text_states
+from expunge.core.concepts import names_of
+from expunge.core.concepts.embeddings import encode_once, phrase
 from expunge.core.concepts.spaces import words_of
-from expunge.core.erasure.losses import Latents
-from expunge.core.erasure.trajectory_buffer import denoise, seeded
 from expunge.core.memory import in_batches
 from expunge.core.models import Denoiser
-from expunge.core.models.schedule import visible
 from expunge.core.progress import Callback, Clock, ignore
-from expunge.core.specs import Concept, FineTuneSpec, InspectSpec
+from expunge.core.sampling import Latents, denoise, draw_noise, seeded
+from expunge.core.specs import Concept, InspectSpec
 from expunge.core.specs.inflections import variant_of
 
 WORDS = 16  # read together, on one latent each call
@@ -52,9 +50,9 @@ class Side:
     def predict(self, x: Latents, words: Sequence[str]) -> Tensor:
         """Noise predictions of every word on every latent, (n, S, 4, h, w)."""
         with self.model.frozen() if self.base else nullcontext():
-            states = text_states(self.model, [phrase(self.model, w) for w in words])
+            texts = encode_once(self.model, [phrase(self.model, w) for w in words])
             out = [
-                self.model.predict(z.expand(len(words), *z.shape), t.expand(len(words)), states)
+                self.model.predict(z.expand(len(words), *z.shape), t.expand(len(words)), texts)
                 for z, t in zip(x.z, x.t, strict=True)
             ]
         return torch.stack(out, 1)
@@ -103,22 +101,14 @@ def score(away: Tensor, moved: Tensor, locality: float) -> Tensor:
 
 def latents(before: Side, spec: InspectSpec) -> Latents:
     """S = trajectories x timesteps latents of theta without a prompt."""
-    model, sampling = before.model, FineTuneSpec(sampling_steps=spec.sampling_steps, guidance_scale=1)
-    noise = torch.randn(spec.trajectories, *model.latent_shape, generator=seeded(spec.seed)).to(model.device)
+    model, steps = before.model, spec.sampling_steps
+    sampler, noise = model.sampler(steps), draw_noise(model, seeded(spec.seed), spec.trajectories)
     with model.frozen() if before.base else nullcontext():
-        states = denoise(
-            model,
-            noise,
-            model.encode([""]).expand(spec.trajectories, -1, -1),
-            sampling,
-            spec.sampling_steps - 1,
-        )
-    steps = model.scheduler.timesteps
-    first = len(steps) - len(visible(model.scheduler, steps))  # at zero terminal SNR no prediction moves
-    at = [
-        first + math.floor(i * (spec.sampling_steps - first) / spec.timesteps) for i in range(spec.timesteps)
-    ]
-    t = steps[at].to(model.device)
+        empty = model.encode([""]).expand(spec.trajectories)
+        states = denoise(model, noise, empty, steps, guidance=1, until=steps - 1)
+    first = sampler.first  # at zero terminal SNR no prediction moves before it
+    at = [first + math.floor(i * (steps - first) / spec.timesteps) for i in range(spec.timesteps)]
+    t = sampler.timesteps[at].to(model.device)
     return Latents(torch.cat([states[k] for k in at]), t.repeat_interleave(spec.trajectories))
 
 
@@ -149,14 +139,16 @@ def inspect(before: Side, after: Side, spec: InspectSpec, callback: Callback = i
 
     Without spec.concept the space is read twice, first for what moved most.
     """
+    # 1. The words, and the latents that all of them are read on.
     x = latents(before, spec)
-    space = list(
-        dict.fromkeys(words_of(before.model, spec.concept_space, spec.concept.name if spec.concept else ""))
-    )
+    name = spec.concept.name if spec.concept else ""
+    space = list(dict.fromkeys(words_of(before.model, spec.concept_space, name)))
     words = space[: spec.most_words]
     cost = len(words) * spec.trajectories * spec.timesteps * (2 if spec.concept else 3)
     bound = f"{len(words):,} of the space's {len(space):,} words: {cost:,} evaluations of the U-Net"
     callback({"phase": "inspect", "step": 0, "total": len(words), "message": bound})
+
+    # 2. Eq. 19's two terms of each word; without a concept, what moved most is taken for it.
     if spec.concept is None:
         message = f"how far each of {len(words)} concepts moved"
         moved = read(words, lambda w: drift(before.predict(x, w), after.predict(x, w)), callback, message)
@@ -178,10 +170,12 @@ def inspect(before: Side, after: Side, spec: InspectSpec, callback: Callback = i
             message,
         )
         away, moved = both.unbind(1)
+
+    # 3. The ranking, without the concept's own words.
     total = score(away, moved, spec.locality)
-    is_changed = variant_of(forbidden(changed))
+    is_changed = variant_of(names_of(changed))
     ranked = [i for i in total.argsort(descending=True, stable=True).tolist() if not is_changed(words[i])]
-    most = [i for i in moved.argsort(descending=True, stable=True).tolist()]
+    most = moved.argsort(descending=True, stable=True).tolist()
 
     def row(i: int) -> Moved:
         return Moved(concept=words[i], score=float(total[i]), away=float(away[i]), moved=float(moved[i]))

@@ -118,37 +118,40 @@ def look(folder: Path) -> Layout:
         raise no_index(folder)
     index = read(folder, INDEX)
     check_pipeline(index)
-    names = {
-        part: (
-            sorted(f.name for f in (folder / part).iterdir() if f.is_file())
-            if (folder / part).is_dir()
-            else []
-        )
-        for part in NEEDED
-    }
+
+    # Every file that is needed must be there.
+    names = {part: names_in(folder / part) for part in NEEDED}
     wanted, variants = choose(names)
     shards: dict[str, list[tuple[str, str]]] = {part: sharded(folder, part, wanted[part]) for part in WEIGHTS}
-    faults = [
-        fault
-        for part in NEEDED
-        for fault in missing(part, names[part], wanted[part], [n for n, _ in shards.get(part, [])])
-    ]
+    faults = list[str]()
+    for part in NEEDED:
+        faults += missing(part, names[part], wanted[part], [n for n, _ in shards.get(part, [])])
     if faults:
         raise refuse("model_incomplete", "; ".join(faults))
+
+    # The parts must be of an architecture that we know, and fit each other.
     configs = {part: read(folder, f"{part}/config.json") for part in WEIGHTS}
     config, named = read(folder, "scheduler/scheduler_config.json"), index.get("scheduler")
     scheduler = named[-1] if isinstance(named, list) and named else config.get("_class_name")
     architecture = check_parts(index, configs)
     check_scheduler(str(scheduler), config)
-    weights = [f"{part}/{name}" for part in WEIGHTS for name in wanted[part]] + [
-        f"{part}/{n}" for part in WEIGHTS for n, _ in shards[part]
-    ]
+    weights = [f"{part}/{name}" for part in WEIGHTS for name in wanted[part]]
+    weights += [f"{part}/{n}" for part in WEIGHTS for n, _ in shards[part]]
     for name in weights:
         check_weights(folder, name)
-    settings = [f"{part}/{name}" for part in NEEDED for name in names[part] if is_setting(part, name)]
+
+    # What decides how it draws is what is read, and nothing else.
+    settings = list[str]()
+    for part in NEEDED:
+        settings += [f"{part}/{name}" for name in names[part] if is_setting(part, name)]
     own = [INDEX, *(["vocabulary.json"] if (folder / "vocabulary.json").is_file() else [])]
     files = tuple(f.as_posix() for f in sorted(map(Path, {*own, *weights, *settings})))
     return Layout(folder, architecture, variants, files, str(scheduler))
+
+
+def names_in(folder: Path) -> list[str]:
+    """The files of a folder, sorted; none where there is no folder."""
+    return sorted(f.name for f in folder.iterdir() if f.is_file()) if folder.is_dir() else []
 
 
 def check_settings(folder: Path) -> None:
@@ -299,45 +302,42 @@ def missing(part: str, names: list[str], wanted: list[str], shards: list[str]) -
     """What a part lacks, one by one, each with its remedy."""
     if not names:
         return [f"{part}/ is missing: fetch or save the whole folder"]
+
+    # Parts without weights.
     if part == "scheduler":
-        return (
-            []
-            if "scheduler_config.json" in names
-            else ["scheduler/scheduler_config.json is missing: fetch it"]
-        )
+        there = "scheduler_config.json" in names
+        return [] if there else ["scheduler/scheduler_config.json is missing: fetch it"]
     if part == "tokenizer":
         lacking = [] if "tokenizer_config.json" in names else ["tokenizer_config.json"]
         if "tokenizer.json" not in names:
             lacking += [name for name in ("vocab.json", "merges.txt") if name not in names]
         return [f"tokenizer/{name} is missing: fetch it" for name in lacking]
+
+    # Parts with weights: their configuration, and every shard that an index names.
     faults = [] if "config.json" in names else [f"{part}/config.json is missing: fetch it"]
     if wanted:
+        lacking = [shard for shard in shards if shard not in names]
         return faults + [
-            f"{part}/{shard} is missing, which the index of shards names: fetch it"
-            for shard in shards
-            if shard not in names
+            f"{part}/{shard} is missing, which the index of shards names: fetch it" for shard in lacking
         ]
+
+    # No weights that are read: say what lies there instead.
     base = next(base for name, base in WEIGHTS.items() if name == part)
     other = next((n for n in names if Path(n).suffix in OTHER_WEIGHTS), None)
     if other is not None:
         kind = OTHER_WEIGHTS[Path(other).suffix]
-        return [
-            *faults,
-            (
-                f"{part}/{base}.safetensors is missing, and {other} is {kind}, which is never loaded: fetch"
-                " the safetensors file, or, where you trust the file, convert it with"
-                " StableDiffusionPipeline.from_pretrained(FOLDER,"
-                " use_safetensors=False).save_pretrained(NEW)"
-            ),
-        ]
+        faults.append(
+            f"{part}/{base}.safetensors is missing, and {other} is {kind}, which is never loaded: fetch the"
+            " safetensors file, or, where you trust the file, convert it with"
+            " StableDiffusionPipeline.from_pretrained(FOLDER, use_safetensors=False).save_pretrained(NEW)"
+        )
+        return faults
     stray = next((n for n in names if n.endswith(".safetensors")), None)
-    return [
-        *faults,
-        (
-            f"{part}/{base}.safetensors is"
-            f" missing{f' (there is {stray}, which is not read)' if stray else ''}: fetch it"
-        ),
-    ]
+    beside = f" (there is {stray}, which is not read)" if stray else ""
+    return [*faults, f"{part}/{base}.safetensors is missing{beside}: fetch it"]
+
+
+OTHER_KIND = "a model of another kind"
 
 
 def check_parts(index: Mapping[str, Any], configs: Mapping[Part, Mapping[str, Any]]) -> str:
@@ -348,32 +348,23 @@ def check_parts(index: Mapping[str, Any], configs: Mapping[Part, Mapping[str, An
         if name != wanted:
             remedy = f"{LOADS}, whose {part} is {wanted}"
             raise refuse("model_not_supported", f"{INDEX} has {name} for {part}: {remedy}")
+
+    # A U-Net of our kind, which takes the VAE's latents and nothing besides, and a text.
     unet, vae, text = configs["unet"], configs["vae"], configs["text_encoder"]
     name = unet.get("_class_name", CLASSES["unet"])
     if name != CLASSES["unet"]:
         raise refuse("model_not_supported", f"its U-Net is a {str(name)[:100]}: {LOADS}")
-    taken, latent, width = (
-        unet.get("in_channels", 4),
-        vae.get("latent_channels", 4),
-        unet.get("cross_attention_dim", 1280),
-    )
+    taken, latent = unet.get("in_channels", 4), vae.get("latent_channels", 4)
     if taken != latent:
-        what = (
-            CHANNELS.get(taken, "a model of another kind")
-            if isinstance(taken, int)
-            else "a model of another kind"
-        )
+        what = CHANNELS.get(taken, OTHER_KIND) if isinstance(taken, int) else OTHER_KIND
         raise refuse(
             "model_not_supported",
             f"it is {what}: its U-Net takes {taken} channels, where latents have {latent}: {LOADS}",
         )
     more = next((f"{key} {unet[key]}" for key in ASKS_MORE if unet.get(key) is not None), None)
     if more is not None:
-        what = (
-            "a Stable Diffusion XL model"
-            if unet.get("addition_embed_type") == "text_time"
-            else "a model of another kind"
-        )
+        is_xl = unet.get("addition_embed_type") == "text_time"
+        what = "a Stable Diffusion XL model" if is_xl else OTHER_KIND
         raise refuse(
             "model_not_supported", f"it is {what}: its U-Net asks for more than a text ({more}): {LOADS}"
         )
@@ -389,7 +380,9 @@ def check_parts(index: Mapping[str, Any], configs: Mapping[Part, Mapping[str, An
             f"its U-Net's sample_size is {json.dumps(size)}: latents must be square, write their side into"
             " unet/config.json",
         )
-    states = text.get("hidden_size", 512)
+
+    # A text encoder whose states the U-Net reads.
+    width, states = unet.get("cross_attention_dim", 1280), text.get("hidden_size", 512)
     if isinstance(width, int) and width != states:
         raise refuse(
             "model_not_supported",
@@ -401,6 +394,8 @@ def check_parts(index: Mapping[str, Any], configs: Mapping[Part, Mapping[str, An
 
 def check_scheduler(name: str, config: Mapping[str, Any]) -> None:
     """Refuse a schedule that is not of noise by betas, and a network that predicts something else."""
+
+    # A sampler of noise by betas …
     betas, predicted = config.get("beta_schedule", BETAS[0]), config.get("prediction_type", PREDICTIONS[0])
     if name.removesuffix("Scheduler") not in SCHEDULERS or not name.endswith("Scheduler"):
         raise refuse(
@@ -419,6 +414,8 @@ def check_scheduler(name: str, config: Mapping[str, Any]) -> None:
             f"its scheduler has beta_schedule {str(betas)[:100]}: erasing needs {', '.join(BETAS)}, or"
             " trained_betas",
         )
+
+    # … one for each timestep …
     trained, steps = config.get("trained_betas"), config.get("num_train_timesteps", 1000)
     if type(steps) is not int or steps < 2:
         raise refuse(
@@ -436,6 +433,8 @@ def check_scheduler(name: str, config: Mapping[str, Any]) -> None:
             f"its scheduler has {len(trained)} trained_betas for {str(steps)[:100]} timesteps: one for each"
             " is needed",
         )
+
+    # … and a network that predicts the noise, v or the picture.
     if predicted not in PREDICTIONS:
         raise refuse(
             "model_not_supported",

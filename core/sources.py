@@ -139,11 +139,9 @@ def download(source: Source) -> Path:
             for p in layouts.NEEDED
         }
         wanted, variants = layouts.choose(parts)
-        settings = [
-            layouts.INDEX,
-            "vocabulary.json",
-            *(f"{p}/{n}" for p in layouts.NEEDED for n in parts[p] if layouts.is_setting(p, n)),
-        ]
+        settings = [layouts.INDEX, "vocabulary.json"]
+        for p in layouts.NEEDED:
+            settings += [f"{p}/{n}" for n in parts[p] if layouts.is_setting(p, n)]
         layouts.check_settings(
             Path(snapshot_download(source.name, revision=source.revision, allow_patterns=settings))
         )

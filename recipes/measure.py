@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from expunge.core.evaluation.intervals import wilson
 from expunge.core.evaluation.judges import load_classifier
+from expunge.core.intervals import wilson
 from expunge.core.models import load_model
 from expunge.core.models.vocabulary import article
 from recipes.assemble import BUNDLED, digests

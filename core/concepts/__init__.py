@@ -13,20 +13,20 @@ from expunge.core.specs import Concept
 from expunge.core.specs.inflections import variant_of
 
 __all__ = [
-    "anchor",
     "attribute_phrases",
     "banned_words",
     "candidates",
     "distances",
-    "forbidden",
+    "excluding",
+    "names_of",
     "nearest",
     "remaining",
-    "unnamed",
+    "resolve_target",
 ]
 
 
-def forbidden(concept: Concept) -> list[str]:
-    """The words that may never stand for anything but the concept itself: its name and its synonyms."""
+def names_of(concept: Concept) -> list[str]:
+    """The words that mean the concept itself: its name and its synonyms."""
     return [concept.name, *concept.synonyms]
 
 
@@ -58,7 +58,7 @@ def distances(model: Denoiser, name: str, others: Sequence[str], callback: Callb
 
 def banned_words(model: Denoiser, erased: Sequence[Concept]) -> list[str]:
     """All names of the concepts to be erased, and what a concept learned from pictures shows."""
-    return [word for c in erased for word in (*forbidden(c), *model.shows(c.name))]
+    return [word for c in erased for word in (*names_of(c), *model.shows(c.name))]
 
 
 def remaining(vocabulary: Vocabulary, words: Sequence[str], gone: Sequence[str]) -> list[str]:
@@ -67,7 +67,7 @@ def remaining(vocabulary: Vocabulary, words: Sequence[str], gone: Sequence[str])
     return [w for w in words if vocabulary.key(w) not in banned]
 
 
-def unnamed(model: Denoiser, words: Sequence[str], erased: Sequence[Concept]) -> list[str]:
+def excluding(model: Denoiser, words: Sequence[str], erased: Sequence[Concept]) -> list[str]:
     """Those of the words that name none of the concepts to be erased: no name or synonym, no inflection of
     one, not what learned words show.
     """
@@ -80,7 +80,7 @@ def unerased(
     model: Denoiser, concept: Concept, erased: Sequence[Concept], space: str | Sequence[str] = "model"
 ) -> list[str]:
     """The words of the space that may stand for the concept."""
-    return unnamed(model, words_of(model, space, concept.name), [concept, *erased, *model.erased])
+    return excluding(model, words_of(model, space, concept.name), [concept, *erased, *model.erased])
 
 
 def candidates(
@@ -100,16 +100,18 @@ def candidates(
     return nearest(model, concept, erased, space, callback)[:count]
 
 
-def anchor(model: Denoiser, concept: Concept, erased: Sequence[Concept], guide: str | None = None) -> str:
-    """What a concept becomes: its own target, or the method's guide, or of a style the nearest other style;
-    "" of an object.
+def resolve_target(
+    model: Denoiser, concept: Concept, erased: Sequence[Concept], default: str | None = None
+) -> str:
+    """What a concept becomes: its own target, else the method's default, else "" for an object and the
+    nearest other style for a style.
 
     A style only taken off would come back wherever the model draws it unasked.
     """
     if concept.target is not None:
         return concept.target
-    if guide is not None or model.vocabulary.style(concept.name) is None:
-        return guide or ""
+    if default is not None or model.vocabulary.style(concept.name) is None:
+        return default or ""
     return candidates(model, concept, erased, 1)[0]
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from expunge.core.memory import in_batches
-from expunge.core.models import Denoiser
+from expunge.core.models import Denoiser, Text
 from expunge.core.models.vocabulary import article
 from expunge.core.progress import Callback, Clock, ignore
 
@@ -29,28 +29,31 @@ def phrase(model: Denoiser, word: str) -> str:
 
 
 @torch.no_grad()
-def text_states(model: Denoiser, prompts: Sequence[str]) -> Tensor:
-    """Text states of prompts, (n, L, D), that are not kept: many words would fill the memory."""
-    return torch.cat(
-        in_batches(len(prompts), BATCH, lambda start, end: model.text_states(prompts[start:end]))
+def encode_once(model: Denoiser, prompts: Sequence[str]) -> Text:
+    """Texts of prompts that are not kept: many words would fill the memory."""
+    return Text.cat(
+        in_batches(len(prompts), BATCH, lambda start, end: model.encode_with_graph(prompts[start:end]))
     )
+
+
+def name_states(model: Denoiser, name: str, length: int) -> Tensor:
+    """Text states of the bare name after its begin token, repeated or cut to (length, D): c_e of KPOP's Eq.
+    16, the centre of a recovery key's ball.
+    """
+    states = model.encode([name]).states[0, 1:]
+    return states[torch.arange(length, device=states.device) % len(states)]
 
 
 def encode(model: Denoiser, words: Sequence[str], callback: Callback) -> Tensor:
     """EOS states of "a photo of a {word}" ("a picture in {word} style") in the base model's text encoder, (n,
     D).
     """
-    tokenizer, clock, out = model.pipe.tokenizer, Clock(len(words)), []
+    clock, out = Clock(len(words)), []
     for i in range(0, len(words), BATCH):
         prompts = [phrase(model, w) for w in words[i : i + BATCH]]
-        lengths = [
-            len(ids)
-            for ids in tokenizer(
-                model.spelled(prompts), truncation=True, max_length=tokenizer.model_max_length
-            ).input_ids
-        ]
+        lengths = [len(ids) for ids in model.text.token_ids(prompts)]
         with model.frozen():
-            states = text_states(model, prompts)
+            states = encode_once(model, prompts).states
         out.append(states[torch.arange(len(prompts)), torch.tensor(lengths) - 1].float())
         done = min(i + BATCH, len(words))
         if len(words) > LARGE:

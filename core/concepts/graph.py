@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from expunge.core.evaluation.intervals import of_mean
 from expunge.core.impact import BANDS, band, features
+from expunge.core.intervals import of_mean
 
 STRONG = 15.0  # points of CLIP score from which a drop is plainly no noise of two pictures
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -39,6 +39,8 @@ def others(erased: int, nodes: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
 def statistics(drop: Array, distance: Array, g0: Array) -> dict[str, Any]:
     """Locality, asymmetry and abnormality, each as the seeds claim it and as it was measured."""
     mask, n = others(*drop.shape), len(drop)
+
+    # Locality: the mean drop in each band of distance.
     by_band = []
     edges = [0.0, *BANDS]
     for low, high in itertools.pairwise(edges):
@@ -50,16 +52,17 @@ def statistics(drop: Array, distance: Array, g0: Array) -> dict[str, Any]:
                 "ci": of_mean(drop[cells]),
             }
             by_band.append({"from": low, "to": None if np.isinf(high) else high, **found})
+    # Asymmetry: the drops of each pair of erased concepts, one way and the other.
     pairs = [(i, j) for i in range(n) for j in range(i)]
     one, two = np.array([drop[i, j] for i, j in pairs]), np.array([drop[j, i] for i, j in pairs])
     strong = np.maximum(one, two) >= STRONG
+    # Abnormality: how much each node suffers on the mean, of all erasures and of far ones alone.
     column = np.array([drop[mask[:, j], j].mean() for j in range(drop.shape[1])])
-    far = np.array(
-        [
-            drop[rows, j].mean() if (rows := mask[:, j] & (distance[:, j] >= BANDS[1])).any() else np.nan
-            for j in range(drop.shape[1])
-        ]
-    )
+    far = np.full(drop.shape[1], np.nan)
+    for j in range(drop.shape[1]):
+        rows = mask[:, j] & (distance[:, j] >= BANDS[1])
+        if rows.any():
+            far[j] = drop[rows, j].mean()
     return {
         "locality": {
             "rank_correlation": spearman(-distance[mask], drop[mask]),

@@ -18,7 +18,7 @@ def clip_words(model: Denoiser) -> list[str]:
 
     AP's 'CLIP' vocabulary (Bui et al., NeurIPS 2024) likewise drops tokens with anything but letters.
     """
-    ids: dict[str, int] = model.pipe.tokenizer.get_vocab()
+    ids = model.text.vocabulary_ids()
     words = (
         token.removesuffix(END)
         for token, _ in sorted(ids.items(), key=lambda item: item[1])

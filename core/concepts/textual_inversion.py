@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from expunge.core.erasure.trajectory_buffer import seeded
 from expunge.core.errors import CoreError
-from expunge.core.models import Denoiser
+from expunge.core.models import Denoiser, Text
+from expunge.core.optimisers import load_parameter_state, parameter_state
 from expunge.core.progress import Callback, Checkpoints, Clock
+from expunge.core.sampling import draw_noise, seeded, tensors_under
 from expunge.core.specs import InversionSpec
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
@@ -52,28 +53,20 @@ def fitted(image: Picture, size: int) -> Picture:
 @torch.no_grad()
 def moments(model: Denoiser, images: Sequence[Picture]) -> tuple[Tensor, Tensor]:
     """Mean and deviation of E(x) for each image, (N, 4, h, w) each, in the U-Net's scale."""
-    size = model.latent_shape[1] * model.pipe.vae_scale_factor
-    x = (
-        torch.from_numpy(np.stack([fitted(image, size) for image in images])).permute(0, 3, 1, 2).float()
-        / 127.5
-        - 1
-    )
-    found = model.pipe.vae.encode(x.to(model.device, model.dtype)).latent_dist
-    scale = model.pipe.vae.config.scaling_factor
-    return found.mean.float() * scale, found.std.float() * scale
+    pixels = np.stack([fitted(image, model.picture_side) for image in images])
+    return model.moments(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1)
 
 
-def loss(model: Denoiser, z: Tensor, noise: Tensor, t: Tensor, context: Tensor) -> Tensor:
-    """Eq. 18 on latents z (B, 4, h, w), noise of that shape, t (B,), text states (B, L, D); scalar out."""
-    a = model.alphas[t].view(-1, 1, 1, 1)
-    return (noise - model.predict(a.sqrt() * z + (1 - a).sqrt() * noise, t, context)).square().mean()
+def loss(model: Denoiser, x: Tensor, noise: Tensor, t: Tensor, text: Text) -> Tensor:
+    """Eq. 18 on clean latents x (B, C, h, w), noise of that shape, t (B,), B texts; scalar out."""
+    schedule = model.schedule
+    wanted = schedule.target(x, noise, t)
+    return (wanted - model.predict(schedule.add_noise(x, noise, t), t, text)).square().mean()
 
 
 def start_of(model: Denoiser, text: str, vectors: int) -> Tensor:
     """Where the search begins: the mean embedding of the text's tokens, once for each vector, (k, D)."""
-    ids = model.pipe.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids.to(model.device)
-    mean: Tensor = model.pipe.text_encoder.get_input_embeddings()(ids)[0].detach().float().mean(0)
-    return mean.repeat(vectors, 1)
+    return model.text.token_embeddings(text).mean(0).repeat(vectors, 1)
 
 
 def invert(
@@ -95,39 +88,39 @@ def invert(
     model.learn(word, start_of(model, start, spec.vectors))
     vectors = model.words[word].vectors.requires_grad_(True)
     optimiser = torch.optim.Adam([vectors], lr=spec.learning_rate)
+
+    # Go on from a checkpoint, where there is one.
     begun = 0
     if checkpoints and (saved := checkpoints.load()):
         with torch.no_grad():
             vectors.copy_(saved[0]["vectors"])
-        optimiser.state[vectors] = {
-            k.removeprefix("adam."): v if k == "adam.step" else v.to(model.device)
-            for k, v in saved[0].items()
-            if k.startswith("adam.")
-        }
+        load_parameter_state(optimiser, tensors_under(saved[0], "adam."))
         begun = saved[1]["step"]
+
+    # Each step: some images' latents with fresh noise, asked for by prompts with the word in them.
     (mean, deviation), prompts = moments(model, images), model.vocabulary.prompts(word)
     clock = Clock(spec.steps, begun)
     for step in range(begun, spec.steps):
         g = seeded(seed, step, *word.encode())
         rows = torch.randint(len(images), (spec.batch_size,), generator=g)
-        t = torch.randint(model.training_steps, (spec.batch_size,), generator=g).to(model.device)
-        jitter, noise = (
-            torch.randn(spec.batch_size, *model.latent_shape, generator=g).to(model.device) for _ in range(2)
-        )
-        chosen = [prompts[int(k)] for k in torch.randint(len(prompts), (spec.batch_size,), generator=g)]
-        value = loss(model, mean[rows] + deviation[rows] * jitter, noise, t, model.text_states(chosen))
+        t = torch.randint(model.schedule.visible, (spec.batch_size,), generator=g).to(model.device)
+        jitter, noise = (draw_noise(model, g, spec.batch_size) for _ in range(2))
+        which = torch.randint(len(prompts), (spec.batch_size,), generator=g)
+        chosen = [prompts[k] for k in which.tolist()]
+        x = mean[rows] + deviation[rows] * jitter
+        value = loss(model, x, noise, t, model.encode_with_graph(chosen))
         (vectors.grad,) = model.gradients(value, [vectors])
         optimiser.step()
         done = step + 1
         if not bool(vectors.isfinite().all()):
             raise CoreError(
                 "loss_not_finite",
-                f"the vectors of '{word}' are no numbers any more at step {done} of {spec.steps}: lower"
+                f"the vectors of '{word}' became NaN or infinite at step {done} of {spec.steps}; lower"
                 " inversion.learning_rate",
                 field="inversion.learning_rate",
             )
         if checkpoints and done % spec.checkpoint_every == 0:
-            slots = {f"adam.{k}": torch.as_tensor(v) for k, v in optimiser.state[vectors].items()}
+            slots = {f"adam.{k}": v for k, v in parameter_state(optimiser).items()}
             checkpoints.save(done, {"vectors": vectors.detach(), **slots}, {"step": done})
         callback(
             {

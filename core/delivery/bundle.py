@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core import phrasing, sources
-from expunge.core.concepts.visual_concepts import Lesson
 from expunge.core.delivery import card, fused, manifest, page, signing, stack
 from expunge.core.delivery.grid import data_uri, draw_grid
 from expunge.core.delta_format import LORA_FILE
 from expunge.core.erasure import Delta
 from expunge.core.erasure.methods.age import resolved
+from expunge.core.erasure.visual_concepts import Lesson
 from expunge.core.errors import CoreError
 from expunge.core.evaluation.report import Evaluation
 from expunge.core.hiding.key import RecoveryKey

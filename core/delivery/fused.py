@@ -10,14 +10,12 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
 
 from expunge.core import sources
-from expunge.core.delta_format.mask import is_mask
 from expunge.core.errors import CoreError
 from expunge.core.layouts import Layout
-from expunge.core.models import Denoiser, masks
-from expunge.core.models.stable_diffusion import load_pipeline
+from expunge.core.models import Denoiser
+from expunge.core.models.stable_diffusion import fused_pipeline
 from expunge.core.tensors import not_finite
 
 FILE, ROOT = "fused.zip", "fused"
@@ -43,14 +41,7 @@ def fuse(model: Denoiser, source: str, delta: Path, out: Path) -> Path:
     """
     with tempfile.TemporaryDirectory(dir=out) as tmp:
         layout = sources.fetch(source)
-        pipe = load_pipeline(layout, torch.float32)
-        tensors = load_file(delta)
-        if is_mask(tensors):
-            masks.fold(pipe.unet, tensors)
-        else:
-            pipe.load_lora_weights(str(delta))
-            pipe.fuse_lora()
-            pipe.unload_lora_weights()
+        pipe = fused_pipeline(layout, delta)
         folder = Path(tmp) / ROOT
         pipe.to(dtype=stored_dtype(layout)).save_pretrained(folder, safe_serialization=True)
         if model.folder and (model.folder / "vocabulary.json").exists():

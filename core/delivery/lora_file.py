@@ -3,11 +3,11 @@ was made.
 """
 
 from expunge.core.erasure import Delta
-from expunge.core.erasure.delta_metadata import architecture, metadata
+from expunge.core.erasure.delta_metadata import metadata
 from expunge.core.models import Denoiser
 from expunge.core.specs import EraseSpec
 
-__all__ = ["architecture", "metadata", "to_bytes"]
+__all__ = ["metadata", "to_bytes"]
 
 
 def to_bytes(delta: Delta, model: Denoiser, spec: EraseSpec, more: dict[str, str] | None = None) -> bytes:

@@ -17,7 +17,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from expunge.core import phrasing
-from expunge.core.delivery.lora_file import architecture
 from expunge.core.delta_format import BadDelta, lora, metadata as keys
 from expunge.core.erasure.delta import Delta
 from expunge.core.errors import CoreError
@@ -159,7 +158,7 @@ def metadata(layers: Sequence[Layer], model: Denoiser, base: str) -> dict[str, s
     concepts = unique([c for layer in layers for c in layer.concepts])
     return described(layers) | {
         keys.MODELSPEC_VERSION: "1.0.0",
-        keys.ARCHITECTURE: f"{architecture(model)}/lora",
+        keys.ARCHITECTURE: f"{model.architecture}/lora",
         keys.IMPLEMENTATION: "diffusers",
         keys.TAGS: "concept-erasure,safety",
         keys.FORMAT: "1",

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from expunge.core.erasure.layers import exact_config
 from expunge.core.models import Denoiser
 from expunge.core.progress import Callback
 
@@ -48,16 +47,10 @@ def factors(
 
 def columns(model: Denoiser, prompts: list[str], tokens: str) -> Tensor:
     """The token columns that are edited: all of them, or each prompt's last before EOS; (n, D)."""
-    states = model.encode(prompts)
+    states = model.encode(prompts).states
     if tokens == "all":
         return states.flatten(0, 1)
-    tokenizer = model.pipe.tokenizer
-    lengths = [
-        len(ids)
-        for ids in tokenizer(
-            model.spelled(prompts), truncation=True, max_length=tokenizer.model_max_length
-        ).input_ids
-    ]
+    lengths = [len(ids) for ids in model.text.token_ids(prompts)]
     return torch.stack([s[max(0, n - 2)] for s, n in zip(states, lengths, strict=True)])
 
 
@@ -84,13 +77,15 @@ def square_root(gram: Tensor) -> Tensor:
     return root
 
 
+def edited_layers(model: Denoiser) -> list[str]:
+    """The layers that read the text: cross-attention's keys and values."""
+    return model.layers("xattn_strict")
+
+
 def wear(model: Denoiser, layers: Mapping[str, tuple[Tensor, Tensor]], callback: Callback) -> int:
     """Put each layer's exact up (out, r) and down (r, in) on the model as one adapter; the rank r."""
-    rank = next(iter(layers.values()))[1].shape[0]
-    model.add_adapter(exact_config(list(layers), rank))
-    state = model.adapter_state()
-    for i, (name, (up, down)) in enumerate(layers.items()):
-        state[f"{name}.lora_A.weight"], state[f"{name}.lora_B.weight"] = down.float().cpu(), up.float().cpu()
-        callback({"phase": "erase", "step": i + 1, "total": len(layers)})
-    model.set_adapter_state(state)
-    return rank
+
+    def told(written: int) -> None:
+        callback({"phase": "erase", "step": written, "total": len(layers)})
+
+    return model.add_exact(layers, told)

@@ -13,7 +13,7 @@ from torch import Tensor, cuda
 
 from expunge.core.delta_format import LORA_FILE, MASK_FILE, metadata
 from expunge.core.models import Denoiser
-from expunge.core.models.stable_diffusion import Component
+from expunge.core.models.adapters import Component
 from expunge.core.tensors import serialise
 
 
@@ -75,7 +75,7 @@ class Delta:
         ((component, part),) = model.worn().items()
         model.fold_scale()
         (config,) = part.peft_config.values()
-        return cls(model.lora_tensors(), adapter_metadata(config, component), info, component)
+        return cls(model.delta_tensors(), adapter_metadata(config, component), info, component)
 
     def serialise(self, labels: dict[str, str] | None = None) -> bytes:
         """The .safetensors bytes, with `labels` as metadata; they hold no times or paths, so the same delta

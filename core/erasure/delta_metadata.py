@@ -17,36 +17,20 @@ PRUNE = (
 )
 
 
-def architecture(model: Denoiser) -> str:
-    """The base model's in ModelSpec's words; of a network of other sizes than those, the pipeline that loads
-    it.
-    """
-    config = model.unet.config
-    match (
-        tuple(config.block_out_channels),
-        config.cross_attention_dim,
-        model.scheduler.config.prediction_type,
-    ):
-        case (320, 640, 1280, 1280), 768, _:
-            return "stable-diffusion-v1"
-        case (320, 640, 1280, 1280), 1024, "v_prediction":
-            return "stable-diffusion-v2-768-v"
-        case (320, 640, 1280, 1280), 1024, _:
-            return "stable-diffusion-v2-512"
-    return "stable-diffusion-custom"
-
-
 def metadata(delta: Delta, model: Denoiser, spec: EraseSpec) -> dict[str, str]:
     """Stability's ModelSpec 1.0 (its date left out, so that bytes repeat), and ours."""
     hidden, lora = isinstance(spec, HideSpec), delta.kind == "lora"
-    data = hashlib.sha256(
-        b"".join(
-            delta.tensors[k].detach().cpu().contiguous().numpy().tobytes() for k in sorted(delta.tensors)
-        )
-    )
+    data = hashlib.sha256()
+    for name in sorted(delta.tensors):
+        data.update(delta.tensors[name].detach().cpu().contiguous().numpy().tobytes())
+    concepts = [c.model_dump() for c in spec.concepts]
+    recovery = {}
+    if isinstance(spec, HideSpec):
+        recovery["concept_erasure.recovery"] = spec.recovery.model_dump_json()
     return {
+        # What any reader of ModelSpec shows.
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{architecture(model)}/{'lora' if lora else 'sparse-mask'}",
+        "modelspec.architecture": f"{model.architecture}/{'lora' if lora else 'sparse-mask'}",
         "modelspec.implementation": "diffusers" if lora else "expunge",
         "modelspec.title": phrasing.title(spec.concepts, hidden)[:200],
         "modelspec.description": (
@@ -58,19 +42,14 @@ def metadata(delta: Delta, model: Denoiser, spec: EraseSpec) -> dict[str, str]:
         ),
         "modelspec.tags": "concept-erasure,safety",
         "modelspec.hash_sha256": data.hexdigest(),
+        # What our own jobs read again.
         "concept_erasure.format": "1",
-        "concept_erasure.concepts": json.dumps(
-            [c.model_dump() for c in spec.concepts], ensure_ascii=False, sort_keys=True
-        ),
+        "concept_erasure.concepts": json.dumps(concepts, ensure_ascii=False, sort_keys=True),
         "concept_erasure.method": spec.method.model_dump_json(),
         "concept_erasure.preserve": json.dumps(spec.preserve, ensure_ascii=False),
         "concept_erasure.seed": str(spec.seed),
         "concept_erasure.base_model": spec.model,
         "concept_erasure.base_sha256": model.digest,
         "concept_erasure.residual": str(delta.info.get("residual")),
-        **(
-            {"concept_erasure.recovery": spec.recovery.model_dump_json()}
-            if isinstance(spec, HideSpec)
-            else {}
-        ),
+        **recovery,
     }

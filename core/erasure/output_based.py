@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from expunge.core.erasure.loop import Method, Run
+from expunge.core.erasure.method import Method, Run
 from expunge.core.erasure.methods import age, all_but_one, ant, ap, ca, erase_anything, esd, naive, score
-from expunge.core.erasure.single_loss import Single
+from expunge.core.erasure.single_loss import SingleLoss
 from expunge.core.specs import (
     AgeSpec,
     AllButOneSpec,
@@ -23,19 +23,19 @@ from expunge.core.specs import (
 )
 
 
-def method_of(spec: FineTuneSpec) -> Callable[[Run[Any]], Method]:
+def method_of(spec: FineTuneSpec) -> Callable[[Run[Any]], Method[Any]]:
     """What makes the method of a spec for a run."""
     match spec:
         case NaiveSpec():
-            return partial(Single, loss=naive.loss)
+            return partial(SingleLoss, loss=naive.loss)
         case EsdSpec():
-            return partial(Single, loss=esd.loss)
+            return partial(SingleLoss, loss=esd.loss)
         case CaSpec():
             return ca.Ca
         case AntSpec():
             return ant.Ant
         case AllButOneSpec():
-            return partial(Single, loss=all_but_one.loss)
+            return partial(SingleLoss, loss=all_but_one.loss)
         case ApSpec():
             return ap.Ap
         case AgeSpec():

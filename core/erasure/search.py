@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator, Tensor
 
+from expunge.core.models import Text
+from expunge.core.optimisers import load_parameter_state, parameter_state
+
 Gradients = Callable[[Tensor, Sequence[Tensor]], Sequence[Tensor | None]]
-"""How the gradient of an objective is had: `Denoiser.gradients`, which float16 does not round to
-zero.
-"""
+"""How the gradient of an objective is taken: `Denoiser.gradients`, which float16 does not round to zero."""
 
 
 def gumbel(shape: tuple[int, ...], generator: Generator) -> Tensor:
@@ -27,28 +28,25 @@ def gumbel_softmax(logits: Tensor, noise: Tensor, temperature: float, hard: bool
 
 
 class Search:
-    """Logits pi over candidates whose text states are R, (n, T, L, D); one Adam of their own that climbs."""
+    """Logits pi over n candidates, whose texts are stacked, (n, T, …); one Adam of their own that climbs."""
 
     def __init__(
-        self, names: list[str], states: Tensor, learning_rate: float, temperature: float, hard: bool
+        self, names: list[str], texts: Text, learning_rate: float, temperature: float, hard: bool
     ) -> None:
-        self.names, self.states, self.temperature, self.hard = names, states, temperature, hard
+        self.names, self.texts, self.temperature, self.hard = names, texts, temperature, hard
         # The authors' start
-        self.logits = torch.full((len(names),), 1 / len(names), device=states.device, requires_grad=True)
+        start = 1 / len(names)
+        self.logits = torch.full((len(names),), start, device=texts.states.device, requires_grad=True)
         self.optimiser = torch.optim.Adam([self.logits], lr=learning_rate, maximize=True)
 
     def sample(self, generator: Generator) -> Tensor:
         """A fresh G(pi), (n,), differentiable in pi."""
-        return gumbel_softmax(
-            self.logits,
-            gumbel(self.logits.shape, generator).to(self.logits.device),
-            self.temperature,
-            self.hard,
-        )
+        noise = gumbel(self.logits.shape, generator).to(self.logits.device)
+        return gumbel_softmax(self.logits, noise, self.temperature, self.hard)
 
-    def context(self, weights: Tensor, template: Tensor) -> Tensor:
-        """G(pi) . R for each row's template: (B, L, D)."""
-        return torch.einsum("n,ntld->tld", weights, self.states)[template]
+    def text(self, weights: Tensor, template: Tensor) -> Text:
+        """G(pi) . R for each row's template: B texts."""
+        return self.texts.mixed(weights)[template]
 
     def ascend(self, objective: Tensor, gradients: Gradients = torch.autograd.grad) -> None:
         """One Adam step of pi up the objective."""
@@ -56,79 +54,54 @@ class Search:
         self.optimiser.step()
 
     def state(self) -> dict[str, Tensor]:
-        slots = self.optimiser.state.get(self.logits, {})
-        return {"logits": self.logits.detach(), **{k: torch.as_tensor(v) for k, v in slots.items()}}
+        """What a resumed run needs: pi, and Adam's numbers."""
+        return {"logits": self.logits.detach(), **parameter_state(self.optimiser)}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state`."""
         with torch.no_grad():
             self.logits.copy_(state["logits"])
-        slots = {k: v.to(self.logits.device) if k != "step" else v for k, v in state.items() if k != "logits"}
-        if slots:
-            self.optimiser.state[self.logits] = slots
+        load_parameter_state(self.optimiser, {k: v for k, v in state.items() if k != "logits"})
 
 
 class Ascent:
     """AP's continuous search: one text state e for every template, (T, L, D), that climbs e += lr |e| g /
     |g|.
 
-    It starts at the concept's own states, `start` (T, L, D); the latents it is tried on are those of the
-    candidate, of (n, T, L, D), nearest to it.
+    It starts at the concept's own texts, `start` (T, …); the latents it is tried on are those of the
+    candidate, of texts (n, T, …), nearest to it.
     """
 
-    def __init__(self, names: list[str], states: Tensor, start: Tensor, learning_rate: float) -> None:
-        self.names, self.states, self.learning_rate = names, states, learning_rate
-        self.text = start.clone().requires_grad_(True)
+    def __init__(self, names: list[str], texts: Text, start: Text, learning_rate: float) -> None:
+        self.names, self.texts, self.start, self.learning_rate = names, texts, start, learning_rate
+        self.states = start.states.clone().requires_grad_(True)
 
     def sample(self, _: Generator) -> Tensor:
         """One-hot of the nearest candidate, (n,)."""
-        distance = (self.states - self.text.detach()).square().flatten(1).sum(1)
-        return torch.nn.functional.one_hot(distance.argmin(), len(self.names)).to(self.states.dtype)
+        distance = (self.texts.states - self.states.detach()).square().flatten(1).sum(1)
+        one_hot = torch.nn.functional.one_hot(distance.argmin(), len(self.names))
+        return one_hot.to(self.texts.states.dtype)
 
-    def context(self, _: Tensor, template: Tensor) -> Tensor:
-        """The text state for each row's template: (B, L, D)."""
-        return self.text[template]
+    def text(self, _: Tensor, template: Tensor) -> Text:
+        """The text for each row's template: B texts."""
+        return self.start.with_states(self.states)[template]
 
     def ascend(self, objective: Tensor, gradients: Gradients = torch.autograd.grad) -> None:
         """One step of normalised gradient ascent, each template by itself."""
-        (g,) = gradients(objective, [self.text])
+        (g,) = gradients(objective, [self.states])
         assert g is not None
 
         def size(x: Tensor) -> Tensor:
             return x.square().sum((1, 2), keepdim=True).sqrt()
 
         with torch.no_grad():
-            self.text += self.learning_rate * size(self.text) * g / size(g).clamp_min(1e-12)
+            self.states += self.learning_rate * size(self.states) * g / size(g).clamp_min(1e-12)
 
     def state(self) -> dict[str, Tensor]:
-        return {"text": self.text.detach()}
+        """What a resumed run needs: e."""
+        return {"text": self.states.detach()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state`."""
         with torch.no_grad():
-            self.text.copy_(state["text"])
-
-
-class Shares:
-    """No search: how often each candidate is drawn is given, (n,).
-
-    The targets of debiasing, whose text states are (n, T, L, D).
-    """
-
-    def __init__(self, names: list[str], states: Tensor, shares: list[float]) -> None:
-        self.names, self.states, self.logs = names, states, torch.tensor(shares, dtype=torch.float64).log()
-
-    def pick(self, generator: Generator, size: int) -> Tensor:
-        """Candidates of `size` rows, ascending: a systematic sample, so that small batches too keep to the
-        shares.
-        """
-        at = (torch.rand(1, generator=generator, dtype=torch.float64) + torch.arange(size)) / size
-        return torch.searchsorted(torch.softmax(self.logs, 0).cumsum(0), at).clamp_max(len(self.names) - 1)
-
-    def move(self, by: Tensor) -> None:
-        """Draw each candidate e^by times as often, (n,)."""
-        self.logs = self.logs + by
-
-    def state(self) -> dict[str, Tensor]:
-        return {"logs": self.logs}
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        self.logs = state["logs"]
+            self.states.copy_(state["text"])

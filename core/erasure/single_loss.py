@@ -4,15 +4,15 @@ own.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Generator, Tensor
 
-from expunge.core.concepts import anchor
-from expunge.core.erasure.loop import Run
-from expunge.core.erasure.losses import Latents
-from expunge.core.models import Denoiser
+from expunge.core.concepts import resolve_target
+from expunge.core.erasure.method import Method, Run
+from expunge.core.models import Denoiser, Text
+from expunge.core.sampling import Latents
 from expunge.core.specs import Concept, FineTuneSpec
 
 S = TypeVar("S", bound=FineTuneSpec)
@@ -20,89 +20,79 @@ S = TypeVar("S", bound=FineTuneSpec)
 
 @dataclass(frozen=True)
 class Texts:
-    """Text states, (B, L, D) each: the concept, its target if there is one, the empty prompt, and what is to
-    stay.
+    """Texts of B rows each: the concept, its target if there is one, the empty prompt, and what is to stay.
 
     A style's target, where the user gives none, is the nearest other style around the same object.
     """
 
-    concept: Tensor
-    target: Tensor | None
-    empty: Tensor
-    kept: Tensor
+    concept: Text
+    target: Text | None
+    empty: Text
+    kept: Text
 
     @property
-    def anchor(self) -> Tensor:
-        """The target, or the empty prompt."""
+    def target_or_empty(self) -> Text:
         return self.empty if self.target is None else self.target
 
 
 Loss = Callable[[Denoiser, Latents, Texts, S], Tensor]
 
 
-class Single(Generic[S]):
+class SingleLoss(Method[S]):
     """A method that is its loss."""
 
     def __init__(self, run: Run[S], loss: Loss[S]) -> None:
-        self.run, self.loss = run, loss
-        self.contexts = [run.contexts(words) for words in run.words]
-        self.named = [self.target(c) for c in run.concepts]
-        self.targets = [self.goal(c, name) for c, name in zip(run.concepts, self.named, strict=True)]
-        self.empty = run.contexts([""])
-        self.kept = run.contexts(run.preserve or [""])
+        super().__init__(run)
+        self.loss = loss
+        self.concepts = [run.texts(names) for names in run.names]
+        self.target_names = [self.target_of(c) for c in run.concepts]
+        self.targets = [
+            None if name is None else run.target_texts(c, name)
+            for c, name in zip(run.concepts, self.target_names, strict=True)
+        ]
+        self.empty = run.texts([""])
+        self.kept = run.texts(run.preserve or [""])
         self.keys = [f"erase/{i}" for i in range(len(run.concepts))]
         self.prefill()
 
-    def target(self, concept: Concept) -> str | None:
+    def target_of(self, concept: Concept) -> str | None:
         """The name of what the concept becomes; None is the empty prompt."""
-        style = self.run.model.vocabulary.style(concept.name) is not None
-        return anchor(self.run.model, concept, self.run.concepts) if style else concept.target
-
-    def goal(self, concept: Concept, name: str | None) -> Tensor | None:
-        """Text states of that target, one row for each of the concept's prompts; None is the empty prompt."""
-        return None if name is None else self.run.goal(concept, name)
+        is_style = self.run.model.vocabulary.style(concept.name) is not None
+        return resolve_target(self.run.model, concept, self.run.concepts) if is_style else concept.target
 
     def prefill(self) -> None:
         """Draw the latents that every step will read, once and with progress."""
         run = self.run
         if run.spec.latents == "buffer":
-            run.trajectories.prefill(
-                dict(zip(self.keys, self.contexts, strict=True)), run.spec.trajectories, run.callback
-            )
+            wanted = dict(zip(self.keys, self.concepts, strict=True))
+            run.trajectories.prefill(wanted, run.spec.trajectories, run.callback)
 
     def latents(self, i: int, g: Generator) -> Latents:
         """One batch of concept i's latents."""
         spec = self.run.spec
         return self.run.trajectories.draw(
-            self.keys[i], self.contexts[i], g, spec.batch_size, spec.trajectories
+            self.keys[i], self.concepts[i], g, spec.batch_size, spec.trajectories
         )
 
     def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
-        run, spec, targets = self.run, self.run.spec, self.targets[i]
+        run, size, targets = self.run, self.run.spec.batch_size, self.targets[i]
         g = run.generator(step)
         x = self.latents(i, g)
-        row = (
-            torch.randint(len(self.contexts[i]), (spec.batch_size,), generator=g)
-            if x.row is None
-            else self.any_word(i, x.row, g)
-        )
-        kept = self.kept[torch.randint(len(self.kept), (spec.batch_size,), generator=g)]
+        if x.row is None:
+            row = torch.randint(len(self.concepts[i]), (size,), generator=g)
+        else:
+            row = self.any_name(i, x.row, g)
+        kept = self.kept[torch.randint(len(self.kept), (size,), generator=g)]
         target = None if targets is None else targets[row % len(targets)]
-        texts = Texts(self.contexts[i][row], target, self.empty.expand_as(kept), kept)
-        return self.loss(run.model, x, texts, spec), self.named[i]
+        texts = Texts(self.concepts[i][row], target, self.empty.expand(size), kept)
+        return self.loss(run.model, x, texts, run.spec), self.target_names[i]
 
-    def any_word(self, i: int, template: Tensor, g: Generator) -> Tensor:
-        """Rows of concept i's contexts in these templates (B,): its name's, or one of its synonyms' in the
-        same template.
+    def any_name(self, i: int, template: Tensor, g: Generator) -> Tensor:
+        """Rows of concept i's texts in these templates (B,): its name's, or one of its synonyms' in the same
+        template.
         """
-        words = len(self.run.words[i])
-        each = len(self.contexts[i]) // words
-        return template if words == 1 else template + each * torch.randint(words, template.shape, generator=g)
-
-    def state(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_state(self, state: dict[str, Tensor]) -> None: ...
-
-    def finish(self) -> dict[str, Any]:
-        return {}
+        names = len(self.run.names[i])
+        each = len(self.concepts[i]) // names
+        if names == 1:
+            return template
+        return template + each * torch.randint(names, template.shape, generator=g)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
+from expunge.core import intervals
 from expunge.core.concepts import attribute_phrases
 from expunge.core.errors import CoreError
-from expunge.core.evaluation import intervals
 from expunge.core.evaluation.judges import Images, Judges
 from expunge.core.evaluation.success_rates import label_of
 from expunge.core.models import Vocabulary

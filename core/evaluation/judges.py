@@ -57,7 +57,7 @@ class Clip:
     name: str
     model: Any
     transform: Callable[[Image.Image], Tensor]
-    tokenizer: Callable[[list[str]], Tensor]
+    tokenize: Callable[[list[str]], Tensor]
     digest: str
     device: str
 
@@ -69,7 +69,7 @@ class Clip:
             picture = self.model.encode_image(
                 prepare(self.transform, images[start:end]).to(self.device), normalize=True
             )
-            text = self.model.encode_text(self.tokenizer(texts[start:end]).to(self.device), normalize=True)
+            text = self.model.encode_text(self.tokenize(texts[start:end]).to(self.device), normalize=True)
             found: Tensor = (picture * text).sum(-1).float().cpu()
             return found
 

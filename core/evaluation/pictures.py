@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from expunge.core.concepts import banned_words, distances, forbidden, remaining, unnamed
+from expunge.core.concepts import banned_words, distances, excluding, names_of, remaining
 from expunge.core.errors import CoreError
 from expunge.core.evaluation.judges import Images
 from expunge.core.models import Denoiser, Vocabulary
@@ -65,9 +65,9 @@ def preserved_concepts(
     if spec.preserved_concepts is None:
         styles = [c.name for c in erased if vocabulary.style(c.name) is not None]
         if styles:
-            pool = unnamed(model, vocabulary.styles, erased)
+            pool = excluding(model, vocabulary.styles, erased)
             chosen += neighbours_and_strangers(model, styles, pool, spec.preserved_count // 2)
-        pool = unnamed(model, vocabulary.concepts, erased)
+        pool = excluding(model, vocabulary.concepts, erased)
         left = spec.preserved_count - (len(chosen) - len(named))
         chosen += neighbours_and_strangers(
             model, [c.name for c in erased if c.name not in styles], pool, left
@@ -118,7 +118,7 @@ def plan(
             pictures.append(Picture(name, role, prompt, spec.seed + i, subject))
 
     for concept in erased:
-        add(concept.name, forbidden(concept), "erased", count)
+        add(concept.name, names_of(concept), "erased", count)
     for name in preserved:
         images = (
             spec.preserved_images if vocabulary.style(name) is None else max(count, spec.preserved_images)
@@ -197,10 +197,7 @@ def key_of(
         "seed": picture.seed,
         "steps": spec.sampling_steps,
         "guidance": spec.guidance_scale,
-        "scheduler": [
-            type(model.pipe.scheduler).__name__,
-            {k: v for k, v in model.pipe.scheduler.config.items() if not k.startswith("_")},
-        ],
+        "scheduler": model.sampler_settings,
         "device": str(model.device).split(":")[0],
         "dtype": str(model.dtype),
         "libraries": [version(name) for name in ("torch", "diffusers", "transformers")],

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from expunge.core.erasure.trajectory_buffer import seeded
+from expunge.core.concepts.embeddings import name_states
 from expunge.core.evaluation.pictures import Picture
-from expunge.core.hiding.kpop import anchor
 from expunge.core.models import Denoiser
+from expunge.core.sampling import seeded
 
 CONVENTION = (
     "rsr-k: share of a hidden concept's pictures, drawn with its recovery key, whose label is in the"
@@ -24,7 +24,7 @@ CONVENTION = (
 
 def wrong_key(model: Denoiser, name: str, key: Tensor, index: int) -> Tensor:
     """A key (m, D) at the true key's distance from c_e, in a random direction."""
-    centre = anchor(model, name, len(key)).cpu()
+    centre = name_states(model, name, len(key)).cpu()
     away = torch.randn(key.shape, generator=seeded(index, *name.encode()))
     wrong: Tensor = centre + away * ((key - centre).norm() / away.norm())
     return wrong

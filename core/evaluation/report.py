@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from expunge.core.evaluation import attributes, intervals
+from expunge.core import intervals
+from expunge.core.evaluation import attributes
 from expunge.core.evaluation.judges import Images
 from expunge.core.evaluation.pictures import Picture
 from expunge.core.evaluation.verdict import FEW, Verdict

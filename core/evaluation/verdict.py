@@ -42,60 +42,83 @@ class Verdict(BaseModel):
 
 
 def judge(
-    found: Callable[[str, str | None], Measured | None],
+    measured: Callable[[str, str | None], Measured | None],
     erased: Sequence[Concept],
     thresholds: Thresholds,
     styles: bool = False,
 ) -> Verdict:
-    """ESR, and RSR of a hide job, is asked of each concept, so that an easy one cannot cover another; PSR of
-    all preserved pictures together.
+    """Hold a report's numbers against every threshold that the client asked for.
 
-    ESR of few pictures is asked whether its interval reaches the threshold, and then all of them together
-    whether they do. `styles`: whether styles are among the erased concepts, whose pictures must go on showing
-    their objects.
+    measured: the metric of a name and a concept (None: of all), None where there is none.
+    styles: whether styles are among the erased concepts, whose pictures must go on showing their objects.
     """
-    gone, edited, spread = (
-        [c.name for c in erased if wanted(c)]
-        for wanted in (lambda c: not c.attributes, lambda c: c.target, lambda c: c.attributes)
-    )
-    few = [c for c in gone if (m := found("esr1", c)) is not None and m.n < FEW]
-    asked: list[tuple[str, str | None]] = [
-        (m, c) for m in ("esr1", "esr5") for c in (*gone, *([None] if len(few) > 1 else []))
-    ]
-    asked += [
-        *(("edit1", c) for c in edited),
-        *(("attribute_distance", c) for c in spread),
-        ("psr1_ratio", None),
-    ]
-    asked += [("rsr1", c) for c in gone if isinstance(thresholds, HideThresholds)]
-    asked += [("content1_ratio", None)] if styles else []
-    checks = []
-    for metric, concept in asked:
+    checks = list[Check]()
+
+    def check(metric: str, concept: str | None, lenient: bool = False) -> None:
+        """Add a check, where the client asked for this metric."""
         threshold = getattr(thresholds, metric)
         if threshold is not None:
-            got = found(metric, concept)
-            lenient = len(few) > 1 and concept in few and metric.startswith("esr")
-            bound: Literal["at least", "at most"] = (
-                "at most" if metric == "attribute_distance" else "at least"
-            )
-            passed = None if got is None else reaches(got, threshold, bound, lenient)
-            checks.append(
-                Check(
-                    metric=metric,
-                    concept=concept,
-                    value=got and got.value,
-                    threshold=threshold,
-                    bound=bound,
-                    passed=passed,
-                )
-            )
-    results = [c.passed for c in checks]
-    passed_all = False if False in results else None if None in results or not results else True
-    return Verdict(passed=passed_all, checks=checks)
+            checks.append(checked(measured(metric, concept), metric, concept, threshold, lenient))
+
+    # 1. ESR is asked of each erased concept, so that an easy one cannot cover another. Of few pictures it
+    #    is asked whether the interval reaches the threshold, and then of all of them together.
+    gone = [c.name for c in erased if not c.attributes]
+    few = list[str]()
+    for name in gone:
+        esr1 = measured("esr1", name)
+        if esr1 is not None and esr1.n < FEW:
+            few.append(name)
+    together = len(few) > 1
+    for metric in ("esr1", "esr5"):
+        for name in gone:
+            check(metric, name, lenient=together and name in few)
+        if together:
+            check(metric, None)
+
+    # 2. What became of edited and debiased concepts.
+    for concept in erased:
+        if concept.target:
+            check("edit1", concept.name)
+    for concept in erased:
+        if concept.attributes:
+            check("attribute_distance", concept.name)
+
+    # 3. All preserved pictures together.
+    check("psr1_ratio", None)
+
+    # 4. Of a hide job, whether the key brings each concept back; of styles, whether objects are still shown.
+    if isinstance(thresholds, HideThresholds):
+        for name in gone:
+            check("rsr1", name)
+    if styles:
+        check("content1_ratio", None)
+
+    return Verdict(passed=all_passed(checks), checks=checks)
 
 
-def reaches(got: Measured, threshold: float, bound: Literal["at least", "at most"], lenient: bool) -> bool:
-    """Whether the number, or with leniency the upper end of its interval, keeps to the threshold."""
-    if bound == "at most":
-        return got.value <= threshold
-    return (got.ci_high if lenient and got.ci_high is not None else got.value) >= threshold
+def checked(
+    measured: Measured | None, metric: str, concept: str | None, threshold: float, lenient: bool
+) -> Check:
+    """One number against its threshold; `passed` is None where there is no number.
+
+    lenient: the upper end of the number's interval counts instead of the number.
+    """
+    bound: Literal["at least", "at most"] = "at most" if metric == "attribute_distance" else "at least"
+    if measured is None:
+        value, passed = None, None
+    elif bound == "at most":
+        value, passed = measured.value, measured.value <= threshold
+    elif lenient and measured.ci_high is not None:
+        value, passed = measured.value, measured.ci_high >= threshold
+    else:
+        value, passed = measured.value, measured.value >= threshold
+    return Check(metric=metric, concept=concept, value=value, threshold=threshold, bound=bound, passed=passed)
+
+
+def all_passed(checks: Sequence[Check]) -> bool | None:
+    """False where a check failed, None where one could not be judged or none was asked for, else True."""
+    if any(check.passed is False for check in checks):
+        return False
+    if not checks or any(check.passed is None for check in checks):
+        return None
+    return True

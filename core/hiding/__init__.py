@@ -8,7 +8,8 @@ from torch import Tensor
 
 from expunge.core.erasure.delta import Delta
 from expunge.core.erasure.delta_metadata import metadata
-from expunge.core.erasure.loop import Run, fine_tune
+from expunge.core.erasure.loop import fine_tune
+from expunge.core.erasure.method import Run
 from expunge.core.erasure.output_based import method_of
 from expunge.core.errors import CoreError
 from expunge.core.hiding.key import RecoveryKey, load_key

@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from expunge.core.delivery import sealing
+from expunge.core import sealing
 from expunge.core.errors import CoreError
 from expunge.core.tensors import serialise
 
@@ -63,15 +63,22 @@ class RecoveryKey:
 
 
 def load_key(path: str | os.PathLike[str]) -> RecoveryKey:
-    """Read a key that is not sealed; `expunge unseal` opens one that is. CoreError."""
+    """Read a key that is not sealed; `expunge unseal` opens one that is.
+
+    Raises: CoreError where the file is not a recovery key.
+    """
     try:
         with safe_open(path, "pt") as f:
             prompts = {name: f.get_tensor(name) for name in f.keys()}
             head = f.metadata() or {}
     except (SafetensorError, OSError) as e:
         raise CoreError(
-            "bad_key", f"'{path}' is no recovery key ({e}): 'expunge unseal' opens a sealed one", field="key"
+            "bad_key",
+            f"'{path}' is not a recovery key ({e}): 'expunge unseal' opens a sealed one",
+            field="key",
         ) from e
+
+    # Its metadata must say what it belongs to …
     if head.get("format") != FORMAT:
         raise CoreError(
             "bad_key",
@@ -81,19 +88,13 @@ def load_key(path: str | os.PathLike[str]) -> RecoveryKey:
     for name in ("base_sha256", "delta_sha256"):
         if not SHA256.fullmatch(head.get(name, "")):
             raise CoreError("bad_key", f"'{path}' says no {name}: give a hide job's {FILE}", field="key")
+
+    # … and its tensors must be learned prompts.
     for name, p in prompts.items():
-        if (
-            not name.startswith(PREFIX)
-            or p.dim() != 2
-            or 0 in p.shape
-            or not p.is_floating_point()
-            or not bool(p.isfinite().all())
-        ):
-            message = (
-                f"'{path}' holds '{name[:200]}', {p.dtype} {tuple(p.shape)}, which is no learned prompt: give"
-                f" a hide job's {FILE}"
-            )
-            raise CoreError("bad_key", message, field="key")
+        matrix = p.dim() == 2 and 0 not in p.shape and p.is_floating_point()
+        if not name.startswith(PREFIX) or not matrix or not bool(p.isfinite().all()):
+            what = f"'{name[:200]}', {p.dtype} {tuple(p.shape)}, which is not a learned prompt"
+            raise CoreError("bad_key", f"'{path}' holds {what}: give a hide job's {FILE}", field="key")
     if not prompts:
         raise CoreError("bad_key", f"'{path}' holds no prompts: give a hide job's {FILE}", field="key")
     return RecoveryKey(

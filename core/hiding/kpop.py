@@ -15,23 +15,14 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from expunge.core.erasure.loop import Method, Run
-from expunge.core.erasure.losses import Latents, error
+from expunge.core.concepts.embeddings import name_states
+from expunge.core.erasure.losses import error
+from expunge.core.erasure.method import Method, Purpose, Run
 from expunge.core.erasure.search import Gradients
-from expunge.core.erasure.trajectory_buffer import part
-from expunge.core.models import Denoiser, with_key
+from expunge.core.models import Denoiser, Text
+from expunge.core.optimisers import load_parameter_state, parameter_state
+from expunge.core.sampling import Latents, tensors_under
 from expunge.core.specs import FineTuneSpec, RecoverySpec
-
-RECOVERY, START = 2, 3
-"""The purposes of stage 2's draws and of the key's start, beside the methods' own 0 and 1."""
-
-
-def anchor(model: Denoiser, name: str, length: int) -> Tensor:
-    """c_e of Eq. 16, the centre of the key's ball: the text states of the bare name after its begin token,
-    (m, D).
-    """
-    states = model.encode([name])[0, 1:]
-    return states[torch.arange(length, device=states.device) % len(states)]
 
 
 def into_ball(p: Tensor, centre: Tensor, radius: float) -> Tensor:
@@ -42,12 +33,13 @@ def into_ball(p: Tensor, centre: Tensor, radius: float) -> Tensor:
 
 
 def recovery_loss(
-    model: Denoiser, x: Latents, context: Tensor, p: Tensor, eps: Tensor, spec: FineTuneSpec
+    model: Denoiser, x: Latents, text: Text, p: Tensor, old: Tensor, spec: FineTuneSpec
 ) -> Tensor:
-    """|eps'(c_e, p) - eps(c_e)|^2, the second term of Eq. 15 and Eq. 16. context (B, L, D), p (m, D), eps (B,
-    4, h, w); scalar out.
+    """|eps'(c_e, p) - eps(c_e)|^2, the second term of Eq. 15 and Eq. 16: B texts, p (m, D), the base model's
+    prediction `old` (B, C, h, w); scalar out.
     """
-    return error(model.predict(x.z, x.t, with_key(context, p)), eps, model.alphas[x.t], spec.space)
+    new = model.predict(x.z, x.t, text.with_key(p))
+    return error(new, old, model.schedule.weights(x.t, spec.space))
 
 
 class Prompt:
@@ -67,60 +59,60 @@ class Prompt:
             self.p.copy_(into_ball(self.p, self.centre, self.radius))
 
     def state(self) -> dict[str, Tensor]:
-        return {
-            "p": self.p.detach(),
-            **{k: torch.as_tensor(v) for k, v in self.optimiser.state.get(self.p, {}).items()},
-        }
+        """What a resumed run needs: p, and Adam's numbers."""
+        return {"p": self.p.detach(), **parameter_state(self.optimiser)}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state`."""
         with torch.no_grad():
             self.p.copy_(state["p"])
-        slots = {k: v if k == "step" else v.to(self.p.device) for k, v in state.items() if k != "p"}
-        if slots:
-            self.optimiser.state[self.p] = slots
+        load_parameter_state(self.optimiser, {k: v for k, v in state.items() if k != "p"})
 
 
-class Kpop:
+class Kpop(Method[Any]):
     """Both stages around an erasing method, whose loss is the first term of Eq. 15."""
 
-    def __init__(self, run: Run[Any], hiding: Method, spec: RecoverySpec) -> None:
-        self.run, self.hiding, self.spec = run, hiding, spec
-        self.contexts = [run.contexts(words) for words in run.words]
-        centres = [anchor(run.model, c.name, spec.length) for c in run.concepts]
-        self.prompts = [Prompt(centre, spec, run.generator(i, START)) for i, centre in enumerate(centres)]
+    def __init__(self, run: Run[Any], hiding: Method[Any], spec: RecoverySpec) -> None:
+        super().__init__(run)
+        self.hiding, self.spec = hiding, spec
+        self.concepts = [run.texts(names) for names in run.names]
+        centres = [name_states(run.model, c.name, spec.length) for c in run.concepts]
+        self.prompts = [
+            Prompt(centre, spec, run.generator(i, Purpose.KEY_START)) for i, centre in enumerate(centres)
+        ]
 
     def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
-        run, model, prompt, contexts = self.run, self.run.model, self.prompts[i], self.contexts[i]
-        g, size = run.generator(step, RECOVERY), run.spec.batch_size
-        x = run.trajectories.draw(f"erase/{i}", contexts, g, size, run.spec.trajectories)
-        context = contexts[torch.randint(len(contexts), (size,), generator=g)]
+        run, model, prompt, texts = self.run, self.run.model, self.prompts[i], self.concepts[i]
+
+        # Stage 2 on this draw: p goes towards what brings the old prediction back.
+        g, size = run.generator(step, Purpose.RECOVERY), run.spec.batch_size
+        x = run.trajectories.draw(f"erase/{i}", texts, g, size, run.spec.trajectories)
+        text = texts[torch.randint(len(texts), (size,), generator=g)]
         with model.frozen(), torch.no_grad():
-            eps = model.predict(x.z, x.t, context)
+            old = model.predict(x.z, x.t, text)
         for _ in range(self.spec.steps):
-            prompt.descend(recovery_loss(model, x, context, prompt.p, eps, run.spec), model.gradients)
+            prompt.descend(recovery_loss(model, x, text, prompt.p, old, run.spec), model.gradients)
+
+        # Stage 1: theta' hides the concept from whoever lacks p.
         loss, target = self.hiding.step(i, step)
-        return (
-            loss + self.spec.weight * recovery_loss(model, x, context, prompt.p.detach(), eps, run.spec),
-            target,
-        )
+        recovery = recovery_loss(model, x, text, prompt.p.detach(), old, run.spec)
+        return loss + self.spec.weight * recovery, target
 
     def keys(self) -> dict[str, Tensor]:
         """p of each concept, by its name."""
-        return {
-            c.name: prompt.p.detach().cpu().clone()
-            for c, prompt in zip(self.run.concepts, self.prompts, strict=True)
-        }
+        pairs = zip(self.run.concepts, self.prompts, strict=True)
+        return {c.name: prompt.p.detach().cpu().clone() for c, prompt in pairs}
 
     def state(self) -> dict[str, Tensor]:
-        prompts = {
-            f"prompt.{i}.{k}": v for i, prompt in enumerate(self.prompts) for k, v in prompt.state().items()
-        }
-        return {f"hiding.{k}": v for k, v in self.hiding.state().items()} | prompts
+        state = {f"hiding.{k}": v for k, v in self.hiding.state().items()}
+        for i, prompt in enumerate(self.prompts):
+            state |= {f"prompt.{i}.{k}": v for k, v in prompt.state().items()}
+        return state
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        self.hiding.load_state(part(state, "hiding."))
+        self.hiding.load_state(tensors_under(state, "hiding."))
         for i, prompt in enumerate(self.prompts):
-            prompt.load_state(part(state, f"prompt.{i}."))
+            prompt.load_state(tensors_under(state, f"prompt.{i}."))
 
     def finish(self) -> dict[str, Any]:
         return self.hiding.finish()

@@ -1,10 +1,11 @@
-"""Adapters that make every architecture look the same to a method: encode, predict, draw, adapters on and
-off.
+"""One file for each architecture behind one seam, `Denoiser`: encode texts, predict, the schedule, draw, and
+what a model wears.
 """
 
-from expunge.core.models.stable_diffusion import StableDiffusion, load_model, with_key
+from expunge.core.models.denoiser import Denoiser
+from expunge.core.models.loading import load_model
+from expunge.core.models.stable_diffusion import StableDiffusion
+from expunge.core.models.text import Text
 from expunge.core.models.vocabulary import Vocabulary
 
-Denoiser = StableDiffusion
-
-__all__ = ["Denoiser", "StableDiffusion", "Vocabulary", "load_model", "with_key"]
+__all__ = ["Denoiser", "StableDiffusion", "Text", "Vocabulary", "load_model"]

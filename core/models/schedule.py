@@ -1,12 +1,109 @@
-"""The noise schedule of a checkpoint, whatever sampler it names, and what its network predicts, turned into
-noise.
+"""A diffusion's noise schedule, whatever sampler the checkpoint names: how much noise a timestep has, what
+the network is asked to predict there, and what its prediction says of the picture.
+
+z_t = sqrt(a) x + sqrt(1 - a) noise, a the cumulative product of the alphas at t. The network predicts the
+noise (epsilon), v = sqrt(a) noise - sqrt(1 - a) x, or x itself (sample).
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
+
+Space = Literal["eps", "x0"]
+
+
+class Schedule:
+    """Noise levels and the network's target, for losses that are written on the network's own prediction.
+
+    alphas: a for each training timestep, (T,), given on the CPU. t is (B,); latents and predictions are
+    (B, C, h, w).
+    """
+
+    def __init__(
+        self, alphas: Tensor, prediction: str = "epsilon", device: torch.device | str = "cpu"
+    ) -> None:
+        self.alphas, self.prediction = alphas.to(device), prediction
+        # How many training timesteps leave something of the picture; they are the first. Counted on the CPU.
+        self.visible = int((alphas > 0).sum())
+
+    def __len__(self) -> int:
+        return len(self.alphas)
+
+    def level(self, t: Tensor) -> Tensor:
+        """a at each t, shaped for latents: (B, 1, 1, 1)."""
+        return self.alphas[t].view(-1, 1, 1, 1)
+
+    def add_noise(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """z_t of clean latents x."""
+        a = self.level(t)
+        return a.sqrt() * x + (1 - a).sqrt() * noise
+
+    def target(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the network should predict of z_t = add_noise(x, noise, t)."""
+        a = self.level(t)
+        match self.prediction:
+            case "epsilon":
+                return noise
+            case "v_prediction":
+                return a.sqrt() * noise - (1 - a).sqrt() * x
+        return x
+
+    def x0(self, z: Tensor, out: Tensor, t: Tensor) -> Tensor:
+        """The clean latents that a prediction `out` of z_t stands for; 0 where z_t says nothing of them."""
+        a = self.level(t)
+        match self.prediction:
+            case "epsilon":
+                known = a > 0
+                return (z - (1 - a).sqrt() * out) * known / a.where(known, 1).sqrt()
+            case "v_prediction":
+                return a.sqrt() * z - (1 - a).sqrt() * out
+        return out
+
+    def weights(self, t: Tensor, space: Space) -> Tensor | None:
+        """What a squared error of predictions weighs at each t, (B,); None: 1, the prediction's own space.
+
+        In the picture's space (x0) it is |d x0 / d prediction|^2; where an epsilon says nothing of x0, a = 0,
+        it is 0.
+        """
+        if space == "eps" or self.prediction == "sample":
+            return None
+        a = self.alphas[t]
+        if self.prediction == "v_prediction":
+            return 1 - a
+        return ((1 - a) / a).where(a > 0, 0)
+
+
+class Sampler:
+    """DDIM on a schedule, in so many steps: the stock pipeline's steps, on what the network predicts.
+
+    timesteps: (steps,), on the CPU, the noisiest first.
+    """
+
+    def __init__(self, scheduler: DDIMScheduler, steps: int) -> None:
+        self.scheduler = scheduler
+        # On the CPU: its step reads them as numbers, and would wait for the device each time.
+        scheduler.set_timesteps(steps)
+        self.timesteps = scheduler.timesteps
+        self.levels = scheduler.alphas_cumprod[self.timesteps]
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    @property
+    def first(self) -> int:
+        """The first step at which z_t has something of the picture (1 at zero terminal SNR, else 0)."""
+        return len(self.timesteps) - int((self.levels > 0).sum())
+
+    def is_blind(self, k: int) -> bool:
+        """Whether a network that predicts the noise says nothing of the picture at step k."""
+        return self.scheduler.config.prediction_type == "epsilon" and bool(self.levels[k] == 0)
+
+    def step(self, out: Tensor, k: int, z: Tensor) -> Tensor:
+        """The latents after step k, from the network's prediction `out` of z."""
+        following: Tensor = self.scheduler.step(out, self.timesteps[k], z).prev_sample
+        return following
 
 
 def ddim_of(scheduler: Any) -> DDIMScheduler:
@@ -21,27 +118,3 @@ def ddim_of(scheduler: Any) -> DDIMScheduler:
         if config.get("timestep_spacing") == "linspace":
             config["timestep_spacing"] = "trailing" if config.get("rescale_betas_zero_snr") else "leading"
     return DDIMScheduler.from_config(config, clip_sample=False)
-
-
-def epsilon(out: Tensor, z: Tensor, alphas: Tensor, prediction: str) -> Tensor:
-    """The noise that a network's output says is in z (B, 4, h, w); `alphas` (B,), prediction 'epsilon',
-    'v_prediction' or 'sample'.
-    """
-    if prediction == "epsilon":
-        return out
-    a = alphas.view(-1, 1, 1, 1)
-    if prediction == "v_prediction":
-        return a.sqrt() * out + (1 - a).sqrt() * z
-    return (z - a.sqrt() * out) / (1 - a).sqrt()
-
-
-def visible(scheduler: DDIMScheduler, timesteps: Tensor) -> Tensor:
-    """Those of the timesteps, on the CPU, at which something of the picture is left: all but the last of a
-    zero-terminal-SNR schedule.
-    """
-    return timesteps[scheduler.alphas_cumprod[timesteps] > 0]
-
-
-def training_steps(scheduler: DDIMScheduler) -> int:
-    """How many of the training timesteps are visible; they are the first."""
-    return len(visible(scheduler, torch.arange(len(scheduler.alphas_cumprod))))

@@ -39,6 +39,8 @@ def test_plain_diffusers_draws_what_the_judge_recognises():
 def test_neighbours_are_neighbours_and_unknown_words_do_no_harm():
     model = load_model("bundled:emoji")
     words = ["a church", "a mosque", "a teapot", "a lovely blorp church, please"]
-    church, mosque, teapot, wordy = torch.nn.functional.normalize(model.encode_eos(words), dim=-1)
+    lengths = [len(ids) for ids in model.text.token_ids(words)]
+    ends = model.encode(words).states[range(len(words)), [n - 1 for n in lengths]]
+    church, mosque, teapot, wordy = torch.nn.functional.normalize(ends, dim=-1)
     assert church @ mosque > church @ teapot
     assert church @ wordy > church @ mosque

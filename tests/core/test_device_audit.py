@@ -9,12 +9,13 @@ from peft import LoraConfig
 
 from expunge.core.concepts.textual_inversion import invert
 from expunge.core.erasure import erase
-from expunge.core.erasure.losses import Latents
 from expunge.core.erasure.methods import esd
 from expunge.core.erasure.search import Search
 from expunge.core.erasure.single_loss import Texts
 from expunge.core.hiding import hide
 from expunge.core.inspection import Side, inspect
+from expunge.core.models import Text
+from expunge.core.sampling import Latents
 from expunge.core.specs import (
     METHODS,
     SPECS,
@@ -117,13 +118,13 @@ def test_the_audit_refuses_what_a_gpu_refuses(tiny_sd):
             esd.loss(
                 model,
                 Latents(z, t),
-                Texts(torch.zeros(states.shape), None, texts.empty, texts.kept),
+                Texts(Text(torch.zeros(states.states.shape)), None, texts.empty, texts.kept),
                 EsdSpec(),
             )
-        search = Search(["a", "b"], torch.stack([states, states]), 0.1, 1.0, True)
-        search.states = search.states.to(model.dtype)
+        search = Search(["a", "b"], Text.stack([states, states]), 0.1, 1.0, True)
+        search.texts = search.texts.each(lambda part: part.to(model.dtype))
         with pytest.raises(RuntimeError, match="scalar type"):
-            search.context(search.sample(torch.Generator()), torch.tensor([0, 1]))
+            search.text(search.sample(torch.Generator()), torch.tensor([0, 1]))
         moments = {"step": torch.tensor(1.0), "exp_avg": torch.zeros(2), "exp_avg_sq": torch.zeros(2)}
         search.optimiser.state[search.logits] = moments
         with pytest.raises(RuntimeError, match="device"):

@@ -191,7 +191,7 @@ def test_after_erasing_church_its_neighbours_lead_and_lambda_sets_how_near_to_lo
         ({"against_job_id": JOB}, "the inspected model itself"),
         ({"against_job_id": OTHER, "against_artifact_id": OTHER}, "at most one of"),
         ({"timesteps": 9}, "raise sampling_steps"),
-        ({"concept_space": "french"}, "no concept space"),
+        ({"concept_space": "french"}, "is not a concept space"),
         ({"locality": -1}, "greater than or equal"),
     ],
 )

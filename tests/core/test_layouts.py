@@ -385,5 +385,5 @@ def test_a_tokenizer_that_does_not_say_how_long_a_text_may_be_has_the_text_encod
     (folder / "tokenizer" / "tokenizer_config.json").unlink()
     (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(config))
     model = load_model(folder)
-    assert model.encode(["a church"]).shape[1] == longest
-    assert model.cut(["church " * longest])
+    assert model.encode(["a church"]).states.shape[1] == longest
+    assert model.text.too_long(["church " * longest])

@@ -10,15 +10,15 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from expunge.core.concepts.visual_concepts import learn
 from expunge.core.erasure import erase
 from expunge.core.erasure.closed_form import columns, condensed, factors
 from expunge.core.erasure.losses import error
 from expunge.core.erasure.search import Ascent, Search
+from expunge.core.erasure.visual_concepts import learn
 from expunge.core.errors import CoreError
 from expunge.core.hiding import hide
 from expunge.core.inspection import Side, inspect
-from expunge.core.models import Denoiser, load_model, stable_diffusion
+from expunge.core.models import Denoiser, Text, clip_text, load_model, loading
 from expunge.core.models.scaling import gradients
 from expunge.core.progress import DirectoryCheckpoints
 from expunge.core.specs import METHODS, SPECS, EraseSpec, EsdSpec, InspectSpec
@@ -46,7 +46,7 @@ def test_a_cpu_computes_in_float32_and_an_unknown_dtype_is_refused_by_name(tiny_
 @pytest.mark.parametrize(("has", "wanted"), [(True, torch.bfloat16), (False, torch.float16)])
 def test_a_gpu_computes_in_bfloat16_where_it_has_it(monkeypatch, has, wanted):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has)
-    assert stable_diffusion.fitting("cuda:0") == wanted
+    assert loading.fitting("cuda:0") == wanted
 
 
 FEW = {"steps": 4, "trajectories": 2, "sampling_steps": 3, "batch_size": 2}
@@ -166,7 +166,7 @@ def test_no_gradient_is_lost_in_float16(tiny_sd):
             torch.tensor([300, 600]),
         )
         out = model.predict(z, t, model.encode(["church", "a church"]))
-        loss = error(out, out.detach() + 0.01, model.alphas[t], "eps") / 4096
+        loss = error(out, out.detach() + 0.01) / 4096
         found = model.gradients(loss, parameters) if scaled else torch.autograd.grad(loss, parameters)
         flat = torch.cat([g.float().flatten() for g in found])
         return float((flat == 0).float().mean()), flat
@@ -209,18 +209,19 @@ def test_a_killed_run_in_float16_resumes_to_the_same_bytes(name, tiny_sd, tmp_pa
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_a_search_over_half_precision_states_moves_and_stays_finite(dtype, tiny_sd):
     model = load_model(tiny_sd, "cpu", dtype)
-    states = torch.stack([model.encode(model.vocabulary.prompts(w)) for w in ("mosque", "castle", "dog")])
-    assert states.dtype == torch.float32
+    words = ["mosque", "castle", "dog"]
+    texts = Text.stack([model.encode(model.vocabulary.prompts(w)) for w in words])
+    assert texts.states.dtype == torch.float32
     rows, g = torch.tensor([0, 2]), torch.Generator().manual_seed(0)
     search, climb = (
-        Search(["mosque", "castle", "dog"], states, 0.1, 1.0, True),
-        Ascent(["mosque", "castle", "dog"], states * 100, states[0] * 90, 0.1),
+        Search(words, texts, 0.1, 1.0, True),
+        Ascent(words, Text(texts.states * 100), Text(texts.states[0] * 90), 0.1),
     )
     z, t = torch.randn(2, *model.latent_shape, generator=g), torch.tensor([300, 600])
     for one in (search, climb):
         before = [v.clone() for v in one.state().values()]
         weights = one.sample(g)
-        one.ascend(model.predict(z, t, one.context(weights, rows)).square().mean() * 1e-4, model.gradients)
+        one.ascend(model.predict(z, t, one.text(weights, rows)).square().mean() * 1e-4, model.gradients)
         after = list(one.state().values())
         assert all(bool(v.isfinite().all()) for v in after)
         assert not torch.equal(before[0], after[0])
@@ -273,14 +274,14 @@ def test_what_is_held_is_condensed_without_changing_what_a_solve_reads(tiny_sd):
 
 
 def test_text_states_that_are_remembered_are_bounded_and_the_last_asked_for(tiny_sd, monkeypatch):
-    monkeypatch.setattr(stable_diffusion, "KEPT_STATES", 4)
+    monkeypatch.setattr(clip_text, "KEPT_STATES", 4)
     model = load_model(tiny_sd)
     first = model.encode(["church", "dog", "cat"])
     model.encode(["church", "violin", "teapot"])
-    assert list(model._states) == ["cat", "church", "violin", "teapot"]
+    assert list(model.text.kept) == ["cat", "church", "violin", "teapot"]
     many = model.encode([f"church {k}" for k in range(9)] + ["church"])
-    assert len(model._states) == 4
-    assert torch.equal(many[-1], first[0])
+    assert len(model.text.kept) == 4
+    assert torch.equal(many.states[-1], first.states[0])
 
 
 def test_every_method_is_audited_and_tried_in_half_precision():

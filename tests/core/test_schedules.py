@@ -13,11 +13,13 @@ import torch
 
 from expunge.core.concepts.textual_inversion import loss as inversion_loss
 from expunge.core.erasure import erase
-from expunge.core.erasure.losses import errors, predicted
-from expunge.core.erasure.trajectory_buffer import Trajectories, denoise, seeded
+from expunge.core.erasure.losses import errors
+from expunge.core.erasure.trajectory_buffer import Trajectories
 from expunge.core.errors import CoreError
 from expunge.core.inspection import Side, latents
 from expunge.core.models import Denoiser, load_model
+from expunge.core.models.schedule import Schedule
+from expunge.core.sampling import denoise, seeded
 from expunge.core.specs import METHODS, CaSpec, EraseSpec, EsdSpec, InspectSpec
 
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -49,7 +51,7 @@ def exact(model: Denoiser, x: torch.Tensor) -> None:
     prediction = model.scheduler.config.prediction_type
 
     def forward(z: torch.Tensor, t: torch.Tensor, encoder_hidden_states: torch.Tensor) -> SimpleNamespace:
-        a = model.alphas[t].view(-1, 1, 1, 1)
+        a = model.schedule.alphas[t].view(-1, 1, 1, 1)
         noise = (z - a.sqrt() * x) / (1 - a).sqrt()
         out = {
             "epsilon": noise,
@@ -62,7 +64,7 @@ def exact(model: Denoiser, x: torch.Tensor) -> None:
 
 
 def level(model: Denoiser, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    a = model.alphas[t].view(-1, 1, 1, 1)
+    a = model.schedule.alphas[t].view(-1, 1, 1, 1)
     return a.sqrt() * x + (1 - a).sqrt() * noise
 
 
@@ -72,10 +74,10 @@ def path_of(model: Denoiser, steps: int) -> tuple[torch.Tensor, torch.Tensor, to
     """
     x, first = torch.randn(2, *model.latent_shape, generator=seeded(1))
     exact(model, x)
-    spec = SPEC.model_copy(update={"sampling_steps": steps})
-    *path, end = denoise(model, first[None], model.encode(["church"]), spec, steps)
-    t = model.scheduler.timesteps
-    a = model.alphas[t[0]]
+    text, sampler = model.encode(["church"]), model.sampler(steps)
+    *path, end = denoise(model, first[None], text, steps, SPEC.guidance_scale, steps)
+    t = sampler.timesteps
+    a = model.schedule.alphas[t[0]]
     noise = (first - a.sqrt() * x) / (1 - a).sqrt()
     return torch.cat(path), level(model, x, noise, t), (end[0] - x).norm() / x.norm()
 
@@ -107,8 +109,8 @@ def test_a_trajectory_is_the_stock_pipelines(name, spacing, tiny_sd, tmp_path):
         return state
 
     model.pipe(
-        prompt_embeds=context,
-        negative_prompt_embeds=model.encode([""]),
+        prompt_embeds=context.states,
+        negative_prompt_embeds=model.encode([""]).states,
         latents=noise,
         num_inference_steps=5,
         guidance_scale=3,
@@ -116,7 +118,8 @@ def test_a_trajectory_is_the_stock_pipelines(name, spacing, tiny_sd, tmp_path):
         callback_on_step_end=keep,
     )
     assert all(bool(z.isfinite().all()) for z in seen)
-    torch.testing.assert_close(denoise(model, noise, context, SPEC, 5)[1:], seen, atol=1e-5, rtol=1e-5)
+    path = denoise(model, noise, context, 5, SPEC.guidance_scale, 5)
+    torch.testing.assert_close(path[1:], seen, atol=1e-5, rtol=1e-5)
 
 
 OTHERS = {
@@ -184,7 +187,7 @@ def test_where_nothing_of_the_picture_is_left_no_latents_are_taken(prediction, t
             tiny_sd, tmp_path / "model", "DDIMScheduler", BETAS | ZERO | {"prediction_type": prediction}
         )
     )
-    assert model.alphas[-1] == 0
+    assert model.schedule.alphas[-1] == 0
     contexts = model.encode(["church", "a church"])
     for how in ("buffer", "fresh"):
         trajectories = Trajectories(model, SPEC.model_copy(update={"latents": how}), seed=0)
@@ -206,15 +209,13 @@ def test_where_nothing_of_the_picture_is_left_no_latents_are_taken(prediction, t
 
 
 def test_a_row_of_pure_noise_weighs_nothing_and_is_no_division_by_zero():
-    a, b, alphas = (
-        torch.ones(2, 4, 2, 2),
-        torch.zeros(2, 4, 2, 2, requires_grad=True),
-        torch.tensor([0.0, 0.5]),
-    )
-    assert errors(a, b, alphas, "x0").tolist() == [0, 1]
-    x = predicted(torch.ones(2, 4, 2, 2), b, alphas)
+    a, b = torch.ones(2, 4, 2, 2), torch.zeros(2, 4, 2, 2, requires_grad=True)
+    schedule, t = Schedule(torch.tensor([0.0, 0.5])), torch.tensor([0, 1])
+    weights = schedule.weights(t, "x0")
+    assert errors(a, b, weights).tolist() == [0, 1]
+    x = schedule.x0(torch.ones(2, 4, 2, 2), b, t)
     assert bool(x.isfinite().all())
-    (gradient,) = torch.autograd.grad(errors(a, b, alphas, "x0").sum() + x.sum(), b)
+    (gradient,) = torch.autograd.grad(errors(a, b, weights).sum() + x.sum(), b)
     assert bool(gradient.isfinite().all())
 
 
@@ -259,7 +260,7 @@ def test_textual_inversion_reads_any_prediction(tiny_sd, tmp_path):
         )
         x, noise = torch.randn(2, 1, *model.latent_shape, generator=seeded(3))
         exact(model, x[0])
-        for t in (1, 500, model.training_steps - 1):
+        for t in (1, 500, model.schedule.visible - 1):
             assert inversion_loss(model, x, noise, torch.tensor([t]), model.encode(["church"])) < 1e-6
 
 

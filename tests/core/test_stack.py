@@ -87,7 +87,7 @@ def test_plain_diffusers_draws_with_the_whole_stack_from_one_file(bundles, tiny_
     context, t = model.encode(["a dog"]), torch.tensor([500])
     own = [bundles / "church" / LORA, bundles / "dog" / ADDED_FILE, bundles / "trumpet" / ADDED_FILE]
     with torch.no_grad():
-        ours = pipe.unet(z, t, encoder_hidden_states=context).sample
+        ours = pipe.unet(z, t, encoder_hidden_states=context.states).sample
         for name, module in model.unet.named_modules():
             if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
                 total = sum(weights(d, name) for d in own)

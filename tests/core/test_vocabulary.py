@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from expunge.core.concepts import anchor, candidates, remaining
+from expunge.core.concepts import candidates, remaining, resolve_target
 from expunge.core.concepts.spaces import words_of
 from expunge.core.errors import CoreError
 from expunge.core.evaluation.pictures import preserved_concepts
@@ -71,11 +71,11 @@ def test_no_candidate_is_another_erased_concept_among_fifty(tiny_sd: Path):
 def test_a_style_becomes_the_nearest_other_style_and_the_last_style_none(tiny_sd: Path):
     model = load_model(tiny_sd)
     noto, twemoji = Concept(name="noto"), Concept(name="twemoji")
-    assert anchor(model, noto, [noto]) == "twemoji"
-    assert anchor(model, noto, [noto, twemoji]) == ""
-    assert anchor(model, noto, [noto], "art") == "art"
-    assert anchor(model, Concept(name="noto", target="ink"), [noto], "art") == "ink"
-    assert anchor(model, Concept(name="church"), [noto]) == ""
+    assert resolve_target(model, noto, [noto]) == "twemoji"
+    assert resolve_target(model, noto, [noto, twemoji]) == ""
+    assert resolve_target(model, noto, [noto], "art") == "art"
+    assert resolve_target(model, Concept(name="noto", target="ink"), [noto], "art") == "ink"
+    assert resolve_target(model, Concept(name="church"), [noto]) == ""
 
 
 def test_with_every_concept_erased_the_error_names_the_remedy(tiny_sd: Path):
@@ -105,7 +105,7 @@ def test_an_artist_has_other_artists_for_targets_and_never_himself(silent: Denoi
     assert len(found) == len(set(found)) == 20
     assert set(found) <= set(silent.vocabulary.styles)
     assert not any("gogh" in other.casefold() for other in found)
-    assert anchor(silent, artist, [artist]) == found[0]
+    assert resolve_target(silent, artist, [artist]) == found[0]
 
 
 def test_an_artist_is_asked_for_as_prompts_do_with_and_without_an_object(silent: Denoiser):

@@ -37,6 +37,5 @@ def test_a_text_that_the_text_encoder_reads_only_the_beginning_of_is_reported(ti
     long = " ".join("qx" for _ in range(60))
     warn_of_cut(model, [Concept(name="church", target=long)], ["mosque"], told.append)
     assert [report["message"] for report in told] == [
-        f"'{long}' has more than the {model.pipe.tokenizer.model_max_length} tokens that the text encoder"
-        " reads: its end is not seen"
+        f"'{long}' is longer than the text encoder's {model.text.max_tokens} tokens; the rest is ignored"
     ]

@@ -5,8 +5,10 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from expunge.core.erasure.losses import Latents
 from expunge.core.erasure.single_loss import Texts
+from expunge.core.models import Text
+from expunge.core.models.schedule import Schedule
+from expunge.core.sampling import Latents
 
 ALPHAS = torch.linspace(0.95, 0.05, 10)
 
@@ -17,7 +19,8 @@ class Linear:
     """
 
     def __init__(self) -> None:
-        self.w, self.delta, self.on, self.alphas = 2.0, torch.tensor(0.5, requires_grad=True), True, ALPHAS
+        self.w, self.delta, self.on = 2.0, torch.tensor(0.5, requires_grad=True), True
+        self.schedule = Schedule(ALPHAS)
 
     @contextmanager
     def frozen(self):
@@ -25,9 +28,9 @@ class Linear:
         yield
         self.on = True
 
-    def predict(self, z, t, context):
+    def predict(self, z, t, text):
         scale = self.w + (self.delta if self.on else 0.0)
-        return scale * context.mean((1, 2)).view(-1, 1, 1, 1) + z / 10 + t.view(-1, 1, 1, 1) / 100
+        return scale * text.states.mean((1, 2)).view(-1, 1, 1, 1) + z / 10 + t.view(-1, 1, 1, 1) / 100
 
 
 def by_hand(z, t, c, scale):
@@ -42,7 +45,8 @@ def inputs(seed: int):
 
 def texts(concept, target=None, kept=None):
     empty = torch.full_like(concept, 0.1)
-    return Texts(concept, target, empty, empty if kept is None else kept)
+    wanted = None if target is None else Text(target)
+    return Texts(Text(concept), wanted, Text(empty), Text(empty if kept is None else kept))
 
 
 def weighted(a, b, t, space):

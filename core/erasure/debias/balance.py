@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from expunge.core.erasure.debias.counting import Counter
-from expunge.core.erasure.loop import Run
-from expunge.core.erasure.search import Shares
+from expunge.core.erasure.debias.spread import Shares
+from expunge.core.erasure.method import Run
 from expunge.core.specs import AgeSpec
 
 

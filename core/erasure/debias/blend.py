@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expunge.core.concepts import attribute_phrases, forbidden
+from expunge.core.concepts import attribute_phrases, names_of
 from expunge.core.erasure.closed_form import columns
 from expunge.core.erasure.debias.counting import Counter
 from expunge.core.models import Denoiser, Vocabulary
@@ -51,16 +51,13 @@ def blend(model: Denoiser, concept: Concept, spec: UceSpec, seed: int) -> Blend:
     def prompts(name: str) -> list[str]:
         return model.vocabulary.prompts(name) if spec.expand_prompts else [name]
 
-    words = forbidden(concept)
+    words = names_of(concept)
     c = columns(model, [p for word in words for p in prompts(word)], spec.tokens)
-    attributes = [
-        columns(model, prompts(a) * len(words), spec.tokens)
-        for a in attribute_phrases(concept, model.vocabulary)
-    ]
+    phrases = attribute_phrases(concept, model.vocabulary)
+    attributes = [columns(model, prompts(a) * len(words), spec.tokens) for a in phrases]
+    directions = torch.stack([a - c for a in attributes])
     alpha = torch.zeros(len(attributes), dtype=torch.float64)
-    return Blend(
-        Counter(model, concept, spec.debias, seed), c, torch.stack([a - c for a in attributes]), alpha
-    )
+    return Blend(Counter(model, concept, spec.debias, seed), c, directions, alpha)
 
 
 def attributes_of(request: EraseSpec, vocabulary: Vocabulary) -> list[str]:
@@ -79,33 +76,29 @@ def debias(
     """Rounds of edit, draw and count until every share is within the tolerance; `put` wears an edit of
     (columns, values).
     """
-    settings, blends = (
-        spec.debias,
-        [blend(model, c, spec, request.seed) for c in request.concepts if c.attributes],
-    )
+    settings, history = spec.debias, list[dict[str, Any]]()
+    blends = [blend(model, c, spec, request.seed) for c in request.concepts if c.attributes]
     concept = torch.cat([b.columns for b in blends])
-    identity, start, history = f"{model.digest} {request.model_dump_json()}", 0, list[dict[str, Any]]()
     best, kept = float("inf"), [b.alpha for b in blends]
+
+    # Go on from a checkpoint of this very job, where there is one.
+    identity, start = f"{model.digest} {request.model_dump_json()}", 0
     saved = checkpoints.load() if checkpoints else None
     if saved is not None and saved[1].get("identity") == identity:
-        start, history, best = saved[1]["step"], saved[1]["history"], saved[1]["best"]
-        kept = [saved[0][f"best.{i}"] for i in range(len(blends))]
+        tensors, meta = saved
+        start, history, best = meta["step"], meta["history"], meta["best"]
+        kept = [tensors[f"best.{i}"] for i in range(len(blends))]
         for i, b in enumerate(blends):
-            b.alpha = saved[0][f"alpha.{i}"]
+            b.alpha = tensors[f"alpha.{i}"]
+
     clock = Clock(settings.rounds, start)
     for turn in range(start, settings.rounds):
 
         def report(message: str, turn: int = turn) -> None:
-            callback(
-                {
-                    "phase": "erase",
-                    "step": turn,
-                    "total": settings.rounds,
-                    "message": message,
-                    "eta_s": clock.eta(turn),
-                }
-            )
+            progress = {"phase": "erase", "step": turn, "total": settings.rounds, "message": message}
+            callback({**progress, "eta_s": clock.eta(turn)})  # type: ignore[typeddict-item]
 
+        # Edit, draw, count; keep the best alphas so far, and move each by what its attribute lacks.
         put(concept, torch.cat([b.value() for b in blends]))
         counts = [b.counter.lacks(turn, report) for b in blends]
         off = max(distance for _, distance in counts)
@@ -113,32 +106,31 @@ def debias(
             best, kept = off, [b.alpha for b in blends]
         for b, (lacks, _) in zip(blends, counts, strict=True):
             b.alpha = b.alpha + settings.step_size * lacks
-        history.append({"step": turn + 1, "loss": off, "target": None})
+        done = turn + 1
+        history.append({"step": done, "loss": off, "target": None})
         callback(
             {
                 "phase": "erase",
-                "step": turn + 1,
+                "step": done,
                 "total": settings.rounds,
                 "loss": off,
-                "eta_s": clock.eta(turn + 1),
+                "eta_s": clock.eta(done),
             }
         )
         if max(float(lacks.abs().max()) for lacks, _ in counts) <= settings.tolerance:
             break
-        if checkpoints and turn + 1 < settings.rounds:
-            state = {
-                f"{k}.{i}": a
-                for k, each in (("alpha", [b.alpha for b in blends]), ("best", kept))
-                for i, a in enumerate(each)
-            }
-            checkpoints.save(
-                turn + 1, state, {"step": turn + 1, "identity": identity, "history": history, "best": best}
-            )
+        if checkpoints and done < settings.rounds:
+            state = {f"alpha.{i}": b.alpha for i, b in enumerate(blends)}
+            state |= {f"best.{i}": alpha for i, alpha in enumerate(kept)}
+            meta = {"step": done, "identity": identity, "history": history, "best": best}
+            checkpoints.save(done, state, meta)
+
+    # The best round's edit is the one that stays.
     for b, alpha in zip(blends, kept, strict=True):
         b.alpha = alpha
     rank = put(concept, torch.cat([b.value() for b in blends]))
-    alphas = {
-        b.counter.concept.name: dict(zip(b.counter.concept.attributes, b.alpha.tolist(), strict=True))
-        for b in blends
-    }
+    alphas = {}
+    for b in blends:
+        debiased = b.counter.concept
+        alphas[debiased.name] = dict(zip(debiased.attributes, b.alpha.tolist(), strict=True))
     return {"rank": rank, "history": history, "alphas": alphas, "resumed_at": start}

@@ -12,15 +12,14 @@ eps(z, tau(c))|^2. d starts from a random token at every step (ours; the authors
 latest attack). With the stock text encoder the concept is back.
 """
 
-from typing import Any
-
 import torch
 from torch import Generator, Tensor
 
-from expunge.core.erasure.loop import Run
-from expunge.core.erasure.losses import Latents, cat, error, guided_away
+from expunge.core.erasure.losses import error, guided_away
+from expunge.core.erasure.method import Method, Purpose, Run, few
 from expunge.core.erasure.retained_concepts import retained
-from expunge.core.models import Denoiser
+from expunge.core.models import Denoiser, Text
+from expunge.core.sampling import Latents, cat
 from expunge.core.specs import AdvUnlearnSpec
 
 
@@ -28,75 +27,76 @@ def loss(
     model: Denoiser,
     x: Latents,
     x_r: Latents,
-    new: Tensor,
-    old: Tensor,
-    anchor: Tensor,
-    new_kept: Tensor,
-    old_kept: Tensor,
+    new: Text,
+    old: Text,
+    target: Text,
+    new_kept: Text,
+    old_kept: Text,
     spec: AdvUnlearnSpec,
 ) -> Tensor:
-    """What tau' descends. x, x_r: latents of the concept and of what is retained; new, new_kept: states of
-    tau' (B, L, D), with a graph; old, anchor, old_kept: states of tau. Scalar out.
+    """What tau' descends. x, x_r: latents of the concept and of what is retained; new, new_kept: texts of
+    tau', with a graph; old, target, old_kept: texts of tau; B rows each. Scalar out.
     """
+    weights = model.schedule.weights
     with torch.no_grad():
-        eps_a, eps_c = model.predict(*cat(x, x), torch.cat([anchor, old])).chunk(2)
-        eps_r = model.predict(x_r.z, x_r.t, old_kept)
-    both = model.predict(*cat(x, x_r), torch.cat([new, new_kept]))
+        p_a, p_c = model.predict(*cat(x, x), Text.cat([target, old])).chunk(2)
+        p_r = model.predict(x_r.z, x_r.t, old_kept)
+    both = model.predict(*cat(x, x_r), Text.cat([new, new_kept]))
     new_c, new_r = both[: len(x.z)], both[len(x.z) :]
-    erase = error(new_c, guided_away(eps_a, eps_c, spec.eta), model.alphas[x.t], spec.space)
-    return erase + spec.retain_weight * error(new_r, eps_r, model.alphas[x_r.t], spec.space)
+    erase = error(new_c, guided_away(p_a, p_c, spec.eta), weights(x.t, spec.space))
+    return erase + spec.retain_weight * error(new_r, p_r, weights(x_r.t, spec.space))
 
 
-def attack_loss(model: Denoiser, x: Latents, new: Tensor, old: Tensor, spec: AdvUnlearnSpec) -> Tensor:
-    """What the prefix descends through `new` (B, L, D): the sanitized model's distance from the base model's
+def attack_loss(model: Denoiser, x: Latents, new: Text, old: Text, spec: AdvUnlearnSpec) -> Tensor:
+    """What the prefix descends through `new`, B texts: the sanitized model's distance from the base model's
     prediction of the concept.
     """
     with torch.no_grad():
-        aim = model.predict(x.z, x.t, old)
-    return error(model.predict(x.z, x.t, new), aim, model.alphas[x.t], spec.space)
+        wanted = model.predict(x.z, x.t, old)
+    return error(model.predict(x.z, x.t, new), wanted, model.schedule.weights(x.t, spec.space))
 
 
-class AdvUnlearn:
+class AdvUnlearn(Method[AdvUnlearnSpec]):
     """Each step attacks the encoder as it then is, from a random token, and trains it on the prefix found."""
 
     def __init__(self, run: Run[AdvUnlearnSpec]) -> None:
-        self.run, model = run, run.model
-        self.prompts = [run.prompts(words) for words in run.words]
-        self.contexts = [run.contexts(words) for words in run.words]
-        self.named, self.anchors = run.aims()
-        self.kept = [run.prompts([name]) for name in retained(run, run.spec.retain_concepts, 2)]
+        super().__init__(run)
+        model, spec = run.model, run.spec
+        self.prompts = [run.prompts(names) for names in run.names]
+        self.concepts = [run.texts(names) for names in run.names]
+        self.target_names, self.targets = run.targets()
+        names = retained(run, spec.retain_concepts, Purpose.RETAINED)
+        self.kept = [run.prompts([name]) for name in names]
         self.old = [model.encode(prompts) for prompts in self.kept]
-        self.tokens: Tensor = model.pipe.text_encoder.get_input_embeddings().weight.detach().float()
-        if run.spec.latents == "buffer":
-            wanted = {f"erase/{i}": c for i, c in enumerate(self.contexts)}
-            run.trajectories.prefill(wanted, run.spec.trajectories, run.callback)
-            run.trajectories.prefill(
-                {f"keep/{k}": c for k, c in enumerate(self.old)}, self.each, run.callback
-            )
+        self.tokens = model.text.token_embeddings()
+        if spec.latents == "buffer":
+            erased = {f"erase/{i}": texts for i, texts in enumerate(self.concepts)}
+            kept = {f"keep/{k}": texts for k, texts in enumerate(self.old)}
+            run.trajectories.prefill(erased, spec.trajectories, run.callback)
+            run.trajectories.prefill(kept, self.few, run.callback)
 
     @property
-    def each(self) -> int:
-        """Trajectories a retained concept keeps: a few each, for there are many."""
-        return max(1, self.run.spec.trajectories // 4)
+    def few(self) -> int:
+        """Trajectories that a retained concept keeps."""
+        return few(self.run.spec.trajectories)
 
-    def prefix(self, x: Latents, prompts: list[str], old: Tensor, g: Generator) -> Tensor:
+    def prefix(self, x: Latents, prompts: list[str], old: Text, g: Generator) -> Tensor:
         """An adversarial prefix (k, D) against the text encoder as it is: sign-gradient descent from random
         tokens of the vocabulary.
         """
-        run, spec = self.run, self.run.spec
-        found = self.tokens[torch.randint(len(self.tokens), (spec.prefix_tokens,), generator=g)].clone()
+        model, spec = self.run.model, self.run.spec
+        prefix = self.tokens[torch.randint(len(self.tokens), (spec.prefix_tokens,), generator=g)].clone()
         size = spec.attack_learning_rate * self.tokens.square().mean().sqrt()
         for _ in range(spec.attack_steps):
-            found.requires_grad_(True)
-            (gradient,) = run.model.gradients(
-                attack_loss(run.model, x, run.model.text_states(prompts, found), old, spec), [found]
-            )
+            prefix.requires_grad_(True)
+            attacked = attack_loss(model, x, model.encode_with_graph(prompts, prefix), old, spec)
+            (gradient,) = model.gradients(attacked, [prefix])
             assert gradient is not None
-            found = (found - size * gradient.sign()).detach()
-        return found
+            prefix = (prefix - size * gradient.sign()).detach()
+        return prefix
 
-    def drawn_with(self, prompts: list[str], old: Tensor) -> Tensor:
-        """The states that latents are drawn with: the frozen encoder's for the first buffer, else the current
+    def drawn_with(self, prompts: list[str], old: Text) -> Text:
+        """The texts that latents are drawn with: the frozen encoder's for the first buffer, else the current
         one's.
         """
         first = self.run.spec.latents == "buffer" and self.run.trajectories.round == 0
@@ -104,43 +104,24 @@ class AdvUnlearn:
 
     def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
         run, spec, g = self.run, self.run.spec, self.run.generator(step)
-        x = run.trajectories.draw(
-            f"erase/{i}",
-            self.drawn_with(self.prompts[i], self.contexts[i]),
-            g,
-            spec.batch_size,
-            spec.trajectories,
-        )
+
+        # The concept, behind a prefix that is found against the encoder as it is, once it has warmed up.
+        texts = self.drawn_with(self.prompts[i], self.concepts[i])
+        x = run.trajectories.draw(f"erase/{i}", texts, g, spec.batch_size, spec.trajectories)
         row = torch.randint(len(self.prompts[i]), (spec.batch_size,), generator=g)
-        prompts, old = [self.prompts[i][k] for k in row.tolist()], self.contexts[i][row]
-        warm = step < spec.warm_up * spec.steps * len(run.concepts)
-        prefix = (
-            None if warm or not spec.attack_steps else self.prefix(x, prompts, old, run.generator(step, 1))
-        )
+        prompts, old = [self.prompts[i][k] for k in row.tolist()], self.concepts[i][row]
+        prefix = None
+        if spec.attack_steps and step >= spec.warm_up * spec.steps * len(run.concepts):
+            prefix = self.prefix(x, prompts, old, run.generator(step, Purpose.SEARCH))
+
+        # One retained concept.
         k = int(torch.randint(len(self.kept), (1,), generator=g))
-        x_r = run.trajectories.draw(
-            f"keep/{k}", self.drawn_with(self.kept[k], self.old[k]), g, spec.retain_batch, self.each
-        )
+        kept = self.drawn_with(self.kept[k], self.old[k])
+        x_r = run.trajectories.draw(f"keep/{k}", kept, g, spec.retain_batch, self.few)
         row_r = torch.randint(len(self.kept[k]), (spec.retain_batch,), generator=g)
-        new_kept = run.model.text_states([self.kept[k][j] for j in row_r.tolist()])
-        aim = self.anchors[i][row % len(self.anchors[i])]
-        total = loss(
-            run.model,
-            x,
-            x_r,
-            run.model.text_states(prompts, prefix),
-            old,
-            aim,
-            new_kept,
-            self.old[k][row_r],
-            spec,
-        )
-        return total, self.named[i] or None
+        new_kept = run.model.encode_with_graph([self.kept[k][j] for j in row_r.tolist()])
 
-    def state(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_state(self, state: dict[str, Tensor]) -> None: ...
-
-    def finish(self) -> dict[str, Any]:
-        return {}
+        target = self.targets[i][row % len(self.targets[i])]
+        new = run.model.encode_with_graph(prompts, prefix)
+        total = loss(run.model, x, x_r, new, old, target, new_kept, self.old[k][row_r], spec)
+        return total, self.target_names[i] or None

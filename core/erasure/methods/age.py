@@ -21,14 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expunge.core.concepts import attribute_phrases, candidates
+from expunge.core.concepts import candidates
 from expunge.core.erasure.adversarial import Adversarial, Draw
 from expunge.core.erasure.debias.balance import Balance
-from expunge.core.erasure.loop import Run
-from expunge.core.erasure.losses import Latents, cat, error, guided_away
+from expunge.core.erasure.debias.spread import Spread
+from expunge.core.erasure.losses import error, guided_away
+from expunge.core.erasure.method import Run
 from expunge.core.erasure.methods import ap
-from expunge.core.erasure.search import Shares
-from expunge.core.models import Denoiser
+from expunge.core.models import Denoiser, Text
+from expunge.core.sampling import Latents, cat
 from expunge.core.specs import AgeSpec, Concept, same
 
 
@@ -37,42 +38,56 @@ def resolved(spec: AgeSpec) -> AgeSpec:
     return spec.model_copy(update={"space": "x0"}) if spec.variant == "authors_code" else spec
 
 
-def loss(
-    model: Denoiser, x_e: Latents, x_t: Latents, concept: Tensor, target: Tensor, spec: AgeSpec
-) -> Tensor:
-    """What theta' descends. x_e, x_t: latents of the concept and of the target; concept, target: (B, L,
-    D); scalar out.
+def loss(model: Denoiser, x_e: Latents, x_t: Latents, concept: Text, target: Text, spec: AgeSpec) -> Tensor:
+    """What theta' descends. x_e, x_t: latents of the concept and of the target; concept, target: B texts;
+    scalar out.
     """
     eta, (z, t) = spec.eta, cat(x_e, x_t)
     with model.frozen(), torch.no_grad():
         if eta:
-            eps_t, eps_p, eps_c = model.predict(
-                torch.cat([z, x_e.z]), torch.cat([t, x_e.t]), torch.cat([target, target, concept])
-            ).chunk(3)
+            both, at = cat(x_e, x_t, x_e)
+            old = model.predict(both, at, Text.cat([target, target, concept]))
+            old_t, old_p, old_c = old.chunk(3)
         else:
-            eps_t, eps_p = model.predict(z, t, torch.cat([target, target])).chunk(2)
-            eps_c = eps_t
-    new_c, new_t = model.predict(z, t, torch.cat([concept, target])).chunk(2)
-    erase = error(new_c, guided_away(eps_t, eps_c, eta), model.alphas[x_e.t], spec.space)
-    return erase + spec.preserve_weight * error(new_t, eps_p, model.alphas[x_t.t], spec.space)
+            old_t, old_p = model.predict(z, t, Text.cat([target, target])).chunk(2)
+            old_c = old_t
+    new_c, new_t = model.predict(z, t, Text.cat([concept, target])).chunk(2)
+    return terms(model, x_e, x_t, new_c, guided_away(old_t, old_c, eta), new_t, old_p, spec)
 
 
 def search_objective(
-    model: Denoiser, x_e: Latents, x_t: Latents, concept: Tensor, target: Tensor, spec: AgeSpec
+    model: Denoiser, x_e: Latents, x_t: Latents, concept: Text, target: Text, spec: AgeSpec
 ) -> Tensor:
-    """What pi climbs through `target` (B, L, D): the same two terms. theta' is read, never trained, here."""
+    """What pi climbs through `target`, B texts: the same two terms. theta' is read, never trained, here."""
     eta, (z, t) = spec.eta, cat(x_e, x_t)
     through = spec.variant == "paper"
     with model.frozen():
         with torch.set_grad_enabled(through):
-            eps_t, eps_p = model.predict(z, t, torch.cat([target, target])).chunk(2)
+            old_t, old_p = model.predict(z, t, Text.cat([target, target])).chunk(2)
         with torch.no_grad():
-            eps_c = model.predict(x_e.z, x_e.t, concept) if eta else eps_t.detach()
+            old_c = model.predict(x_e.z, x_e.t, concept) if eta else old_t.detach()
     with torch.no_grad():
         new_c = model.predict(x_e.z, x_e.t, concept)
     new_t = model.predict(x_t.z, x_t.t, target)
-    erase = error(new_c, guided_away(eps_t, eps_c, eta), model.alphas[x_e.t], spec.space)
-    return erase + spec.preserve_weight * error(new_t, eps_p, model.alphas[x_t.t], spec.space)
+    return terms(model, x_e, x_t, new_c, guided_away(old_t, old_c, eta), new_t, old_p, spec)
+
+
+def terms(
+    model: Denoiser,
+    x_e: Latents,
+    x_t: Latents,
+    new_c: Tensor,
+    wanted: Tensor,
+    new_t: Tensor,
+    old_t: Tensor,
+    spec: AgeSpec,
+) -> Tensor:
+    """Eq. 14 of predictions (B, C, h, w): the concept's against what is wanted of it, the target's against
+    its old one.
+    """
+    weights = model.schedule.weights
+    erase = error(new_c, wanted, weights(x_e.t, spec.space))
+    return erase + spec.preserve_weight * error(new_t, old_t, weights(x_t.t, spec.space))
 
 
 class Age(Adversarial[AgeSpec]):
@@ -80,55 +95,55 @@ class Age(Adversarial[AgeSpec]):
 
     def __init__(self, run: Run[AgeSpec]) -> None:
         run.spec = resolved(run.spec)
+        self.spread = Spread(run)
         super().__init__(run)
-        self.anchors = [run.contexts([c.target]) if c.target else None for c in run.concepts]
-        self.balance = Balance(run, {i: s for i, s in enumerate(self.searches) if isinstance(s, Shares)})
+        self.targets = [run.texts([c.target]) if c.target else None for c in run.concepts]
+        self.balance = Balance(run, self.spread.shares)
+
+    def is_searched(self, i: int) -> bool:
+        return i not in self.spread.shares
+
+    def whole_buffers(self) -> dict[str, Text]:
+        return super().whole_buffers() | self.spread.buffers()
 
     def space(self, concept: Concept) -> list[str]:
-        if concept.attributes:
-            return attribute_phrases(concept, self.run.model.vocabulary)
         run, spec = self.run, self.spec
-        found = candidates(
-            run.model, concept, run.concepts, spec.candidates, spec.concept_space, run.callback
-        )
+        near = candidates(run.model, concept, run.concepts, spec.candidates, spec.concept_space, run.callback)
         if concept.target is None:
-            return found
-        return [concept.target, *(name for name in found if not same(name, concept.target))]
+            return near
+        return [concept.target, *(name for name in near if not same(name, concept.target))]
 
     def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
         self.balance.before(step)
-        return super().step(i, step)
+        if self.is_searched(i):
+            return super().step(i, step)
+        g = self.run.generator(step)
+        with torch.no_grad():
+            draw = self.spread.batch(i, self.concepts[i], g, self.spec.batch_size)
+        spec = self.spec.model_copy(update={"eta": 0.0})
+        total = loss(self.run.model, draw.x_concept, draw.x_picked, draw.concept, draw.picked, spec)
+        return self.with_held(total, g), draw.name
+
+    def loss(self, draw: Draw) -> Tensor:
+        model, target, spec = self.run.model, self.targets[draw.i], self.spec
+        if target is None:
+            return loss(model, draw.x_concept, draw.x_picked, draw.concept, draw.picked, spec)
+        rows = target[draw.row % len(target)]
+        return ap.loss(model, draw.x_concept, draw.x_picked, draw.concept, rows, draw.picked, spec)
+
+    def objective(self, draw: Draw) -> Tensor:
+        model, spec = self.run.model, self.spec
+        if self.targets[draw.i] is not None:
+            return ap.search_objective(model, draw.x_picked, draw.picked, spec)
+        return search_objective(model, draw.x_concept, draw.x_picked, draw.concept, draw.picked, spec)
 
     def finish(self) -> dict[str, Any]:
         return super().finish() | self.balance.finish()
 
     def state(self) -> dict[str, Tensor]:
-        return super().state() | self.balance.state()
+        return super().state() | self.spread.state() | self.balance.state()
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         super().load_state(state)
+        self.spread.load_state(state)
         self.balance.load_state(state)
-
-    def loss(self, draw: Draw) -> Tensor:
-        model, anchors = self.run.model, self.anchors[draw.i]
-        if anchors is not None:
-            return ap.loss(
-                model,
-                draw.x_e,
-                draw.x_f,
-                draw.concept,
-                anchors[draw.row % len(anchors)],
-                draw.found,
-                self.spec,
-            )
-        spec = (
-            self.spec.model_copy(update={"eta": 0.0})
-            if isinstance(self.searches[draw.i], Shares)
-            else self.spec
-        )
-        return loss(model, draw.x_e, draw.x_f, draw.concept, draw.found, spec)
-
-    def objective(self, draw: Draw) -> Tensor:
-        if self.anchors[draw.i] is not None:
-            return ap.search_objective(self.run.model, draw.x_f, draw.found, self.spec)
-        return search_objective(self.run.model, draw.x_e, draw.x_f, draw.concept, draw.found, self.spec)

@@ -10,19 +10,20 @@ without.
 import torch
 from torch import Tensor
 
-from expunge.core.erasure.losses import Latents, cat, error
+from expunge.core.erasure.losses import error
 from expunge.core.erasure.single_loss import Texts
-from expunge.core.models import Denoiser
+from expunge.core.models import Denoiser, Text
+from expunge.core.sampling import Latents, cat
 from expunge.core.specs import AllButOneSpec
 
 
 def loss(model: Denoiser, x: Latents, texts: Texts, spec: AllButOneSpec) -> Tensor:
     """Scalar out; gradient reaches theta' through both halves of G'."""
-    source = texts.concept if texts.target is None else texts.target
+    source, strength = (texts.concept, -spec.eta) if texts.target is None else (texts.target, 1.0)
     z, t = cat(x, x)
     with model.frozen(), torch.no_grad():
-        eps_0, eps_s = model.predict(z, t, torch.cat([texts.empty, source])).chunk(2)
-    aim = (-spec.eta if texts.target is None else 1.0) * (eps_s - eps_0)
-    new_0, new_c = model.predict(z, t, torch.cat([texts.empty, texts.concept])).chunk(2)
-    guidance = error(new_c - new_0, aim, model.alphas[x.t], spec.space)
-    return guidance + spec.drift_weight * error(new_0, eps_0, model.alphas[x.t], spec.space)
+        old_0, old_s = model.predict(z, t, Text.cat([texts.empty, source])).chunk(2)
+    new_0, new_c = model.predict(z, t, Text.cat([texts.empty, texts.concept])).chunk(2)
+    weights = model.schedule.weights(x.t, spec.space)
+    guidance = error(new_c - new_0, strength * (old_s - old_0), weights)
+    return guidance + spec.drift_weight * error(new_0, old_0, weights)

@@ -15,14 +15,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from expunge.core.erasure.loop import Run
-from expunge.core.erasure.losses import Latents, cat, errors
-from expunge.core.erasure.single_loss import Single, Texts
-from expunge.core.models import Denoiser
+from expunge.core.erasure.losses import errors
+from expunge.core.erasure.method import Run
+from expunge.core.erasure.single_loss import SingleLoss, Texts
+from expunge.core.models import Denoiser, Text
+from expunge.core.sampling import Latents, cat
 from expunge.core.specs import AntSpec
 
 
-def kept(t: Tensor, length: int, spec: AntSpec) -> Tensor:
+def keeps_direction(t: Tensor, length: int, spec: AntSpec) -> Tensor:
     """Which rows' timesteps (B,) keep their direction; `length` is the number of training timesteps."""
     share = t.float() / length
     return share >= 1 - spec.keep if spec.variant == "paper" else share < spec.keep
@@ -32,29 +33,29 @@ def loss(model: Denoiser, x: Latents, texts: Texts, spec: AntSpec, early_share: 
     """A row falls into one half by its timestep; `early_share` of the timesteps that rows are drawn from
     keep their direction. Scalar out.
     """
-    z, t = cat(x, x)
     with model.frozen(), torch.no_grad():
-        eps_a, eps_c, eps_0 = model.predict(
-            *cat(x, x, x), torch.cat([texts.anchor, texts.concept, texts.empty])
-        ).chunk(3)
-    new_c, new_0 = model.predict(z, t, torch.cat([texts.concept, texts.empty])).chunk(2)
-    early, alphas = kept(x.t, len(model.alphas), spec), model.alphas[x.t]
-    direction = torch.where(
-        early.view(-1, 1, 1, 1), eps_0 + spec.eta_keep * (eps_c - eps_0), eps_a - spec.eta * (eps_c - eps_a)
-    )
-    steer = errors(new_c, direction, alphas, spec.space)
-    drift = (
-        spec.drift_weight * errors(new_0, eps_0, alphas, spec.space)
-        if spec.variant == "paper"
-        else torch.zeros_like(steer)
-    )
-    weights = torch.where(early, spec.keep_weight / max(early_share, 1e-12), 1 / max(1 - early_share, 1e-12))
-    return (weights * (steer + drift)).mean()
+        old = model.predict(*cat(x, x, x), Text.cat([texts.target_or_empty, texts.concept, texts.empty]))
+        old_a, old_c, old_0 = old.chunk(3)
+    new_c, new_0 = model.predict(*cat(x, x), Text.cat([texts.concept, texts.empty])).chunk(2)
+
+    # Early rows go on towards the concept, later ones away from it.
+    early = keeps_direction(x.t, len(model.schedule), spec)
+    towards = old_0 + spec.eta_keep * (old_c - old_0)
+    away = old_a - spec.eta * (old_c - old_a)
+    direction = torch.where(early.view(-1, 1, 1, 1), towards, away)
+
+    space = model.schedule.weights(x.t, spec.space)
+    steer = errors(new_c, direction, space)
+    drift = torch.zeros_like(steer)
+    if spec.variant == "paper":
+        drift = spec.drift_weight * errors(new_0, old_0, space)
+    halves = torch.where(early, spec.keep_weight / max(early_share, 1e-12), 1 / max(1 - early_share, 1e-12))
+    return (halves * (steer + drift)).mean()
 
 
-class Ant(Single[AntSpec]):
+class Ant(SingleLoss[AntSpec]):
     """The loss, and how its timesteps divide."""
 
     def __init__(self, run: Run[AntSpec]) -> None:
-        share = float(kept(run.trajectories.timesteps, len(run.model.alphas), run.spec).float().mean())
-        super().__init__(run, partial(loss, early_share=share))
+        early = keeps_direction(run.trajectories.timesteps, len(run.model.schedule), run.spec)
+        super().__init__(run, partial(loss, early_share=float(early.float().mean())))

@@ -11,12 +11,13 @@ state that starts at c_e ("PGD": neither the paper nor the authors' code project
 import torch
 from torch import Tensor
 
-from expunge.core.concepts import anchor, candidates
+from expunge.core.concepts import candidates, resolve_target
 from expunge.core.erasure.adversarial import Adversarial, Draw
-from expunge.core.erasure.loop import Run
-from expunge.core.erasure.losses import Latents, cat, error, guided_away
+from expunge.core.erasure.losses import error, guided_away
+from expunge.core.erasure.method import Run
 from expunge.core.erasure.search import Ascent, Search
-from expunge.core.models import Denoiser
+from expunge.core.models import Denoiser, Text
+from expunge.core.sampling import Latents, cat
 from expunge.core.specs import AgeSpec, ApSpec, Concept
 
 
@@ -24,54 +25,56 @@ def loss(
     model: Denoiser,
     x_e: Latents,
     x_a: Latents,
-    concept: Tensor,
-    anchor: Tensor,
-    adversary: Tensor,
+    concept: Text,
+    target: Text,
+    adversary: Text,
     spec: ApSpec | AgeSpec,
 ) -> Tensor:
-    """What theta' descends. x_e, x_a: latents of the concept and of c_a; concept, anchor, adversary: (B,
-    L, D); scalar out.
+    """What theta' descends. x_e, x_a: latents of the concept and of c_a; concept, target, adversary: B texts;
+    scalar out.
     """
-    z, t = cat(x_e, x_a)
+    weights = model.schedule.weights
     with model.frozen(), torch.no_grad():
-        eps_t, eps_c, eps_a = model.predict(
-            *cat(x_e, x_e, x_a), torch.cat([anchor, concept, adversary])
-        ).chunk(3)
-    new_c, new_a = model.predict(z, t, torch.cat([concept, adversary])).chunk(2)
-    erase = error(new_c, guided_away(eps_t, eps_c, spec.eta), model.alphas[x_e.t], spec.space)
-    return erase + spec.preserve_weight * error(new_a, eps_a, model.alphas[x_a.t], spec.space)
+        old = model.predict(*cat(x_e, x_e, x_a), Text.cat([target, concept, adversary]))
+        old_t, old_c, old_a = old.chunk(3)
+    new_c, new_a = model.predict(*cat(x_e, x_a), Text.cat([concept, adversary])).chunk(2)
+    erase = error(new_c, guided_away(old_t, old_c, spec.eta), weights(x_e.t, spec.space))
+    return erase + spec.preserve_weight * error(new_a, old_a, weights(x_a.t, spec.space))
 
 
-def search_objective(model: Denoiser, x_a: Latents, adversary: Tensor, spec: ApSpec | AgeSpec) -> Tensor:
-    """What the search climbs through `adversary` (B, L, D): how far c_a has drifted. theta' is read, never
+def search_objective(model: Denoiser, x_a: Latents, adversary: Text, spec: ApSpec | AgeSpec) -> Tensor:
+    """What the search climbs through `adversary`, B texts: how far c_a has drifted. theta' is read, never
     trained, here.
     """
     with model.frozen(), torch.set_grad_enabled(spec.variant == "paper"):
         old = model.predict(x_a.z, x_a.t, adversary)
-    return error(model.predict(x_a.z, x_a.t, adversary), old, model.alphas[x_a.t], spec.space)
+    new = model.predict(x_a.z, x_a.t, adversary)
+    return error(new, old, model.schedule.weights(x_a.t, spec.space))
 
 
 class Ap(Adversarial[ApSpec]):
-    """The neighbours are searched; the anchor is fixed."""
+    """The neighbours are searched; the target is fixed."""
 
     def __init__(self, run: Run[ApSpec]) -> None:
         if run.spec.variant == "authors_code":
             run.spec = run.spec.model_copy(update={"space": "x0"})
         super().__init__(run)
-        self.anchors = [run.goal(c, anchor(run.model, c, run.concepts)) for c in run.concepts]
+        self.targets = [run.target_texts(c, resolve_target(run.model, c, run.concepts)) for c in run.concepts]
 
     def space(self, concept: Concept) -> list[str]:
         run, spec = self.run, self.spec
         return candidates(run.model, concept, run.concepts, spec.candidates, spec.concept_space, run.callback)
 
-    def search(self, concept: Concept, names: list[str], states: Tensor) -> Search | Ascent:
+    def search(self, concept: Concept, names: list[str], texts: Text) -> Search | Ascent:
         if self.spec.search == "pgd":
-            return Ascent(names, states, self.run.contexts([concept.name]), self.spec.search_learning_rate)
-        return super().search(concept, names, states)
+            return Ascent(names, texts, self.run.texts([concept.name]), self.spec.search_learning_rate)
+        return super().search(concept, names, texts)
 
     def loss(self, draw: Draw) -> Tensor:
-        anchor = self.anchors[draw.i][draw.row % len(self.anchors[draw.i])]
-        return loss(self.run.model, draw.x_e, draw.x_f, draw.concept, anchor, draw.found, self.spec)
+        target = self.targets[draw.i]
+        rows = target[draw.row % len(target)]
+        model = self.run.model
+        return loss(model, draw.x_concept, draw.x_picked, draw.concept, rows, draw.picked, self.spec)
 
     def objective(self, draw: Draw) -> Tensor:
-        return search_objective(self.run.model, draw.x_f, draw.found, self.spec)
+        return search_objective(self.run.model, draw.x_picked, draw.picked, self.spec)

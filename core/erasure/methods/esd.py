@@ -3,24 +3,21 @@
 import torch
 from torch import Tensor
 
-from expunge.core.erasure.losses import Latents, error, guided_away
+from expunge.core.erasure.losses import error, guided_away
 from expunge.core.erasure.single_loss import Texts
-from expunge.core.models import Denoiser
+from expunge.core.models import Denoiser, Text
+from expunge.core.sampling import Latents, cat
 from expunge.core.specs import EsdSpec
 
 
 def loss(model: Denoiser, x: Latents, texts: Texts, spec: EsdSpec) -> Tensor:
-    """Pull eps'(z, c) to eps(z, a) - eta [eps(z, c) - eps(z, a)], a = the empty prompt or the user's target.
+    """Pull p'(z, c) to p(z, a) - eta [p(z, c) - p(z, a)], a = the empty prompt or the user's target, p the
+    network's prediction.
 
-    x: z (B, 4, h, w), t (B,); scalar out. Gradient reaches theta' alone.
+    x: z (B, C, h, w), t (B,); scalar out. Gradient reaches theta' alone.
     """
     with model.frozen(), torch.no_grad():
-        eps_a, eps_c = model.predict(
-            torch.cat([x.z, x.z]), torch.cat([x.t, x.t]), torch.cat([texts.anchor, texts.concept])
-        ).chunk(2)
-    return error(
-        model.predict(x.z, x.t, texts.concept),
-        guided_away(eps_a, eps_c, spec.eta),
-        model.alphas[x.t],
-        spec.space,
-    )
+        old = model.predict(*cat(x, x), Text.cat([texts.target_or_empty, texts.concept]))
+        old_a, old_c = old.chunk(2)
+    new = model.predict(x.z, x.t, texts.concept)
+    return error(new, guided_away(old_a, old_c, spec.eta), model.schedule.weights(x.t, spec.space))

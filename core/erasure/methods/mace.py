@@ -21,17 +21,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expunge.core.concepts import candidates, forbidden, unnamed
-from expunge.core.erasure.attention import at_size, named_tokens, recorded, token_maps
-from expunge.core.erasure.closed_form import condensed, wear
+from expunge.core.concepts import candidates, excluding, names_of
+from expunge.core.erasure.attention import at_size, named_tokens, token_maps
+from expunge.core.erasure.closed_form import condensed, edited_layers, wear
 from expunge.core.erasure.delta import Delta
-from expunge.core.erasure.layers import target_modules
-from expunge.core.erasure.loop import Run, fine_tune
-from expunge.core.erasure.losses import Latents
+from expunge.core.erasure.loop import fine_tune
+from expunge.core.erasure.method import Method, Run
 from expunge.core.erasure.methods.time import pairs
-from expunge.core.models import Denoiser
-from expunge.core.models.lora_factors import holding
+from expunge.core.models import Denoiser, Text
 from expunge.core.progress import Callback, Checkpoints
+from expunge.core.sampling import Latents
 from expunge.core.specs import EraseSpec, LoraSpec, MaceSpec
 
 
@@ -44,12 +43,12 @@ def solve(wanted: Tensor, e: Tensor, p: Tensor, ridge: float, preserve_scale: fl
     return torch.linalg.solve(m, e.T @ wanted).T, identity
 
 
-def attention_loss(model: Denoiser, x: Latents, context: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+def attention_loss(model: Denoiser, x: Latents, text: Text, tokens: Tensor, mask: Tensor) -> Tensor:
     """Sum over layers of |attention to the concept's tokens, inside the mask|_F, mean over rows; tokens:
     (B, L), mask: (B, h, w).
     """
-    with recorded(model) as probabilities:
-        model.predict(x.z, x.t, context)
+    with model.recorded_attention() as probabilities:
+        model.predict(x.z, x.t, text)
     total = torch.zeros(len(mask), device=mask.device)
     for probability, attended in zip(probabilities, token_maps(probabilities, tokens), strict=True):
         side = int(probability.shape[1] ** 0.5)
@@ -66,64 +65,63 @@ def importance(t: Tensor) -> Tensor:
 
 
 class Mapped:
-    """The texts of one job: each concept's prompts, where they name it (T, L), what they are mapped to, and
-    what is held.
+    """The prompts of one job.
+
+    prompts: each concept's; tokens: where they name it, (T, L); refined: the columns around the names (n, D),
+    and what they become; held: the columns that must stay, condensed.
     """
 
     def __init__(self, model: Denoiser, request: EraseSpec, spec: MaceSpec) -> None:
-        self.prompts, self.tokens, self.refined = (
-            list[list[str]](),
-            list[Tensor](),
-            list[tuple[Tensor, Tensor]](),
-        )
-        vocabulary = model.vocabulary
+        self.prompts, self.tokens = list[list[str]](), list[Tensor]()
+        self.refined = list[tuple[Tensor, Tensor]]()
         for concept in request.concepts:
             target = concept.target or candidates(model, concept, request.concepts, 1)[0]
             prompts, tokens = list[str](), list[Tensor]()
-            for word in forbidden(concept):
-                prompts += vocabulary.prompts(word)
-                tokens.append(named_tokens(model, word))
-                for prompt, goal, named in zip(
-                    vocabulary.prompts(word), vocabulary.replaced(word, target), tokens[-1], strict=True
-                ):
-                    e, g = pairs(model, prompt, goal)
-                    self.refined.append((e[named == 0].double(), g[named == 0].double()))
+            for name in names_of(concept):
+                prompts += model.vocabulary.prompts(name)
+                tokens.append(named_tokens(model, name))
+                self.refine(model, name, target, tokens[-1])
             self.prompts.append(prompts)
             self.tokens.append(torch.cat(tokens))
-        space = (
-            unnamed(model, vocabulary.concepts, [*request.concepts, *model.erased])
-            if spec.hold_vocabulary
-            else []
-        )
-        held = [
-            p for name in dict.fromkeys([*request.preserve, *space]) for p in model.vocabulary.prompts(name)
-        ]
-        self.held = condensed(model, held or [""], "all")
+        self.held = condensed(model, held_prompts(model, request, spec) or [""], "all")
+
+    def refine(self, model: Denoiser, name: str, target: str, tokens: Tensor) -> None:
+        """Add what the tokens around a name, which `tokens` (T, L) marks, become."""
+        old, new = model.vocabulary.prompts(name), model.vocabulary.replaced(name, target)
+        for before, after, named in zip(old, new, tokens, strict=True):
+            e, g = pairs(model, before, after)
+            self.refined.append((e[named == 0].double(), g[named == 0].double()))
 
 
-class Mace:
+def held_prompts(model: Denoiser, request: EraseSpec, spec: MaceSpec) -> list[str]:
+    """Prompts of what the job preserves, and of the vocabulary where the spec says so."""
+    rest: list[str] = []
+    if spec.hold_vocabulary:
+        rest = excluding(model, model.vocabulary.concepts, [*request.concepts, *model.erased])
+    names = dict.fromkeys([*request.preserve, *rest])
+    return [prompt for name in names for prompt in model.vocabulary.prompts(name)]
+
+
+class Mace(Method[MaceSpec]):
     """Stage 2 on the shared loop: all concepts' LoRAs are one adapter, of which concept i uses and trains its
     own ranks alone.
     """
 
     def __init__(self, run: Run[MaceSpec], mapped: Mapped, base: Mapping[str, Tensor]) -> None:
-        self.run, self.mapped = run, mapped
-        self.contexts = [run.model.encode(p) for p in self.mapped.prompts]
+        super().__init__(run)
         self.tokens = mapped.tokens
-        with holding(run.model.unet, base):
-            run.trajectories.prefill(
-                {f"erase/{i}": c for i, c in enumerate(self.contexts)}, run.spec.trajectories, run.callback
-            )
-            self.masks = [self.mask(i) for i in range(len(self.contexts))]
+        self.concepts = [run.model.encode(prompts) for prompts in mapped.prompts]
+        with run.model.holding(base):
+            erased = {f"erase/{i}": texts for i, texts in enumerate(self.concepts)}
+            run.trajectories.prefill(erased, run.spec.trajectories, run.callback)
+            self.masks = [self.mask(i) for i in range(len(self.concepts))]
         times = run.trajectories.levels.float()
         self.density = importance(times) if run.spec.importance_sampling else torch.ones_like(times)
         self.active = 0
-        for name, module in run.model.unet.named_modules():
-            if name.endswith("lora_A.default"):
-                module.register_forward_hook(self.only_its_own)
+        run.model.hook_ranks(self.only_its_own)
 
     def only_its_own(self, _: Any, __: Any, out: Tensor) -> Tensor:
-        rank = self.run.spec.lora.rank // len(self.contexts)
+        rank = self.run.spec.lora.rank // len(self.concepts)
         keep = torch.zeros(out.shape[-1], device=out.device, dtype=out.dtype)
         keep[self.active * rank : (self.active + 1) * rank] = 1
         return out * keep
@@ -131,42 +129,27 @@ class Mace:
     @torch.no_grad()
     def mask(self, i: int) -> Tensor:
         """Where the model looks for concept i's tokens in each kept trajectory, (count, h, w) of 0 and 1."""
-        model, states = (
-            self.run.model,
-            self.run.trajectories.fill(f"erase/{i}", self.contexts[i], self.run.spec.trajectories),
-        )
-        row, count = torch.arange(len(states)) % len(self.contexts[i]), states.shape[1]
+        model, trajectories = self.run.model, self.run.trajectories
+        states = trajectories.fill(f"erase/{i}", self.concepts[i], self.run.spec.trajectories)
+        row, count = torch.arange(len(states)) % len(self.concepts[i]), states.shape[1]
         maps = torch.zeros(len(states), *model.latent_shape[1:], device=model.device)
         for k in range(count // 2, count):
-            with model.frozen(), recorded(model) as probabilities:
-                model.predict(
-                    states[:, k],
-                    self.run.trajectories.timesteps[k].expand(len(states)),
-                    self.contexts[i][row],
-                )
+            t = trajectories.timesteps[k].expand(len(states))
+            with model.frozen(), model.recorded_attention() as probabilities:
+                model.predict(states[:, k], t, self.concepts[i][row])
             maps += at_size(token_maps(probabilities, self.tokens[i][row]), model.latent_shape[1])
         return (maps > maps.mean((1, 2), keepdim=True)).float()
 
     def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
         run, spec, g = self.run, self.run.spec, self.run.generator(step)
         self.active = i
-        states = run.trajectories.fill(f"erase/{i}", self.contexts[i], spec.trajectories)
+        texts, tokens = self.concepts[i], self.tokens[i]
+        states = run.trajectories.fill(f"erase/{i}", texts, spec.trajectories)
         which = torch.randint(len(states), (spec.batch_size,), generator=g)
         k = torch.multinomial(self.density, spec.batch_size, replacement=True, generator=g)
-        row = torch.randint(len(self.contexts[i]), (spec.batch_size,), generator=g)
+        row = torch.randint(len(texts), (spec.batch_size,), generator=g)
         x = Latents(states[which, k], run.trajectories.timesteps[k])
-        return (
-            attention_loss(run.model, x, self.contexts[i][row], self.tokens[i][row], self.masks[i][which]),
-            None,
-        )
-
-    def state(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_state(self, state: dict[str, Tensor]) -> None: ...
-
-    def finish(self) -> dict[str, Any]:
-        return {}
+        return attention_loss(run.model, x, texts[row], tokens[row], self.masks[i][which]), None
 
 
 def edit(
@@ -179,34 +162,34 @@ def edit(
     """All three stages; the model wears the fused difference afterwards."""
     begun, mapped, rank = time.monotonic(), Mapped(model, request, spec), spec.lora.rank
     _ = model.digest  # before the matrices change: without a folder it is the tensors'
-    old = {
-        n: model.unet.get_submodule(n).weight.detach().clone()
-        for n in target_modules(model.unet, "xattn_strict")
-    }
-    e, g = (torch.cat([pair[k] for pair in mapped.refined]) for k in (0, 1))
+    old = {n: model.weight(n).clone() for n in edited_layers(model)}
+
+    # 1. Refine: what stands around a concept's name no longer carries it.
+    e, g = torch.cat([before for before, _ in mapped.refined]), torch.cat([new for _, new in mapped.refined])
     refined = {}
     for n, w in old.items():
         up, _ = solve((g - e) @ w.double().T, e, mapped.held, spec.ridge, spec.refine_preserve_scale)
         refined[n] = w.double() + up
-    ranks = spec.model_copy(
-        update={"lora": LoraSpec(rank=len(request.concepts) * rank, target_modules="xattn_strict")}
-    )
-    with holding(model.unet, refined):
-        trained = fine_tune(
-            model, request, ranks, partial(Mace, mapped=mapped, base=old), callback, checkpoints
-        )
+
+    # 2. One LoRA a concept, on the refined matrices.
+    lora = LoraSpec(rank=len(request.concepts) * rank, target_modules="xattn_strict")
+    ranks = spec.model_copy(update={"lora": lora})
+    with model.holding(refined):
+        stage = partial(Mace, mapped=mapped, base=old)
+        trained = fine_tune(model, request, ranks, stage, callback, checkpoints)
         adapter = model.adapter_state()
         model.unload_delta()
-    contexts = [model.encode(p).flatten(0, 1).double() for p in mapped.prompts]
+
+    # 3. Fuse: matrices that give each concept's prompts its LoRA's values, and everything else the old ones.
+    columns = [model.encode(prompts).states.flatten(0, 1).double() for prompts in mapped.prompts]
     layers = {}
     for n, w in old.items():
         a, b = (adapter[f"{n}.lora_{x}.weight"].to(w.device).double() for x in "AB")
         wanted = []
-        for i, context in enumerate(contexts):
+        for i, column in enumerate(columns):
             rows = slice(i * rank, (i + 1) * rank)
-            wanted.append(context @ (refined[n] + b[:, rows] @ a[rows] - w.double()).T)
-        layers[n] = solve(
-            torch.cat(wanted), torch.cat(contexts), mapped.held, spec.ridge, spec.fuse_preserve_scale
-        )
+            wanted.append(column @ (refined[n] + b[:, rows] @ a[rows] - w.double()).T)
+        values, inputs = torch.cat(wanted), torch.cat(columns)
+        layers[n] = solve(values, inputs, mapped.held, spec.ridge, spec.fuse_preserve_scale)
     info = trained.info | {"rank": wear(model, layers, callback), "seconds": time.monotonic() - begun}
     return Delta.of(model, **{k: v for k, v in info.items() if k != "peak_memory_bytes"})

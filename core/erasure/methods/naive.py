@@ -7,9 +7,10 @@ hold a neutral concept.
 import torch
 from torch import Tensor
 
-from expunge.core.erasure.losses import Latents, cat, error, guided_away
+from expunge.core.erasure.losses import error, guided_away
 from expunge.core.erasure.single_loss import Texts
-from expunge.core.models import Denoiser
+from expunge.core.models import Denoiser, Text
+from expunge.core.sampling import Latents, cat
 from expunge.core.specs import NaiveSpec
 
 
@@ -17,11 +18,10 @@ def loss(model: Denoiser, x: Latents, texts: Texts, spec: NaiveSpec) -> Tensor:
     """c_t is the user's target or the empty prompt; c_n a preserved concept or the empty prompt, on the same
     z. Scalar out.
     """
-    z, t = cat(x, x)
     with model.frozen(), torch.no_grad():
-        eps_t, eps_n, eps_c = model.predict(
-            *cat(x, x, x), torch.cat([texts.anchor, texts.kept, texts.concept])
-        ).chunk(3)
-    new_c, new_n = model.predict(z, t, torch.cat([texts.concept, texts.kept])).chunk(2)
-    erase = error(new_c, guided_away(eps_t, eps_c, spec.eta), model.alphas[x.t], spec.space)
-    return erase + spec.preserve_weight * error(new_n, eps_n, model.alphas[x.t], spec.space)
+        old = model.predict(*cat(x, x, x), Text.cat([texts.target_or_empty, texts.kept, texts.concept]))
+        old_t, old_n, old_c = old.chunk(3)
+    new_c, new_n = model.predict(*cat(x, x), Text.cat([texts.concept, texts.kept])).chunk(2)
+    weights = model.schedule.weights(x.t, spec.space)
+    erase = error(new_c, guided_away(old_t, old_c, spec.eta), weights)
+    return erase + spec.preserve_weight * error(new_n, old_n, weights)

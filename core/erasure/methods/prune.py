@@ -14,32 +14,29 @@ import torch
 from torch import Tensor
 
 from expunge.core.erasure.delta import Delta
-from expunge.core.erasure.loop import Method, Run, fine_tune
-from expunge.core.erasure.losses import error
+from expunge.core.erasure.loop import fine_tune
+from expunge.core.erasure.losses import drift
+from expunge.core.erasure.method import Method, Purpose, Run, few
 from expunge.core.erasure.output_based import method_of
 from expunge.core.erasure.retained_concepts import retained
-from expunge.core.erasure.trajectory_buffer import part
 from expunge.core.models import Denoiser
 from expunge.core.models.masks import Masks
 from expunge.core.progress import Callback, Checkpoints
+from expunge.core.sampling import tensors_under
 from expunge.core.specs import EraseSpec, PruneSpec
 
-NOISE, HELD, STRANGERS = 4, 5, 6
-"""The purposes of this method's draws, beside the methods' own."""
 
-
-class Prune:
+class Prune(Method[Any]):
     """An output-based method around a mask."""
 
-    def __init__(self, run: Run[Any], inner: Method, spec: PruneSpec) -> None:
-        self.run, self.inner, self.spec = run, inner, spec
-        self.kept = {
-            name: run.contexts([name]) for name in ["", *retained(run, spec.retain_concepts, STRANGERS)]
-        }
+    def __init__(self, run: Run[Any], inner: Method[Any], spec: PruneSpec) -> None:
+        super().__init__(run)
+        self.inner, self.spec = inner, spec
+        names = retained(run, spec.retain_concepts, Purpose.STRANGERS)
+        self.kept = {name: run.texts([name]) for name in ["", *names]}
         if run.spec.latents == "buffer":
-            run.trajectories.prefill(
-                {f"retain/{n}": c for n, c in self.kept.items()}, self.each, run.callback
-            )
+            wanted = {f"retain/{name}": texts for name, texts in self.kept.items()}
+            run.trajectories.prefill(wanted, self.few, run.callback)
 
     @property
     def masks(self) -> Masks:
@@ -47,32 +44,30 @@ class Prune:
         return self.run.model.masks
 
     @property
-    def each(self) -> int:
-        """Trajectories a retained concept keeps: a few each, for there are many."""
-        return max(1, int(self.run.spec.trajectories) // 4)
+    def few(self) -> int:
+        """Trajectories that a retained concept keeps."""
+        return few(int(self.run.spec.trajectories))
 
     def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
-        self.masks.draw(self.run.generator(step, NOISE))
+        self.masks.draw(self.run.generator(step, Purpose.MASK_NOISE))
         loss, target = self.inner.step(i, step)
         total = loss + self.spec.sparsity_weight * self.masks.expected_share()
         return total + self.spec.preserve_weight * self.drift(step), target
 
     def drift(self, step: int) -> Tensor:
         """|eps'(c_p) - eps(c_p)|^2 on one retained concept."""
-        run, g, size = self.run, self.run.generator(step, HELD), self.run.spec.batch_size
+        run, g, size = self.run, self.run.generator(step, Purpose.HELD), self.run.spec.batch_size
         name = list(self.kept)[int(torch.randint(len(self.kept), (1,), generator=g))]
-        contexts = self.kept[name]
-        x = run.trajectories.draw(f"retain/{name}", contexts, g, size, self.each)
-        context = contexts[torch.randint(len(contexts), (size,), generator=g)]
-        with run.model.frozen(), torch.no_grad():
-            old = run.model.predict(x.z, x.t, context)
-        return error(run.model.predict(x.z, x.t, context), old, run.model.alphas[x.t], run.spec.space)
+        texts = self.kept[name]
+        x = run.trajectories.draw(f"retain/{name}", texts, g, size, self.few)
+        text = texts[torch.randint(len(texts), (size,), generator=g)]
+        return drift(run.model, x, text, run.spec.space)
 
     def state(self) -> dict[str, Tensor]:
         return {f"inner.{k}": v for k, v in self.inner.state().items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        self.inner.load_state(part(state, "inner."))
+        self.inner.load_state(tensors_under(state, "inner."))
 
     def finish(self) -> dict[str, Any]:
         self.masks.harden()

@@ -11,9 +11,8 @@ import time
 import torch
 from torch import Tensor
 
-from expunge.core.erasure.closed_form import columns, condensed, wear
+from expunge.core.erasure.closed_form import columns, condensed, edited_layers, wear
 from expunge.core.erasure.delta import Delta
-from expunge.core.erasure.layers import target_modules
 from expunge.core.erasure.methods.uce import prompts_of
 from expunge.core.models import Denoiser
 from expunge.core.progress import Callback
@@ -38,20 +37,14 @@ def edit(model: Denoiser, request: EraseSpec, spec: ReceSpec, callback: Callback
     """
     begun, evaluations = time.monotonic(), model.evaluations
     sources, targets, preserved = prompts_of(model, request, spec)
-    callback(
-        {
-            "phase": "encode",
-            "step": 0,
-            "total": 1,
-            "message": f"{len(sources)} prompts to edit, {len(preserved)} to hold",
-        }
-    )
+    message = f"{len(sources)} prompts to edit, {len(preserved)} to hold"
+    callback({"phase": "encode", "step": 0, "total": 1, "message": message})
     concept, g = columns(model, sources, spec.tokens).double(), columns(model, targets, spec.tokens).double()
     p = condensed(model, preserved, spec.tokens) if preserved else concept.new_zeros(0, concept.shape[1])
-    names = target_modules(model.unet, "xattn_strict")
-    old = [model.unet.get_submodule(n).weight.detach().double() for n in names]
+    names = edited_layers(model)
+    old = [model.weight(n).double() for n in names]
     new, e = [w.clone() for w in old], concept
-    for turn in range(spec.rounds + 1):
+    for round_ in range(spec.rounds + 1):
         m = (
             spec.ridge * torch.eye(e.shape[1], dtype=e.dtype, device=e.device)
             + spec.erase_scale * e.T @ e
@@ -65,7 +58,7 @@ def edit(model: Denoiser, request: EraseSpec, spec: ReceSpec, callback: Callback
                 [(w @ e.T - v @ concept.T).square().mean() for w, v in zip(new, old, strict=True)]
             ).mean()
         )
-        callback({"phase": "erase", "step": turn + 1, "total": spec.rounds + 1, "loss": strength})
+        callback({"phase": "erase", "step": round_ + 1, "total": spec.rounds + 1, "loss": strength})
     layers = {
         n: (w - v, torch.eye(w.shape[1], dtype=w.dtype, device=w.device))
         for n, w, v in zip(names, new, old, strict=True)

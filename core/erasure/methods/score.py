@@ -17,15 +17,18 @@ from torch import Generator, Tensor
 
 from expunge.core.concepts import candidates
 from expunge.core.erasure.critic import Critic, bce, leakage
-from expunge.core.erasure.loop import Run
-from expunge.core.erasure.losses import Latents, cat, error, predicted
+from expunge.core.erasure.losses import error
+from expunge.core.erasure.method import Method, Purpose, Run, few
 from expunge.core.erasure.saliency import train_the_salient
-from expunge.core.erasure.trajectory_buffer import denoise
-from expunge.core.models import Denoiser
+from expunge.core.models import Denoiser, Text
 from expunge.core.models.vocabulary import article
+from expunge.core.optimisers import load_optimiser_state, optimiser_state
+from expunge.core.sampling import Latents, cat, denoise, draw_noise, tensors_under
 from expunge.core.specs import ScoreSpec
 
 HELD_OUT = ("the {}", "one {}", "a drawing of a {}")
+SALIENCY_BATCHES = 8
+DRAWN_AT_ONCE = 16
 
 
 def loss(
@@ -33,33 +36,38 @@ def loss(
     critic: Critic,
     x_e: Latents,
     x_n: Latents,
-    concept: Tensor,
-    neighbour: Tensor,
-    empty: Tensor,
+    concept: Text,
+    neighbour: Text,
+    empty: Text,
     spec: ScoreSpec,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What theta' descends (scalar), and what the critic is shown next, without a graph: x0 (B, 4, h, w) of
+    """What theta' descends (scalar), and what the critic is shown next, without a graph: x0 (B, C, h, w) of
     the concept and of the neighbour.
 
-    x_e, x_n: latents of the concept and of a neighbour; concept, neighbour, empty: (B, L, D).
+    x_e, x_n: latents of the concept and of a neighbour; concept, neighbour, empty: B texts.
     """
-    length = len(model.alphas)
+    schedule, length = model.schedule, len(model.schedule)
+
+    # 1. The base model's predictions, and the trained one's.
     with model.frozen(), torch.no_grad():
-        old_a, old_n, old_0, old_c = model.predict(
-            *cat(x_e, x_n, x_n, x_e), torch.cat([neighbour, neighbour, empty, concept])
-        ).chunk(4)
-    new_c, new_n, new_0 = model.predict(*cat(x_e, x_n, x_n), torch.cat([concept, neighbour, empty])).chunk(3)
-    alphas_e, alphas_n = model.alphas[x_e.t], model.alphas[x_n.t]
-    x0 = bounded(predicted(x_e.z, new_c, alphas_e))
+        old = model.predict(*cat(x_e, x_n, x_n, x_e), Text.cat([neighbour, neighbour, empty, concept]))
+        old_a, old_n, old_0, old_c = old.chunk(4)
+    new_c, new_n, new_0 = model.predict(*cat(x_e, x_n, x_n), Text.cat([concept, neighbour, empty])).chunk(3)
+
+    # 2. Confusion: the critic must answer one half of the concept's predicted picture.
+    x0 = bounded(schedule.x0(x_e.z, new_c, x_e.t))
     confusion = bce(critic(x0, x_e.t / length), 0.5)
-    upper = error(new_c, (1 + spec.eta) * old_a - spec.eta * old_c, alphas_e, spec.space)
+
+    # 3. The upper bound, and consistency with the base model elsewhere.
+    weights_e, weights_n = schedule.weights(x_e.t, spec.space), schedule.weights(x_n.t, spec.space)
+    upper = error(new_c, (1 + spec.eta) * old_a - spec.eta * old_c, weights_e)
     early = (x_e.t >= (1 - spec.keep) * length).view(-1, 1, 1, 1)
-    consistency = error(new_n, old_n, alphas_n, spec.space) + error(new_0, old_0, alphas_n, spec.space)
-    consistency = consistency + error(new_c * early, old_c * early, alphas_e, spec.space)
+    consistency = error(new_n, old_n, weights_n) + error(new_0, old_0, weights_n)
+    consistency = consistency + error(new_c * early, old_c * early, weights_e)
     total = (
         spec.adversarial_weight * confusion + spec.upper_weight * upper + spec.trajectory_weight * consistency
     )
-    return total, x0.detach(), bounded(predicted(x_n.z, old_n, alphas_n))
+    return total, x0.detach(), bounded(schedule.x0(x_n.z, old_n, x_n.t))
 
 
 def bounded(x0: Tensor) -> Tensor:
@@ -70,7 +78,7 @@ def bounded(x0: Tensor) -> Tensor:
 
 
 def held_out(model: Denoiser, word: str) -> list[str]:
-    """Prompts of a concept or a style that `Run.contexts` does not hold; of a style around so few objects
+    """Prompts of a concept or a style that `Run.texts` does not hold; of a style around so few objects
     that it holds them all, in other words.
     """
     style, seen = model.vocabulary.style(word), model.vocabulary.prompts(word)
@@ -80,68 +88,70 @@ def held_out(model: Denoiser, word: str) -> list[str]:
     return others or [f"a picture of {p}" for p in seen]
 
 
-class Score:
+class Score(Method[ScoreSpec]):
     """One critic for all concepts of the job; neighbours are drawn at random from the nearest concepts."""
 
     def __init__(self, run: Run[ScoreSpec]) -> None:
-        self.run, spec = run, run.spec
-        self.contexts = [run.contexts(words) for words in run.words]
-        self.names = [
-            [c.target] if c.target else candidates(run.model, c, run.concepts, spec.candidates)
-            for c in run.concepts
-        ]
-        self.names = [[*names, *run.preserve] for names in self.names]
-        self.neighbours = {name: run.contexts([name]) for names in self.names for name in names}
-        self.empty = run.contexts([""])
-        self.salient: list[str] = []
+        super().__init__(run)
+        spec = run.spec
+        self.concepts = [run.texts(names) for names in run.names]
+        self.near: list[list[str]] = []
+        for c in run.concepts:
+            near = [c.target] if c.target else candidates(run.model, c, run.concepts, spec.candidates)
+            self.near.append([*near, *run.preserve])
+        self.neighbours = {name: run.texts([name]) for near in self.near for name in near}
+        self.empty = run.texts([""])
         if spec.latents == "buffer":
-            run.trajectories.prefill(
-                {f"erase/{i}": c for i, c in enumerate(self.contexts)}, spec.trajectories, run.callback
-            )
-            run.trajectories.prefill(
-                {f"target/{n}": c for n, c in self.neighbours.items()}, self.each, run.callback
-            )
+            erased = {f"erase/{i}": texts for i, texts in enumerate(self.concepts)}
+            near_texts = {f"target/{name}": texts for name, texts in self.neighbours.items()}
+            run.trajectories.prefill(erased, spec.trajectories, run.callback)
+            run.trajectories.prefill(near_texts, self.few, run.callback)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)
             self.critic = Critic(run.model.latent_shape[0]).to(run.model.device)
         self.optimiser = torch.optim.Adam(self.critic.parameters(), lr=spec.critic_learning_rate)
         self.salient = train_the_salient(
-            run.model, spec.saliency, 8, lambda k: self.upper(k % len(self.contexts), run.generator(k, 2))
+            run.model,
+            spec.saliency,
+            SALIENCY_BATCHES,
+            lambda k: self.upper(k % len(self.concepts), run.generator(k, Purpose.SALIENCY)),
         )
 
     @property
-    def each(self) -> int:
-        return max(1, self.run.spec.trajectories // 8)
+    def few(self) -> int:
+        """Trajectories that a neighbour keeps."""
+        return few(self.run.spec.trajectories, 8)
 
-    def draw(self, i: int, g: Generator) -> tuple[Latents, Latents, Tensor, Tensor, str]:
+    def draw(self, i: int, g: Generator) -> tuple[Latents, Latents, Text, Text, str]:
+        """Latents and texts of concept i and of one of its neighbours, and the neighbour's name."""
         run, spec, size = self.run, self.run.spec, self.run.spec.batch_size
-        name = self.names[i][int(torch.randint(len(self.names[i]), (1,), generator=g))]
-        states = self.neighbours[name]
-        x_e = run.trajectories.draw(f"erase/{i}", self.contexts[i], g, size, spec.trajectories)
-        x_n = run.trajectories.draw(f"target/{name}", states, g, size, self.each)
-        row = torch.randint(len(self.contexts[i]), (size,), generator=g)
-        return x_e, x_n, self.contexts[i][row], states[row % len(states)], name
+        name = self.near[i][int(torch.randint(len(self.near[i]), (1,), generator=g))]
+        concept, neighbour = self.concepts[i], self.neighbours[name]
+        x_e = run.trajectories.draw(f"erase/{i}", concept, g, size, spec.trajectories)
+        x_n = run.trajectories.draw(f"target/{name}", neighbour, g, size, self.few)
+        row = torch.randint(len(concept), (size,), generator=g)
+        return x_e, x_n, concept[row], neighbour[row % len(neighbour)], name
 
     def upper(self, i: int, g: Generator) -> Tensor:
         """The concept's distance from a neighbour alone: what saliency is measured by."""
         x_e, _, concept, neighbour, _ = self.draw(i, g)
-        with self.run.model.frozen(), torch.no_grad():
-            aim = self.run.model.predict(x_e.z, x_e.t, neighbour)
-        return error(
-            self.run.model.predict(x_e.z, x_e.t, concept),
-            aim,
-            self.run.model.alphas[x_e.t],
-            self.run.spec.space,
-        )
+        model = self.run.model
+        with model.frozen(), torch.no_grad():
+            wanted = model.predict(x_e.z, x_e.t, neighbour)
+        weights = model.schedule.weights(x_e.t, self.run.spec.space)
+        return error(model.predict(x_e.z, x_e.t, concept), wanted, weights)
 
     def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
-        run, spec, length = self.run, self.run.spec, len(self.run.model.alphas)
+        run, spec, length = self.run, self.run.spec, len(self.run.model.schedule)
         x_e, x_n, concept, neighbour, name = self.draw(i, run.generator(step))
+
+        # theta' against the critic as it is …
         self.critic.requires_grad_(False)
-        total, x0, other = loss(
-            run.model, self.critic, x_e, x_n, concept, neighbour, self.empty.expand_as(concept), spec
-        )
+        empty = self.empty.expand(len(concept))
+        total, x0, other = loss(run.model, self.critic, x_e, x_n, concept, neighbour, empty, spec)
         self.critic.requires_grad_(True)
+
+        # … and one step of the critic's own.
         telling = bce(self.critic(x0, x_e.t / length), 1.0) + bce(self.critic(other, x_n.t / length), 0.0)
         gradients = torch.autograd.grad(telling / 2, list(self.critic.parameters()))
         for parameter, gradient in zip(self.critic.parameters(), gradients, strict=True):
@@ -150,21 +160,12 @@ class Score:
         return total, name
 
     def state(self) -> dict[str, Tensor]:
-        out = {f"critic.{k}": v for k, v in self.critic.state_dict().items()}
-        for i, slots in self.optimiser.state_dict()["state"].items():
-            out |= {f"optimiser.{i}.{k}": torch.as_tensor(v) for k, v in slots.items()}
-        return out
+        critic = {f"critic.{k}": v for k, v in self.critic.state_dict().items()}
+        return critic | {f"optimiser.{k}": v for k, v in optimiser_state(self.optimiser).items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        self.critic.load_state_dict(
-            {k.removeprefix("critic."): v for k, v in state.items() if k.startswith("critic.")}
-        )
-        packed = self.optimiser.state_dict()
-        for key, value in state.items():
-            if key.startswith("optimiser."):
-                _, i, slot = key.split(".")
-                packed["state"].setdefault(int(i), {})[slot] = value
-        self.optimiser.load_state_dict(packed)
+        self.critic.load_state_dict(tensors_under(state, "critic."))
+        load_optimiser_state(self.optimiser, tensors_under(state, "optimiser."))
 
     def finish(self) -> dict[str, Any]:
         """The leakage of the worst concept in nats, read by fresh critics off pictures of prompts that no
@@ -174,23 +175,22 @@ class Score:
         facts: dict[str, Any] = {"salient_layers": len(self.salient)}
         if not spec.leakage_pictures:
             return facts
-        g = run.generator(0, 3)
-        found = [
-            leakage(self.pictures(words, g), self.pictures(self.names[i], g), run.seed)
-            for i, words in enumerate(run.words)
+        g = run.generator(0, Purpose.LEAKAGE)
+        leaks = [
+            leakage(self.pictures(names, g), self.pictures(self.near[i], g), run.seed)
+            for i, names in enumerate(run.names)
         ]
-        return facts | {"leakage_nats": max(found), "leakage_pictures": spec.leakage_pictures}
+        return facts | {"leakage_nats": max(leaks), "leakage_pictures": spec.leakage_pictures}
 
-    def pictures(self, words: list[str], g: Generator) -> Tensor:
-        """Clean latents (leakage_pictures, 4, h, w) that theta' draws for held-out prompts of the words."""
-        run, spec = self.run, self.run.spec
-        prompts = [p for word in words for p in held_out(run.model, word)]
-        context = run.model.encode(
-            [prompts[k] for k in torch.randint(len(prompts), (spec.leakage_pictures,), generator=g).tolist()]
-        )
-        z = run.trajectories.noise(g, spec.leakage_pictures)
-        chunks = [
-            denoise(run.model, z[k : k + 16], context[k : k + 16], spec, spec.sampling_steps)[-1]
-            for k in range(0, len(z), 16)
-        ]
-        return torch.cat(chunks)
+    def pictures(self, names: list[str], g: Generator) -> Tensor:
+        """Clean latents (leakage_pictures, C, h, w) that theta' draws for held-out prompts of the names."""
+        model, spec = self.run.model, self.run.spec
+        prompts = [p for name in names for p in held_out(model, name)]
+        chosen = torch.randint(len(prompts), (spec.leakage_pictures,), generator=g).tolist()
+        text = model.encode([prompts[k] for k in chosen])
+        z, steps = draw_noise(model, g, spec.leakage_pictures), spec.sampling_steps
+        drawn = []
+        for k in range(0, len(z), DRAWN_AT_ONCE):
+            rows = slice(k, k + DRAWN_AT_ONCE)
+            drawn.append(denoise(model, z[rows], text[rows], steps, spec.guidance_scale, steps)[-1])
+        return torch.cat(drawn)

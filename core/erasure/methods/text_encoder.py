@@ -9,12 +9,10 @@ states' L x D numbers: the second is divided by as many and multiplied by STATES
 same on every model. The U-Net is the base model's, so with the stock text encoder the concept is back.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from expunge.core.erasure.loop import Run
+from expunge.core.erasure.method import Method, Run
 from expunge.core.specs import TextEncoderSpec
 
 STATES = 32 * 128  # L x D of the bundled model, on which the default ridge was chosen
@@ -22,47 +20,39 @@ STATES = 32 * 128  # L x D of the bundled model, on which the default ridge was 
 
 def loss(
     new: Tensor,
-    aim: Tensor,
+    wanted: Tensor,
     updates: list[Tensor],
     spec: TextEncoderSpec,
     held: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """new, aim: text states (B, L, D), mean squared error; updates: each layer's phi' - phi; held: new and
+    """new, wanted: text states (B, L, D), mean squared error; updates: each layer's phi' - phi; held: new and
     old states of what must stay.
     """
     ridge = spec.ridge * STATES / (new.shape[-2] * new.shape[-1])
-    total = (new - aim).square().mean() + ridge * torch.stack([u.square().sum() for u in updates]).sum()
+    total = (new - wanted).square().mean() + ridge * torch.stack([u.square().sum() for u in updates]).sum()
     return total + spec.preserve_weight * (held[0] - held[1]).square().mean() if held else total
 
 
-class TextEncoder:
+class TextEncoder(Method[TextEncoderSpec]):
     """Draws prompts of the concept in turn; no latents are needed."""
 
     def __init__(self, run: Run[TextEncoderSpec]) -> None:
-        self.run = run
-        self.prompts = [run.prompts(words) for words in run.words]
+        super().__init__(run)
+        self.prompts = [run.prompts(names) for names in run.names]
         self.kept = run.prompts(run.preserve)
         with run.model.frozen():
-            self.named, self.aims = run.aims()
-            self.old = run.model.encode(self.kept) if self.kept else torch.empty(0)
+            self.target_names, self.targets = run.targets()
+            self.old = run.model.encode(self.kept).states if self.kept else torch.empty(0)
 
     def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
         run, spec, g = self.run, self.run.spec, self.run.generator(step)
-        row = torch.randint(len(self.prompts[i]), (spec.batch_size,), generator=g)
-        new = run.model.text_states([self.prompts[i][k] for k in row.tolist()])
+        prompts, targets = self.prompts[i], self.targets[i]
+        row = torch.randint(len(prompts), (spec.batch_size,), generator=g)
+        new = run.model.encode_with_graph([prompts[k] for k in row.tolist()]).states
         held = None
         if self.kept:
             keep = torch.randint(len(self.kept), (spec.batch_size,), generator=g)
-            held = run.model.text_states([self.kept[k] for k in keep.tolist()]), self.old[keep]
-        return (
-            loss(new, self.aims[i][row % len(self.aims[i])], run.model.updates(), spec, held),
-            self.named[i] or None,
-        )
-
-    def state(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_state(self, state: dict[str, Tensor]) -> None: ...
-
-    def finish(self) -> dict[str, Any]:
-        return {}
+            kept = run.model.encode_with_graph([self.kept[k] for k in keep.tolist()])
+            held = kept.states, self.old[keep]
+        wanted = targets[row % len(targets)].states
+        return loss(new, wanted, run.model.updates(), spec, held), self.target_names[i] or None

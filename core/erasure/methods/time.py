@@ -12,10 +12,9 @@ from time import monotonic
 import torch
 from torch import Tensor
 
-from expunge.core.concepts import anchor, forbidden
-from expunge.core.erasure.closed_form import factors, wear
+from expunge.core.concepts import names_of, resolve_target
+from expunge.core.erasure.closed_form import edited_layers, factors, wear
 from expunge.core.erasure.delta import Delta
-from expunge.core.erasure.layers import target_modules
 from expunge.core.models import Denoiser
 from expunge.core.models.vocabulary import article
 from expunge.core.progress import Callback
@@ -44,30 +43,37 @@ def alignment(source: list[int], target: list[int], length: int) -> list[int]:
 
 def pairs(model: Denoiser, source: str, target: str) -> tuple[Tensor, Tensor]:
     """A prompt's token states and those of the tokens they become, (L, D) each."""
-    ids = model.pipe.tokenizer(
-        model.spelled([source, target]), truncation=True, max_length=model.pipe.tokenizer.model_max_length
-    ).input_ids
-    e, g = model.encode([source, target])
-    return e, g[torch.tensor(alignment(ids[0], ids[1], len(e)), device=g.device)]
+    old, new = model.text.token_ids([source, target])
+    e, g = model.encode([source, target]).states
+    return e, g[torch.tensor(alignment(old, new, len(e)), device=g.device)]
+
+
+def replacements(model: Denoiser, name: str, target: str) -> list[tuple[str, str]]:
+    """A name's prompts, each with the prompt that it becomes."""
+    vocabulary = model.vocabulary
+    if vocabulary.style(name) is not None:
+        return list(zip(vocabulary.prompts(name), vocabulary.replaced(name, target), strict=True))
+    old, new = ([article(t.format(word)).strip() for t in TEMPLATES] for word in (name, target))
+    return list(zip(old, new, strict=True))
 
 
 def edit(model: Denoiser, request: EraseSpec, spec: TimeSpec, callback: Callback) -> Delta:
     """Edit every attn2.to_v (and to_k where asked) at once."""
     begun, evaluations = monotonic(), model.evaluations
-    found: list[tuple[Tensor, Tensor]] = []
+
+    # Every prompt of every name, and what it becomes.
+    columns: list[tuple[Tensor, Tensor]] = []
     for concept in request.concepts:
-        guide = anchor(model, concept, request.concepts, spec.guide)
-        for word in forbidden(concept):
-            if model.vocabulary.style(word) is None:
-                prompts, goals = ([article(t.format(w)).strip() for t in TEMPLATES] for w in (word, guide))
-            else:
-                prompts, goals = model.vocabulary.prompts(word), model.vocabulary.replaced(word, guide)
-            found += [pairs(model, p, goal) for p, goal in zip(prompts, goals, strict=True)]
-    callback({"phase": "encode", "step": 0, "total": 1, "message": f"{len(found)} prompts to edit"})
-    e, g = (torch.cat([pair[k] for pair in found]) for k in (0, 1))
+        target = resolve_target(model, concept, request.concepts, spec.guide)
+        for name in names_of(concept):
+            columns += [pairs(model, *prompts) for prompts in replacements(model, name, target)]
+    callback({"phase": "encode", "step": 0, "total": 1, "message": f"{len(columns)} prompts to edit"})
+    e, g = torch.cat([old for old, _ in columns]), torch.cat([new for _, new in columns])
+
+    # One solution for all layers that are edited.
     difference, down = factors(e, g, e[:0], spec.ridge)
-    names = [n for n in target_modules(model.unet, "xattn_strict") if spec.with_to_k or n.endswith("to_v")]
-    layers = {n: (model.unet.get_submodule(n).weight.detach().double() @ difference, down) for n in names}
+    names = [n for n in edited_layers(model) if spec.with_to_k or n.endswith("to_v")]
+    layers = {n: (model.weight(n).double() @ difference, down) for n in names}
     info = {"columns": int(e.shape[0]), "rank": wear(model, layers, callback), "residual": 0.0}
     return Delta.of(
         model, **info, unet_evaluations=model.evaluations - evaluations, seconds=monotonic() - begun

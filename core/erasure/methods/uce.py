@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expunge.core.concepts import anchor, forbidden, unnamed
-from expunge.core.erasure.closed_form import columns, condensed, factors, wear
+from expunge.core.concepts import excluding, names_of, resolve_target
+from expunge.core.erasure.closed_form import columns, condensed, edited_layers, factors, wear
 from expunge.core.erasure.debias.blend import attributes_of, debias
 from expunge.core.erasure.delta import Delta
-from expunge.core.erasure.layers import target_modules
 from expunge.core.models import Denoiser
 from expunge.core.progress import Callback, Checkpoints, ignore
 from expunge.core.specs import EraseSpec, UceSpec, UnifiedEditSpec
@@ -32,17 +31,16 @@ def prompts_of(
     for concept in request.concepts:
         if concept.attributes:
             continue  # uce_debias.py
-        guide = anchor(model, concept, request.concepts, spec.guide)
-        for word in forbidden(concept):
+        target = resolve_target(model, concept, request.concepts, spec.guide)
+        for word in names_of(concept):
             sources += expand(word)
-            targets += vocabulary.replaced(word, guide) if spec.expand_prompts else [guide]
+            targets += vocabulary.replaced(word, target) if spec.expand_prompts else [target]
     styles = any(vocabulary.style(c.name) is not None for c in request.concepts)
     hold = styles if spec.hold_vocabulary is None else spec.hold_vocabulary
-    rest = (
-        unnamed(model, [*vocabulary.concepts, *vocabulary.styles], [*request.concepts, *model.erased])
-        if hold
-        else []
-    )
+    rest: list[str] = []
+    if hold:
+        known = [*vocabulary.concepts, *vocabulary.styles]
+        rest = excluding(model, known, [*request.concepts, *model.erased])
     held = dict.fromkeys((*spec.preserve, *request.preserve, *attributes_of(request, vocabulary), *rest))
     return sources, targets, [p for name in held for p in expand(name)]
 
@@ -59,36 +57,26 @@ def edit(
     Concepts with attributes are drawn and counted, round after round.
     """
     begun, evaluations = time.monotonic(), model.evaluations
+
+    # Columns to edit, what they become, and columns to hold.
     sources, targets, preserved = prompts_of(model, request, spec)
-    callback(
-        {
-            "phase": "encode",
-            "step": 0,
-            "total": 1,
-            "message": f"{len(sources)} prompts to edit, {len(preserved)} to hold",
-        }
-    )
-    none = model.encode([""]).flatten(0, 1)[:0]
-    e, g = (columns(model, prompts, spec.tokens) if prompts else none for prompts in (sources, targets))
+    message = f"{len(sources)} prompts to edit, {len(preserved)} to hold"
+    callback({"phase": "encode", "step": 0, "total": 1, "message": message})
+    none = model.encode([""]).states.flatten(0, 1)[:0]
+    e = columns(model, sources, spec.tokens) if sources else none
+    g = columns(model, targets, spec.tokens) if targets else none
     p = condensed(model, preserved, spec.tokens) if preserved else none
-    names = target_modules(model.unet, "xattn_strict")
+    weights = {n: model.weight(n).double() for n in edited_layers(model)}
     spread = any(c.attributes for c in request.concepts)
-    weights = {n: model.unet.get_submodule(n).weight.detach().double() for n in names}
 
     def put(concept: Tensor, value: Tensor) -> int:
         """Wear the edit of columns e and of these besides; the rank."""
-        difference, down = factors(
-            torch.cat([e, concept]),
-            torch.cat([g, value]),
-            p,
-            spec.ridge,
-            spec.erase_scale,
-            spec.preserve_scale,
-        )
-        return wear(
-            model, {n: (w @ difference, down) for n, w in weights.items()}, ignore if spread else callback
-        )
+        both, values = torch.cat([e, concept]), torch.cat([g, value])
+        difference, down = factors(both, values, p, spec.ridge, spec.erase_scale, spec.preserve_scale)
+        layers = {n: (w @ difference, down) for n, w in weights.items()}
+        return wear(model, layers, ignore if spread else callback)
 
+    # One edit; where concepts have attributes, one a round, as the counts ask for it.
     info: dict[str, Any] = {"columns": int(e.shape[0])}
     if spread:
         info |= debias(model, request, spec, put, callback, checkpoints)

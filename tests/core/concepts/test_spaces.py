@@ -101,7 +101,9 @@ def test_candidates_come_by_distance_of_the_end_states(model):
     church = Concept(name="church")
     found = candidates(model, church, [church], 5)
     words = model.vocabulary.targets("church")
-    states = model.encode_eos([f"a photo of a {w}" for w in ("church", *words)]).double()
+    prompts = [f"a photo of a {w}" for w in ("church", *words)]
+    ends = [len(ids) - 1 for ids in model.text.token_ids(prompts)]
+    states = model.encode(prompts).states[range(len(prompts)), ends].double()
     away = (states[1:] - states[0]).norm(dim=1)
     assert found == [words[i] for i in away.argsort()[:5]]
 

@@ -12,12 +12,14 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from pydantic import ValidationError
 
+from expunge.core.concepts.embeddings import eos_states
 from expunge.core.concepts.textual_inversion import fitted, invert, kept_part, loss, moments, start_of
-from expunge.core.concepts.visual_concepts import named, shown, word_of
+from expunge.core.erasure.visual_concepts import named, shown, word_of
 from expunge.core.errors import CoreError
 from expunge.core.evaluation.judges import judges_for
 from expunge.core.evaluation.report import Report
-from expunge.core.models import load_model, word_embeddings
+from expunge.core.models import Text, load_model, word_embeddings
+from expunge.core.models.schedule import Schedule
 from expunge.core.progress import DirectoryCheckpoints
 from expunge.core.run import run_erase, run_evaluate
 from expunge.core.specs import Concept, EraseSpec, EvaluateSpec, EvaluationSpec, InversionSpec, UceSpec
@@ -49,10 +51,10 @@ def uploads(folder: Path) -> dict[str, Path]:
 class Scaled:
     """eps(z, t, c) = 2 z + t / 100 + mean(c)."""
 
-    alphas = torch.linspace(0.95, 0.05, 10)
+    schedule = Schedule(torch.linspace(0.95, 0.05, 10))
 
-    def predict(self, z, t, context):
-        return 2 * z + t.view(-1, 1, 1, 1) / 100 + context.mean((1, 2)).view(-1, 1, 1, 1)
+    def predict(self, z, t, text):
+        return 2 * z + t.view(-1, 1, 1, 1) / 100 + text.states.mean((1, 2)).view(-1, 1, 1, 1)
 
 
 def test_a_word_whose_vectors_are_no_numbers_is_never_learned(tiny_sd):
@@ -73,12 +75,12 @@ def test_the_loss_is_equation_18():
     )
     total = 0.0
     for i in range(3):
-        a = float(Scaled.alphas[t[i]])
+        a = float(Scaled.schedule.alphas[t[i]])
         noised = a**0.5 * z[i].numpy() + (1 - a) ** 0.5 * noise[i].numpy()
         total += (
             float(np.mean((noise[i].numpy() - (2 * noised + int(t[i]) / 100 + c[i].numpy().mean())) ** 2)) / 3
         )
-    assert loss(Scaled(), z, noise, t, c).item() == pytest.approx(total, rel=1e-5)
+    assert loss(Scaled(), z, noise, t, Text(c)).item() == pytest.approx(total, rel=1e-5)
 
 
 def test_gradient_reaches_the_word_alone(tiny_sd):
@@ -87,7 +89,11 @@ def test_gradient_reaches_the_word_alone(tiny_sd):
     vectors = model.words["<pet>"].vectors.requires_grad_(True)
     mean, _ = moments(model, pictures(2))
     loss(
-        model, mean, torch.ones_like(mean), torch.tensor([10, 500]), model.text_states(["a <pet>", "a dog"])
+        model,
+        mean,
+        torch.ones_like(mean),
+        torch.tensor([10, 500]),
+        model.encode_with_graph(["a <pet>", "a dog"]),
     ).backward()
     assert vectors.grad.abs().amax(1).min() > 0
     assert all(
@@ -100,15 +106,16 @@ def test_gradient_reaches_the_word_alone(tiny_sd):
 def test_a_prompt_without_the_word_is_encoded_as_before_and_one_with_it_by_its_vectors(tiny_sd):
     model, plain = load_model(tiny_sd), load_model(tiny_sd)
     model.learn("<pet>", start_of(model, "dog", 1))
-    assert torch.equal(model.encode(["a cat"]), plain.encode(["a cat"]))
+    assert torch.equal(model.encode(["a cat"]).states, plain.encode(["a cat"]).states)
     dog = model.pipe.tokenizer("dog", add_special_tokens=False).input_ids
     assert len(dog) == 1
-    torch.testing.assert_close(model.encode(["a <pet>"]), plain.encode(["a dog"]))
-    torch.testing.assert_close(model.encode_eos(["a <pet>"]), plain.encode_eos(["a dog"]))
-    before = model.encode(["a <pet>"])
+    torch.testing.assert_close(model.encode(["a <pet>"]).states, plain.encode(["a dog"]).states)
+    ends = eos_states(model, ["<pet>"]), eos_states(plain, ["dog"])
+    torch.testing.assert_close(*ends)
+    before = model.encode(["a <pet>"]).states
     model.learn("<pet>", torch.zeros(1, before.shape[-1]))
     # What was encoded with the old vectors is forgotten
-    assert not torch.equal(model.encode(["a <pet>"]), before)
+    assert not torch.equal(model.encode(["a <pet>"]).states, before)
 
 
 def test_learning_lowers_the_loss_on_what_it_learns(tiny_sd):
@@ -235,7 +242,7 @@ def test_a_visual_edit_delivers_the_word_and_is_judged_by_what_the_images_show(t
     model = load_model(tiny_judged)
     model.learn(name, word.vectors)
     theirs, _ = pipe.encode_prompt("a photo of a <my-dog>", "cpu", 1, False)
-    torch.testing.assert_close(model.encode(["a photo of a <my-dog>"]), theirs)
+    torch.testing.assert_close(model.encode(["a photo of a <my-dog>"]).states, theirs)
     assert "Learned words" in (tmp_path / "out" / "report.html").read_text()
     assert "load_textual_inversion" in (tmp_path / "out" / "README.md").read_text()
     assert (

@@ -90,7 +90,7 @@ def test_the_cards_few_lines_make_the_fused_checkpoint(done: Path, tiny_judged: 
     model.load_delta(done)
     with torch.no_grad():
         torch.testing.assert_close(
-            model.predict(z, t, context), fused.unet(z, t, encoder_hidden_states=context).sample
+            model.predict(z, t, context), fused.unet(z, t, encoder_hidden_states=context.states).sample
         )
 
 

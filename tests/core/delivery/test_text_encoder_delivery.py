@@ -75,9 +75,9 @@ def test_plain_diffusers_wears_it_and_the_fused_checkpoint_has_it(
     done: Path, tiny_judged: Path, tmp_path: Path
 ):
     model = load_model(tiny_judged)
-    base = model.encode(["church", "a dog"])
+    base = model.encode(["church", "a dog"]).states
     model.load_delta(done)
-    inside = model.encode(["church", "a dog"])
+    inside = model.encode(["church", "a dog"]).states
     assert (inside - base).abs().max() > 0.1
     pipe = StableDiffusionPipeline.from_pretrained(tiny_judged, safety_checker=None)
     pipe.load_lora_weights(done)

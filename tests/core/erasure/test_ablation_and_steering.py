@@ -1,15 +1,17 @@
 """CA and ANT: golden values by an independent computation, and who may receive gradient."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from expunge.core.erasure.loop import Run
-from expunge.core.erasure.losses import Latents
+from expunge.core.erasure.method import Run
 from expunge.core.erasure.methods import ant, ca
-from expunge.core.erasure.trajectory_buffer import Trajectories, denoise, seeded
+from expunge.core.erasure.trajectory_buffer import Trajectories
 from expunge.core.models import load_model
 from expunge.core.progress import ignore
+from expunge.core.sampling import Latents, denoise, draw_noise, seeded
 from expunge.core.specs import AntSpec, CaSpec, Concept, EraseSpec, LoraSpec
 from tests.support.numpy_losses import Linear, by_hand, inputs, texts, weighted
 
@@ -22,7 +24,7 @@ SMALL = {"steps": 2, "trajectories": 2, "sampling_steps": 4, "batch_size": 3, "l
 def test_ca_matches_the_anchor_of_its_network_and_the_noise(space, network, scale, prior):
     (x, concept), (_, anchor), noise = inputs(0), inputs(1), torch.full((3, 4, 2, 2), 0.3)
     spec = CaSpec(anchor_network=network, space=space, prior_weight=prior)
-    got = ca.loss(Linear(), x, texts(concept, target=anchor), spec, noise).item()
+    got = ca.loss(Linear(), replace(x, target=noise), texts(concept, target=anchor), spec).item()
     z, t, c, a = x.z.numpy(), x.t.numpy(), concept.numpy(), anchor.numpy()
     expected = weighted(by_hand(z, t, c, 2.5), by_hand(z, t, a, scale), t, space)
     assert got == pytest.approx(
@@ -47,11 +49,11 @@ def test_cas_latents_are_noised_pictures_of_the_anchor(tiny_sd):
     trajectories, context = Trajectories(model, CaSpec(**SMALL), seed=3), model.encode(["mosque"])
     clean = trajectories.fill("anchor/mosque", context, 2, clean=True)[:, 0]
     x = trajectories.noised("anchor/mosque", context, seeded(1), 8, 2)
-    a = model.alphas[x.t].view(-1, 1, 1, 1)
-    found = (x.z - (1 - a).sqrt() * x.noise) / a.sqrt()
+    a = model.schedule.level(x.t)
+    found = (x.z - (1 - a).sqrt() * x.target) / a.sqrt()
     nearest = (found[:, None] - clean[None]).square().flatten(2).mean(2).min(1).values
     assert nearest.max() < 1e-6
-    assert x.noise.std() == pytest.approx(1, abs=0.1)
+    assert x.target.std() == pytest.approx(1, abs=0.1)
     assert len(set(x.t.tolist())) > 4
 
 
@@ -65,27 +67,26 @@ def test_cas_pictures_are_asked_for_by_the_prompts_they_were_drawn_with(tiny_sd)
     method = ca.Ca(run)
     (key,), kept = method.keys, run.trajectories.kept
     rows, g = run.trajectories.rows(key, len(method.targets[0]), 4)
-    noise = run.trajectories.noise(g, 4)
+    noise = draw_noise(model, g, 4)
     for k in range(4):
-        alone = denoise(model, noise[k : k + 1], method.targets[0][rows[k]][None], spec, spec.sampling_steps)[
-            -1
-        ][0]
+        text, steps = method.targets[0][rows[k : k + 1]], spec.sampling_steps
+        alone = denoise(model, noise[k : k + 1], text, steps, spec.guidance_scale, steps)[-1][0]
         torch.testing.assert_close(kept[key][k, 0], alone, atol=1e-4, rtol=1e-4)
     asked = []
     method.loss = lambda _, x, texts, __: asked.append((x, texts)) or torch.zeros(())
     method.step(0, 0)
     ((x, texts),) = asked
-    a = model.alphas[x.t].view(-1, 1, 1, 1)
+    a = model.schedule.level(x.t)
     picture = (
-        (((x.z - (1 - a).sqrt() * x.noise) / a.sqrt())[:, None] - kept[key][None, :, 0])
+        (((x.z - (1 - a).sqrt() * x.target) / a.sqrt())[:, None] - kept[key][None, :, 0])
         .square()
         .flatten(2)
         .mean(2)
         .argmin(1)
     )
     assert len(set(rows.tolist())) > 1
-    assert torch.equal(texts.target, method.targets[0][rows[picture]])
-    assert torch.equal(texts.concept, method.contexts[0][rows[picture]])
+    assert torch.equal(texts.target.states, method.targets[0][rows[picture]].states)
+    assert torch.equal(texts.concept.states, method.concepts[0][rows[picture]].states)
 
 
 def test_clean_latents_are_where_the_pipelines_own_sampler_ends(tiny_sd):
@@ -97,9 +98,9 @@ def test_clean_latents_are_where_the_pipelines_own_sampler_ends(tiny_sd):
     torch.randint(1, (1,), generator=g)
     model.pipe.scheduler = model.scheduler
     drawn = model.pipe(
-        prompt_embeds=context,
-        negative_prompt_embeds=model.encode([""]),
-        latents=trajectories.noise(g, 1),
+        prompt_embeds=context.states,
+        negative_prompt_embeds=model.encode([""]).states,
+        latents=draw_noise(model, g, 1),
         num_inference_steps=4,
         guidance_scale=spec.guidance_scale,
         output_type="latent",
@@ -117,7 +118,7 @@ def test_clean_latents_are_where_the_pipelines_own_sampler_ends(tiny_sd):
 )
 def test_cas_anchor_is_the_users_or_the_nearest_that_is_not_erased(concept, anchor, tiny_sd):
     request = EraseSpec(concepts=[concept, Concept(name="castle")], method=CaSpec(pictures=1, **SMALL))
-    found = ca.Ca(Run(load_model(tiny_sd), request, request.method, ignore)).named[0]
+    found = ca.Ca(Run(load_model(tiny_sd), request, request.method, ignore)).target_names[0]
     assert found == anchor if anchor else found not in ("church", "mosque", "synagogue", "castle")
 
 
@@ -128,7 +129,13 @@ def test_ant_is_steered_by_timestep(variant, targeted):
     spec = AntSpec(variant=variant, keep=0.3, eta=1.5, eta_keep=2.0, keep_weight=0.6, drift_weight=0.7)
     given = texts(concept, target if targeted else None)
     got = ant.loss(Linear(), x, given, spec, 0.25).item()
-    z, t, c, a, e = x.z.numpy(), x.t.numpy(), concept.numpy(), given.anchor.numpy(), given.empty.numpy()
+    z, t, c, a, e = (
+        x.z.numpy(),
+        x.t.numpy(),
+        concept.numpy(),
+        given.target_or_empty.states.numpy(),
+        given.empty.states.numpy(),
+    )
     expected, drifts = 0.0, variant == "paper"
     for i in range(3):
         row = (z[i : i + 1], t[i : i + 1])
@@ -143,8 +150,8 @@ def test_ant_is_steered_by_timestep(variant, targeted):
 
 def test_ant_keeps_the_noisy_end_and_the_authors_index_keeps_the_clean_end():
     t = torch.tensor([0, 500, 950])
-    assert ant.kept(t, 1000, AntSpec()).tolist() == [False, False, True]
-    assert ant.kept(t, 1000, AntSpec(variant="authors_code")).tolist() == [True, False, False]
+    assert ant.keeps_direction(t, 1000, AntSpec()).tolist() == [False, False, True]
+    assert ant.keeps_direction(t, 1000, AntSpec(variant="authors_code")).tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize("variant", ["paper", "authors_code"])
@@ -168,10 +175,10 @@ def test_ants_two_halves_weigh_what_their_weights_say_however_often_each_is_draw
             return torch.full_like(z, float(self.on))
 
     model = One()
-    model.alphas = run.model.alphas
+    model.schedule = run.model.schedule
     text = torch.zeros(len(t), 2, 2)
     found = method.loss(model, Latents(torch.zeros(len(t), 4, 2, 2), t), texts(text, text), spec).item()
-    assert found == pytest.approx(1.0 + (0.6 if ant.kept(t, 1000, spec).any() else 0.0), rel=1e-5)
+    assert found == pytest.approx(1.0 + (0.6 if ant.keeps_direction(t, 1000, spec).any() else 0.0), rel=1e-5)
 
 
 def drift_gradient(variant: str) -> float:

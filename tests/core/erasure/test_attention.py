@@ -5,15 +5,14 @@ import pytest
 import torch
 
 from expunge.core.erasure import erase
-from expunge.core.erasure.attention import at_size, named_tokens, positions, recorded, token_maps
-from expunge.core.erasure.layers import lora_config
-from expunge.core.erasure.loop import Run
-from expunge.core.erasure.losses import Latents
+from expunge.core.erasure.attention import at_size, named_tokens, positions, token_maps
+from expunge.core.erasure.method import Run
 from expunge.core.erasure.methods import mace, uce
 from expunge.core.erasure.methods.erase_anything import EraseAnything, lower_loss, reversed_info_nce
-from expunge.core.models import Denoiser, load_model
+from expunge.core.models import StableDiffusion, load_model
 from expunge.core.models.vocabulary import Vocabulary, article
 from expunge.core.progress import ignore
+from expunge.core.sampling import Latents
 from expunge.core.specs import Concept, EraseAnythingSpec, EraseSpec, LoraSpec, MaceSpec, UceSpec
 
 SMALL = {"steps": 2, "trajectories": 2, "sampling_steps": 4, "batch_size": 2, "lora": LoraSpec(rank=2)}
@@ -66,7 +65,7 @@ def by_numpy(model, x, context):
 
 def test_recording_changes_nothing_and_keeps_the_probabilities_of_every_cross_attention_layer(model):
     x, context, was = latents(model), model.encode(PROMPTS), dict(model.unet.attn_processors)
-    with torch.no_grad(), recorded(model) as kept:
+    with torch.no_grad(), model.recorded_attention() as kept:
         seen = model.predict(x.z, x.t, context)
     with torch.no_grad():
         torch.testing.assert_close(seen, model.predict(x.z, x.t, context), atol=1e-5, rtol=1e-4)
@@ -151,7 +150,7 @@ def test_info_nce_is_the_formula_and_its_descent_leaves_the_synonym_for_the_stra
 
 
 def test_the_lower_turn_is_esds_loss_and_the_norm_of_the_attention_to_the_concept(model):
-    model.add_adapter(lora_config(model.unet, LoraSpec(rank=2)))
+    model.add_lora(LoraSpec(rank=2))
     x, context, empty = latents(model), model.encode(PROMPTS), model.encode(["", ""])
     tokens = torch.stack([positions(model, p, p.index("church"), len(p)) for p in PROMPTS])
     total, esd = (
@@ -170,12 +169,12 @@ def test_the_lower_turn_is_esds_loss_and_the_norm_of_the_attention_to_the_concep
 
 
 def test_descending_the_attention_term_takes_attention_from_the_concept(model):
-    parameters = model.add_adapter(lora_config(model.unet, LoraSpec(rank=2)))
+    parameters = model.add_lora(LoraSpec(rank=2))
     x, context = latents(model), model.encode(PROMPTS)
     tokens = torch.stack([positions(model, p, p.index("church"), len(p)) for p in PROMPTS])
 
     def attended():
-        with recorded(model) as probabilities:
+        with model.recorded_attention() as probabilities:
             model.predict(x.z, x.t, context)
         return torch.stack([m.norm(dim=1).mean() for m in token_maps(probabilities, tokens)]).sum()
 
@@ -189,7 +188,7 @@ def upper(model, weight, **given):
     request = EraseSpec(
         concepts=[Concept(name="church", synonyms=["mosque"])], method=EraseAnythingSpec(**SMALL, **given)
     )
-    parameters = model.add_adapter(lora_config(model.unet, LoraSpec(rank=2)))
+    parameters = model.add_lora(LoraSpec(rank=2))
     method = EraseAnything(Run(model, request, request.method.model_copy(update=weight), ignore))
     return method, parameters
 
@@ -262,7 +261,7 @@ def test_maces_loss_is_the_norm_of_the_attention_inside_the_mask(model):
 def second_stage(model, concepts):
     """MACE's second stage on a model that was not refined, with an adapter of one rank a concept."""
     request = EraseSpec(concepts=concepts, method=MaceSpec(**SMALL))
-    model.add_adapter(lora_config(model.unet, LoraSpec(rank=len(concepts), target_modules="xattn_strict")))
+    model.add_lora(LoraSpec(rank=len(concepts), target_modules="xattn_strict"))
     spec = request.method.model_copy(update={"lora": LoraSpec(rank=len(concepts))})
     return mace.Mace(Run(model, request, spec, ignore), mace.Mapped(model, request, spec), {})
 
@@ -290,7 +289,7 @@ def test_masks_are_where_the_base_model_looks_for_the_words(model):
     maps = np.zeros((2, 16, 16))
     for k in range(*half.indices(4)):
         x = Latents(states[:, k], method.run.trajectories.timesteps[k].expand(2))
-        layers = [torch.tensor(p) for p in by_numpy(model, x, method.contexts[0][:2])]
+        layers = [torch.tensor(p) for p in by_numpy(model, x, method.concepts[0][:2])]
         maps += at_size(token_maps(layers, method.tokens[0][:2].double()), 16).numpy()
     expected = maps > maps.mean((1, 2), keepdims=True)
     assert (method.masks[0].numpy() == expected).mean() > 0.99
@@ -343,7 +342,7 @@ def test_mace_leaves_the_base_model_and_its_digest_as_they_were(model):
         EraseSpec(concepts=["church"], method=MaceSpec(**SMALL)),
     )
     # Without a folder the digest is the tensors'
-    bare, fresh = (Denoiser(model.pipe), Denoiser(model.pipe))
+    bare, fresh = (StableDiffusion(model.pipe), StableDiffusion(model.pipe))
     expected = fresh.digest
     erase(bare, request)
     assert bare.digest == expected
@@ -360,7 +359,7 @@ def test_mace_moves_the_concepts_tokens_far_more_than_the_held_ones(model):
     ).tensors
     moved = []
     for word in ("church", "trumpet"):
-        states = model.encode(model.vocabulary.prompts(word))
+        states = model.encode(model.vocabulary.prompts(word)).states
         states = torch.stack(
             [s[named > 0].mean(0) for s, named in zip(states, named_tokens(model, word), strict=True)]
         )

@@ -9,11 +9,11 @@ import torch
 from expunge.core.concepts import attribute_phrases
 from expunge.core.erasure import erase
 from expunge.core.erasure.debias.blend import blended
-from expunge.core.erasure.search import Shares
+from expunge.core.erasure.debias.spread import Shares
 from expunge.core.errors import CoreError
 from expunge.core.evaluation.attributes import NONE, distance, distribution, judge_of
 from expunge.core.evaluation.judges import Judges, judges_for
-from expunge.core.models import Vocabulary, load_model
+from expunge.core.models import Text, Vocabulary, load_model
 from expunge.core.progress import DirectoryCheckpoints
 from expunge.core.specs import AgeSpec, Concept, DebiasSpec, EraseSpec, LoraSpec, UceSpec
 from tests.support.killed_runs import Killed, killed_when
@@ -46,7 +46,7 @@ def test_a_blend_is_the_papers_sum_and_changes_nothing_it_was_given():
 
 def test_every_attribute_is_drawn_by_its_share_even_in_small_batches():
     shares, g = (
-        Shares(["a", "b", "c"], torch.zeros(3, 1, 1, 1), [0.5, 0.3, 0.2]),
+        Shares(["a", "b", "c"], Text(torch.zeros(3, 1, 1, 1)), [0.5, 0.3, 0.2]),
         torch.Generator().manual_seed(0),
     )
     counts = sum(torch.bincount(shares.pick(g, 4), minlength=3) for _ in range(2000))
@@ -55,7 +55,7 @@ def test_every_attribute_is_drawn_by_its_share_even_in_small_batches():
 
 
 def test_moving_the_shares_weighs_them_by_the_exponential():
-    shares = Shares(["a", "b"], torch.zeros(2, 1, 1, 1), [0.5, 0.5])
+    shares = Shares(["a", "b"], Text(torch.zeros(2, 1, 1, 1)), [0.5, 0.5])
     shares.move(torch.tensor([0.5, -0.5], dtype=torch.float64))
     np.testing.assert_allclose(torch.softmax(shares.logs, 0), np.exp([0.5, -0.5]) / np.exp([0.5, -0.5]).sum())
 
@@ -123,25 +123,20 @@ def test_a_killed_debiasing_resumes_to_the_same_bytes(name, tiny_judged, tmp_pat
 
 
 def test_age_trains_on_every_attribute_and_on_latents_of_the_attributes_alone(tiny_judged):
-    from expunge.core.erasure.loop import Run
+    from expunge.core.erasure.method import Run
     from expunge.core.erasure.methods.age import Age
 
     model, spec = load_model(tiny_judged), EraseSpec(concepts=[DOG], method=METHODS["age uncounted"])
     age = Age(Run(model, spec, spec.method, lambda _: None))
     assert set(age.run.trajectories.kept) == {"target/wolf", "target/cat"}
-    draw = age.spread(0, age.searches[0], torch.Generator().manual_seed(0), 8)
-    phrases = {
-        p: s
-        for w in ("wolf", "cat")
-        for p, s in zip([w] * 3, model.encode(model.vocabulary.prompts(w)), strict=True)
-    }
-    assert phrases
-    states = [model.encode(model.vocabulary.prompts(w)) for w in ("wolf", "cat")]
+    draw = age.spread.batch(0, age.concepts[0], torch.Generator().manual_seed(0), 8)
+    states = [model.encode(model.vocabulary.prompts(w)).states for w in ("wolf", "cat")]
     shown = [
-        next(j for j, s in enumerate(states) if any(torch.equal(row, x) for x in s)) for row in draw.found
+        next(j for j, s in enumerate(states) if any(torch.equal(row, x) for x in s))
+        for row in draw.picked.states
     ]
     assert shown == [0, 0, 1, 1, 1, 1, 1, 1]
-    for z, j in zip(draw.x_e.z, shown, strict=True):
+    for z, j in zip(draw.x_concept.z, shown, strict=True):
         kept = age.run.trajectories.kept[f"target/{('wolf', 'cat')[j]}"].flatten(0, 1)
         assert any(torch.equal(z, k) for k in kept)
 

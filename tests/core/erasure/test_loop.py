@@ -5,7 +5,6 @@ import torch
 
 from expunge.core.concepts import candidates
 from expunge.core.erasure import erase
-from expunge.core.erasure.layers import target_modules
 from expunge.core.erasure.trajectory_buffer import Trajectories
 from expunge.core.errors import CoreError
 from expunge.core.models import load_model
@@ -215,7 +214,7 @@ def test_kept_trajectories_are_those_of_a_plain_ddim_loop(tiny_sd):
     with torch.no_grad():
         for i, t in enumerate(scheduler.timesteps):
             torch.testing.assert_close(kept[:, i], z, atol=1e-5, rtol=1e-4)
-            eps_c, eps_0 = (model.unet(z, t, encoder_hidden_states=c).sample for c in (context, empty))
+            eps_c, eps_0 = (model.unet(z, t, encoder_hidden_states=c.states).sample for c in (context, empty))
             z = scheduler.step(eps_0 + 3.0 * (eps_c - eps_0), t, z).prev_sample
 
 
@@ -238,7 +237,7 @@ def test_the_erased_concept_and_its_synonyms_are_never_candidates(tiny_sd):
     ],
 )
 def test_layer_presets_are_the_fields(preset, inside, outside, tiny_sd):
-    names = target_modules(load_model(tiny_sd).unet, preset)
+    names = load_model(tiny_sd).layers(preset)
     assert any(n.endswith(inside) for n in names)
     assert outside is None or not any(n.endswith(outside) for n in names)
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from expunge.core.erasure.loop import Run
 from expunge.core.erasure.losses import error, guided_away
+from expunge.core.erasure.method import Run
 from expunge.core.erasure.methods import age, all_but_one, ap, esd, naive
 from expunge.core.erasure.search import Ascent, Search, gumbel_softmax
-from expunge.core.models import load_model
+from expunge.core.models import Text, load_model
+from expunge.core.models.schedule import Schedule
 from expunge.core.progress import ignore
 from expunge.core.specs import AgeSpec, AllButOneSpec, ApSpec, EraseSpec, EsdSpec, NaiveSpec
 from tests.support.numpy_losses import ALPHAS, Linear, by_hand, inputs, texts, weighted
@@ -31,7 +32,13 @@ def test_naive_loss_is_equation_7(space, eta, targeted):
     (x, concept), (_, target), (_, kept) = inputs(0), inputs(1), inputs(2)
     given = texts(concept, target if targeted else None, kept)
     got = naive.loss(Linear(), x, given, NaiveSpec(eta=eta, space=space, preserve_weight=0.4)).item()
-    z, t, c, k, a = x.z.numpy(), x.t.numpy(), concept.numpy(), kept.numpy(), given.anchor.numpy()
+    z, t, c, k, a = (
+        x.z.numpy(),
+        x.t.numpy(),
+        concept.numpy(),
+        kept.numpy(),
+        given.target_or_empty.states.numpy(),
+    )
     aim = by_hand(z, t, a, 2.0) - eta * (by_hand(z, t, c, 2.0) - by_hand(z, t, a, 2.0))
     hold = weighted(by_hand(z, t, k, 2.5), by_hand(z, t, k, 2.0), t, space)
     assert got == pytest.approx(weighted(by_hand(z, t, c, 2.5), aim, t, space) + 0.4 * hold, rel=1e-5)
@@ -43,7 +50,7 @@ def test_all_but_one_edits_the_guidance_term_and_holds_the_unconditional_score(e
     (x, concept), (_, target) = inputs(0), inputs(1)
     given = texts(concept, target if targeted else None)
     got = all_but_one.loss(Linear(), x, given, AllButOneSpec(eta=eta, drift_weight=0.7)).item()
-    z, t, c, e = x.z.numpy(), x.t.numpy(), concept.numpy(), given.empty.numpy()
+    z, t, c, e = x.z.numpy(), x.t.numpy(), concept.numpy(), given.empty.states.numpy()
     source = target.numpy() if targeted else c
     aim = (1.0 if targeted else -eta) * (by_hand(z, t, source, 2.0) - by_hand(z, t, e, 2.0))
     guidance = weighted(by_hand(z, t, c, 2.5) - by_hand(z, t, e, 2.5), aim, t, "eps")
@@ -56,7 +63,13 @@ def test_all_but_one_edits_the_guidance_term_and_holds_the_unconditional_score(e
 def test_ap_loss_is_equation_9(space, eta):
     (x_e, concept), (x_a, adversary), (_, anchor) = inputs(2), inputs(3), inputs(4)
     got = ap.loss(
-        Linear(), x_e, x_a, concept, anchor, adversary, ApSpec(eta=eta, space=space, preserve_weight=0.6)
+        Linear(),
+        x_e,
+        x_a,
+        Text(concept),
+        Text(anchor),
+        Text(adversary),
+        ApSpec(eta=eta, space=space, preserve_weight=0.6),
     ).item()
     z_e, z_a, t, c, a, k = (
         x_e.z.numpy(),
@@ -89,7 +102,7 @@ def test_aps_search_climbs_the_difference_in_the_paper_and_one_side_of_it_in_the
         adversary.requires_grad_(True)
         gradients.append(
             torch.autograd.grad(
-                ap.search_objective(Linear(), x, adversary, ApSpec(variant=variant)), [adversary]
+                ap.search_objective(Linear(), x, Text(adversary), ApSpec(variant=variant)), [adversary]
             )[0]
         )
     # d/dc |(2.5 - 2) m(c)|^2 has the factor 0.5, with the old prediction detached it has 2.5
@@ -99,16 +112,17 @@ def test_aps_search_climbs_the_difference_in_the_paper_and_one_side_of_it_in_the
 def test_continuous_ascent_climbs_and_tries_the_nearest_candidates_latents():
     states = torch.stack([torch.full((2, 3, 4), v) for v in (0.5, 1.0, 3.0)])
     start = torch.full((2, 3, 4), 1.2)
-    search, g = Ascent(["a", "b", "c"], states, start, learning_rate=0.1), torch.Generator().manual_seed(0)
-    assert torch.equal(search.text, start)
+    texts_, g = Text(states), torch.Generator().manual_seed(0)
+    search = Ascent(["a", "b", "c"], texts_, Text(start), learning_rate=0.1)
+    assert torch.equal(search.states, start)
     assert search.names[int(search.sample(g).argmax())] == "b"
     for _ in range(10):
-        search.ascend(search.context(search.sample(g), torch.tensor([0, 1])).sum())
+        search.ascend(search.text(search.sample(g), torch.tensor([0, 1])).states.sum())
     assert search.names[int(search.sample(g).argmax())] == "c"
     assert torch.equal(start, torch.full((2, 3, 4), 1.2))
-    again = Ascent(["a", "b", "c"], states, start, learning_rate=0.1)
+    again = Ascent(["a", "b", "c"], texts_, Text(start), learning_rate=0.1)
     again.load_state(search.state())
-    assert torch.equal(again.text, search.text)
+    assert torch.equal(again.states, search.states)
 
 
 def test_continuous_ascent_starts_at_the_concept(tiny_sd):
@@ -118,8 +132,8 @@ def test_continuous_ascent_starts_at_the_concept(tiny_sd):
         method=ApSpec(search="pgd", candidates=3, trajectories=1, sampling_steps=2),
     )
     method = ap.Ap(Run(model, spec, spec.method, ignore))
-    for search, name in zip(method.searches, ("church", "in noto style"), strict=True):
-        assert torch.equal(search.text, model.encode(model.vocabulary.prompts(name)).float())
+    for search, name in zip(method.searches.values(), ("church", "in noto style"), strict=True):
+        assert torch.equal(search.states, model.encode(model.vocabulary.prompts(name)).states)
 
 
 @pytest.mark.parametrize(("variant", "eta"), [("paper", 0.0), ("paper", 0.7), ("authors_code", 1.0)])
@@ -127,7 +141,7 @@ def test_continuous_ascent_starts_at_the_concept(tiny_sd):
 def test_age_loss_is_equation_14_or_the_authors_code(variant, eta, weight):
     (x_e, concept), (x_t, target) = inputs(2), inputs(3)
     spec = age.resolved(AgeSpec(variant=variant, eta=eta, preserve_weight=weight))
-    got = age.loss(Linear(), x_e, x_t, concept, target, spec).item()
+    got = age.loss(Linear(), x_e, x_t, Text(concept), Text(target), spec).item()
     space = "eps" if variant == "paper" else "x0"
     z_e, z_t, t, c, g = x_e.z.numpy(), x_t.z.numpy(), x_e.t.numpy(), concept.numpy(), target.numpy()
     aim = (1 + eta) * by_hand(z_e, t, g, 2.0) - eta * by_hand(z_e, t, c, 2.0)
@@ -144,7 +158,8 @@ def test_error_in_x0_space_is_the_distance_of_the_predicted_pictures():
     def x0(eps):
         return (x.z - (1 - alpha).sqrt() * eps) / alpha.sqrt()
 
-    torch.testing.assert_close(error(a, b, ALPHAS[t], "x0"), (x0(a) - x0(b)).square().mean())
+    weights = Schedule(ALPHAS).weights(t, "x0")
+    torch.testing.assert_close(error(a, b, weights), (x0(a) - x0(b)).square().mean())
 
 
 def test_guided_away_with_eta_one_is_twice_the_target_less_the_concept():
@@ -157,7 +172,12 @@ def gradients_of_search(variant: str, weight: float):
     model, (x_e, concept), (x_t, target) = Linear(), inputs(2), inputs(3)
     target.requires_grad_(True)
     objective = age.search_objective(
-        model, x_e, x_t, concept, target, age.resolved(AgeSpec(variant=variant, preserve_weight=weight))
+        model,
+        x_e,
+        x_t,
+        Text(concept),
+        Text(target),
+        age.resolved(AgeSpec(variant=variant, preserve_weight=weight)),
     )
     (gradient,) = torch.autograd.grad(objective, [target], allow_unused=True)
     return gradient
@@ -195,10 +215,10 @@ def test_hard_gumbel_softmax_is_one_hot_forward_and_soft_backward():
 
 
 def test_search_climbs_to_the_candidate_that_the_objective_prefers():
-    states = torch.eye(4).view(4, 1, 1, 4)
+    states = Text(torch.eye(4).view(4, 1, 1, 4))
     search = Search(["a", "b", "c", "d"], states, learning_rate=0.1, temperature=1.0, hard=True)
     g, wish = torch.Generator().manual_seed(0), torch.tensor([0.0, 0.0, 1.0, 0.0])
     for _ in range(200):
         weights = search.sample(g)
-        search.ascend((search.context(weights, torch.tensor([0]))[0, 0] * wish).sum())
+        search.ascend((search.text(weights, torch.tensor([0])).states[0, 0] * wish).sum())
     assert search.names[int(search.logits.argmax())] == "c"

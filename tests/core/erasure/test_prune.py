@@ -8,8 +8,8 @@ import torch
 from pydantic import ValidationError
 
 from expunge.core.erasure import erase
-from expunge.core.erasure.layers import add_trained, target_modules
-from expunge.core.erasure.loop import Run
+from expunge.core.erasure.layers import add_trained
+from expunge.core.erasure.method import Run
 from expunge.core.erasure.methods.prune import Prune
 from expunge.core.erasure.output_based import method_of
 from expunge.core.models import Denoiser, load_model
@@ -158,7 +158,7 @@ def test_two_concepts_share_one_mask(tiny_sd):
 
 def test_masks_sit_on_weights_and_never_on_biases(tiny_sd):
     model = load_model(tiny_sd)
-    names = target_modules(model.unet, "xattn")
+    names = model.layers("xattn")
     masks = Masks.to_learn(model.unet, names, 3.0, "straight_through")
     assert masks.size() == sum(load_model(tiny_sd).unet.get_submodule(n).weight.numel() for n in names)
 

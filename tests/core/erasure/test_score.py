@@ -8,11 +8,10 @@ import torch
 
 from expunge.core.erasure import erase
 from expunge.core.erasure.critic import Critic, bce, leakage
-from expunge.core.erasure.layers import lora_config
-from expunge.core.erasure.loop import Run
+from expunge.core.erasure.method import Run
 from expunge.core.erasure.methods import score
 from expunge.core.erasure.saliency import train_the_salient
-from expunge.core.models import load_model
+from expunge.core.models import Text, load_model
 from expunge.core.progress import ignore
 from expunge.core.run import run_erase
 from expunge.core.specs import EraseSpec, EvaluationSpec, LoraSpec, ScoreSpec
@@ -37,7 +36,7 @@ def begun(model):
     request = EraseSpec(concepts=["church"], method=ScoreSpec(**SMALL))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model.add_adapter(lora_config(model.unet, request.method.lora))
+        model.add_lora(request.method.lora)
     return score.Score(Run(model, request, request.method, ignore))
 
 
@@ -46,11 +45,15 @@ def arguments(seed=0):
     return x_e, x_n, concept, neighbour, torch.full_like(concept, 0.1)
 
 
+def loss_of(model, critic, x_e, x_n, concept, neighbour, empty, spec):
+    return score.loss(model, critic, x_e, x_n, Text(concept), Text(neighbour), Text(empty), spec)
+
+
 @pytest.mark.parametrize("eta", [0.0, 1.5])
 def test_the_loss_is_confusion_upper_bound_and_trajectory_consistency(eta):
     x_e, x_n, concept, neighbour, empty = arguments()
     spec = ScoreSpec(adversarial_weight=0.4, upper_weight=0.6, trajectory_weight=0.8, eta=eta, keep=0.3)
-    total, x0, other = score.loss(Linear(), linear_critic, x_e, x_n, concept, neighbour, empty, spec)
+    total, x0, other = loss_of(Linear(), linear_critic, x_e, x_n, concept, neighbour, empty, spec)
     z, y, t = x_e.z.numpy(), x_n.z.numpy(), x_e.t.numpy()
     c, n, e, alphas = (
         concept.numpy(),
@@ -77,7 +80,7 @@ def test_confusion_gives_gradient_to_theta_and_none_to_a_critic_held_still():
     x_e, x_n, concept, neighbour, empty = arguments()
     neighbour.requires_grad_(True)
     x_e, x_n = (type(x)(torch.nn.functional.interpolate(x.z, 8), x.t) for x in (x_e, x_n))
-    score.loss(model, critic, x_e, x_n, concept, neighbour, empty, spec)[0].backward()
+    loss_of(model, critic, x_e, x_n, concept, neighbour, empty, spec)[0].backward()
     assert model.delta.grad.abs() > 0
     assert all(p.grad is None for p in critic.parameters())
     assert neighbour.grad is None or neighbour.grad.abs().max() == 0
@@ -88,7 +91,7 @@ def test_a_step_teaches_the_critic_and_leaves_no_gradient_of_its_own_on_theta(ti
     method = begun(model)
     before = {k: v.clone() for k, v in method.critic.named_parameters()}
     total, name = method.step(0, 0)
-    assert name in method.names[0]
+    assert name in method.near[0]
     assert any(not torch.equal(v, before[k]) for k, v in method.critic.named_parameters())
     assert all(p.grad is None for n, p in model.unet.named_parameters() if "lora_" in n)
     total.backward()
@@ -152,7 +155,7 @@ def test_salient_layers_are_those_with_the_largest_gradient(tiny_sd):
     def loss(_):
         return model.predict(z, t, context).square().mean()
 
-    model.add_adapter(lora_config(model.unet, LoraSpec(rank=64)))  # many columns: a projection that says much
+    model.add_lora(LoraSpec(rank=64))  # many columns: a projection that says much
     chosen = train_the_salient(model, 0.25, 1, loss)
     bases = {
         n: m.base_layer.weight.requires_grad_(True)

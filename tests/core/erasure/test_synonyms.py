@@ -38,20 +38,20 @@ def test_every_word_of_a_concept_is_trained_in_every_template(name, tiny_sd):
         EraseSpec(concepts=[Concept(name=WORDS[0], synonyms=list(WORDS[1:]))], method=small(name)),
     )
     prompts = [t.format(word) for word in WORDS for t in OWN_TEMPLATES.get(name, model.vocabulary.templates)]
-    wanted, states, told = model.encode(prompts), list[torch.Tensor](), list[str]()
-    predict, encode, text_states = model.predict, model.encode, model.text_states
+    wanted, states, told = model.encode(prompts).states, list[torch.Tensor](), list[str]()
+    predict, encode, encode_with_graph = model.predict, model.encode, model.encode_with_graph
 
-    def trained_on(z, t, context):
+    def trained_on(z, t, text):
         if torch.is_grad_enabled() and not model._off:
-            states.append(context.detach())
-        return predict(z, t, context)
+            states.append(text.states.detach())
+        return predict(z, t, text)
 
     def trained_with(texts, *more):
         if torch.is_grad_enabled():
             told.extend(texts)
-        return text_states(texts, *more)
+        return encode_with_graph(texts, *more)
 
-    model.predict, model.text_states = trained_on, trained_with
+    model.predict, model.encode_with_graph = trained_on, trained_with
     if not hasattr(spec.method, "steps"):  # a closed form trains on what it encodes
         model.encode = lambda texts: told.extend(texts) or encode(texts)
     erase(model, spec)

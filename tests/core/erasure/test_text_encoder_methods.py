@@ -12,13 +12,14 @@ from diffusers import StableDiffusionPipeline
 
 from expunge.core.erasure import erase
 from expunge.core.erasure.layers import add_trained
-from expunge.core.erasure.loop import Run
-from expunge.core.erasure.losses import Latents
+from expunge.core.erasure.method import Purpose, Run
 from expunge.core.erasure.methods import adv_unlearn, text_encoder
 from expunge.core.erasure.retained_concepts import retained
-from expunge.core.models import Denoiser, load_model
+from expunge.core.models import Denoiser, Text, load_model
 from expunge.core.models.folders import BUNDLED
+from expunge.core.models.schedule import Schedule
 from expunge.core.progress import ignore
+from expunge.core.sampling import Latents
 from expunge.core.specs import AdvUnlearnSpec, EraseSpec, TextEncoderSpec, TextLoraSpec
 
 SMALL = AdvUnlearnSpec(
@@ -37,10 +38,10 @@ SMALL = AdvUnlearnSpec(
 class Linear:
     """eps(z, t, c) = 2 mean(c) + z / 10 + t / 100."""
 
-    alphas = torch.linspace(0.95, 0.05, 10)
+    schedule = Schedule(torch.linspace(0.95, 0.05, 10))
 
-    def predict(self, z, t, context):
-        return 2 * context.mean((1, 2)).view(-1, 1, 1, 1) + z / 10 + t.view(-1, 1, 1, 1) / 100
+    def predict(self, z, t, text):
+        return 2 * text.states.mean((1, 2)).view(-1, 1, 1, 1) + z / 10 + t.view(-1, 1, 1, 1) / 100
 
 
 def by_hand(z, t, c):
@@ -88,7 +89,8 @@ def test_a_style_keeps_its_objects_in_the_text_encoder(tiny_sd):
         Run(model, EraseSpec(concepts=["in noto style"], method=spec), spec, ignore)
     )
     assert [p.replace("noto", "twemoji") for p in method.prompts[0]] == model.vocabulary.prompts("twemoji")
-    torch.testing.assert_close(method.aims[0], model.encode(model.vocabulary.prompts("twemoji")))
+    texts = model.encode(model.vocabulary.prompts("twemoji"))
+    torch.testing.assert_close(method.targets[0].states, texts.states)
     both = EraseSpec(concepts=["in noto style", "church"], method=SMALL)
     kept = retained(Run(model, both, SMALL, ignore), 8, 2)
     assert "twemoji" in kept
@@ -106,7 +108,11 @@ def test_adv_unlearns_loss_is_esds_through_the_text_encoder_and_what_is_retained
         inputs(4, rows=2),
     )
     got = adv_unlearn.loss(
-        Linear(), x, x_r, new, old, anchor, new_kept, old_kept, AdvUnlearnSpec(eta=eta, retain_weight=0.3)
+        Linear(),
+        x,
+        x_r,
+        *map(Text, (new, old, anchor, new_kept, old_kept)),
+        AdvUnlearnSpec(eta=eta, retain_weight=0.3),
     ).item()
     z, t = x.z.numpy(), x.t.numpy()
     aim = by_hand(z, t, anchor.numpy()) - eta * (by_hand(z, t, old.numpy()) - by_hand(z, t, anchor.numpy()))
@@ -120,13 +126,11 @@ def test_adv_unlearns_loss_is_esds_through_the_text_encoder_and_what_is_retained
 
 def test_the_trained_encoders_states_alone_receive_gradient():
     states = [inputs(i)[1].requires_grad_(True) for i in range(5)]
-    new, old, anchor, new_kept, old_kept = states
-    adv_unlearn.loss(
-        Linear(), inputs(5)[0], inputs(6)[0], new, old, anchor, new_kept, old_kept, AdvUnlearnSpec()
-    ).backward()
+    new, old = states[:2]
+    adv_unlearn.loss(Linear(), inputs(5)[0], inputs(6)[0], *map(Text, states), AdvUnlearnSpec()).backward()
     assert [s.grad is not None for s in states] == [True, False, False, True, False]
     old.grad = new.grad = None
-    adv_unlearn.attack_loss(Linear(), inputs(5)[0], new, old, AdvUnlearnSpec()).backward()
+    adv_unlearn.attack_loss(Linear(), inputs(5)[0], Text(new), Text(old), AdvUnlearnSpec()).backward()
     assert new.grad.abs().max() > 0
     assert old.grad is None
 
@@ -135,12 +139,12 @@ def test_a_prefix_is_a_word_before_the_prompt(tiny_sd):
     model = load_model(tiny_sd)
     tokens = model.pipe.tokenizer("dog").input_ids[1:-1]
     prefix = model.pipe.text_encoder.get_input_embeddings().weight[tokens].clone().requires_grad_(True)
-    states = model.text_states(["church", "a mosque"], prefix)
-    torch.testing.assert_close(states.detach(), model.encode(["dog church", "dog a mosque"]))
+    states = model.encode_with_graph(["church", "a mosque"], prefix).states
+    torch.testing.assert_close(states.detach(), model.encode(["dog church", "dog a mosque"]).states)
     states.sum().backward()
     assert prefix.grad.abs().max() > 0
     # And nothing of it stays
-    torch.testing.assert_close(model.text_states(["church"]), model.encode(["church"]))
+    torch.testing.assert_close(model.encode_with_graph(["church"]).states, model.encode(["church"]).states)
 
 
 def test_the_prefix_descends_towards_the_concept(tiny_sd):
@@ -152,14 +156,14 @@ def test_the_prefix_descends_towards_the_concept(tiny_sd):
     with model.frozen():
         method = adv_unlearn.AdvUnlearn(run)
         old = model.encode(["church", "a church"])
-    x = run.trajectories.draw("erase/0", method.contexts[0], run.generator(0), 2, 4)
+    x = run.trajectories.draw("erase/0", method.concepts[0], run.generator(0), 2, 4)
 
     def distance(steps: int) -> float:
         run.spec = spec.model_copy(update={"attack_steps": steps})
-        prefix = method.prefix(x, ["church", "a church"], old, run.generator(0, 1))
+        prefix = method.prefix(x, ["church", "a church"], old, run.generator(0, Purpose.SEARCH))
         with torch.no_grad():
             return adv_unlearn.attack_loss(
-                model, x, model.text_states(["church", "a church"], prefix), old, spec
+                model, x, model.encode_with_graph(["church", "a church"], prefix), old, spec
             ).item()
 
     assert distance(30) < distance(0)
@@ -177,16 +181,16 @@ def test_only_the_text_encoders_adapter_is_trained(method, tiny_sd):
     for name, weight in base.unet.state_dict().items():
         assert torch.equal(model.unet.state_dict()[name], weight)
     prompts = ["a church", "dog"]
-    assert not torch.equal(model.encode(prompts), base.encode(prompts))
+    assert not torch.equal(model.encode(prompts).states, base.encode(prompts).states)
     with model.frozen():
-        assert torch.equal(model.encode(prompts), base.encode(prompts))
+        assert torch.equal(model.encode(prompts).states, base.encode(prompts).states)
     # The cache knows whether the adapter is on
-    assert not torch.equal(model.encode(prompts), base.encode(prompts))
+    assert not torch.equal(model.encode(prompts).states, base.encode(prompts).states)
     base.load_delta(delta.tensors)
-    assert torch.equal(model.encode(prompts), base.encode(prompts))
+    assert torch.equal(model.encode(prompts).states, base.encode(prompts).states)
     base.unload_delta()
     with model.frozen():
-        assert torch.equal(model.encode(prompts), base.encode(prompts))
+        assert torch.equal(model.encode(prompts).states, base.encode(prompts).states)
 
 
 def states(pipe: StableDiffusionPipeline, prompts: list[str]) -> torch.Tensor:

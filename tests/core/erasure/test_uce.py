@@ -71,7 +71,7 @@ def test_the_lora_on_the_model_is_the_closed_form(tokens, tiny_sd):
 def test_last_token_edits_one_column_a_prompt(tiny_sd):
     model = load_model(tiny_sd)
     prompts = ["a church", "a delivery truck"]
-    states, last = model.encode(prompts), closed_form.columns(model, prompts, "last")
+    states, last = model.encode(prompts).states, closed_form.columns(model, prompts, "last")
     ids = model.pipe.tokenizer(prompts).input_ids
     torch.testing.assert_close(last, torch.stack([s[len(i) - 2] for s, i in zip(states, ids, strict=True)]))
     assert last.shape[0] == 2

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from expunge.core import intervals
 from expunge.core.errors import CoreError
-from expunge.core.evaluation import clip_score, intervals, lpips, nudity, success_rates
+from expunge.core.evaluation import clip_score, lpips, nudity, success_rates
 from expunge.core.evaluation.judges import Classifier, Judges, judges_for, load_classifier, load_clip
 from expunge.core.models import Vocabulary
 
@@ -114,7 +115,7 @@ def test_clip_scores_are_the_scaled_positive_cosines(tiny_judged: Path):
     prompts = ["church", "a dog", "a photo of a cat", "teapot", "a wolf"]
     with torch.inference_mode():
         picture = clip.model.encode_image(torch.stack([clip.transform(Image.fromarray(i)) for i in images]))
-        text = clip.model.encode_text(clip.tokenizer(prompts))
+        text = clip.model.encode_text(clip.tokenize(prompts))
         expected = 100 * torch.cosine_similarity(picture, text).clamp(min=0)
     assert clip_score.clip_scores(clip, images, prompts) == pytest.approx(expected.numpy(), abs=1e-4)
 

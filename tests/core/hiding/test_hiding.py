@@ -18,19 +18,21 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from expunge.core.delivery import sealing
+from expunge.core import sealing
+from expunge.core.concepts.embeddings import name_states
 from expunge.core.delivery.verify import verify
-from expunge.core.erasure.losses import Latents
 from expunge.core.errors import CoreError
 from expunge.core.evaluation.judges import judges_for
 from expunge.core.evaluation.recovery import wrong_key
 from expunge.core.evaluation.report import Report
 from expunge.core.evaluation.success_rates import hits, label_of
 from expunge.core.hiding import RecoveryKey, hide, load_key, recover
-from expunge.core.hiding.kpop import Prompt, anchor, into_ball, recovery_loss
-from expunge.core.models import load_model, with_key
+from expunge.core.hiding.kpop import Prompt, into_ball, recovery_loss
+from expunge.core.models import Text, load_model
+from expunge.core.models.schedule import Schedule
 from expunge.core.progress import DirectoryCheckpoints
 from expunge.core.run import run_hide
+from expunge.core.sampling import Latents
 from expunge.core.specs import (
     AgeSpec,
     ApSpec,
@@ -67,13 +69,8 @@ class Linear:
     """
 
     def __init__(self) -> None:
-        self.w, self.delta, self.on, self.alphas, self.seen = (
-            2.0,
-            torch.tensor(0.5, requires_grad=True),
-            True,
-            ALPHAS,
-            [],
-        )
+        self.w, self.delta, self.on = 2.0, torch.tensor(0.5, requires_grad=True), True
+        self.schedule, self.seen = Schedule(ALPHAS), []
 
     @contextmanager
     def frozen(self):
@@ -81,9 +78,10 @@ class Linear:
         yield
         self.on = True
 
-    def predict(self, z, t, context):  # noqa: ARG002
-        self.seen.append(context.shape)
-        return (self.w + (self.delta if self.on else 0.0)) * context.mean((1, 2)).view(-1, 1, 1, 1) + z / 10
+    def predict(self, z, t, text):  # noqa: ARG002
+        self.seen.append(text.states.shape)
+        scale = self.w + (self.delta if self.on else 0.0)
+        return scale * text.states.mean((1, 2)).view(-1, 1, 1, 1) + z / 10
 
 
 def inputs():
@@ -100,7 +98,7 @@ def inputs():
 def test_the_recovery_loss_is_equation_16_s(space):
     x, c, p, eps = inputs()
     model = Linear()
-    got = recovery_loss(model, x, c, p, eps, NaiveSpec(space=space)).item()
+    got = recovery_loss(model, x, Text(c), p, eps, NaiveSpec(space=space)).item()
     total = 0.0
     for i in range(3):
         mean = np.concatenate([c[i].numpy(), p.numpy()]).mean()
@@ -115,11 +113,11 @@ def test_the_recovery_loss_is_equation_16_s(space):
 def test_stage_two_moves_the_key_alone_and_stage_one_the_network_alone():
     x, c, p, eps = inputs()
     model, prompt = Linear(), Prompt(p, RecoverySpec(start=0, learning_rate=0.01), torch.Generator())
-    prompt.descend(recovery_loss(model, x, c, prompt.p, eps, NaiveSpec()))
+    prompt.descend(recovery_loss(model, x, Text(c), prompt.p, eps, NaiveSpec()))
     assert model.delta.grad is None
     assert not torch.equal(prompt.p, p)
     before = prompt.p.detach().clone()
-    recovery_loss(model, x, c, prompt.p.detach(), eps, NaiveSpec()).backward()
+    recovery_loss(model, x, Text(c), prompt.p.detach(), eps, NaiveSpec()).backward()
     assert model.delta.grad.abs() > 0
     assert torch.equal(prompt.p, before)
 
@@ -130,10 +128,10 @@ def test_the_key_descends_and_stays_in_its_ball():
     prompt = Prompt(
         p, RecoverySpec(radius=0.1, start=0.05, learning_rate=0.05), torch.Generator().manual_seed(0)
     )
-    first = recovery_loss(model, x, c, prompt.p, eps, spec).item()
+    first = recovery_loss(model, x, Text(c), prompt.p, eps, spec).item()
     for _ in range(50):
-        prompt.descend(recovery_loss(model, x, c, prompt.p, eps, spec))
-    assert recovery_loss(model, x, c, prompt.p, eps, spec).item() < first
+        prompt.descend(recovery_loss(model, x, Text(c), prompt.p, eps, spec))
+    assert recovery_loss(model, x, Text(c), prompt.p, eps, spec).item() < first
     assert (prompt.p - p).norm().item() <= 0.1 * p.norm().item() * 1.0001
 
 
@@ -160,10 +158,10 @@ def test_the_key_begins_inside_its_ball_where_the_seed_says():
 
 def test_the_centre_of_the_ball_is_the_concept_s_own_text_states(tiny_sd):
     model = load_model(tiny_sd)
-    states = model.encode(["church"])[0]
-    assert torch.equal(anchor(model, "church", 4), states[1:5])
+    states = model.encode(["church"]).states[0]
+    assert torch.equal(name_states(model, "church", 4), states[1:5])
     # Longer than the prompt: once more from the front
-    assert torch.equal(anchor(model, "church", 40)[31:], states[1:10])
+    assert torch.equal(name_states(model, "church", 40)[31:], states[1:10])
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -330,7 +328,7 @@ def test_a_key_of_another_model_or_concept_is_refused(bundle, tiny_judged):
 
 def test_a_wrong_key_is_as_far_from_the_concept_as_the_true_one(tiny_sd):
     model = load_model(tiny_sd)
-    centre = anchor(model, "church", 4)
+    centre = name_states(model, "church", 4)
     true = centre + 0.1 * torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
     one, two = wrong_key(model, "church", true, 0), wrong_key(model, "church", true, 1)
     assert not torch.equal(one, two)
@@ -346,8 +344,8 @@ def test_a_wrong_key_is_as_far_from_the_concept_as_the_true_one(tiny_sd):
 
 def test_a_key_is_appended_for_all_or_for_each():
     context, key = torch.zeros(2, 5, 3), torch.ones(4, 3)
-    assert with_key(context, key).shape == (2, 9, 3)
-    each = with_key(context, torch.stack([key, 2 * key]))
+    assert Text(context).with_key(key).states.shape == (2, 9, 3)
+    each = Text(context).with_key(torch.stack([key, 2 * key])).states
     assert each[0, -1, 0] == 1
     assert each[1, -1, 0] == 2
 
@@ -436,7 +434,7 @@ def test_without_the_key_the_concept_stays_hidden_and_with_it_it_is_back():
     wrong = torch.stack([wrong_key(model, "church", keys["church"], i) for i in range(12)])
     assert found() <= 0.1
     assert found(wrong) <= 0.1
-    assert found(anchor(model, "church", len(keys["church"]))) <= 0.1
+    assert found(name_states(model, "church", len(keys["church"]))) <= 0.1
     assert found(keys["church"]) >= 0.7
     model.load_delta(delta.tensors)  # the public file by itself: nothing of the key is in it
     assert found() <= 0.1

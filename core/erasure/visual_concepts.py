@@ -154,49 +154,34 @@ def learn(
     if not found:
         return request, found, checkpoints
     request = request.model_copy(update={"concepts": words})
-    told = "\n".join(
-        [
-            model.digest,
-            request.inversion.model_dump_json(),
-            str(request.seed),
-            *(f"{x.word} {x.start} {digest_of(x.images)}" for x in found),
-        ]
-    )
-    identity, steps = hashlib.sha256(told.encode()).hexdigest(), request.inversion.steps + 1
+
+    # Words that a checkpoint of these very lessons holds are not learned again.
+    spec = request.inversion
+    told = [model.digest, spec.model_dump_json(), str(request.seed)]
+    told += [f"{x.word} {x.start} {digest_of(x.images)}" for x in found]
+    identity, steps = hashlib.sha256("\n".join(told).encode()).hexdigest(), spec.steps + 1
     saved = checkpoints.load() if checkpoints else None
     known = saved[0] if saved is not None and saved[1].get("words") == identity else {}
+
+    # One after the other; each checkpoint holds the words before it.
     judges, learned = judges_for(model.source, str(model.device)), dict[str, torch.Tensor]()
     for i, lesson in enumerate(found):
-        vectors = known.get(f"word.{lesson.word}")
+        key = f"word.{lesson.word}"
+        vectors = known.get(key)
         if vectors is None:
-            stage = (
-                Stage(checkpoints, i * steps, identity, dict(learned), {"lesson": i}) if checkpoints else None
-            )
-            vectors = invert(
-                model,
-                lesson.word,
-                lesson.start,
-                lesson.images,
-                request.inversion,
-                request.seed,
-                callback,
-                stage,
-            )
+            stage = None
             if checkpoints:
-                Stage(
-                    checkpoints, (i + 1) * steps - 1, identity, learned | {f"word.{lesson.word}": vectors}
-                ).save(0, {}, {"stage": "learned"})
-        learned[f"word.{lesson.word}"] = vectors
+                stage = Stage(checkpoints, i * steps, identity, dict(learned), {"lesson": i})
+            taught = (lesson.word, lesson.start, lesson.images)
+            vectors = invert(model, *taught, spec, request.seed, callback, stage)
+            if checkpoints:
+                last = Stage(checkpoints, (i + 1) * steps - 1, identity, learned | {key: vectors})
+                last.save(0, {}, {"stage": "learned"})
+        learned[key] = vectors
         model.learn(lesson.word, vectors, shown(judges, lesson.images))
-        seen = model.words[lesson.word].shows
-        callback(
-            {
-                "phase": "learn",
-                "step": 1,
-                "total": 1,
-                "message": f"{lesson.word} is learned; its images show {seen or 'nothing the judge knows'}",
-            }
-        )
+        seen = model.words[lesson.word].shows or "nothing the judge knows"
+        message = f"{lesson.word} is learned; its images show {seen}"
+        callback({"phase": "learn", "step": 1, "total": 1, "message": message})
     return request, found, Stage(checkpoints, len(found) * steps, identity, learned) if checkpoints else None
 
 
