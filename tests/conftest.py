@@ -53,8 +53,8 @@ def running(program: servers.Program, folder: Path) -> Iterator[subprocess.Popen
 def postgres_url(server_folder: Path) -> Iterator[str]:
     """A real PostgreSQL, migrated."""
     # The server may be lost with the session, so it need not wait for the disk.
-    program, url = servers.postgres(
-        server_folder, servers.free_port(), ["-c", "fsync=off", "-c", "max_connections=200"]
+    program, url = servers.postgres_program(
+        server_folder, servers.find_free_port(), ["-c", "fsync=off", "-c", "max_connections=200"]
     )
     for _ in running(program, server_folder):
         migrate.upgrade(url)
@@ -67,7 +67,7 @@ def postgres_url(server_folder: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def redis_url(server_folder: Path) -> Iterator[str]:
     """A real Redis with an append-only file."""
-    program, url = servers.redis_server(server_folder, servers.free_port())
+    program, url = servers.redis_program(server_folder, servers.find_free_port())
     for _ in running(program, server_folder):
         yield url
 
@@ -75,7 +75,7 @@ def redis_url(server_folder: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def s3_url(server_folder: Path) -> Iterator[str]:
     """A server that speaks S3, a process of its own."""
-    port = servers.free_port()
+    port = servers.find_free_port()
     url = f"http://127.0.0.1:{port}"
 
     def ready() -> bool:

@@ -126,7 +126,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         "PYTHONPATH": PYTHONPATH
     }
     path = [str(documents.expunge(folder / "bin")), str(Path(sys.executable).parent), environment["PATH"]]
-    made = Place(folder, servers.free_port(), environment | {"PATH": os.pathsep.join(path)})
+    made = Place(folder, servers.find_free_port(), environment | {"PATH": os.pathsep.join(path)})
     (up,) = (text for text in documents.run("README.md", "sh") if "expunge up" in text)
     log = (folder / "up.log").open("w")
     process = subprocess.Popen(

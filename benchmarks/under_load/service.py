@@ -17,7 +17,7 @@ import psutil
 
 from expunge.embedded import servers, up
 from expunge.embedded.servers import Program
-from expunge.embedded.supervise import Children
+from expunge.embedded.supervise import Supervisor
 from expunge.store.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ LIFTED = {
 class Loaded:
     """A running service: where it answers, and its processes by name."""
 
-    def __init__(self, children: Children, folder: Path, made: up.Service) -> None:
+    def __init__(self, children: Supervisor, folder: Path, made: up.Service) -> None:
         self.children, self.folder, self.url, self.key = children, folder, made.url, made.api_key
         self.settings = Settings()
         self.hold = folder / "hold"
@@ -64,17 +64,20 @@ def loaded() -> Iterator[Loaded]:
     """PostgreSQL, Redis, API, loops and a worker; gone at the end."""
     with tempfile.TemporaryDirectory(prefix="expunge-load-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        children = Children(folder)
+        children = Supervisor(folder)
         try:
-            database = up.started(
-                children, servers.postgres(folder, servers.free_port(), ["-c", "track_commit_timestamp=on"])
+            database = up.start_program(
+                children,
+                servers.postgres_program(
+                    folder, servers.find_free_port(), ["-c", "track_commit_timestamp=on"]
+                ),
             )
-            broker = up.started(children, servers.redis_server(folder, servers.free_port()))
+            broker = up.start_program(children, servers.redis_program(folder, servers.find_free_port()))
             os.environ |= LIFTED | {
                 "EXPUNGE_DATABASE_URL": database,
                 "EXPUNGE_REDIS_URL": broker,
                 "EXPUNGE_ARTIFACTS_URL": (folder / "artifacts").as_uri(),
-                "EXPUNGE_SECRET": servers.password(folder / "secret"),
+                "EXPUNGE_SECRET": servers.ensure_password(folder / "secret"),
                 "EXPUNGE_RUNNER": "benchmarks.under_load.runner:run",
                 "LOAD_FOLDER": str(folder),
             }

@@ -8,7 +8,7 @@ import pytest
 
 from expunge.embedded import supervise
 from expunge.embedded.servers import Program
-from expunge.embedded.supervise import Children
+from expunge.embedded.supervise import Supervisor
 from tests.support.cluster import until
 
 LIMIT = 20_000
@@ -21,7 +21,7 @@ CHATTY = (
 @pytest.fixture
 def children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(supervise, "LOG_BYTES", LIMIT)
-    made, over = Children(tmp_path), threading.Event()
+    made, over = Supervisor(tmp_path), threading.Event()
     made.start(Program("chatty", [sys.executable, "-c", CHATTY]))
     watching = threading.Thread(target=made.watch, args=(over,))
     watching.start()

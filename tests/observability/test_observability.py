@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from expunge.api.metrics import DatabaseCounts, Metrics
-from expunge.embedded.servers import free_port
+from expunge.embedded.servers import find_free_port
 from expunge.store import db, keys, logs
 from expunge.worker import metrics
 from tests.support.cluster import Fleet, fleet, until
@@ -37,7 +37,7 @@ class Service:
     """The whole service as processes of its own, and one key's client."""
 
     def __init__(self, fleet: Fleet, **environment: str) -> None:
-        self.fleet, port = fleet, free_port()
+        self.fleet, port = fleet, find_free_port()
         self.environment = environment
         with db.transaction(fleet.url) as session:
             self.key = keys.create(
@@ -187,7 +187,7 @@ def value(text: str, name: str) -> float:
 
 class TestMetrics:
     def test_workers_and_loops_count_what_happens_also_in_children_that_are_gone(self, fleet):
-        ports = {"worker": free_port(), "loops": free_port()}
+        ports = {"worker": find_free_port(), "loops": find_free_port()}
         fleet.start("expunge.worker.loops", EXPUNGE_METRICS_PORT=str(ports["loops"]))
         worker = fleet.worker(EXPUNGE_METRICS_PORT=str(ports["worker"]))
         broken = fleet.post(hold=4)

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from sqlalchemy import Row
 
-from expunge.embedded.servers import free_port
+from expunge.embedded.servers import find_free_port
 from expunge.store import db, jobs, keys
 from expunge.store.models import Job
 from expunge.store.settings import Settings
@@ -101,7 +101,7 @@ class Fleet:
 
     def api(self, **changes: str) -> tuple[psutil.Popen, str]:
         """An API process that answers, and its URL."""
-        port = free_port()
+        port = find_free_port()
         url = f"http://127.0.0.1:{port}"
         argv = ("expunge.api", "--port", str(port))
         process = self.start(*argv, **changes)

@@ -50,10 +50,10 @@ class Stage(Fleet):
         self.data = Path(tempfile.mkdtemp(prefix="expunge-stage-"))
         self.programs: dict[str, servers.Program] = {}
         self.running: dict[str, subprocess.Popen[bytes]] = {}
-        self.programs["postgres"], database = servers.postgres(
-            self.data, servers.free_port(), ["-c", "max_connections=300"]
+        self.programs["postgres"], database = servers.postgres_program(
+            self.data, servers.find_free_port(), ["-c", "max_connections=300"]
         )
-        self.programs["redis"], broker = servers.redis_server(self.data, servers.free_port())
+        self.programs["redis"], broker = servers.redis_program(self.data, servers.find_free_port())
         if not append_only:
             config = self.data / "redis.conf"
             config.write_text(config.read_text().replace("appendonly yes", "appendonly no"))
