@@ -1,4 +1,4 @@
-"""Request bodies that the OpenAPI document shows."""
+"""Example request bodies for the OpenAPI document."""
 
 from fastapi.openapi.models import Example
 
@@ -65,7 +65,7 @@ ERASE: dict[str, Example] = {
 
 COMBINE: dict[str, Example] = {
     "out": {
-        "summary": "Two erasures summed; one that is not named is taken back out",
+        "summary": "Two erasures added up; others of the stack are undone",
         "value": {
             "model": "emoji",
             "jobs": ["0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11", "5d1f0c7b-3c52-4b6e-8f11-0a9a4c1f2e33"],
@@ -76,7 +76,7 @@ COMBINE: dict[str, Example] = {
 HIDE: dict[str, Example] = {
     "plain": {"summary": "As little as possible", "value": {"model": "emoji", "concepts": ["church"]}},
     "sealed": {
-        "summary": "A longer key, sealed to the client's own public key",
+        "summary": "A longer key, encrypted to the client's own public key",
         "value": {
             "model": "emoji",
             "concepts": ["church"],
@@ -105,11 +105,11 @@ EVALUATE: dict[str, Example] = {
 
 INSPECT: dict[str, Example] = {
     "job": {
-        "summary": "What moved beside the concept that a job erased",
+        "summary": "What changed besides the concept that a job erased",
         "value": {"model": "emoji", "job_id": "0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11", "concept": "church"},
     },
     "two": {
-        "summary": "Two models against one another, over common English nouns; what was changed is found",
+        "summary": "Two models compared over common English nouns, to find what was changed",
         "value": {
             "model": "emoji",
             "job_id": "0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11",

@@ -1,4 +1,4 @@
-"""The answers that routes document in OpenAPI beside their response model."""
+"""The answers that routes document in OpenAPI, besides their response model."""
 
 from typing import Any
 

@@ -19,16 +19,12 @@ from expunge.core.impact import Graph, graph_of
 from expunge.core.sources import folder_of
 from expunge.core.specs import ImpactSpec, InspectSpec
 
-NOTES = [
-    (
-        "Predicted from the distance in the text encoder and the base model's own score; measured on erasures"
-        " of single concepts by one method."
-    ),
-    (
-        "Each other concept is predicted from the erased concept nearest to it, also when several are erased"
-        " together."
-    ),
-]
+NOTES = (
+    "Predicted from the distance in the text encoder and the base model's own score; measured on erasures of"
+    " single concepts by one method.",
+    "Each other concept is predicted from the erased concept nearest to it, also when several are erased"
+    " together.",
+)
 router = APIRouter(tags=["concepts"], dependencies=[accepts(JSON)])
 
 

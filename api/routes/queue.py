@@ -50,7 +50,7 @@ def pause_queue(
     key: IdempotencyKeyDep,
     body: PauseRequest = PauseRequest(),  # noqa: B008
 ) -> JSONResponse:
-    """Pause the tenant's queue: jobs are accepted, but none starts.
+    """Pause the tenant's queue: jobs are accepted, but none starts once this is answered.
 
     Running jobs finish. With `hand_over` they stop at their next checkpoint and continue from there after the
     pause; the attempt is not counted, and `run_timeout_s` stands still meanwhile. `queue_timeout_s` goes on,
