@@ -161,7 +161,7 @@ def until_ready(made: Place, process: subprocess.Popen[bytes]) -> None:
 
 def test_every_block_is_run_or_says_why_not():
     found = [block for page in PAGES for block in documents.blocks(page)]
-    assert {block.language for block in found} <= {"sh", "python", "json", "yaml", "nginx"}
+    assert {block.language for block in found} <= {"sh", "python", "json", "yaml", "nginx", "text"}
     assert all(block.why for block in found if block.why is not None)
     assert any(block.why for block in found)
     for page in PAGES:
@@ -209,3 +209,15 @@ def test_the_python_runs(place: Place, monkeypatch: pytest.MonkeyPatch):
         for text in documents.run(page, "python"):
             monkeypatch.chdir(place.standing(page))
             exec(compile(place.smaller(text, page), page, "exec"), {})
+
+
+def test_what_the_map_names_is_there():
+    """Every file and folder that docs/architecture.md and tests/README.md name exists."""
+    for page, base in (("docs/architecture.md", documents.ROOT), ("tests/README.md", documents.ROOT)):
+        text = (documents.ROOT / page).read_text()
+        named = set(re.findall(r"`((?:[a-z_]+/)+[a-z_0-9]*(?:\.py|\.md)?)`", text))
+        named = (
+            {n for n in named if not n.startswith(("runners/", "src/"))} if page.startswith("docs") else set()
+        )
+        assert page.startswith("tests") or len(named) > 40
+        assert [n for n in sorted(named) if not (base / n).exists()] == []
