@@ -31,12 +31,14 @@ def nested_and_filtered(tree: ast.AST) -> Iterator[str]:
 
 
 def long_and_bare(tree: ast.AST, comments: set[int]) -> Iterator[str]:
-    """Functions of more than LONG lines, docstring aside, without any comment."""
+    """Functions of more than LONG lines without any comment."""
     for node in ast.walk(tree):
         if isinstance(node, FUNCTIONS):
-            start = node.body[0].lineno if ast.get_docstring(node) is None else node.body[0].end_lineno + 1
-            if node.end_lineno - start >= LONG and comments.isdisjoint(range(start, node.end_lineno + 1)):
-                yield f"line {node.lineno}: {node.name} has {node.end_lineno - start + 1} lines and no comment"
+            first = node.body[0]
+            start = first.lineno if ast.get_docstring(node) is None else first.end_lineno + 1
+            lines = node.end_lineno - start + 1
+            if lines > LONG and comments.isdisjoint(range(start, node.end_lineno + 1)):
+                yield f"line {node.lineno}: {node.name} has {lines} lines and no comment"
 
 
 def formatter_off(source: str) -> Iterator[str]:
