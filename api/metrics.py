@@ -71,6 +71,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+
+        # Traffic.
         labels = ("method", "route", "status")
         self.requests = Counter(
             "expunge_http_requests_total", "Requests answered.", labels, registry=self.registry
@@ -83,6 +85,8 @@ class Metrics:
             registry=self.registry,
         )
         self.streams = Counter("expunge_event_streams_total", "Event streams opened.", registry=self.registry)
+
+        # What went wrong, or was refused.
         self.corrupt_artifacts = Counter(
             "expunge_artifacts_corrupt_total",
             "Downloads refused because the bytes did not match their sha256.",

@@ -309,6 +309,7 @@ def explain_kind(kind: str, value: Any, context: Mapping[str, Any], field: str, 
             return "is required", None
         case "none_required":
             return "is not available for this kind of job", "omit it"
+        # The wrong type.
         case "string_type" | "string_sub_type" | "string_unicode":
             remedy = "write it in quotes" if isinstance(value, int | float) else None
             return f"must be a text, not {as_json(value)}", remedy
@@ -329,6 +330,7 @@ def explain_kind(kind: str, value: Any, context: Mapping[str, Any], field: str, 
                 return "must be a JSON object", f"send one, for example {example_of(expected)}"
             default = f"must be an object, not {as_json(value)}", "write it in braces, {}"
             return OBJECTS.get(expected) or OBJECTS.get(field) or default
+        # The wrong length, form or choice.
         case "too_short":
             return wrong_length(context, "min_length", "needs at least")
         case "too_long" if not isinstance(value, str):

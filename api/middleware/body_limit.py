@@ -154,6 +154,8 @@ class BodyLimit:
         if scope["type"] != "http" or scope["method"] in ("GET", "OPTIONS"):
             await self.app(scope, receive, send)
             return
+
+        # Refuse by its head what need not be read.
         headers = Headers(scope=scope)
         check_not_compressed(headers)
         if root_path.route_path(scope) in STREAMED:
@@ -162,6 +164,8 @@ class BodyLimit:
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > MAX_BODY:
             raise too_large()
+
+        # Read it whole, once, and check it.
         body = await read_body(receive)
         if body:
             media_type = headers.get("content-type", "").split(";")[0].strip().lower()
@@ -173,6 +177,8 @@ class BodyLimit:
                 )
             body = check_utf8(body)
             check_json(body)
+
+        # Whoever reads it next gets these bytes.
         scope.setdefault("state", {})["body"] = body
         replayed = False
 

@@ -136,6 +136,8 @@ class Concept(Spec):
             )
         if self.target is not None:
             raise ValueError("attributes: a concept has a target or attributes, not both: omit one of them")
+
+        # Each attribute is another thing than the concept, and than the others.
         itself, seen = Names((self.name, *self.synonyms, "{}")), Names()
         for attribute in self.attributes:
             if itself.find(attribute) is not None:
@@ -144,6 +146,8 @@ class Concept(Spec):
                 )
             if seen.add(attribute) is not None:
                 raise ValueError(f"attributes: '{attribute}' is named twice: remove one")
+
+        # One share for each, and together the whole.
         if self.shares is not None and len(self.shares) != len(self.attributes):
             raise ValueError(
                 f"shares: {len(self.shares)} shares for {len(self.attributes)} attributes: give one for each,"
