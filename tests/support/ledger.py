@@ -29,7 +29,7 @@ from expunge.worker import sweeper
 from tests.support.cluster import Fleet, until
 
 # Where the JSON and the plots go
-REPORTS = Path(os.environ.get("EXPUNGE_REPORTS") or Path(__file__).parents[1] / "build")
+REPORTS = Path(os.environ.get("EXPUNGE_REPORTS") or Path(__file__).parents[2] / "build")
 MANIFEST = "manifest.json"
 
 
