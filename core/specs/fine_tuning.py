@@ -77,8 +77,9 @@ class LatentsSpec(TrainSpec):
     space: Literal["eps", "x0"] = Field(
         default="eps",
         description=(
-            "What errors are measured in. eps: predicted noise, as in the papers. x0: the predicted"
-            " picture, as in the authors' code of AP and AGE; there the early, noisy steps dominate."
+            "What errors are measured in. eps: the network's own prediction (noise, in most models), as in"
+            " the papers. x0: the predicted picture, as in the authors' code of AP and AGE; there the early,"
+            " noisy steps dominate."
         ),
     )
     latents: Literal["buffer", "fresh"] = Field(
