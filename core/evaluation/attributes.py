@@ -1,5 +1,5 @@
-"""Which of its attributes each picture of a concept shows, and how far the shares are from those asked
-for.
+"""Debiased concepts: which attribute each picture shows, and how far the shares are from the requested
+ones.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ Labels = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Share(BaseModel):
-    """An attribute's share of the pictures, asked and found; intervals are Wilson's, of 95 %."""
+    """An attribute's share of the pictures, requested and measured, with Wilson's 95 % intervals."""
 
     attribute: str | None
     asked: float
@@ -35,8 +35,8 @@ class Share(BaseModel):
 
 
 class Distribution(BaseModel):
-    """What a debiased concept's pictures show; the last share, attribute null, is of pictures that show none
-    of the attributes.
+    """What a debiased concept's pictures show. The last share, with attribute null, is that of pictures
+    that show none of the attributes.
     """
 
     concept: str
@@ -47,8 +47,11 @@ class Distribution(BaseModel):
 
 @dataclass(frozen=True)
 class AttributeJudge:
-    """Names the attribute that a picture shows: a classifier with a class for each, else CLIP, which must
-    choose one (zero-shot).
+    """Names the attribute that a picture shows: by a classifier with a class for each of them, else by CLIP,
+    which must choose one (zero-shot).
+
+    classes: the classifier's class of each attribute, None for CLIP; phrases: each attribute as CLIP reads
+    it; style: whether the classifier is the one of styles.
     """
 
     name: str
@@ -73,69 +76,79 @@ class AttributeJudge:
 
 
 def judge_of(concept: Concept, judges: Judges, vocabulary: Vocabulary) -> AttributeJudge:
-    """Who can tell the concept's attributes apart. CoreError attributes_not_judgeable."""
+    """The judge that can tell the concept's attributes apart.
+
+    Raises: CoreError (attributes_not_judgeable) where there is none.
+    """
     phrases = attribute_phrases(concept, vocabulary)
-    found = [
-        label_of([a.replace("{}", "").strip(), p], judges, vocabulary)
-        for a, p in zip(concept.attributes, phrases, strict=True)
-    ]
-    known = [label for label in found if label is not None]
-    if len(known) == len(found) and all(label.judge is known[0].judge for label in known):
-        return AttributeJudge(
-            known[0].judge.name,
-            judges,
-            [label.index for label in known],
-            phrases,
-            known[0].judge is judges.style,
-        )
+
+    # A classifier, where it has a class for every attribute
+    labels = []
+    for attribute, phrase in zip(concept.attributes, phrases, strict=True):
+        label = label_of([attribute.replace("{}", "").strip(), phrase], judges, vocabulary)
+        if label is not None:
+            labels.append(label)
+    if len(labels) == len(phrases) and all(label.judge is labels[0].judge for label in labels):
+        judge, classes = labels[0].judge, [label.index for label in labels]
+        return AttributeJudge(judge.name, judges, classes, phrases, judge is judges.style)
+
+    # Else CLIP
     if judges.clip is None:
+        reason = judges.missing.get("clip", "there is no CLIP judge")
         raise CoreError(
             "attributes_not_judgeable",
-            f"no judge can tell the attributes of '{concept.name}' apart:"
-            f" {judges.missing.get('clip', 'there is no CLIP judge')}",
+            f"no judge can tell the attributes of '{concept.name}' apart: {reason}",
             field="concepts.attributes",
         )
     return AttributeJudge(f"{judges.clip.name}, zero-shot", judges, None, phrases, False)
 
 
 def shares_of(labels: Labels, count: int) -> np.ndarray[Any, Any]:
-    """The share of each attribute and, last, of none, (count + 1,)."""
+    """The share of each attribute and, last, of none of them, (count + 1,)."""
     return np.array([*((labels == i).mean() for i in range(count)), (labels == NONE).mean()])
 
 
 def distance(labels: Labels, asked: Sequence[float]) -> float:
-    """Total variation between the shares found and asked, in [0, 1]; none of them is asked for never."""
+    """Total variation between the measured and the requested shares, in [0, 1]; of 'none of them' a share
+    of 0 is requested.
+    """
     return float(np.abs(shares_of(labels, len(asked)) - np.array([*asked, 0.0])).sum() / 2)
 
 
 def distance_interval(labels: Labels, asked: Sequence[float]) -> intervals.Interval:
-    """Bootstrap over the pictures."""
-    hot = np.stack([labels == i for i in (*range(len(asked)), NONE)], 1).astype(float)
-    rows = np.arange(len(labels))
-    return intervals.bootstrap(
-        lambda index: np.abs(hot[index].mean(1) - np.array([*asked, 0.0])).sum(1) / 2, rows
+    """The 95 % interval of `distance`, by a bootstrap over the pictures."""
+    wanted = np.array([*asked, 0.0])
+    hot = np.stack([labels == i for i in (*range(len(asked)), NONE)], 1).astype(float)  # (N, attributes + 1)
+
+    def resampled(index: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        distances: np.ndarray[Any, Any] = np.abs(hot[index].mean(1) - wanted).sum(1) / 2
+        return distances
+
+    return intervals.bootstrap(resampled, np.arange(len(labels)))
+
+
+def distribution(concept: Concept, judge: str, sanitized: Labels, base: Labels) -> Distribution:
+    """The shares of both models' pictures beside the requested ones."""
+    shares = []
+    for i, (attribute, asked) in enumerate(zip(concept.attributes, concept.wanted, strict=True)):
+        shares.append(measure_share(attribute, asked, sanitized == i, base == i))
+    shares.append(measure_share(None, 0.0, sanitized == NONE, base == NONE))
+    return Distribution(concept=concept.name, judge=judge, n=len(sanitized), shares=shares)
+
+
+def measure_share(
+    attribute: str | None, asked: float, sanitized: np.ndarray[Any, Any], base: np.ndarray[Any, Any]
+) -> Share:
+    """One attribute's share, from whether each picture shows it, (N,) bool of both models."""
+    low, high = intervals.wilson(int(sanitized.sum()), len(sanitized))
+    base_low, base_high = intervals.wilson(int(base.sum()), len(base))
+    return Share(
+        attribute=attribute,
+        asked=asked,
+        value=float(sanitized.mean()),
+        ci_low=low,
+        ci_high=high,
+        base=float(base.mean()),
+        base_ci_low=base_low,
+        base_ci_high=base_high,
     )
-
-
-def distribution(concept: Concept, judge: str, ours: Labels, base: Labels) -> Distribution:
-    """The shares of both models' pictures beside those asked for."""
-    rows = []
-    for i, (name, asked) in enumerate(zip([*concept.attributes, None], [*concept.wanted, 0.0], strict=True)):
-        at = i if name is not None else NONE
-        (low, high), (base_low, base_high) = (
-            intervals.wilson(int((x == at).sum()), len(x)) for x in (ours, base)
-        )
-        share, of_base = float((ours == at).mean()), float((base == at).mean())
-        rows.append(
-            Share(
-                attribute=name,
-                asked=asked,
-                value=share,
-                ci_low=low,
-                ci_high=high,
-                base=of_base,
-                base_ci_low=base_low,
-                base_ci_high=base_high,
-            )
-        )
-    return Distribution(concept=concept.name, judge=judge, n=len(ours), shares=rows)

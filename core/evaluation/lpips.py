@@ -15,9 +15,8 @@ from expunge.core.memory import in_batches
 
 
 def unavailable() -> str | None:
-    """Why LPIPS cannot be computed here, or None.
-
-    Nothing is downloaded unasked: AlexNet's weights must lie in torch hub's cache.
+    """Why LPIPS cannot be computed here, or None. AlexNet's weights must be in torch hub's cache: they are
+    not downloaded during a job.
     """
     if find_spec("lpips") is None:
         return "the package 'lpips' is not installed"
@@ -30,8 +29,8 @@ def unavailable() -> str | None:
 
 @cache
 def network(device: str = "cpu", random_trunk: bool = False) -> Any:
-    """LPIPS-alex 0.1; with `random_trunk` no AlexNet weights are needed, and the distance is one no paper
-    knows.
+    """LPIPS-alex 0.1. With `random_trunk` it needs no AlexNet weights, and its distances are not those of
+    any paper.
     """
     import lpips
 

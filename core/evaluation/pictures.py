@@ -1,4 +1,4 @@
-"""Which pictures are drawn to judge a model, and a cache, addressed by content, so that none is drawn
+"""Which pictures are drawn to judge a model; and a cache, addressed by content, so that none is drawn
 twice.
 """
 
@@ -29,13 +29,13 @@ from expunge.core.specs.cost import erased_images
 
 CACHE_BYTES = 4 << 30
 CACHED = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{62}\.png")  # as `draw` writes them
-CHUNK = 16  # pictures between progress reports; each is on disk before the next chunk starts
+CHUNK = 16  # pictures between two progress reports
 Role = Literal["erased", "preserved"]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture to draw, with both models; `subject` is the object that a style was asked for around."""
+    """One picture to draw with both models. `subject`: of a style, the object that is drawn in it."""
 
     concept: str
     role: Role
@@ -47,31 +47,38 @@ class Picture:
 def preserved_concepts(
     model: Denoiser, erased: Sequence[Concept], preserve: Sequence[str], spec: EvaluationSpec
 ) -> list[str]:
-    """The concepts named; without names, the nearest neighbours of the erased ones and strangers, half and
-    half. Never an erased one.
+    """The preserved concepts to judge: those named in the request or, where the evaluation names none, also
+    nearest neighbours of the erased concepts and strangers, half and half. For an erased style the
+    neighbours are the other styles, up to half of all, and the strangers are objects.
 
-    Of a style the neighbours are the other styles, up to half of all, and the objects are strangers.
+    Raises: CoreError where a named concept is itself to be erased.
     """
-    vocabulary, gone = model.vocabulary, banned_words(model, erased)
+    vocabulary = model.vocabulary
     named = [*preserve, *(spec.preserved_concepts or [])]
-    clash = next((name for name in named if not remaining(vocabulary, [name], gone)), None)
-    if clash is not None:
-        raise CoreError(
-            "bad_preserved_concept",
-            f"'{clash}' is to be erased: it cannot be judged as preserved",
-            field="evaluation.preserved_concepts",
-        )
+    banned = banned_words(model, erased)
+    for name in named:
+        if not remaining(vocabulary, [name], banned):
+            raise CoreError(
+                "bad_preserved_concept",
+                f"'{name}' is to be erased, so it cannot be judged as preserved: remove one of the two",
+                field="evaluation.preserved_concepts",
+            )
+
+    # Without names: half of them from the styles, where a style is erased, the rest from the objects
     chosen = list(named)
     if spec.preserved_concepts is None:
         styles = [c.name for c in erased if vocabulary.style(c.name) is not None]
+        objects = [c.name for c in erased if c.name not in styles]
+        count = spec.preserved_count
         if styles:
             pool = excluding(model, vocabulary.styles, erased)
-            chosen += neighbours_and_strangers(model, styles, pool, spec.preserved_count // 2)
+            near = neighbours_and_strangers(model, styles, pool, count // 2)
+            chosen += near
+            count -= len(near)
         pool = excluding(model, vocabulary.concepts, erased)
-        left = spec.preserved_count - (len(chosen) - len(named))
-        chosen += neighbours_and_strangers(
-            model, [c.name for c in erased if c.name not in styles], pool, left
-        )
+        chosen += neighbours_and_strangers(model, objects, pool, count)
+
+    # Each once, as it was spelt first
     unique: dict[str, str] = {}
     for name in chosen:
         unique.setdefault(name.casefold(), name)
@@ -81,58 +88,60 @@ def preserved_concepts(
 def neighbours_and_strangers(
     model: Denoiser, erased: Sequence[str], pool: list[str], count: int
 ) -> list[str]:
-    """Half the names are the pool's nearest to any erased one, in the text encoder's space; half are drawn,
-    with a fixed seed, from the farther ones.
-
-    With nothing erased all are drawn.
+    """`count` names of the pool: half are the nearest to any erased concept in the text encoder's space, half
+    are drawn, with a fixed seed, from those farther away. Where nothing is erased, all are drawn.
     """
     if not pool:
         return []
+    draw = np.random.default_rng(0).permutation
     if not erased:
-        return [pool[i] for i in sorted(np.random.default_rng(0).permutation(len(pool))[:count].tolist())]
+        return [pool[i] for i in sorted(draw(len(pool))[:count].tolist())]
     away = torch.stack([distances(model, name, pool) for name in erased]).amin(0)
     order = away.argsort(stable=True).tolist()
     near, rest = order[: count // 2], order[count // 2 :]
     far = rest[min(len(rest) // 2, max(0, len(rest) - count)) :]
-    strangers = np.random.default_rng(0).permutation(far)[: count - len(near)].tolist()
+    strangers = draw(far)[: count - len(near)].tolist()
     return [pool[i] for i in [*near, *sorted(strangers)]]
 
 
 def plan(
     vocabulary: Vocabulary, erased: Sequence[Concept], preserved: Sequence[str], spec: EvaluationSpec
 ) -> list[Picture]:
-    """The prompts (templates and synonyms in turn) and seeds (`spec.seed` upwards) of every concept.
-
-    A style is asked for around objects that no method was trained on.
+    """The pictures of every concept: its prompts in turn (templates, for every synonym), with seeds from
+    `spec.seed` upwards. A style is drawn on objects that no method was trained on.
     """
-    pictures, count = list[Picture](), erased_images(spec, len(erased))
-
-    def add(name: str, words: Sequence[str], role: Role, images: int) -> None:
-        prompts = [
-            pair
-            for group in zip(*(asked(vocabulary, word) for word in words), strict=False)
-            for pair in group
-        ]
-        for i in range(images):
-            prompt, subject = prompts[i % len(prompts)]
-            pictures.append(Picture(name, role, prompt, spec.seed + i, subject))
-
+    pictures = list[Picture]()
+    count = erased_images(spec, len(erased))
     for concept in erased:
-        add(concept.name, names_of(concept), "erased", count)
+        pictures += pictures_of(vocabulary, concept.name, names_of(concept), "erased", count, spec.seed)
     for name in preserved:
-        images = (
-            spec.preserved_images if vocabulary.style(name) is None else max(count, spec.preserved_images)
-        )
-        add(name, [name], "preserved", images)
+        images = spec.preserved_images
+        if vocabulary.style(name) is not None:
+            images = max(images, count)
+        pictures += pictures_of(vocabulary, name, [name], "preserved", images, spec.seed)
     return pictures
 
 
-def asked(vocabulary: Vocabulary, name: str) -> list[tuple[str, str | None]]:
-    """The prompts that ask for a concept, each with its object where the concept is a style."""
+def pictures_of(
+    vocabulary: Vocabulary, concept: str, words: Sequence[str], role: Role, count: int, seed: int
+) -> list[Picture]:
+    """`count` pictures of one concept; the words take turns: the first template with each, then the next."""
+    prompts = list[tuple[str, str | None]]()
+    for group in zip(*(prompts_of(vocabulary, word) for word in words), strict=False):
+        prompts += group
+    pictures = []
+    for i in range(count):
+        prompt, subject = prompts[i % len(prompts)]
+        pictures.append(Picture(concept, role, prompt, seed + i, subject))
+    return pictures
+
+
+def prompts_of(vocabulary: Vocabulary, name: str) -> list[tuple[str, str | None]]:
+    """The prompts that ask for a concept; of a style, each with the object that is drawn in it."""
     style = vocabulary.style(name)
     if style is None:
         return [(prompt, None) for prompt in vocabulary.prompts(name)]
-    return [(vocabulary.styled(o, style), o) for o in vocabulary.objects(held_out=True)]
+    return [(vocabulary.styled(thing, style), thing) for thing in vocabulary.objects(held_out=True)]
 
 
 def draw(
@@ -145,26 +154,27 @@ def draw(
     keys: Tensor | None = None,
     callback: Callback = ignore,
 ) -> Images:
-    """Draw (N, H, W, 3): with the base model when `delta_digest` is None, else with the model as it is.
-    Cached pictures are read.
+    """Draw the pictures, (N, H, W, 3): with the base model where `delta_digest` is None, else with the model
+    as it is. Pictures in the cache are read instead.
 
-    `keys`, (N, m, D), are the recovery keys to draw with.
+    keys: of a hide job, the recovery key to draw each picture with, (N, m, D).
     """
-    digests = (
-        [None] * len(pictures)
-        if keys is None
-        else [hashlib.sha256(k.numpy().tobytes()).hexdigest() for k in keys]
-    )
-    addresses = [
-        key_of(model, delta_digest, p, spec, digest) for p, digest in zip(pictures, digests, strict=True)
-    ]
-    files = [cache / address[:2] / f"{address}.png" for address in addresses]
+    # Which pictures the cache lacks
+    key_digests: list[str | None] = [None] * len(pictures)
+    if keys is not None:
+        key_digests = [hashlib.sha256(key.numpy().tobytes()).hexdigest() for key in keys]
+    files = []
+    for picture, key_digest in zip(pictures, key_digests, strict=True):
+        address = key_of(model, delta_digest, picture, spec, key_digest)
+        files.append(cache / address[:2] / f"{address}.png")
     images = [read(file) for file in files]
     todo = [i for i, image in enumerate(images) if image is None]
-    ready = len(pictures) - len(todo)
-    callback({"phase": "evaluate", "step": ready, "total": len(pictures)})
+    done = len(pictures) - len(todo)
+    callback({"phase": "evaluate", "step": done, "total": len(pictures)})
+
+    # Draw them, a chunk at a time: each is on disk before the next chunk starts
+    size = max(CHUNK, spec.batch_size)
     with model.frozen() if delta_digest is None else nullcontext():
-        size = max(CHUNK, spec.batch_size)
         for start in range(0, len(todo), size):
             chunk = todo[start : start + size]
             drawn = model.draw(
@@ -178,7 +188,8 @@ def draw(
             for i, image in zip(chunk, drawn, strict=True):
                 images[i] = image
                 write(files[i], image)
-            callback({"phase": "evaluate", "step": ready + start + len(chunk), "total": len(pictures)})
+            done += len(chunk)
+            callback({"phase": "evaluate", "step": done, "total": len(pictures)})
     return np.stack([image for image in images if image is not None])
 
 
@@ -189,7 +200,10 @@ def key_of(
     spec: EvaluationSpec,
     recovery_key: str | None = None,
 ) -> str:
-    """sha256 of everything a picture depends on; of a recovery key, its digest."""
+    """The picture's address in the cache: sha256 of everything that it depends on.
+
+    recovery_key: the digest of the one that it is drawn with.
+    """
     parts: dict[str, Any] = {
         "model": model.digest,
         "delta": delta_digest,
@@ -210,13 +224,13 @@ def key_of(
 
 
 def prune(cache: Path, limit: int = CACHE_BYTES) -> None:
-    """Drop the pictures longest unused until the cache fits; a picture that is wanted again is drawn
-    again.
+    """Delete the pictures that were longest unused until the cache has at most `limit` bytes. A deleted
+    picture is drawn again where it is needed.
     """
     found = []
     for file in cache.glob("??/*.png"):
         if not CACHED.fullmatch(file.relative_to(cache).as_posix()):
-            continue  # the folder may be anybody's: only what `draw` names is ours
+            continue  # the folder may hold other people's files: only what `draw` names is ours
         with suppress(FileNotFoundError):
             found.append((file.stat().st_mtime, file.stat().st_size, file))
     excess = sum(size for _, size, _ in found) - limit
@@ -228,7 +242,7 @@ def prune(cache: Path, limit: int = CACHE_BYTES) -> None:
 
 
 def read(file: Path) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
-    """A cached picture; None when it is not there or not whole."""
+    """A cached picture; None where it is not there or damaged."""
     try:
         with Image.open(file) as image:
             pixels = np.asarray(image.convert("RGB"))
@@ -239,7 +253,7 @@ def read(file: Path) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
 
 
 def write(file: Path, image: np.ndarray[Any, Any]) -> None:
-    """Write through a rename: of two writers of one picture either may win, and a reader sees a whole
+    """Write through a rename: of two writers of one picture either may win, and readers always see a whole
     file.
     """
     file.parent.mkdir(parents=True, exist_ok=True)

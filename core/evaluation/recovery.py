@@ -1,8 +1,8 @@
 """RSR-k: with the recovery key, does the classifier find the hidden concept among its k first guesses? (KPOP;
 as PSR-k, on the hidden concept.)
 
-Beside it stands a key of the same size that is as far from c_e as the true one, in a direction drawn at
-random: without the key there is no way in.
+It is compared with a wrong key: of the same size and as far from c_e as the true one, in a random direction.
+A wrong key should not bring the concept back.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,9 @@ from expunge.core.models import Denoiser
 from expunge.core.sampling import seeded
 
 CONVENTION = (
-    "rsr-k: share of a hidden concept's pictures, drawn with its recovery key, whose label is in the"
-    " classifier's top k; the same prompts and seeds as esr-k. …_wrong_key: drawn with a random key of the"
-    " same size and at the same distance from c_e, another one for each picture."
+    "rsr-k: the share of a hidden concept's pictures, drawn with its recovery key, whose label is in the"
+    " classifier's top k; the prompts and seeds are those of esr-k. …_wrong_key: drawn with a random key of"
+    " the same size and at the same distance from c_e, a different one for each picture."
 )
 
 

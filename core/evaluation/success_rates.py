@@ -1,6 +1,6 @@
-"""ESR-k and PSR-k: does the classifier find the concept among its k first guesses?
+"""ESR-k and PSR-k: is the concept among the classifier's first k guesses?
 
-ESR-k is the share of an erased concept's pictures whose label is NOT in the top k; PSR-k the share of a
+ESR-k is the share of an erased concept's pictures whose label is NOT in the top k; PSR-k is the share of a
 preserved concept's pictures whose label is.
 """
 
@@ -19,23 +19,23 @@ KS = (1, 5)
 
 @dataclass(frozen=True)
 class Label:
-    """The class that stands for a concept, and who judges it."""
+    """The class that stands for a concept, and the classifier that has it."""
 
     judge: Classifier
     index: int
 
 
 def label_of(names: list[str], judges: Judges, vocabulary: Vocabulary) -> Label | None:
-    """The class of a concept under any of its names: a style's from the style judge.
-
-    None: not judgeable, and never guessed.
+    """The class of a concept under any of its names; of a style, from the style judge. None where no class
+    has one of these names: it is never guessed.
     """
     for name in names:
         style = vocabulary.style(name)
         judge = judges.concept if style is None else judges.style
-        if judge is not None:
-            index = next((i for i, c in enumerate(judge.classes) if same(c, style or name)), None)
-            if index is not None:
+        if judge is None:
+            continue
+        for index, class_ in enumerate(judge.classes):
+            if same(class_, style or name):
                 return Label(judge, index)
     return None
 
@@ -46,8 +46,8 @@ def in_top_k(logits: Tensor, index: int, k: int) -> np.ndarray[Any, np.dtype[np.
 
 
 def hits(label: Label, images: Images) -> dict[int, np.ndarray[Any, np.dtype[np.bool_]]]:
-    """For each k, whether each picture's top-k holds the label; a judge of k classes or fewer always would,
-    and is not asked.
+    """For each k, whether each picture's top k holds the label, (N,). A k is left out where the judge has k
+    classes or fewer, since its top k would hold them all.
     """
     logits = label.judge.logits(images)
     return {k: in_top_k(logits, label.index, k) for k in KS if k < len(label.judge.classes)}
