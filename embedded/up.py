@@ -265,6 +265,7 @@ def list_programs(environment: dict[str, str], url: str, host: str, port: int, w
             ready=ready,
         )
 
+    # What each process is called by, and how long it may take to stop.
     patience = Settings().soft_shutdown_seconds + 15
     serve = ("expunge.api", "--host", host, "--port", str(port))
     work = (

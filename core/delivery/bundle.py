@@ -168,26 +168,25 @@ def write_combination(
     context: dict[str, Any],
 ) -> list[Path]:
     """The bundle of a combination of several jobs' deltas, whose file `out` already holds."""
+    # The weights, if they are to be fused, and the report.
     if spec.fused:
         fused.fuse(model, source, out / LORA_FILE, out)
     made = [(layer.method, layer.concepts) for layer in layers]
     if evaluation is not None:
         back = f" {', '.join(evaluation.report.restored)} was left out." if evaluation.report.restored else ""
+        gone = stack.unique([c for layer in layers for c in layer.concepts])
         facts = {
-            "title": phrasing.headline(
-                stack.unique([c for layer in layers for c in layer.concepts]),
-                evaluation.report.verdict.passed,
-            ),
+            "title": phrasing.headline(gone, evaluation.report.verdict.passed),
             "summary": f"{len(layers)} deltas of the model '{spec.model}', summed.{back}",
             "limits": card.list_limits(model.changes(), spec.fused, judged=evaluation is not None),
             "details": {"jobs": ", ".join(spec.jobs), **manifest.libraries()},
         }
         write_report(out, evaluation, [], facts)
-    (out / "README.md").write_text(
-        card.render_card(
-            model, source, spec.model, made, evaluation.report if evaluation else None, fused=spec.fused
-        )
-    )
+
+    # The card, and the manifest that binds everything.
+    report = evaluation.report if evaluation else None
+    text = card.render_card(model, source, spec.model, made, report, fused=spec.fused)
+    (out / "README.md").write_text(text)
     sealed = {
         "kind": "combine",
         "context": context,

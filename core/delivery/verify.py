@@ -69,15 +69,16 @@ def verify(bundle: str | Path, public_key: bytes | None = None) -> Result:
 def check_signature(
     bundle: Path, payload: bytes, pinned: bytes | None
 ) -> tuple[str, str | None, list[str], list[str]]:
-    """(state, key id, problems, notes)"""
+    """Who signed the manifest: (state, key id, problems, notes).
+
+    payload: the manifest's bytes; pinned: the keys that the caller trusts, PEM.
+    """
     file = bundle / SIGNATURE
     if not file.is_file():
-        return (
-            "missing",
-            None,
-            [f"{SIGNATURE} is missing: the bundle is not signed, so anyone may have changed it"],
-            [],
-        )
+        problem = f"{SIGNATURE} is missing: the bundle is not signed, so anyone may have changed it"
+        return "missing", None, [problem], []
+
+    # The signature must be one, by the key that it brings.
     try:
         signature = json.loads(file.read_bytes())
         own = signing.load_public(signature["public_key"])
@@ -85,12 +86,10 @@ def check_signature(
         return "invalid", None, [f"{SIGNATURE} cannot be read ({type(e).__name__}: {e})"], []
     identity = signing.key_id(own)
     if not signing.is_signed_by(own, signature, payload):
-        return (
-            "invalid",
-            identity,
-            [f"the signature does not match {MANIFEST}: the manifest was changed after it was signed"],
-            [],
-        )
+        problem = f"the signature does not match {MANIFEST}: the manifest was changed after it was signed"
+        return "invalid", identity, [problem], []
+
+    # Whose key that is, only the caller can know.
     if pinned is None:
         note = (
             f"signed by key {identity}, which nobody has vouched for: give the signer's keys with"

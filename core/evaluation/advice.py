@@ -40,6 +40,7 @@ def describe_shortfall(check: Check) -> str:
     value, threshold = 100 * (check.value or 0.0), 100 * check.threshold
     concept = f"'{check.concept}'"
     required = f"the threshold requires {threshold:.1f} %"
+    # One sentence for each metric that a verdict may rest on; the last is psr1_ratio's.
     match check.metric:
         case "esr1" | "esr5":
             guess = "the first guess" if check.metric == "esr1" else "among the first five guesses"
