@@ -17,7 +17,7 @@ from expunge.api.middleware.rate_limit import RateLimiter
 from expunge.api.single_flight import SingleFlight
 from expunge.api.stream_limits import StreamLimits
 from expunge.api.task_queue import TaskQueue
-from expunge.api.vet_image import VettingThread
+from expunge.api.vetting_thread import VettingThread
 from expunge.store import artifacts, db, deployment, jobs, keys, queue_pauses, workers
 from expunge.store.blobs import Blobs
 from expunge.store.settings import Settings

@@ -3,22 +3,16 @@
 The header is checked before any pixel is decoded, so that a hostile file cannot take unbounded memory.
 """
 
-import asyncio
 import io
-import uuid
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from expunge.api.problems import Problem
 
-T = TypeVar("T")
 # MPO: a JPEG followed by further pictures, as phones make them
 FORMATS = {"image/png": ("PNG",), "image/jpeg": ("JPEG", "MPO"), "image/webp": ("WEBP",)}
 ALIASES = {"image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg", "image/x-png": "image/png"}
@@ -29,7 +23,6 @@ MIN_SIDE, MAX_SIDE = 32, 4096  # pixels
 # Each scan of a progressive JPEG decodes the whole picture; ten are usual
 SCAN, MAX_SCANS = (b"\xff\xda", 200)
 STRIP = 256  # rows that are flattened at a time
-MAX_WAITING = 32  # uploads of one tenant that may wait to be checked
 SRGB = ImageCms.createProfile("sRGB")
 # A profile's colour space -> the modes of images that it can describe
 SPACES = {"RGB ": ("RGB", "RGBA"), "GRAY": ("L",), "CMYK": ("CMYK",)}
@@ -58,37 +51,6 @@ MAGIC = {
     b"<svg": "SVG",
     b"<?xml": "XML",
 }
-
-
-class VettingThread:
-    """One thread that checks one upload at a time, which bounds the memory of the whole service.
-
-    Tenants take turns.
-    """
-
-    def __init__(self) -> None:
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix="images")
-        self.turn = asyncio.Semaphore(1)
-        self.tenants: dict[uuid.UUID, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self.waiting = Counter[uuid.UUID]()
-
-    async def run(self, tenant_id: uuid.UUID, work: Callable[[], T]) -> T:
-        """The result of `work`, run in the thread.
-
-        Raises: Problem `too_many_requests` where too many of the tenant's uploads wait already.
-        """
-        if self.waiting[tenant_id] >= MAX_WAITING:
-            detail = f"{MAX_WAITING} of your uploads are waiting to be checked: send fewer at a time."
-            raise Problem("too_many_requests", detail, headers={"Retry-After": "10"})
-        self.waiting[tenant_id] += 1
-        try:
-            async with self.tenants[tenant_id], self.turn:
-                # Shielded, as a thread cannot be stopped, and the next upload must not start beside it.
-                return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self.thread, work))
-        finally:
-            self.waiting[tenant_id] -= 1
-            if not self.waiting[tenant_id]:
-                del self.waiting[tenant_id], self.tenants[tenant_id]
 
 
 def sniff_format(head: bytes) -> str | None:
@@ -140,7 +102,7 @@ def too_large() -> Problem:
     return Problem("image_unusable", f"The image has a side of more than {MAX_SIDE} px: make it smaller.")
 
 
-def check(image: Image.Image) -> None:
+def check_header(image: Image.Image) -> None:
     """Raises: Problem `image_unusable` for an image that is too large, too small or animated."""
     if max(image.size) > MAX_SIDE:
         raise too_large()
@@ -207,7 +169,7 @@ def flatten(image: Image.Image) -> Image.Image:
     return flat
 
 
-def clean(path: Path, media_type: str) -> dict[str, Any]:
+def check_and_reencode(path: Path, media_type: str) -> dict[str, Any]:
     """Replace the upload by a plain PNG; returns its width, height, and the share of light pixels ("light").
 
     A mask keeps the light pixels. In memory at once are the upload, at most two images of its size, and what
@@ -215,7 +177,7 @@ def clean(path: Path, media_type: str) -> dict[str, Any]:
     Raises: Problem `not_an_image` or `image_unusable`.
     """
     with open_image(path, media_type) as image:
-        check(image)
+        check_header(image)
         try:
             image.load()
             profile, turned = image.info.get("icc_profile"), image

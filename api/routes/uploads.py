@@ -160,7 +160,7 @@ def store_upload(
     return answer
 
 
-async def vet(
+async def check_upload(
     services: Services, caller: Caller, path: Path, media_type: str, model: str
 ) -> tuple[str, dict[str, Any]]:
     """Check a delta, or check an image and re-encode it in place.
@@ -170,7 +170,7 @@ async def vet(
     """
     run = services.vetting_thread.run
     if media_type in vet_image.MEDIA_TYPES:
-        facts = await run(caller.tenant_id, partial(vet_image.clean, path, media_type))
+        facts = await run(caller.tenant_id, partial(vet_image.check_and_reencode, path, media_type))
         return vet_image.STORED, facts
     source = services.settings.models[model]
     await run(caller.tenant_id, partial(vet_delta.check, path, source, model))
@@ -231,7 +231,7 @@ async def upload_artifact(
             if path.stat().st_size > vet_image.MAX_BYTES:
                 raise Problem("payload_too_large", f"An image may have at most {vet_image.MAX_BYTES} bytes.")
         name = name or ("image.png" if is_image else LORA_FILE)
-        stored_type, facts = await vet(services, caller, path, media_type, model)
+        stored_type, facts = await check_upload(services, caller, path, media_type, model)
         # The body was not in memory when the dependency hashed the request: hash its digest instead
         key = IdempotencyKey(key.value, hash_request(request, sha256.encode()))
         answer = await run_in_threadpool(store_upload, services, caller, key, path, name, stored_type, facts)

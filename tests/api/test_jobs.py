@@ -94,7 +94,7 @@ def test_the_notes_are_bounded(tenant: Tenant):
     assert notes[-1] == "and 30 more"
 
 
-def test_a_job_rings_the_bell_with_nothing_but_its_id(tenant: Tenant, redis_url: str):
+def test_a_job_is_announced_with_nothing_but_its_id(tenant: Tenant, redis_url: str):
     with Redis.from_url(redis_url) as redis:
         redis.flushdb()
         job = tenant.erase(concepts=["a secret concept"])
