@@ -3,23 +3,12 @@
 from expunge.core.erasure.delta import Delta
 from expunge.core.erasure.delta_metadata import metadata
 from expunge.core.erasure.loop import fine_tune
-from expunge.core.erasure.methods import adv_unlearn, mace, prune, rece, text_encoder, time, uce
-from expunge.core.erasure.output_based import method_of
+from expunge.core.erasure.registry import implementation, method_of, register
 from expunge.core.models import Denoiser
 from expunge.core.progress import Callback, Checkpoints, show
-from expunge.core.specs import (
-    AdvUnlearnSpec,
-    EraseSpec,
-    FineTuneSpec,
-    MaceSpec,
-    PruneSpec,
-    ReceSpec,
-    TextEncoderSpec,
-    TimeSpec,
-    UceSpec,
-)
+from expunge.core.specs import EraseSpec, TrainSpec
 
-__all__ = ["Delta", "erase"]
+__all__ = ["Delta", "erase", "register"]
 
 
 def erase(
@@ -33,30 +22,15 @@ def erase(
     afterwards.
 
     The same spec, seed, machine type and thread count give the same bytes (CPU), resumed from a checkpoint or
-    not.
+    not. Raises: CoreError where the job cannot continue.
     """
-    delta = run(model, spec, callback, checkpoints)
+    method = spec.method
+    edit = implementation(method.name).edit
+    if edit is not None:
+        delta = edit(model, spec, method, callback, checkpoints)
+    elif isinstance(method, TrainSpec):
+        delta = fine_tune(model, spec, method, method_of(method), callback, checkpoints)
+    else:
+        raise TypeError(f"{type(method).__name__} says nothing of training: derive it from TrainSpec")
     delta.labels = metadata(delta, model, spec)
     return delta
-
-
-def run(model: Denoiser, spec: EraseSpec, callback: Callback, checkpoints: Checkpoints | None) -> Delta:
-    """By the method that the spec names."""
-    match spec.method:
-        case UceSpec() as method:
-            return uce.edit(model, spec, method, callback, checkpoints)
-        case TimeSpec() as method:
-            return time.edit(model, spec, method, callback)
-        case ReceSpec() as method:
-            return rece.edit(model, spec, method, callback)
-        case TextEncoderSpec() as method:
-            return fine_tune(model, spec, method, text_encoder.TextEncoder, callback, checkpoints)
-        case AdvUnlearnSpec() as method:
-            return fine_tune(model, spec, method, adv_unlearn.AdvUnlearn, callback, checkpoints)
-        case MaceSpec() as method:
-            return mace.edit(model, spec, method, callback, checkpoints)
-        case PruneSpec() as method:
-            return prune.edit(model, spec, method, callback, checkpoints)
-        case FineTuneSpec() as method:
-            return fine_tune(model, spec, method, method_of(method), callback, checkpoints)
-    raise TypeError(f"no implementation is known of {type(spec.method).__name__}")

@@ -10,7 +10,7 @@ from expunge.core.erasure.delta import Delta
 from expunge.core.erasure.delta_metadata import metadata
 from expunge.core.erasure.loop import fine_tune
 from expunge.core.erasure.method import Run
-from expunge.core.erasure.output_based import method_of
+from expunge.core.erasure.registry import method_of
 from expunge.core.errors import CoreError
 from expunge.core.hiding.key import RecoveryKey, load_key
 from expunge.core.hiding.kpop import Kpop

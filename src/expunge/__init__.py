@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         Queue as Queue,
         WaitTimeout as WaitTimeout,
     )
-    from expunge.core.erasure import Delta as Delta, erase as erase
+    from expunge.core.erasure import Delta as Delta, erase as erase, register as register
     from expunge.core.errors import CoreError as CoreError
     from expunge.core.evaluation.evaluate import evaluate as evaluate
     from expunge.core.evaluation.judges import judges_for as judges_for
@@ -119,6 +119,7 @@ MODULES: dict[str, str] = {
     "WaitTimeout": "expunge.client",
     "Delta": "expunge.core.erasure",
     "erase": "expunge.core.erasure",
+    "register": "expunge.core.erasure",
     "CoreError": "expunge.core.errors",
     "evaluate": "expunge.core.evaluation.evaluate",
     "judges_for": "expunge.core.evaluation.judges",

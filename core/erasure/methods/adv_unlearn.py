@@ -125,3 +125,6 @@ class AdvUnlearn(Method[AdvUnlearnSpec]):
         new = run.model.encode_with_graph(prompts, prefix)
         total = loss(run.model, x, x_r, new, old, target, new_kept, self.old[k][row_r], spec)
         return total, self.target_names[i] or None
+
+
+METHOD = AdvUnlearn

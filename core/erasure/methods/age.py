@@ -147,3 +147,6 @@ class Age(Adversarial[AgeSpec]):
         super().load_state(state)
         self.spread.load_state(state)
         self.balance.load_state(state)
+
+
+METHOD = Age

@@ -7,11 +7,13 @@ The guidance term G(c) = eps(c) - eps(0) is what is edited, and the unconditiona
 without.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from expunge.core.erasure.losses import error
-from expunge.core.erasure.single_loss import Texts
+from expunge.core.erasure.single_loss import SingleLoss, Texts
 from expunge.core.models import Denoiser, Text
 from expunge.core.sampling import Latents, cat
 from expunge.core.specs import AllButOneSpec
@@ -27,3 +29,6 @@ def loss(model: Denoiser, x: Latents, texts: Texts, spec: AllButOneSpec) -> Tens
     weights = model.schedule.weights(x.t, spec.space)
     guidance = error(new_c - new_0, strength * (old_s - old_0), weights)
     return guidance + spec.drift_weight * error(new_0, old_0, weights)
+
+
+METHOD = partial(SingleLoss, loss=loss)

@@ -78,3 +78,6 @@ class Ap(Adversarial[ApSpec]):
 
     def objective(self, draw: Draw) -> Tensor:
         return search_objective(self.run.model, draw.x_picked, draw.picked, self.spec)
+
+
+METHOD = Ap

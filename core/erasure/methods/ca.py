@@ -57,3 +57,6 @@ class Ca(SingleLoss[CaSpec]):
     def latents(self, i: int, g: Generator) -> Latents:
         key, spec = self.keys[i], self.run.spec
         return self.run.trajectories.noised(key, self.pictured[key], g, spec.batch_size, spec.pictures)
+
+
+METHOD = Ca

@@ -111,3 +111,6 @@ class EraseAnything(Method[EraseAnythingSpec]):
             model.predict(x.z, x.t, text)
         flat = at_size(token_maps(probabilities, tokens), model.latent_shape[1]).flatten(1)
         return flat - flat.mean(1, keepdim=True)
+
+
+METHOD = EraseAnything

@@ -1,10 +1,12 @@
 """ESD, Erasing Concepts from Diffusion Models (Gandikota et al., ICCV 2023)."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from expunge.core.erasure.losses import error, guided_away
-from expunge.core.erasure.single_loss import Texts
+from expunge.core.erasure.single_loss import SingleLoss, Texts
 from expunge.core.models import Denoiser, Text
 from expunge.core.sampling import Latents, cat
 from expunge.core.specs import EsdSpec
@@ -21,3 +23,6 @@ def loss(model: Denoiser, x: Latents, texts: Texts, spec: EsdSpec) -> Tensor:
         old_a, old_c = old.chunk(2)
     new = model.predict(x.z, x.t, texts.concept)
     return error(new, guided_away(old_a, old_c, spec.eta), model.schedule.weights(x.t, spec.space))
+
+
+METHOD = partial(SingleLoss, loss=loss)

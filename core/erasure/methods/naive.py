@@ -4,11 +4,13 @@ hold a neutral concept.
 |eps'(c_e) - eps(c_t)|^2  +  lambda |eps'(c_n) - eps(c_n)|^2
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from expunge.core.erasure.losses import error, guided_away
-from expunge.core.erasure.single_loss import Texts
+from expunge.core.erasure.single_loss import SingleLoss, Texts
 from expunge.core.models import Denoiser, Text
 from expunge.core.sampling import Latents, cat
 from expunge.core.specs import NaiveSpec
@@ -25,3 +27,6 @@ def loss(model: Denoiser, x: Latents, texts: Texts, spec: NaiveSpec) -> Tensor:
     weights = model.schedule.weights(x.t, spec.space)
     erase = error(new_c, guided_away(old_t, old_c, spec.eta), weights)
     return erase + spec.preserve_weight * error(new_n, old_n, weights)
+
+
+METHOD = partial(SingleLoss, loss=loss)

@@ -17,7 +17,7 @@ from expunge.core.erasure.delta import Delta
 from expunge.core.erasure.loop import fine_tune
 from expunge.core.erasure.losses import drift
 from expunge.core.erasure.method import Method, Purpose, Run, few
-from expunge.core.erasure.output_based import method_of
+from expunge.core.erasure.registry import method_of
 from expunge.core.erasure.retained_concepts import retained
 from expunge.core.models import Denoiser
 from expunge.core.models.masks import Masks

@@ -15,7 +15,7 @@ from expunge.core.erasure.closed_form import columns, condensed, edited_layers, 
 from expunge.core.erasure.delta import Delta
 from expunge.core.erasure.methods.uce import prompts_of
 from expunge.core.models import Denoiser
-from expunge.core.progress import Callback
+from expunge.core.progress import Callback, Checkpoints
 from expunge.core.specs import EraseSpec, ReceSpec
 
 
@@ -31,7 +31,13 @@ def adversarial(old: list[Tensor], new: list[Tensor], c: Tensor, ridge: float) -
     return found
 
 
-def edit(model: Denoiser, request: EraseSpec, spec: ReceSpec, callback: Callback) -> Delta:
+def edit(
+    model: Denoiser,
+    request: EraseSpec,
+    spec: ReceSpec,
+    callback: Callback,
+    _checkpoints: Checkpoints | None = None,
+) -> Delta:
     """UCE's edit and `rounds` more of what is left; a round's targets are the base model's values, its other
     columns are held.
     """

@@ -194,3 +194,6 @@ class Score(Method[ScoreSpec]):
             rows = slice(k, k + DRAWN_AT_ONCE)
             drawn.append(denoise(model, z[rows], text[rows], steps, spec.guidance_scale, steps)[-1])
         return torch.cat(drawn)
+
+
+METHOD = Score

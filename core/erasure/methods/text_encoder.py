@@ -56,3 +56,6 @@ class TextEncoder(Method[TextEncoderSpec]):
             held = kept.states, self.old[keep]
         wanted = targets[row % len(targets)].states
         return loss(new, wanted, run.model.updates(), spec, held), self.target_names[i] or None
+
+
+METHOD = TextEncoder

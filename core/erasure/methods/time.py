@@ -17,7 +17,7 @@ from expunge.core.erasure.closed_form import edited_layers, factors, wear
 from expunge.core.erasure.delta import Delta
 from expunge.core.models import Denoiser
 from expunge.core.models.vocabulary import article
-from expunge.core.progress import Callback
+from expunge.core.progress import Callback, Checkpoints
 from expunge.core.specs import EraseSpec, TimeSpec
 
 TEMPLATES = ("a photo of a {}", "an image of a {}", "a picture of a {}")  # the authors' augmentations
@@ -57,7 +57,13 @@ def replacements(model: Denoiser, name: str, target: str) -> list[tuple[str, str
     return list(zip(old, new, strict=True))
 
 
-def edit(model: Denoiser, request: EraseSpec, spec: TimeSpec, callback: Callback) -> Delta:
+def edit(
+    model: Denoiser,
+    request: EraseSpec,
+    spec: TimeSpec,
+    callback: Callback,
+    _checkpoints: Checkpoints | None = None,
+) -> Delta:
     """Edit every attn2.to_v (and to_k where asked) at once."""
     begun, evaluations = monotonic(), model.evaluations
 

@@ -70,8 +70,14 @@ def a_method(fits: Callable[[type[MethodSpec]], bool]) -> Any:
 
 
 def add(spec: type[MethodSpec]) -> None:
-    """Let this process's specs take one more method (`core.erasure.register`)."""
-    METHODS[spec.model_fields["name"].default] = spec
+    """Let the specs of this process take one more method (see `core.erasure.register`).
+
+    Raises: ValueError where its name is one of NAMES.
+    """
+    name = spec.model_fields["name"].default
+    if name in NAMES:
+        raise ValueError(f"there is a method '{name}' already: choose another name")
+    METHODS[name] = spec
 
 
 if TYPE_CHECKING:

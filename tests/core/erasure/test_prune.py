@@ -11,7 +11,7 @@ from expunge.core.erasure import erase
 from expunge.core.erasure.layers import add_trained
 from expunge.core.erasure.method import Run
 from expunge.core.erasure.methods.prune import Prune
-from expunge.core.erasure.output_based import method_of
+from expunge.core.erasure.registry import method_of
 from expunge.core.models import Denoiser, load_model
 from expunge.core.models.masks import Mask, Masks, pack, unpack
 from expunge.core.progress import ignore
