@@ -35,7 +35,7 @@ schemas = build_document(app)["components"]["schemas"]
 assert "torch" not in sys.modules
 
 from expunge import erase, load_model
-from expunge.core.delivery.card import made_by
+from expunge.core.delivery.card import cite_methods
 
 method = {{"name": "fade", **{SMALL}}}
 delta = erase(load_model(sys.argv[1]), EraseSpec(concepts=["church"], method=method))
@@ -44,7 +44,7 @@ print(json.dumps({{
     "schema": list(schemas["FadeSpec"]["properties"])[-2:],
     "steps": len(delta.info["history"]),
     "label": json.loads(delta.labels["concept_erasure.method"])["name"],
-    "cited": made_by([("fade", [])]),
+    "cited": cite_methods([("fade", [])]),
     "hides": HideSpec(concepts=["church"], method="fade").method.name,
     "prunes": pruned.method.method.name,
     "row": [line for line in page().splitlines() if line.startswith("| `fade`")],
