@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from expunge.core.checkpoints import Checkpoints
 from expunge.core.delivery import bundle, lora_file, signing, stack
 from expunge.core.delivery.inspection import write_inspection
 from expunge.core.delta_format import ADDED_FILE, LORA_FILE
@@ -27,7 +28,7 @@ from expunge.core.hiding import RecoveryKey, hide
 from expunge.core.inspection import Inspection, Side, inspect
 from expunge.core.models import Denoiser, load_model, word_embeddings
 from expunge.core.outcome import Outcome, Output
-from expunge.core.progress import Callback, Checkpoints, show
+from expunge.core.progress import Callback, show
 from expunge.core.specs import (
     CombineSpec,
     Concept,

@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from expunge.core.checkpoints import Checkpoints
 from expunge.core.errors import CoreError
 from expunge.core.models import Denoiser, Text
 from expunge.core.optimisers import load_parameter_state, parameter_state
-from expunge.core.progress import Callback, Checkpoints, Clock
+from expunge.core.progress import Callback, Clock
 from expunge.core.sampling import draw_noise, seeded, tensors_under
 from expunge.core.specs import InversionSpec
 

@@ -1,11 +1,12 @@
 """Concept erasure, one file per method. `erase` runs whichever the spec names."""
 
+from expunge.core.checkpoints import Checkpoints
 from expunge.core.erasure.delta import Delta
 from expunge.core.erasure.delta_metadata import metadata
 from expunge.core.erasure.loop import fine_tune
 from expunge.core.erasure.registry import implementation, method_of, register
 from expunge.core.models import Denoiser
-from expunge.core.progress import Callback, Checkpoints, show
+from expunge.core.progress import Callback, show
 from expunge.core.specs import EraseSpec, TrainSpec
 
 __all__ = ["Delta", "erase", "register"]

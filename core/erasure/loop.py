@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expunge.core.checkpoints import Checkpoints
 from expunge.core.erasure.delta import Delta
 from expunge.core.erasure.layers import add_trained
 from expunge.core.erasure.method import Method, Run, S
 from expunge.core.errors import CoreError
 from expunge.core.models import Denoiser
 from expunge.core.optimisers import load_optimiser_state, optimiser_state
-from expunge.core.progress import Callback, Checkpoints, Clock
+from expunge.core.progress import Callback, Clock
 from expunge.core.sampling import tensors_under
 from expunge.core.specs import EraseSpec, LatentsSpec, TrainSpec
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from expunge.core.checkpoints import Checkpoints
 from expunge.core.erasure.delta import Delta
 from expunge.core.erasure.method import Method, Run
 from expunge.core.models import Denoiser
-from expunge.core.progress import Callback, Checkpoints
+from expunge.core.progress import Callback
 from expunge.core.specs import EraseSpec, MethodSpec, methods
 
 MakeMethod = Callable[[Run[Any]], Method[Any]]

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from expunge.core.checkpoints import Checkpoints
 from expunge.core.concepts.textual_inversion import Picture, digest_of, invert, kept_part
 from expunge.core.errors import CoreError
 from expunge.core.evaluation.judges import Judges, judges_for
 from expunge.core.models import Denoiser
-from expunge.core.progress import Callback, Checkpoints
+from expunge.core.progress import Callback
 from expunge.core.specs import Concept, EraseSpec
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from expunge.core.checkpoints import Checkpoints
 from expunge.core.erasure.delta import Delta
 from expunge.core.erasure.delta_metadata import metadata
 from expunge.core.erasure.loop import fine_tune
@@ -15,7 +16,7 @@ from expunge.core.errors import CoreError
 from expunge.core.hiding.key import RecoveryKey, load_key
 from expunge.core.hiding.kpop import Kpop
 from expunge.core.models import Denoiser
-from expunge.core.progress import Callback, Checkpoints, show
+from expunge.core.progress import Callback, show
 from expunge.core.specs import HideSpec
 
 __all__ = ["RecoveryKey", "hide", "load_key", "recover"]

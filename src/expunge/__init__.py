@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         Queue as Queue,
         WaitTimeout as WaitTimeout,
     )
+    from expunge.core.checkpoints import DirectoryCheckpoints as DirectoryCheckpoints
     from expunge.core.erasure import Delta as Delta, erase as erase, register as register
     from expunge.core.errors import CoreError as CoreError
     from expunge.core.evaluation.evaluate import evaluate as evaluate
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     )
     from expunge.core.inspection import inspect as inspect
     from expunge.core.models import load_model as load_model
-    from expunge.core.progress import DirectoryCheckpoints as DirectoryCheckpoints
     from expunge.core.run import (
         run_combine as run_combine,
         run_erase as run_erase,
@@ -129,7 +129,7 @@ MODULES: dict[str, str] = {
     "recover": "expunge.core.hiding",
     "inspect": "expunge.core.inspection",
     "load_model": "expunge.core.models",
-    "DirectoryCheckpoints": "expunge.core.progress",
+    "DirectoryCheckpoints": "expunge.core.checkpoints",
     "run_combine": "expunge.core.run",
     "run_erase": "expunge.core.run",
     "run_evaluate": "expunge.core.run",

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings as hypothesis_setting
 from nacl.public import PrivateKey
 from safetensors.torch import load_file, save as save_tensors
 
+from expunge.core.checkpoints import DirectoryCheckpoints
 from expunge.core.delivery import stack
 from expunge.core.delivery.verify import verify
 from expunge.core.delta_format.check import check_delta, layer_shapes
@@ -21,7 +22,6 @@ from expunge.core.erasure.visual_concepts import read_image
 from expunge.core.errors import CoreError
 from expunge.core.hiding.key import FORMAT, load_key
 from expunge.core.models import load_model, word_embeddings
-from expunge.core.progress import DirectoryCheckpoints
 from expunge.core.sealing import seal, unseal
 from expunge.core.tensors import serialise
 from tests.support.bad_files import Evil, broken_delta, config, foreign, lora, mask, packed, picture

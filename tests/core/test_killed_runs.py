@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from expunge.core.progress import DirectoryCheckpoints, Progress
+from expunge.core.checkpoints import DirectoryCheckpoints
+from expunge.core.progress import Progress
 from expunge.core.run import run_erase, run_hide
 from expunge.core.specs import SPECS
 from tests.support.killed_runs import Killed, killed_at

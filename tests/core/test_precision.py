@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig
 
+from expunge.core.checkpoints import DirectoryCheckpoints
 from expunge.core.erasure import erase
 from expunge.core.erasure.closed_form import columns, condensed, factors
 from expunge.core.erasure.losses import error
@@ -20,7 +21,6 @@ from expunge.core.hiding import hide
 from expunge.core.inspection import Side, inspect
 from expunge.core.models import Denoiser, Text, clip_text, load_model, loading
 from expunge.core.models.scaling import gradients
-from expunge.core.progress import DirectoryCheckpoints
 from expunge.core.specs import METHODS, SPECS, EraseSpec, EsdSpec, InspectSpec
 from tests.support.killed_runs import Killed, killed_at
 from tests.support.small_jobs import IDS, RUNS, images

@@ -9,10 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from expunge.core.checkpoints import DirectoryCheckpoints
 from expunge.core.delivery.verify import verify
 from expunge.core.errors import CoreError
 from expunge.core.evaluation.report import Report
-from expunge.core.progress import DirectoryCheckpoints, Progress
+from expunge.core.progress import Progress
 from expunge.core.run import check_delta, run_erase, run_evaluate
 from expunge.core.specs import EraseSpec, EvaluateSpec
 from tests.support.killed_runs import Killed, killed_when

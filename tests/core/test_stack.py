@@ -8,6 +8,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
+from expunge.core.checkpoints import DirectoryCheckpoints
 from expunge.core.concepts import candidates
 from expunge.core.delivery import stack
 from expunge.core.delta_format import ADDED_FILE
@@ -16,7 +17,6 @@ from expunge.core.evaluation.report import Metric, Report
 from expunge.core.evaluation.verdict import Verdict
 from expunge.core.models import load_model
 from expunge.core.models.lora_factors import factors_of
-from expunge.core.progress import DirectoryCheckpoints
 from expunge.core.run import run_combine, run_erase
 from expunge.core.specs import CombineSpec, Concept, EraseSpec, EvaluationSpec, LoraSpec
 from tests.support.killed_runs import Killed, killed_at

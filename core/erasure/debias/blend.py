@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expunge.core.checkpoints import Checkpoints
 from expunge.core.concepts import attribute_phrases, names_of
 from expunge.core.erasure.closed_form import columns
 from expunge.core.erasure.debias.counting import Counter
 from expunge.core.models import Denoiser, Vocabulary
-from expunge.core.progress import Callback, Checkpoints, Clock
+from expunge.core.progress import Callback, Clock
 from expunge.core.specs import Concept, EraseSpec, UceSpec
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expunge.core.checkpoints import Checkpoints
 from expunge.core.concepts import candidates, excluding, names_of
 from expunge.core.erasure.attention import at_size, named_tokens, token_maps
 from expunge.core.erasure.closed_form import condensed, edited_layers, wear
@@ -29,7 +30,7 @@ from expunge.core.erasure.loop import fine_tune
 from expunge.core.erasure.method import Method, Run
 from expunge.core.erasure.methods.time import pairs
 from expunge.core.models import Denoiser, Text
-from expunge.core.progress import Callback, Checkpoints
+from expunge.core.progress import Callback
 from expunge.core.sampling import Latents
 from expunge.core.specs import EraseSpec, LoraSpec, MaceSpec
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expunge.core.checkpoints import Checkpoints
 from expunge.core.erasure.delta import Delta
 from expunge.core.erasure.loop import fine_tune
 from expunge.core.erasure.losses import drift
@@ -21,7 +22,7 @@ from expunge.core.erasure.registry import method_of
 from expunge.core.erasure.retained_concepts import retained
 from expunge.core.models import Denoiser
 from expunge.core.models.masks import Masks
-from expunge.core.progress import Callback, Checkpoints
+from expunge.core.progress import Callback
 from expunge.core.sampling import tensors_under
 from expunge.core.specs import EraseSpec, PruneSpec
 

@@ -11,11 +11,12 @@ import time
 import torch
 from torch import Tensor
 
+from expunge.core.checkpoints import Checkpoints
 from expunge.core.erasure.closed_form import columns, condensed, edited_layers, wear
 from expunge.core.erasure.delta import Delta
 from expunge.core.erasure.methods.uce import prompts_of
 from expunge.core.models import Denoiser
-from expunge.core.progress import Callback, Checkpoints
+from expunge.core.progress import Callback
 from expunge.core.specs import EraseSpec, ReceSpec
 
 

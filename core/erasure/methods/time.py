@@ -12,12 +12,13 @@ from time import monotonic
 import torch
 from torch import Tensor
 
+from expunge.core.checkpoints import Checkpoints
 from expunge.core.concepts import names_of, resolve_target
 from expunge.core.erasure.closed_form import edited_layers, factors, wear
 from expunge.core.erasure.delta import Delta
 from expunge.core.models import Denoiser
 from expunge.core.models.vocabulary import article
-from expunge.core.progress import Callback, Checkpoints
+from expunge.core.progress import Callback
 from expunge.core.specs import EraseSpec, TimeSpec
 
 TEMPLATES = ("a photo of a {}", "an image of a {}", "a picture of a {}")  # the authors' augmentations

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expunge.core.checkpoints import Checkpoints
 from expunge.core.concepts import excluding, names_of, resolve_target
 from expunge.core.erasure.closed_form import columns, condensed, edited_layers, factors, wear
 from expunge.core.erasure.debias.blend import attributes_of, debias
 from expunge.core.erasure.delta import Delta
 from expunge.core.models import Denoiser
-from expunge.core.progress import Callback, Checkpoints, ignore
+from expunge.core.progress import Callback, ignore
 from expunge.core.specs import EraseSpec, UceSpec, UnifiedEditSpec
 
 

@@ -12,6 +12,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from pydantic import ValidationError
 
+from expunge.core.checkpoints import DirectoryCheckpoints
 from expunge.core.concepts.embeddings import eos_states
 from expunge.core.concepts.textual_inversion import fitted, invert, kept_part, loss, moments, start_of
 from expunge.core.erasure.visual_concepts import named, shown, word_of
@@ -20,7 +21,6 @@ from expunge.core.evaluation.judges import judges_for
 from expunge.core.evaluation.report import Report
 from expunge.core.models import Text, load_model, word_embeddings
 from expunge.core.models.schedule import Schedule
-from expunge.core.progress import DirectoryCheckpoints
 from expunge.core.run import run_erase, run_evaluate
 from expunge.core.specs import Concept, EraseSpec, EvaluateSpec, EvaluationSpec, InversionSpec, UceSpec
 from tests.support.killed_runs import Killed, killed_when

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from expunge.core.checkpoints import DirectoryCheckpoints
 from expunge.core.concepts import attribute_phrases
 from expunge.core.erasure import erase
 from expunge.core.erasure.debias.blend import blended
@@ -14,7 +15,6 @@ from expunge.core.errors import CoreError
 from expunge.core.evaluation.attributes import NONE, distance, distribution, judge_of
 from expunge.core.evaluation.judges import Judges, judges_for
 from expunge.core.models import Text, Vocabulary, load_model
-from expunge.core.progress import DirectoryCheckpoints
 from expunge.core.specs import AgeSpec, Concept, DebiasSpec, EraseSpec, LoraSpec, UceSpec
 from tests.support.killed_runs import Killed, killed_when
 

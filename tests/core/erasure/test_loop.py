@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from expunge.core.checkpoints import DirectoryCheckpoints
 from expunge.core.concepts import candidates
 from expunge.core.erasure import erase
 from expunge.core.erasure.trajectory_buffer import Trajectories
 from expunge.core.errors import CoreError
 from expunge.core.models import load_model
-from expunge.core.progress import DirectoryCheckpoints
 from expunge.core.specs import (
     AdvUnlearnSpec,
     AgeSpec,

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from expunge.core import sealing
+from expunge.core.checkpoints import DirectoryCheckpoints
 from expunge.core.concepts.embeddings import name_states
 from expunge.core.delivery.verify import verify
 from expunge.core.errors import CoreError
@@ -30,7 +31,6 @@ from expunge.core.hiding import RecoveryKey, hide, load_key, recover
 from expunge.core.hiding.kpop import Prompt, into_ball, recovery_loss
 from expunge.core.models import Text, load_model
 from expunge.core.models.schedule import Schedule
-from expunge.core.progress import DirectoryCheckpoints
 from expunge.core.run import run_hide
 from expunge.core.sampling import Latents
 from expunge.core.specs import (
