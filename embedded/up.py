@@ -147,7 +147,7 @@ def check_settings() -> None:
     """
     settings = read(secret=False)
     try:
-        signing.given(settings)
+        signing.read_configured_key(settings)
     except ValueError as error:
         raise CannotStart(str(error)) from error
     models = settings.models

@@ -1,6 +1,6 @@
 """The Celery app: `celery -A expunge.worker.app worker`.
 
-A message is a bell and holds a job id; PostgreSQL is the queue of record.
+A message only wakes a worker and holds a job id; PostgreSQL is the queue of record.
 """
 
 import logging
@@ -28,22 +28,22 @@ from expunge.store.settings import read
 from expunge.worker import devices, shutdown, signing
 
 if TYPE_CHECKING:
-    from expunge.worker.readiness import Keeper
+    from expunge.worker.keeper import Keeper
 
-# Longer than any job: a message is never delivered twice for being slow. Recovery comes from the lease, not
-# from this.
+# Longer than any job, so that no message is delivered twice because its job is slow: recovery comes from the
+# lease instead.
 VISIBILITY = {"visibility_timeout": 43_200}
 
-# Read by OpenMP when a run first loads torch: threads that spin while they wait starve their neighbours on a
+# Read by OpenMP when a run first loads torch: threads that spin while they wait take time from others on a
 # shared host.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-settings = read(secret=False)  # imported to ring its bell, it needs none; a worker does
-counted: str | None = None
+settings = read(secret=False)  # who only sends messages needs no secret; a worker checks its own below
+metrics_folder: str | None = None
 keeper: "Keeper | None" = None
 if settings.metrics_port is not None and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     # Read by prometheus_client when it is first imported.
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = counted = tempfile.mkdtemp(prefix="expunge-metrics-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics_folder = tempfile.mkdtemp(prefix="expunge-metrics-")
 app = Celery("expunge", broker=settings.broker_url, include=["expunge.worker.task"])
 app.conf.update(
     accept_content=["json"],
@@ -57,7 +57,7 @@ app.conf.update(
     worker_prefetch_multiplier=1,
     worker_concurrency=1,
     worker_max_tasks_per_child=settings.tasks_per_process,
-    # A blink of Redis must not end a long job; the fence guards it
+    # A short loss of Redis must not end a long job; the fence guards it
     worker_cancel_long_running_tasks_on_connection_loss=False,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
@@ -75,10 +75,10 @@ app.conf.update(
 
 
 @celeryd_init.connect  # type: ignore[untyped-decorator]
-def starting(**_: Any) -> None:
-    """Not without a proper secret, nor with a signing key that cannot be read."""
+def check_settings_and_choose_device(**_: Any) -> None:
+    """Start neither without a proper secret, nor with a signing key that cannot be read."""
     try:
-        signing.given(read())
+        signing.read_configured_key(read())
     except ValueError as error:
         raise SystemExit(str(error)) from None
     devices.choose(settings.device, os.environ)
@@ -91,16 +91,16 @@ def configure_logging(**_: Any) -> None:
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]
-def beginning(**_: Any) -> None:
+def start_keeper(**_: Any) -> None:
     global keeper
-    from expunge.worker.readiness import Keeper
+    from expunge.worker.keeper import Keeper
 
     keeper = Keeper(settings)
     keeper.start()
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
-def ready(sender: Any, **_: Any) -> None:
+def serve_metrics_and_listen(sender: Any, **_: Any) -> None:
     from expunge.worker import metrics
 
     metrics.serve(settings)
@@ -109,27 +109,27 @@ def ready(sender: Any, **_: Any) -> None:
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
-def forked(**_: Any) -> None:
+def set_up_child(**_: Any) -> None:
     from expunge.worker import readiness
 
     db.discard_pools()
-    readiness.replaced()
+    readiness.note_process_replaced()
     tracing.configure("worker")
 
 
 @worker_process_shutdown.connect  # type: ignore[untyped-decorator]
-def ending(**_: Any) -> None:
+def flush_traces(**_: Any) -> None:
     tracing.flush()
 
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]
-def ended(**_: Any) -> None:
+def clean_up(**_: Any) -> None:
     if keeper is not None:
         keeper.stop()
-    if counted is not None:
-        shutil.rmtree(counted, ignore_errors=True)
+    if metrics_folder is not None:
+        shutil.rmtree(metrics_folder, ignore_errors=True)
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
-def stopping(**_: Any) -> None:
+def request_shutdown(**_: Any) -> None:
     shutdown.request(settings.soft_shutdown_seconds)

@@ -1,6 +1,6 @@
-"""core's Checkpoints over the artifact store: bytes first, then a fenced row with their sha256.
+"""core's Checkpoints in the artifact store: bytes first, then a fenced row with their sha256.
 
-A corrupt one gives way to the one before.
+Where the newest checkpoint is corrupt, the one before it is used.
 """
 
 import json
@@ -27,7 +27,8 @@ class JobCheckpoints:
     """The checkpoints of one job, written by one attempt and read by the next."""
 
     def __init__(self, lease: Lease, blobs: Blobs, keep: int) -> None:
-        self.lease, self.blobs, self.keep = lease, blobs, keep
+        self.lease, self.blobs = lease, blobs
+        self.keep = keep  # how many of the newest
 
     def save(self, step: int, tensors: "dict[str, torch.Tensor]", meta: dict[str, Any]) -> None:
         from safetensors.torch import save
@@ -42,10 +43,13 @@ class JobCheckpoints:
         return None if files is None else (load(files[STATE]), json.loads(files[META]))
 
     def save_files(self, step: int, files: dict[str, bytes]) -> None:
-        """LostLease when the job is another's; HandOver when the worker is to stop, now that the state is
-        safe.
+        """Store a checkpoint, and delete those that are no longer kept.
+
+        Raises: LostLease where the job is another worker's; a Stop where the run must stop, now that its
+        state is stored.
         """
-        job, rows, begun = self.lease.job, dict[str, Any](), time.monotonic()
+        job, started = self.lease.job, time.monotonic()
+        rows = dict[str, Any]()
         for name, content in files.items():
             key = output_key(job.tenant_id, job.id, job.attempt, job.fence)
             size, sha256 = self.blobs.put(key, content)
@@ -55,29 +59,28 @@ class JobCheckpoints:
                 attempts.add_checkpoint, job_id=job.id, fence=job.fence, step=step, files=rows, keep=self.keep
             )
         )
-        metrics.checkpoint_seconds.observe(time.monotonic() - begun)
+        metrics.checkpoint_seconds.observe(time.monotonic() - started)
         self.blobs.delete(stale)
-        self.lease.saved()
+        self.lease.note_checkpoint()
 
     def load_files(self) -> dict[str, bytes] | None:
-        """The newest intact checkpoint; an event tells of each that is not."""
+        """The newest intact checkpoint; each damaged one is noted as an event."""
         rows = self.lease.write(lambda session: attempts.list_checkpoints(session, self.lease.job.id))
         for row in rows:
+            files = dict[str, bytes]()
             try:
-                files = {
-                    name: self.blobs.read_all(file["key"], file["sha256"]) for name, file in row.files.items()
-                }
+                for name, file in row.files.items():
+                    files[name] = self.blobs.read_all(file["key"], file["sha256"])
             except (CorruptBlob, NotFound):
-                self.note(
-                    "checkpoint_corrupt",
-                    f"the checkpoint at step {row.step} is damaged: going back to the one before",
-                )
+                message = f"the checkpoint at step {row.step} is damaged: going back to the one before"
+                self.note("checkpoint_corrupt", message)
                 continue
             self.note("resumed", f"going on from the checkpoint at step {row.step}")
             return files
         return None
 
     def note(self, code: str, message: str) -> None:
+        """Add an event to the job, and a line to the log."""
         job = self.lease.job
         log.info(code, message=message)
         self.lease.write(lambda session: attempts.add_note(session, job.id, job.fence, code, message))

@@ -1,5 +1,5 @@
-"""What a worker computes on: EXPUNGE_DEVICE, told to torch before it is loaded, so that nothing can take
-another device.
+"""The device a worker computes on, EXPUNGE_DEVICE: set before torch is imported, so that nothing can use
+another one.
 """
 
 from collections.abc import MutableMapping
@@ -9,25 +9,23 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 SIDE = 64
 
 
-class Unusable(Exception):
-    """The device cannot be computed on; the message says why, for the operator."""
+class DeviceUnusable(Exception):
+    """The device cannot compute; the message tells the operator why."""
 
 
 def choose(wanted: str | None, environment: MutableMapping[str, str]) -> None:
-    """Leave torch the one device that is wanted: `cuda:1` is the second of those that the environment shows.
-    SystemExit where it shows fewer.
+    """Let torch see only the device that is wanted: `cuda:1` is the second that the environment shows.
 
-    Whoever inherits the environment is asked for the first device of those left.
+    Processes that inherit the environment are asked for the first device of those left. Raises: SystemExit
+    where the environment shows fewer devices.
     """
     number = (wanted or "").partition(":")[2]
     if wanted == "cpu":
         environment[VISIBLE] = ""
     elif number:
-        shown = (
-            [name.strip() for name in environment[VISIBLE].split(",") if name.strip()]
-            if VISIBLE in environment
-            else None
-        )
+        shown = None
+        if VISIBLE in environment:
+            shown = [name.strip() for name in environment[VISIBLE].split(",") if name.strip()]
         if shown is not None and int(number) >= len(shown):
             raise SystemExit(
                 f"EXPUNGE_DEVICE is '{wanted}', but {VISIBLE} shows {len(shown)}: name one of those, counted"
@@ -37,21 +35,24 @@ def choose(wanted: str | None, environment: MutableMapping[str, str]) -> None:
         environment["EXPUNGE_DEVICE"] = "cuda"
 
 
-def compute(wanted: str | None) -> str:
-    """Multiply two small matrices on the device that runs will take, and name it. Unusable."""
+def check_device(wanted: str | None) -> str:
+    """Multiply two small matrices on the device that runs will use; returns its name.
+
+    Raises: DeviceUnusable.
+    """
     import torch
 
     there = torch.cuda.is_available()
     if not there and (wanted or "").startswith("cuda"):
-        raise Unusable(
-            f"EXPUNGE_DEVICE is '{wanted}', and torch {torch.__version__} finds no such device: see to the"
-            " driver, or name another"
+        raise DeviceUnusable(
+            f"EXPUNGE_DEVICE is '{wanted}', and torch {torch.__version__} finds no such device: check the"
+            " driver, or name another device"
         )
     if not there and wanted is None and Path("/dev/nvidiactl").exists():
-        raise Unusable(
-            "this host has an NVIDIA driver, and torch cannot use it: see to it, or set EXPUNGE_DEVICE=cpu"
+        raise DeviceUnusable(
+            "this host has an NVIDIA driver, and torch cannot use it: check it, or set EXPUNGE_DEVICE=cpu"
         )
     ones = torch.ones(SIDE, SIDE, device="cuda" if there else "cpu")
     if not bool(((ones @ ones) == SIDE).all()):
-        raise Unusable("the device multiplies wrongly: take it out of service")
+        raise DeviceUnusable("the device computes wrong results: take it out of service")
     return torch.cuda.get_device_name() if there else "cpu"

@@ -1,5 +1,5 @@
-"""Rings the bell for queued jobs that nobody claimed: a lost message, an emptied Redis, a job whose worker
-died, a pause or a quota that ended.
+"""Sends wake-up messages for queued jobs that nobody claimed: after a lost message, an emptied Redis, a dead
+worker, or the end of a pause or a quota.
 """
 
 from datetime import timedelta
@@ -16,73 +16,68 @@ from expunge.store.settings import Settings
 from expunge.worker import metrics
 
 log = structlog.get_logger("worker")
-FULL = 500  # messages that wait already: more would only be duplicates
+MAX_WAITING = 500  # messages: where that many wait, more would only be duplicates
 
 
 def turn(settings: Settings) -> None:
     """Announce what is due."""
-    metrics.redispatches.inc(announce(settings, BATCH, FULL))
+    metrics.redispatches.inc(announce(settings, BATCH, MAX_WAITING))
 
 
-def ring_on(settings: Settings) -> None:
-    """A worker that has ended an attempt wakes whoever is next, where no message waits for that: a bell rung
-    while a tenant's quota was full woke nobody.
+def announce_next(settings: Settings) -> None:
+    """Wake a worker for the next job, unless a message waits already: called at an attempt's end, since a
+    message sent while the tenant's quota was full woke nobody.
     """
     try:
-        announce(settings, 1, 1)
+        announce(settings, limit=1, max_waiting=1)
     except DBAPIError as error:
-        log.warning("database_away", error=type(error).__name__)
+        log.warning("database_unreachable", error=type(error).__name__)
 
 
-def announce(settings: Settings, limit: int, full: int) -> int:
-    """Ring for at most `limit` jobs unless `full` messages wait, and say for how many; a message holds a job
-    id and nothing else.
+def announce(settings: Settings, limit: int, max_waiting: int) -> int:
+    """Send messages for at most `limit` jobs unless `max_waiting` messages wait; returns the number of jobs.
 
-    Where none waits, no worker is about to look: then what was announced before is announced again at once.
-    Where workers have different models a message may wake one that has not the job's: so a job gets as many
-    as there are workers, which Redis wakes in turn.
+    Where no message waits, no worker is about to look, and what was announced before is announced again at
+    once. Where workers have different models, a message may wake one that lacks the job's: so each job gets
+    as many messages as there are workers, which Redis wakes in turn.
     """
     try:
         with redis.Redis.from_url(
             settings.redis_client_url, socket_connect_timeout=1, socket_timeout=1
         ) as client:
             waiting = int(client.llen(QUEUE))
-        if waiting >= full:
+        if waiting >= max_waiting:
             return 0
-        grace, again = (
-            timedelta(seconds=settings.dispatch_seconds),
-            timedelta(seconds=settings.redispatch_after_seconds if waiting else 0),
-        )
         with db.transaction(settings.database_url.get_secret_value()) as session:
-            each = workers.messages_per_job(session)
+            per_job = workers.messages_per_job(session)
             ids = next_to_announce(
                 session,
-                grace=grace,
-                again=again,
-                limit=max(1, limit // each),
+                grace=timedelta(seconds=settings.dispatch_seconds),
+                again=timedelta(seconds=settings.redispatch_after_seconds if waiting else 0),
+                limit=max(1, limit // per_job),
                 max_running=settings.max_running_jobs,
             )
-            ring(settings.broker_url, [str(job_id) for job_id in ids for _ in range(each)])
+            send_messages(settings.broker_url, [str(job_id) for job_id in ids for _ in range(per_job)])
         return len(ids)
     except (redis.RedisError, OperationalError) as error:  # rolled back: announced again at the next turn
-        metrics.unheard.inc()
-        log.warning("broker_away", error=type(error).__name__)
+        metrics.failed_messages.inc()
+        log.warning("broker_unreachable", error=type(error).__name__)
         return 0
 
 
-def ring(broker: str, ids: list[str]) -> None:
-    """One message for each job."""
-    if not ids:
+def send_messages(broker_url: str, job_ids: list[str]) -> None:
+    """Send one wake-up message for each id; it holds nothing else."""
+    if not job_ids:
         return
-    with Celery("dispatcher", broker=broker, set_as_current=False) as sender:
+    with Celery("dispatcher", broker=broker_url, set_as_current=False) as sender:
         sender.conf.update(
             task_serializer="json",
             task_ignore_result=True,
             broker_transport_options={"socket_connect_timeout": 1, "socket_timeout": 2},
         )
         with sender.connection_for_write() as connection:
-            for job_id in ids:
+            for job_id in job_ids:
                 sender.send_task(
                     TASK, args=[job_id], queue=QUEUE, retry=False, ignore_result=True, connection=connection
                 )
-    log.info("announced", jobs=len(ids), job_ids=ids)
+    log.info("jobs_announced", jobs=len(job_ids), job_ids=job_ids)

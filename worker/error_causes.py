@@ -1,8 +1,8 @@
-"""Whose fault an error is: the job's own, or its worker's (device, network, disk, libraries, memory, a model
-that is not there).
+"""Whose fault an error is: the job's, or the worker's (device, network, disk, libraries, memory, a model that
+is missing).
 
-A job whose worker failed goes elsewhere. What nobody has foreseen goes elsewhere once: on another worker
-again, it is the job's.
+A job whose worker failed goes to another one. So does a job with an unforeseen error, once: if it fails there
+too, the fault is the job's.
 """
 
 import errno
@@ -43,7 +43,7 @@ DEVICE = re.compile(
     r" error|ECC error|device (?:was )?lost|fallen off the bus",
     re.IGNORECASE,
 )
-# A kernel refused its input: as any unforeseen error
+# A kernel refused its input: treated as any unforeseen error
 ASSERTED = re.compile(r"device-side assert|CUDA_LAUNCH_BLOCKING.*assert", re.IGNORECASE)
 LIBRARY = re.compile(
     r"cannot open shared object file|undefined symbol|wrong ELF class|GLIBC(?:XX)?_\d|invalid ELF header",
@@ -53,8 +53,8 @@ NETWORK = re.compile(
     r"couldn't connect to|Failed to resolve|Name or service not known|Temporary failure in name"
     r" resolution|Max retries exceeded"
 )
-# Whose own errors are the network's
-NETWORKED = {
+# Libraries whose own errors are the network's
+NETWORK_LIBRARIES = {
     "requests",
     "urllib3",
     "httpx",
@@ -64,24 +64,30 @@ NETWORKED = {
     "socket",
     "ssl",
 }
-# Core's codes for a model that this worker cannot load
-MODEL = ("unknown_model", "model_incomplete", "model_broken", "model_not_supported", "model_not_fetched")
+# core's codes for a model that this worker cannot load
+MODEL_CODES = (
+    "unknown_model",
+    "model_incomplete",
+    "model_broken",
+    "model_not_supported",
+    "model_not_fetched",
+)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What a worker could not do, for the client when every attempt has met with it."""
+    """A failure of the worker. The client sees it when it ended the job's last attempt."""
 
     code: str
     message: str
 
     @property
-    def blames(self) -> bool:
-        """Whether the worker itself is suspect; a job may be too large for any."""
+    def blames_worker(self) -> bool:
+        """Whether this worker is suspect; a job that runs out of memory may be too large for any."""
         return self.code != "out_of_memory"
 
-    def last(self, attempts: int) -> str:
-        """The message of the job's end."""
+    def last_message(self, attempts: int) -> str:
+        """What the job's error says after its last attempt."""
         return (
             f"{self.message}, and so it was in the last of {attempts} attempts: retry the job once the"
             " operator has seen to it"
@@ -101,23 +107,26 @@ FAULTS = {
 }
 
 
-def fault(error: BaseException) -> Fault | None:
-    """The worker's fault behind an error; None where it is the job's own, or unforeseen."""
+def find_fault(error: BaseException) -> Fault | None:
+    """The worker's fault behind an error; None where it is the job's, or unforeseen."""
     if isinstance(error, CoreError):
-        return (
-            Fault(error.code, f"the worker cannot load the job's model ({error.message})")
-            if error.code in MODEL
-            else None
-        )
-    code = next(filter(None, map(kind, chain(error))), None)
-    return None if code is None else Fault(code, FAULTS[code])
+        if error.code in MODEL_CODES:
+            return Fault(error.code, f"the worker cannot load the job's model ({error.message})")
+        return None
+    for cause in causes_of(error):
+        if (code := code_of(cause)) is not None:
+            return Fault(code, FAULTS[code])
+    return None
 
 
-def kind(error: BaseException) -> str | None:
-    """One of FAULTS, from an error's class, errno and words."""
+def code_of(error: BaseException) -> str | None:
+    """One of FAULTS, by an error's class, errno and text."""
     text = str(error)
+    # The job's own, though the text may look like the device's
     if ASSERTED.search(text) or (out_of_memory.out_of_memory(error) and not host_out_of_memory(error)):
         return None
+
+    # The host's and the service's, by the surest sign first
     if isinstance(error, Unreadable):
         return "secret_error"
     if isinstance(error, BlobError | ForeignStore) or (isinstance(error, OSError) and error.errno in DISK):
@@ -128,22 +137,22 @@ def kind(error: BaseException) -> str | None:
         return "host_error"
     if isinstance(error, ImportError) or LIBRARY.search(text):
         return "library_error"
+
+    # The device's and the network's, mostly by their text
     if type(error).__name__ in ("AcceleratorError", "DeferredCudaCallError") or (
         isinstance(error, RuntimeError | OSError | AssertionError) and DEVICE.search(text)
     ):
         return "device_error"
-    networked = type(error).__module__.partition(".")[0] in NETWORKED or isinstance(
-        error, ConnectionError | TimeoutError
-    )
-    return (
-        "network_error"
-        if networked or (isinstance(error, OSError) and (error.errno in UNREACHED or NETWORK.search(text)))
-        else None
-    )
+    by_library = type(error).__module__.partition(".")[0] in NETWORK_LIBRARIES
+    if by_library or isinstance(error, ConnectionError | TimeoutError):
+        return "network_error"
+    if isinstance(error, OSError) and (error.errno in UNREACHED or NETWORK.search(text)):
+        return "network_error"
+    return None
 
 
 def host_out_of_memory(error: BaseException) -> bool:
-    """Memory of the host, not of the device."""
+    """Whether the host's memory ran out, not the device's."""
     return (
         isinstance(error, MemoryError)
         or getattr(error, "errno", None) == errno.ENOMEM
@@ -151,8 +160,8 @@ def host_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, and those that led to it."""
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """An error, then those that led to it."""
     seen: BaseException | None = error
     for _ in range(10):
         if seen is None:

@@ -1,4 +1,4 @@
-"""A loop that only one process of all runs at a time: the holder of an advisory lock."""
+"""Leader election: a loop runs in one process at a time, the one that holds its advisory lock."""
 
 import threading
 import time
@@ -20,21 +20,21 @@ log = structlog.get_logger("worker")
 def lead(
     name: str, settings: Settings, every: float, turn: Callable[[Settings], None], stop: threading.Event
 ) -> None:
-    """Take a turn every so many seconds while leading; stand by otherwise.
+    """Call `turn` every `every` seconds while this process leads the loop `name`; stand by otherwise.
 
-    An error costs one turn, never the loop.
+    An error ends one turn, never the loop.
     """
     url = settings.database_url.get_secret_value()
     while not stop.is_set():
         try:
             with Session(db.engine(url)) as session:
-                hold(session, name, settings, every, turn, stop)
+                lead_while_locked(session, name, settings, every, turn, stop)
         except SQLAlchemyError as error:
             log.warning("loop_interrupted", loop=name, error=type(error).__name__)
         stop.wait(every)
 
 
-def hold(
+def lead_while_locked(
     session: Session,
     name: str,
     settings: Settings,
@@ -42,13 +42,13 @@ def hold(
     turn: Callable[[Settings], None],
     stop: threading.Event,
 ) -> None:
-    """Turns for as long as this session's connection holds the lock."""
+    """Take turns for as long as this session's connection holds the lock."""
     if not try_advisory_lock(session, name):
         return
     session.commit()
     connection = session.connection()
     try:
-        log.info("loop_leads", loop=name)
+        log.info("loop_leading", loop=name)
         while not stop.is_set():
             session.execute(text("select 1"))  # raises when the connection, and the lock with it, is gone
             session.commit()
@@ -56,7 +56,7 @@ def hold(
             try:
                 turn(settings)
             except Exception:
-                log.exception("turn_failed", loop=name)
+                log.exception("loop_turn_failed", loop=name)
             stop.wait(max(0.0, every - (time.monotonic() - begun)))
     finally:
         with suppress(SQLAlchemyError):

@@ -1,5 +1,5 @@
-"""`python -m expunge.worker.loops`: dispatcher, bells, reaper, sweeper, verifier and webhooks beside each
-other. Run it as often as you like: one of each leads.
+"""`python -m expunge.worker.loops`: dispatcher, stale messages, reaper, sweeper, verifier and webhooks, each
+in a thread. Run as many copies as you like: each loop runs in one of them at a time.
 """
 
 import signal
@@ -22,16 +22,19 @@ MINUTE, HOUR = 60.0, 3600.0
 
 
 def main() -> None:
+    # Set up what the loops share.
     settings, stop = read(), threading.Event()
     logs.configure(settings, "loops", lambda: sys.stdout)
     tracing.configure("loops")
     metrics.serve(settings)
-    own_store(settings)
+    check_store(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+
+    # Run each loop in a thread of its own, until a signal stops them all.
     loops = [
         ("dispatcher", settings.dispatch_seconds, dispatcher.turn),
-        ("bells", settings.redispatch_after_seconds, stale_messages.turn),
+        ("stale_messages", settings.redispatch_after_seconds, stale_messages.turn),
         ("reaper", settings.reaper_seconds, reaper.turn),
         ("sweeper", HOUR, sweeper.turn),
         ("webhooks", settings.webhook_seconds, Deliverer().turn),
@@ -47,10 +50,10 @@ def main() -> None:
         thread.join()
 
 
-def own_store(settings: Settings) -> None:
-    """End when the artifact store is another deployment's.
+def check_store(settings: Settings) -> None:
+    """Exit where the artifact store belongs to another deployment.
 
-    One that is away is looked at again before anything is deleted.
+    One that is unreachable is checked again before anything is deleted.
     """
     try:
         deployment.open_store(settings)
@@ -58,7 +61,7 @@ def own_store(settings: Settings) -> None:
         log.error("foreign_store", error=str(error))
         raise SystemExit(1) from error
     except (BlobError, SQLAlchemyError) as error:
-        log.warning("store_unknown", error=type(error).__name__)
+        log.warning("store_not_checked", error=type(error).__name__)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""The end of a good run: bytes up, re-read and hashed, then one transaction that makes them the job's."""
+"""The end of a successful run: upload the bytes, read and hash them again, then make them the job's artifacts
+in one transaction.
+"""
 
 import time
 import uuid
@@ -20,8 +22,12 @@ log = structlog.get_logger("worker")
 
 
 def publish(lease: Lease, blobs: Blobs, outcome: "Outcome", progress: dict[str, Any] | None) -> None:
-    """LostLease, CancelRequested; whatever was uploaded without a commit is deleted, here or by the sweep."""
-    job, stored, begun = lease.job, list[NewArtifact](), time.monotonic()
+    """Upload and commit; what was uploaded without a commit is deleted, here or by the sweeper.
+
+    Raises: LostLease, CancelRequested.
+    """
+    job, started = lease.job, time.monotonic()
+    stored = list[NewArtifact]()
     try:
         for output in outcome.outputs:
             key = output_key(job.tenant_id, job.id, job.attempt, job.fence)
@@ -29,7 +35,7 @@ def publish(lease: Lease, blobs: Blobs, outcome: "Outcome", progress: dict[str, 
             stored.append(
                 NewArtifact(uuid.uuid4(), output.name, output.media_type, size, sha256, key, output.kind)
             )
-            lease.seen_now()
+            lease.note_alive()
         stale = lease.write(
             lambda session: attempts.publish(
                 session, job.id, job.fence, stored, verdict=outcome.verdict, progress=progress
@@ -40,5 +46,5 @@ def publish(lease: Lease, blobs: Blobs, outcome: "Outcome", progress: dict[str, 
     except Exception:
         blobs.delete([artifact.key for artifact in stored])
         raise
-    metrics.publish_seconds.observe(time.monotonic() - begun)
+    metrics.publish_seconds.observe(time.monotonic() - started)
     blobs.delete(stale)

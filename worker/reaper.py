@@ -1,4 +1,4 @@
-"""Takes jobs from dead workers, and ends those past their deadlines."""
+"""Takes jobs away from dead workers, and ends jobs past their deadlines."""
 
 import structlog
 
@@ -11,14 +11,12 @@ log = structlog.get_logger("worker")
 
 
 def turn(settings: Settings) -> None:
-    """Rounds until nothing is left: what is past its deadline must not stand in the way of those who choose
-    from the queue.
-    """
-    while once(settings).full:
+    """Reap until nothing is left: jobs past their deadlines must not get in the way of claims."""
+    while reap_batch(settings).full:
         pass
 
 
-def once(settings: Settings) -> ReaperRound:
+def reap_batch(settings: Settings) -> ReaperRound:
     with db.transaction(settings.database_url.get_secret_value()) as session:
         done = reap(session, backoff=settings.backoff_seconds)
         workers.delete_lost(session)

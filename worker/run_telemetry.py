@@ -1,4 +1,4 @@
-"""Where a run's time goes: seconds a step for the metrics; phases, and steps at most once a second, for the
+"""Where a run's time goes: seconds per step for the metrics; phases, and steps at most once a second, for the
 traces.
 """
 
@@ -15,38 +15,40 @@ from expunge.worker import metrics
 SECOND = 1_000_000_000  # ns
 
 
-class Pace:
-    """Hears every report of a run."""
+class RunTelemetry:
+    """Measures a run by its progress reports; times are in ns of the wall clock, as spans have them."""
 
     def __init__(self) -> None:
         self.phase, self.step = "", 0
-        self.at = self.shown = time.time_ns()
+        self.reported_at = self.traced_at = time.time_ns()
         self.span: Span = INVALID_SPAN
 
     def __call__(self, report: Mapping[str, Any]) -> None:
-        now, phase, step = time.time_ns(), str(report.get("phase")), int(report.get("step") or 0)
+        phase, step = str(report.get("phase")), int(report.get("step") or 0)
+        now = time.time_ns()
         if phase != self.phase:
             self.span.end()
             self.span = tracer.start_span(f"phase {phase}", start_time=now)
-            self.phase, self.shown = phase, now
+            self.phase, self.traced_at = phase, now
         elif step > self.step:
-            metrics.step_seconds.labels(phase).observe(max(0, now - self.at) / SECOND / (step - self.step))
-            if now - self.shown >= SECOND or step == report.get("total"):
-                self.show(report, step, now)
-        self.step, self.at = step, now
+            seconds = max(0, now - self.reported_at) / SECOND
+            metrics.step_seconds.labels(phase).observe(seconds / (step - self.step))
+            if now - self.traced_at >= SECOND or step == report.get("total"):
+                self.trace_step(report, step, now)
+        self.step, self.reported_at = step, now
 
-    def show(self, report: Mapping[str, Any], step: int, now: int) -> None:
-        """A span for the steps since the last one shown."""
-        self.shown = now
+    def trace_step(self, report: Mapping[str, Any], step: int, now: int) -> None:
+        """Add a span for the steps since the last one traced."""
+        self.traced_at = now
         metrics.note_gpu_memory()
-        if self.span.is_recording():
-            numbers = {
-                key: value for key in ("total", "loss") if isinstance(value := report.get(key), int | float)
-            }
-            inside = trace.set_span_in_context(self.span)
-            tracer.start_span(
-                "step", context=inside, start_time=self.at, attributes={"step": step, **numbers}
-            ).end(now)
+        if not self.span.is_recording():
+            return
+        attributes: dict[str, int | float] = {"step": step}
+        for key in ("total", "loss"):
+            if isinstance(value := report.get(key), int | float):
+                attributes[key] = value
+        inside = trace.set_span_in_context(self.span)
+        tracer.start_span("step", context=inside, start_time=self.reported_at, attributes=attributes).end(now)
 
     def end(self) -> None:
         self.span.end()

@@ -16,7 +16,6 @@ from expunge.core.specs import (
     ACCEPTED,
     SPECS,
     CombineSpec,
-    Concept,
     EraseSpec,
     EvaluateSpec,
     HideSpec,
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from expunge.core.outcome import Outcome
     from expunge.worker.checkpoints import JobCheckpoints
 
-REPORT, WORD = "report.json", "embedding-"
+REPORT, WORD = "report.json", "embedding-"  # a file's name, and how those of learned words begin
 SUFFIXES = (".safetensors", ".json", ".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -51,16 +50,16 @@ class Runner(Protocol):
     ) -> "Outcome": ...
 
 
-def runner_for(settings: Settings) -> Runner:
-    """core's, unless EXPUNGE_RUNNER names another as module:function."""
+def find_runner(settings: Settings) -> Runner:
+    """core's runner, unless EXPUNGE_RUNNER names another as module:function."""
     if settings.runner is None:
         return run
-    found: Runner = getattr(module_of(settings.runner), settings.runner.partition(":")[2])
+    found: Runner = getattr(import_module_of(settings.runner), settings.runner.partition(":")[2])
     return found
 
 
-def module_of(runner: str) -> ModuleType:
-    """Of module:function."""
+def import_module_of(runner: str) -> ModuleType:
+    """The module of module:function."""
     return importlib.import_module(runner.partition(":")[0])
 
 
@@ -72,9 +71,10 @@ def run(
     callback: Callable[[Any], None],
     checkpoints: "JobCheckpoints",
 ) -> "Outcome":
-    """Whatever the job's kind asks for."""
+    """Run a job's spec with core, by its kind."""
     from expunge.core import run as science
 
+    # What every kind of job needs.
     spec = SPECS[job.kind].model_validate(job.spec, context=ACCEPTED)
     if spec.model not in settings.models:
         known = ", ".join(sorted(settings.models))
@@ -87,148 +87,125 @@ def run(
     shared: dict[str, Any] = {
         "source": settings.models[spec.model],
         "cache": settings.cache_dir,
-        "signing_key": signing.key_of(settings),
+        "signing_key": signing.load_signing_key(settings),
         "context": context,
         "callback": callback,
     }
     inputs, out = Inputs(job, folder, settings), folder / "out"
+
+    # What this kind needs, and the run.
     match spec:
         case HideSpec():
             return science.run_hide(spec, out, key_folder=folder / "key", checkpoints=checkpoints, **shared)
-        case EraseSpec() if spec.base_job_id is not None:
-            below: dict[str, Any] = {
-                "base": inputs.of_job(spec.base_job_id, LORA_FILE, "base_job_id"),
-                "base_report": inputs.report(spec.base_job_id),
-            }
-            return science.run_erase(
-                spec, out, checkpoints=checkpoints, images=inputs.images(spec), **below, **shared
-            )
         case EraseSpec():
-            return science.run_erase(spec, out, checkpoints=checkpoints, images=inputs.images(spec), **shared)
+            if spec.base_job_id is not None:
+                shared["base"] = inputs.fetch_from_job(spec.base_job_id, (LORA_FILE,), "base_job_id")
+                shared["base_report"] = inputs.fetch_report(spec.base_job_id)
+            images = inputs.fetch_images(spec)
+            return science.run_erase(spec, out, checkpoints=checkpoints, images=images, **shared)
         case CombineSpec():
-            return science.run_combine(
-                spec,
-                out,
-                deltas=[inputs.own(id_) for id_ in spec.jobs],
-                restored=inputs.left_out(spec),
-                **shared,
-            )
+            deltas = [inputs.fetch_own_delta(job_id) for job_id in spec.jobs]
+            restored = inputs.list_restored(spec)
+            return science.run_combine(spec, out, deltas=deltas, restored=restored, **shared)
         case EvaluateSpec():
-            judged, concepts = inputs.judged(spec)
+            delta = inputs.fetch_delta(spec.job_id, str(spec.artifact_id))
+            words = inputs.fetch_learned_words(spec)
             return science.run_evaluate(
-                spec, out, delta=judged, concepts=concepts, words=inputs.words(spec), **shared
+                spec, out, delta=delta, concepts=list(spec.concepts), words=words, **shared
             )
         case InspectSpec():
-            delta = inputs.delta(spec.job_id, str(spec.artifact_id), "")
-            other = spec.against_job_id or spec.against_artifact_id
-            against = (
-                inputs.delta(spec.against_job_id, str(spec.against_artifact_id), "against_")
-                if other
-                else None
-            )
+            delta, against = inputs.fetch_delta(spec.job_id, str(spec.artifact_id)), None
+            if spec.against_job_id or spec.against_artifact_id:
+                against = inputs.fetch_delta(
+                    spec.against_job_id, str(spec.against_artifact_id), prefix="against_"
+                )
             return science.run_inspect(spec, out, delta=delta, against=against, **shared)
         case _:
             raise TypeError(f"no runner for {type(spec).__name__}")
 
 
 class Inputs:
-    """What a job builds on or judges, fetched into its folder and checked by sha256."""
+    """Fetches what a job builds on or judges into its folder, checked by sha256."""
 
     def __init__(self, job: Job, folder: Path, settings: Settings) -> None:
-        self.job, self.folder, self.settings = job, folder, settings
+        self.job, self.folder = job, folder
+        self.settings = settings
         self.url = settings.database_url.get_secret_value()
 
-    def of_job(self, job_id: str, names: str | Sequence[str], field: str) -> Path:
-        """The first of `names` that the job has delivered."""
-        wanted = [names] if isinstance(names, str) else names
+    def fetch(self, row: Artifact) -> Path:
+        """Download an artifact to a file named by its id: its own name may be longer than file systems
+        allow.
+        """
+        suffix = Path(row.name).suffix
+        path = self.folder / f"{row.id}{suffix if suffix in SUFFIXES else ''}"
+        Blobs(self.settings.artifacts_url).download(row.key, path, row.sha256)
+        return path
+
+    def fetch_from_job(self, job_id: str, names: Sequence[str], field: str) -> Path:
+        """Fetch the first of `names` that the job has delivered.
+
+        Raises: CoreError `input_not_found`, of this field of the spec.
+        """
         try:
-            with db.transaction(self.url) as session:
-                rows = {
-                    row.name: row for row in artifacts.list_of_job(session, self.job.tenant_id, UUID(job_id))
-                }
-            row = next((rows[name] for name in wanted if name in rows), None)
+            rows = {row.name: row for row in self.list_artifacts(job_id)}
+            row = next((rows[name] for name in names if name in rows), None)
             if row is None:
-                raise NotFound(f"job {job_id} has no artifact {' or '.join(map(repr, wanted))}")
+                raise NotFound(f"job {job_id} has no artifact {' or '.join(map(repr, names))}")
             return self.fetch(row)
         except NotFound as error:
             raise CoreError("input_not_found", f"{field}: {error}", field=field) from error
 
-    def fetch(self, row: Artifact) -> Path:
-        """To a file named by the artifact's id: a name of a client's may be longer than a file's may be."""
-        path = self.folder / f"{row.id}{Path(row.name).suffix if Path(row.name).suffix in SUFFIXES else ''}"
-        Blobs(self.settings.artifacts_url).download(row.key, path, row.sha256)
-        return path
+    def fetch_upload(self, artifact_id: str, field: str, what: str) -> Path:
+        """Fetch what a client uploaded, which is `what`.
 
-    def images(self, spec: EraseSpec) -> dict[str, Path]:
-        """The uploads that concepts name, by id."""
-        found = dict[str, Path]()
-        for id_ in dict.fromkeys(i for c in spec.concepts for i in (*c.images, *c.masks)):
-            try:
-                with db.transaction(self.url) as session:
-                    row = artifacts.get(session, self.job.tenant_id, UUID(id_))
-                found[id_] = self.fetch(row)
-            except NotFound as error:
-                raise CoreError(
-                    "input_not_found", f"concepts: there is no image {id_}: {error}", field="concepts"
-                ) from error
-        return found
-
-    def words(self, spec: EvaluateSpec) -> list[Path]:
-        """The files of the words that the judged job has learned."""
-        if spec.job_id is None:
-            return []
-        with db.transaction(self.url) as session:
-            rows = artifacts.list_of_job(session, self.job.tenant_id, UUID(spec.job_id))
-        return [self.fetch(row) for row in rows if row.name.startswith(WORD)]
-
-    def own(self, job_id: str) -> Path:
-        """A job's own delta, without what it stands on."""
-        return self.of_job(job_id, (ADDED_FILE, LORA_FILE), "jobs")
-
-    def report(self, job_id: str) -> Path | None:
-        """report.json, where the job was judged."""
-        try:
-            return self.of_job(job_id, REPORT, "base_job_id")
-        except CoreError:
-            return None
-
-    def left_out(self, spec: CombineSpec) -> list[str]:
-        """Names of what the stacks of the combined jobs hold beside them."""
-        with db.transaction(self.url) as session:
-            members = [
-                m
-                for id_ in spec.jobs
-                for m in jobs.list_stack(
-                    session, self.job.tenant_id, jobs.get(session, self.job.tenant_id, UUID(id_))
-                )
-            ]
-            return list(
-                dict.fromkeys(
-                    c["name"] for m in members if str(m.id) not in spec.jobs for c in m.spec["concepts"]
-                )
-            )
-
-    def delta(self, job_id: str | None, artifact_id: str, prefix: str) -> Path:
-        """The delta of a job, or else of an upload. `prefix` of the fields that name it."""
-        return (
-            self.upload(artifact_id, f"{prefix}artifact_id")
-            if job_id is None
-            else self.of_job(job_id, (LORA_FILE, MASK_FILE), f"{prefix}job_id")
-        )
-
-    def judged(self, spec: EvaluateSpec) -> tuple[Path, list[Concept]]:
-        """The delta to judge and the concepts it is to have erased."""
-        if spec.job_id is not None:
-            return self.of_job(spec.job_id, (LORA_FILE, MASK_FILE), "job_id"), list(spec.concepts)
-        return self.upload(str(spec.artifact_id), "artifact_id"), list(spec.concepts)
-
-    def upload(self, artifact_id: str, field: str) -> Path:
-        """An uploaded delta."""
+        Raises: CoreError `input_not_found`, of this field of the spec.
+        """
         try:
             with db.transaction(self.url) as session:
                 row = artifacts.get(session, self.job.tenant_id, UUID(artifact_id))
             return self.fetch(row)
         except NotFound as error:
-            raise CoreError(
-                "input_not_found", f"{field}: there is no such delta: {error}", field=field
-            ) from error
+            message = f"{field}: there is no {what} {artifact_id}: {error}"
+            raise CoreError("input_not_found", message, field=field) from error
+
+    def list_artifacts(self, job_id: str) -> Sequence[Artifact]:
+        with db.transaction(self.url) as session:
+            return artifacts.list_of_job(session, self.job.tenant_id, UUID(job_id))
+
+    def fetch_images(self, spec: EraseSpec) -> dict[str, Path]:
+        """Fetch the uploads that concepts name, by id."""
+        ids = [id_ for concept in spec.concepts for id_ in (*concept.images, *concept.masks)]
+        return {id_: self.fetch_upload(id_, "concepts", "image") for id_ in dict.fromkeys(ids)}
+
+    def fetch_learned_words(self, spec: EvaluateSpec) -> list[Path]:
+        """Fetch the files of the words that the judged job has learned."""
+        if spec.job_id is None:
+            return []
+        return [self.fetch(row) for row in self.list_artifacts(spec.job_id) if row.name.startswith(WORD)]
+
+    def fetch_own_delta(self, job_id: str) -> Path:
+        """Fetch a job's own delta, without those it stands on."""
+        return self.fetch_from_job(job_id, (ADDED_FILE, LORA_FILE), "jobs")
+
+    def fetch_report(self, job_id: str) -> Path | None:
+        """Fetch report.json; None where the job was not judged."""
+        try:
+            return self.fetch_from_job(job_id, (REPORT,), "base_job_id")
+        except CoreError:
+            return None
+
+    def fetch_delta(self, job_id: str | None, artifact_id: str, prefix: str = "") -> Path:
+        """Fetch the delta of a job, else of an upload; `prefix` of the spec's fields that name it."""
+        if job_id is None:
+            return self.fetch_upload(artifact_id, f"{prefix}artifact_id", "delta")
+        return self.fetch_from_job(job_id, (LORA_FILE, MASK_FILE), f"{prefix}job_id")
+
+    def list_restored(self, spec: CombineSpec) -> list[str]:
+        """Names of the concepts that stacks of the combined jobs erase and the combination does not."""
+        tenant_id, members = self.job.tenant_id, list[Job]()
+        with db.transaction(self.url) as session:
+            for job_id in spec.jobs:
+                members += jobs.list_stack(session, tenant_id, jobs.get(session, tenant_id, UUID(job_id)))
+            left_out = [job for job in members if str(job.id) not in spec.jobs]
+            names = [concept["name"] for job in left_out for concept in job.spec["concepts"]]
+        return list(dict.fromkeys(names))

@@ -1,8 +1,8 @@
-"""One POST to a client's host and to nowhere else.
+"""POST to a client's host and to nowhere else (no SSRF).
 
 The host is resolved once and refused if any of its addresses is not public; the connection goes to those very
-addresses, with SNI, certificate and Host header still the host's. httpcore is used bare: it follows no
-redirect, reads no proxy from the environment, keeps no cookie and unpacks nothing.
+addresses, while SNI, certificate and Host header remain the host's. httpcore is used directly: it follows no
+redirect, reads no proxy from the environment, keeps no cookie and decompresses nothing.
 """
 
 import ipaddress
@@ -19,8 +19,8 @@ import httpcore
 
 from expunge.store.webhook_targets import Refused, Target, public
 
-MAX_ANSWER = 64 * 1024  # bytes that are read, heads included
-# Getaddrinfo knows no timeout: a slow one is left behind
+MAX_ANSWER = 64 * 1024  # bytes that are read, headers included
+# getaddrinfo has no timeout: a slow call is abandoned in its thread
 RESOLVERS = ThreadPoolExecutor(16, thread_name_prefix="resolve")
 
 
@@ -33,36 +33,35 @@ class Undelivered(Exception):
 
 
 class Deadline:
-    """A moment after which nothing waits any more."""
+    """A point in time after which nothing waits any longer."""
 
     def __init__(self, seconds: float) -> None:
         self.at = time.monotonic() + seconds
 
-    def left(self) -> float:
-        """Seconds; Undelivered when there are none."""
+    def seconds_left(self) -> float:
+        """Raises: Undelivered where there are none."""
         left = self.at - time.monotonic()
         if left <= 0:
             raise Undelivered("timeout")
         return left
 
 
-class Stream(httpcore.NetworkStream):
-    """A connection that ends at a deadline however slowly bytes drip in, and reads no more than
-    MAX_ANSWER.
-    """
+class BoundedStream(httpcore.NetworkStream):
+    """A connection that ends at a deadline, however slowly bytes arrive, and reads at most MAX_ANSWER."""
 
     def __init__(self, inner: httpcore.NetworkStream, deadline: Deadline) -> None:
-        self.inner, self.deadline, self.room = inner, deadline, MAX_ANSWER
+        self.inner, self.deadline = inner, deadline
+        self.bytes_left = MAX_ANSWER
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
-        if self.room == 0:
+        if self.bytes_left == 0:
             raise Undelivered("bad_answer")
-        found = self.inner.read(min(max_bytes, self.room), self.deadline.left())
-        self.room -= len(found)
+        found = self.inner.read(min(max_bytes, self.bytes_left), self.deadline.seconds_left())
+        self.bytes_left -= len(found)
         return found
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
-        self.inner.write(buffer, self.deadline.left())
+        self.inner.write(buffer, self.deadline.seconds_left())
 
     def close(self) -> None:
         self.inner.close()
@@ -74,8 +73,9 @@ class Stream(httpcore.NetworkStream):
         timeout: float | None = None,  # noqa: ARG002
     ) -> httpcore.NetworkStream:
         try:
-            return Stream(
-                self.inner.start_tls(ssl_context, server_hostname, self.deadline.left()), self.deadline
+            return BoundedStream(
+                self.inner.start_tls(ssl_context, server_hostname, self.deadline.seconds_left()),
+                self.deadline,
             )
         except httpcore.ConnectError as error:
             raise Undelivered("tls_failed") from error
@@ -84,11 +84,12 @@ class Stream(httpcore.NetworkStream):
         return self.inner.get_extra_info(info)
 
 
-class Pinned(httpcore.NetworkBackend):
+class PinnedBackend(httpcore.NetworkBackend):
     """Connects to the addresses it was given, whatever host it is asked for."""
 
     def __init__(self, addresses: Sequence[str], deadline: Deadline) -> None:
-        self.addresses, self.deadline, self.inner = addresses, deadline, httpcore.SyncBackend()
+        self.addresses, self.deadline = addresses, deadline
+        self.inner = httpcore.SyncBackend()
 
     def connect_tcp(
         self,
@@ -100,9 +101,9 @@ class Pinned(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         for n, address in enumerate(self.addresses, start=1):
             # A silent address leaves time for the next
-            share = self.deadline.left() / (len(self.addresses) - n + 1)
+            share = self.deadline.seconds_left() / (len(self.addresses) - n + 1)
             try:
-                return Stream(
+                return BoundedStream(
                     self.inner.connect_tcp(address, port, share, local_address, socket_options), self.deadline
                 )
             except (httpcore.ConnectError, httpcore.ConnectTimeout):
@@ -112,10 +113,13 @@ class Pinned(httpcore.NetworkBackend):
 
 
 def resolve(target: Target, deadline: Deadline) -> list[str]:
-    """All addresses of a host, asked for once. Refused when there is none, or when any is not public."""
+    """Look up all addresses of a host, once.
+
+    Raises: Refused where there is none, or any is not public; Undelivered.
+    """
     asked = RESOLVERS.submit(socket.getaddrinfo, target.host, target.port, type=socket.SOCK_STREAM)
     try:
-        found = [str(entry[4][0]) for entry in asked.result(timeout=deadline.left())]
+        found = [str(entry[4][0]) for entry in asked.result(timeout=deadline.seconds_left())]
     except TimeoutError as error:
         raise Undelivered("timeout") from error
     except OSError as error:
@@ -126,8 +130,8 @@ def resolve(target: Target, deadline: Deadline) -> list[str]:
 
 
 @lru_cache
-def trust(ca_file: Path | None) -> ssl.SSLContext:
-    """The public certificate authorities, and the operator's own."""
+def make_ssl_context(ca_file: Path | None) -> ssl.SSLContext:
+    """A context that trusts the public certificate authorities, and the operator's own."""
     context = httpcore.default_ssl_context()
     if ca_file is not None:
         context.load_verify_locations(ca_file)
@@ -137,17 +141,22 @@ def trust(ca_file: Path | None) -> ssl.SSLContext:
 def post(
     target: Target, headers: dict[str, str], body: bytes, *, seconds: float, ca_file: Path | None = None
 ) -> int:
-    """The answer's status; its body is read and dropped. Refused, Undelivered."""
+    """POST once and return the answer's status; its body is read and dropped.
+
+    Raises: Refused, Undelivered.
+    """
     deadline = Deadline(seconds)
     url = httpcore.URL(scheme=target.scheme, host=target.host, port=target.port, target=target.path)
-    whole = {"Host": target.authority, "Content-Length": str(len(body)), "Connection": "close", **headers}
+    all_headers = {"Host": target.authority, "Content-Length": str(len(body)), "Connection": "close"}
+    all_headers |= headers
     status = 0
     try:
         with (
             httpcore.ConnectionPool(
-                ssl_context=trust(ca_file), network_backend=Pinned(resolve(target, deadline), deadline)
+                ssl_context=make_ssl_context(ca_file),
+                network_backend=PinnedBackend(resolve(target, deadline), deadline),
             ) as pool,
-            pool.stream("POST", url, headers=list(whole.items()), content=body) as answer,
+            pool.stream("POST", url, headers=list(all_headers.items()), content=body) as answer,
         ):
             status = answer.status
             for _ in answer.iter_stream():

@@ -1,8 +1,8 @@
-"""Tells the running task that its worker is to stop.
+"""Tells the running task that its worker must stop.
 
-Celery's own soft shutdown waits out its whole timeout and tells the task nothing. So SIGTERM keeps Celery's
-warm meaning (take nothing new, wait for the task), the task hears of it through a byte of shared memory and
-hands its job over, and a timer bounds the wait.
+Celery's own soft shutdown waits for its whole timeout and does not tell the task. So SIGTERM keeps its
+meaning of a warm shutdown (take nothing new, wait for the task), a byte of shared memory tells the task,
+which hands its job over, and a timer limits the wait.
 """
 
 import mmap

@@ -1,7 +1,7 @@
-"""What signs this deployment's manifests: the same key on every worker, whichever host made it first.
+"""The key that signs this deployment's manifests: the same on every worker, whichever host made it.
 
 `python -m expunge.worker.signing show` lists the public keys, `rotate` makes a new one, `adopt FILE` takes
-over one that a host has signed with, `revoke KEY_ID` takes one that has leaked off the list.
+over one that a host has signed with, `revoke KEY_ID` removes a leaked one from the list.
 """
 
 import argparse
@@ -17,12 +17,12 @@ from expunge.store.errors import NotFound
 from expunge.store.settings import Settings, read
 
 
-def key_of(settings: Settings) -> Ed25519PrivateKey:
-    """EXPUNGE_SIGNING_KEY, else the deployment's own, made by whichever worker is first.
+def load_signing_key(settings: Settings) -> Ed25519PrivateKey:
+    """EXPUNGE_SIGNING_KEY, else the deployment's own key, which the first worker makes.
 
-    Its public half is at GET /signing-keys from then on.
+    GET /signing-keys lists its public half from then on.
     """
-    own = given(settings)
+    own = read_configured_key(settings)
     secret, older = settings.secret.get_secret_value(), settings.older_secrets
     with db.transaction(settings.database_url.get_secret_value()) as session:
         if own is not None:
@@ -32,17 +32,15 @@ def key_of(settings: Settings) -> Ed25519PrivateKey:
         if kept is None:
             signing_keys.lock(session)
             kept = signing_keys.get_private_key(session, secret, older)
-        return (
-            take(session, Ed25519PrivateKey.generate(), secret)
-            if kept is None
-            else load_private(kept.encode(), "the database")
-        )
+        if kept is None:
+            return adopt(session, Ed25519PrivateKey.generate(), secret)
+        return load_private(kept.encode(), "the database")
 
 
-def given(settings: Settings) -> Ed25519PrivateKey | None:
-    """What EXPUNGE_SIGNING_KEY says, as PEM or as the name of a file of it.
+def read_configured_key(settings: Settings) -> Ed25519PrivateKey | None:
+    """The key in EXPUNGE_SIGNING_KEY, given as PEM or as the name of a PEM file; None where it is unset.
 
-    ValueError when that is no key.
+    Raises: ValueError where that is not a key.
     """
     if settings.signing_key is None:
         return None
@@ -58,8 +56,8 @@ def given(settings: Settings) -> Ed25519PrivateKey | None:
         ) from error
 
 
-def take(session: Session, key: Ed25519PrivateKey, secret: str) -> Ed25519PrivateKey:
-    """Sign with this key from now on."""
+def adopt(session: Session, key: Ed25519PrivateKey, secret: str) -> Ed25519PrivateKey:
+    """Sign with this key from now on, on every worker."""
     signing_keys.activate(
         session, key_id(key.public_key()), public_pem(key.public_key()), private_pem(key), secret
     )
@@ -70,22 +68,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The keys that sign manifests.")
     parser.add_argument("action", choices=("show", "rotate", "adopt", "revoke"))
     parser.add_argument("what", nargs="?", default="", help="adopt: the PEM file; revoke: the key's id")
-    asked, settings = parser.parse_args(), read()
+    options, settings = parser.parse_args(), read()
     secret = settings.secret.get_secret_value()
-    if asked.action in ("rotate", "adopt") and settings.signing_key is not None:
+    if options.action in ("rotate", "adopt") and settings.signing_key is not None:
         parser.error(
             "EXPUNGE_SIGNING_KEY names the key that signs: change it there, or unset it for all workers first"
         )
     with db.transaction(settings.database_url.get_secret_value()) as session:
         signing_keys.lock(session)
         try:
-            match asked.action:
+            match options.action:
                 case "rotate":
-                    take(session, Ed25519PrivateKey.generate(), secret)
+                    adopt(session, Ed25519PrivateKey.generate(), secret)
                 case "adopt":
-                    take(session, load_private(Path(asked.what).read_bytes(), asked.what), secret)
+                    adopt(session, load_private(Path(options.what).read_bytes(), options.what), secret)
                 case "revoke":
-                    signing_keys.revoke(session, asked.what)
+                    signing_keys.revoke(session, options.what)
         except (OSError, ValueError, NotFound) as error:
             parser.error(str(error))
         for row in signing_keys.list_keys(session):

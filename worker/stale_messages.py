@@ -1,5 +1,5 @@
-"""Drops bells that nobody needs any more: a worker that died had taken them, and Redis would keep them until
-their visibility timeout ends.
+"""Drops wake-up messages that nobody needs any more: a worker that died had taken them, and Redis would keep
+them until their visibility timeout ends.
 """
 
 import base64
@@ -14,32 +14,33 @@ from expunge.store.queue_announcements import TASK
 from expunge.store.settings import Settings
 
 log = structlog.get_logger("worker")
-# Kombu's names: messages that a worker took and has not acknowledged, and when
-TAKEN, TIMES = ("unacked", "unacked_index")
+# Kombu's names: messages that a worker took and has not acknowledged, and when it took them
+TAKEN, TAKEN_AT = ("unacked", "unacked_index")
 
 
 def turn(settings: Settings) -> None:
-    """Forget what was taken for jobs that are over; a job that this database does not know is another
-    deployment's, on the same Redis. A worker that still lives goes on with such a message, and acknowledges
-    it in vain.
+    """Drop what was taken for jobs that have ended.
+
+    A job that this database does not know is another deployment's, on the same Redis. A worker that is still
+    alive goes on with such a message, and its acknowledgement has no effect.
     """
     try:
         with redis.Redis.from_url(
             settings.redis_client_url, socket_connect_timeout=1, socket_timeout=5
         ) as client:
-            taken = {tag: rings_for(message) for tag, message in client.hscan_iter(TAKEN)}
+            taken = {tag: job_id_of(message) for tag, message in client.hscan_iter(TAKEN)}
             with db.transaction(settings.database_url.get_secret_value()) as session:
                 ended = jobs.find_ended(session, {job_id for job_id in taken.values() if job_id is not None})
-            over = [tag for tag, job_id in taken.items() if job_id in ended]
-            if over:
-                client.pipeline().zrem(TIMES, *over).hdel(TAKEN, *over).execute()
-                log.info("bells_dropped", messages=len(over))
+            stale = [tag for tag, job_id in taken.items() if job_id in ended]
+            if stale:
+                client.pipeline().zrem(TAKEN_AT, *stale).hdel(TAKEN, *stale).execute()
+                log.info("stale_messages_dropped", messages=len(stale))
     except redis.RedisError as error:
-        log.warning("broker_away", error=type(error).__name__)
+        log.warning("broker_unreachable", error=type(error).__name__)
 
 
-def rings_for(message: bytes) -> uuid.UUID | None:
-    """The job of one of our messages, as kombu keeps it; None for anything else."""
+def job_id_of(message: bytes) -> uuid.UUID | None:
+    """The job of one of our messages, as kombu stores it; None for anything else."""
     try:
         raw, *_ = json.loads(message)
         if raw["headers"]["task"] != TASK:

@@ -1,5 +1,5 @@
-"""Hashes stored artifacts again from time to time, so that a rotten disk is noticed before a client needs the
-bytes.
+"""Hashes stored artifacts again from time to time, so that a damaged disk is noticed before a client needs
+the bytes.
 """
 
 from datetime import timedelta
@@ -18,7 +18,7 @@ BATCH = 100  # artifacts a turn
 
 
 def turn(settings: Settings) -> None:
-    """Look at those that nobody has looked at for longest; what is damaged is flagged until it is whole
+    """Verify the artifacts that were verified longest ago; a damaged one is flagged until it is intact
     again.
     """
     url = settings.database_url.get_secret_value()
@@ -30,16 +30,16 @@ def turn(settings: Settings) -> None:
     with db.transaction(url) as session:
         due = artifacts.list_unverified(session, timedelta(days=settings.verify_days), BATCH)
     for row in due:
-        found = whole(blobs, row)
+        intact = is_intact(blobs, row)
         with db.transaction(url) as session:
-            artifacts.record_check(session, row.id, whole=found)
-        metrics.verified.labels("whole" if found else "corrupt").inc()
-        if not found:
+            artifacts.record_check(session, row.id, whole=intact)
+        metrics.verified.labels("whole" if intact else "corrupt").inc()
+        if not intact:
             log.error("artifact_corrupt", artifact_id=str(row.id), job_id=str(row.job_id), key=row.key)
 
 
-def whole(blobs: Blobs, row: Artifact) -> bool:
-    """Whether the bytes are there and are what was stored."""
+def is_intact(blobs: Blobs, row: Artifact) -> bool:
+    """Whether the stored bytes are there and unchanged."""
     try:
         return blobs.hash(row.key) == (row.size, row.sha256)
     except NotFound:

@@ -1,4 +1,4 @@
-"""Delivers webhooks: signed as Standard Webhooks has it, tried again on the schedule until the receiver
+"""Delivers webhooks, signed as Standard Webhooks specifies; retries on the schedule until the receiver
 answers 2xx.
 """
 
@@ -19,33 +19,37 @@ from expunge.worker.safe_http import Undelivered, post
 
 log = structlog.get_logger("worker")
 THREADS = 16
-LEASE = 4  # times what an attempt may take: whoever held it is dead by then
+LEASE_FACTOR = 4  # times the longest attempt: whoever held the lease is dead by then
 
 
 class Deliverer:
-    """Hands what is due to threads, so that a slow receiver holds up none but itself.
+    """Hands due deliveries to threads, so that a slow receiver delays only its own.
 
-    What a crash cuts off is due again when its lease ends.
+    A delivery that a crash interrupts is due again when its lease ends.
     """
 
     def __init__(self) -> None:
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="webhook")
-        self.flying: set[Future[None]] = set()
+        self.in_flight: set[Future[None]] = set()
 
     def turn(self, settings: Settings) -> None:
-        landed = {attempt for attempt in self.flying if attempt.done()}
-        self.flying -= landed
-        # Not settled: made again when its lease ends
-        for error in filter(None, (attempt.exception() for attempt in landed)):
-            log.warning("webhook_unsettled", error=type(error).__name__)
-        lease = timedelta(seconds=LEASE * settings.webhook_timeout_seconds)
+        done = {future for future in self.in_flight if future.done()}
+        self.in_flight -= done
+        for future in done:
+            if (error := future.exception()) is not None:  # delivered again when its lease ends
+                log.warning("webhook_not_settled", error=type(error).__name__)
+
+        lease = timedelta(seconds=LEASE_FACTOR * settings.webhook_timeout_seconds)
         with db.transaction(settings.database_url.get_secret_value()) as session:
-            due = webhook_deliveries.claim(session, limit=THREADS - len(self.flying), lease=lease)
-        self.flying |= {self.pool.submit(deliver, settings, each) for each in due}
+            due = webhook_deliveries.claim(session, limit=THREADS - len(self.in_flight), lease=lease)
+        self.in_flight |= {self.pool.submit(deliver, settings, each) for each in due}
 
 
-def signed(due: DueDelivery, secret: str, older: Sequence[str] = ()) -> dict[str, str]:
-    """The headers of Standard Webhooks; two signatures while a secret is being rotated. Unreadable."""
+def sign(due: DueDelivery, secret: str, older: Sequence[str] = ()) -> dict[str, str]:
+    """The headers of Standard Webhooks, with two signatures while a secret is being rotated.
+
+    Raises: Unreadable.
+    """
     message = webhook_deliveries.message_id(due.id)
     secrets = [
         encryption.unseal(sealed, secret, older)
@@ -59,14 +63,13 @@ def signed(due: DueDelivery, secret: str, older: Sequence[str] = ()) -> dict[str
     }
 
 
-def attempt(settings: Settings, due: DueDelivery) -> tuple[int | None, str | None]:
-    """(HTTP status, error): the error is None when the receiver took it."""
+def send(settings: Settings, due: DueDelivery) -> tuple[int | None, str | None]:
+    """POST the event once; returns (HTTP status, error), where the error is None if the receiver took it."""
     fixed = {"Content-Type": "application/json", "User-Agent": "Expunge-Webhooks", "Accept": "*/*"}
     try:
-        headers = {**fixed, **signed(due, settings.secret.get_secret_value(), settings.older_secrets)}
-        where = target(due.url, settings)
+        headers = {**fixed, **sign(due, settings.secret.get_secret_value(), settings.older_secrets)}
         status = post(
-            where,
+            target(due.url, settings),
             headers,
             due.body.encode(),
             seconds=settings.webhook_timeout_seconds,
@@ -82,14 +85,14 @@ def attempt(settings: Settings, due: DueDelivery) -> tuple[int | None, str | Non
 
 
 def deliver(settings: Settings, due: DueDelivery) -> None:
-    """One attempt and its entry in the log; neither URL nor answer is written to our own."""
-    began = time.monotonic()
+    """Make one attempt and record it for the client; neither URL nor answer goes into our own log."""
+    started = time.monotonic()
     try:
-        status, error = attempt(settings, due)
+        status, error = send(settings, due)
     except Exception:
         log.exception("webhook_failed", delivery_id=str(due.id))
         status, error = None, "internal_error"
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - started
     with db.transaction(settings.database_url.get_secret_value()) as session:
         now = webhook_deliveries.settle(
             session, due, status=status, error=error, seconds=seconds, retries=settings.webhook_retry_seconds

@@ -17,6 +17,8 @@ from expunge.core.delta_format.metadata import ADAPTER_SETTINGS
 
 Shapes = Mapping[str, Sequence[int]]
 
+# Before the layer's name, as diffusers saves it; without "text_model." it is read too
+PREFIXES = {"unet": "unet.", "text_encoder": "text_encoder.text_model."}
 SAVE = "Send a LoRA as diffusers' save_lora_weights or peft's get_peft_model_state_dict writes it."
 FACTOR = re.compile(
     r"(?P<layer>[A-Za-z0-9_.]+?)"
@@ -70,8 +72,7 @@ class Pair:
 
 def tensor_name(component: str, layer: str, factor: str) -> str:
     """Of a layer's factor "A" or "B", as diffusers saves it."""
-    inner = "text_model." if component == "text_encoder" else ""
-    return f"{component}.{inner}{layer}.lora_{factor}.weight"
+    return f"{PREFIXES[component]}{layer}.lora_{factor}.weight"
 
 
 def parse_name(name: str) -> tuple[str, str, str]:

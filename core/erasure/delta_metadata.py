@@ -1,11 +1,10 @@
-"""What a delta file says of itself in its metadata: what it erases and how it was made; no times, no
-paths.
-"""
+"""A delta file's metadata: what it erases and how it was made, without times or paths."""
 
 import hashlib
 import json
 
 from expunge.core import phrasing
+from expunge.core.delta_format import metadata as keys
 from expunge.core.erasure.delta import Delta
 from expunge.core.models import Denoiser
 from expunge.core.specs import EraseSpec, HideSpec
@@ -26,30 +25,28 @@ def metadata(delta: Delta, model: Denoiser, spec: EraseSpec) -> dict[str, str]:
     concepts = [c.model_dump() for c in spec.concepts]
     recovery = {}
     if isinstance(spec, HideSpec):
-        recovery["concept_erasure.recovery"] = spec.recovery.model_dump_json()
+        recovery[keys.RECOVERY] = spec.recovery.model_dump_json()
     return {
         # What any reader of ModelSpec shows.
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{model.architecture}/{'lora' if lora else 'sparse-mask'}",
-        "modelspec.implementation": "diffusers" if lora else "expunge",
-        "modelspec.title": phrasing.title(spec.concepts, hidden)[:200],
-        "modelspec.description": (
+        keys.MODELSPEC_VERSION: "1.0.0",
+        keys.ARCHITECTURE: f"{model.architecture}/{'lora' if lora else 'sparse-mask'}",
+        keys.IMPLEMENTATION: "diffusers" if lora else "expunge",
+        keys.TITLE: phrasing.title(spec.concepts, hidden)[:200],
+        keys.DESCRIPTION: (
             f"A {'LoRA' if lora else 'sparse mask'} that"
             f" {phrasing.deed(spec.concepts, 'the base model', hidden)} by {spec.method.name.upper()}."
         ),
-        "modelspec.usage_hint": (
-            (LOAD if lora else PRUNE) + " Without it, the base model draws the concept again."
-        ),
-        "modelspec.tags": "concept-erasure,safety",
-        "modelspec.hash_sha256": data.hexdigest(),
+        keys.USAGE_HINT: ((LOAD if lora else PRUNE) + " Without it, the base model draws the concept again."),
+        keys.TAGS: "concept-erasure,safety",
+        keys.TENSORS_SHA256: data.hexdigest(),
         # What our own jobs read again.
-        "concept_erasure.format": "1",
-        "concept_erasure.concepts": json.dumps(concepts, ensure_ascii=False, sort_keys=True),
-        "concept_erasure.method": spec.method.model_dump_json(),
-        "concept_erasure.preserve": json.dumps(spec.preserve, ensure_ascii=False),
-        "concept_erasure.seed": str(spec.seed),
-        "concept_erasure.base_model": spec.model,
-        "concept_erasure.base_sha256": model.digest,
-        "concept_erasure.residual": str(delta.info.get("residual")),
+        keys.FORMAT: "1",
+        keys.CONCEPTS: json.dumps(concepts, ensure_ascii=False, sort_keys=True),
+        keys.METHOD: spec.method.model_dump_json(),
+        keys.PRESERVE: json.dumps(spec.preserve, ensure_ascii=False),
+        keys.SEED: str(spec.seed),
+        keys.BASE_MODEL: spec.model,
+        keys.BASE_SHA256: model.digest,
+        keys.RESIDUAL: str(delta.info.get("residual")),
         **recovery,
     }

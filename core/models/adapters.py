@@ -26,8 +26,6 @@ from expunge.core.specs import LoraSpec, TextLoraSpec
 
 ADAPTER = "default"
 Component = Literal["unet", "text_encoder"]
-# As diffusers' LoRA files name the layers
-PREFIX: dict[Component, str] = {"unet": "unet.", "text_encoder": "text_encoder.text_model."}
 
 
 def bare(name: str) -> str:
@@ -287,7 +285,9 @@ class Adapters:
     def lora_tensors(self) -> dict[str, Tensor]:
         """The adapter as diffusers' LoRA file names it."""
         (component,) = self.worn()
-        return {f"{PREFIX[component]}{k}": v.contiguous() for k, v in sorted(self.adapter_state().items())}
+        return {
+            f"{lora.PREFIXES[component]}{k}": v.contiguous() for k, v in sorted(self.adapter_state().items())
+        }
 
     def load_delta(self, delta: str | os.PathLike[str] | Mapping[str, Tensor]) -> None:
         """Wear a LoRA in diffusers' format or a sparse mask of ours: a .safetensors file, a folder that holds

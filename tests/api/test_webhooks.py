@@ -30,7 +30,7 @@ def deliver(tenant: Tenant, **changes: object) -> None:
     """One round of the loop."""
     loop = Deliverer()
     loop.turn(tenant.settings.model_copy(update=changes))
-    for flight in loop.flying:
+    for flight in loop.in_flight:
         flight.result()
     loop.pool.shutdown()
 

@@ -155,7 +155,7 @@ def test_f9_a_running_job_waits_for_the_database_as_long_as_its_lease_and_is_the
     stage.faults.append("postgres cut")
     stage.proxies["postgres"].cut()
     log = stage.folder / f"process-{stage.processes.index(worker)}.log"
-    until(lambda: "database_away_for_long" in log.read_text())
+    until(lambda: "database_unreachable_too_long" in log.read_text())
     stage.proxies["postgres"].mend()
     clean(stage, kills=1)
     assert stage.job(job_id).status == "succeeded"

@@ -136,13 +136,13 @@ def resume(fleet: Fleet, tenant_id: uuid.UUID | None) -> None:
         queue_pauses.resume(session, tenant_id)
 
 
-def nothing_to_do(fleet: Fleet) -> int:
-    """Bells that woke a worker for nothing."""
-    return sum(log.read_text().count("nothing_to_do") for log in fleet.folder.glob("process-*.log"))
+def no_job_due(fleet: Fleet) -> int:
+    """How often a message woke a worker for nothing."""
+    return sum(log.read_text().count("no_job_due") for log in fleet.folder.glob("process-*.log"))
 
 
 def test_while_a_queue_is_paused_its_running_job_finishes_and_nothing_starts_but_others(fleet, finished):
-    from expunge.worker.dispatcher import ring
+    from expunge.worker.dispatcher import send_messages
 
     fleet.loops(), fleet.worker()
     running = fleet.post(hold=4)
@@ -151,8 +151,8 @@ def test_while_a_queue_is_paused_its_running_job_finishes_and_nothing_starts_but
     waiting, other = fleet.post(), Other(fleet)
     fleet.go.touch()
     finished(running, 12)
-    ring(fleet.settings.redis_url.get_secret_value(), [str(waiting)])
-    until(lambda: nothing_to_do(fleet) > 0)
+    send_messages(fleet.settings.redis_url.get_secret_value(), [str(waiting)])
+    until(lambda: no_job_due(fleet) > 0)
     theirs = other.post()
     until(lambda: other.ended(theirs))
     assert (fleet.job(waiting).status, fleet.job(waiting).attempt) == ("queued", 0)
@@ -167,7 +167,7 @@ def test_a_pause_that_asks_for_running_jobs_hands_them_over_at_a_checkpoint_and_
     job_id = fleet.post(hold=8, run_timeout_s=3600)
     fleet.until_step(job_id, 8)
     pause(fleet, None, hand_over=True)
-    until(lambda: "run_to_stop" in (fleet.folder / "process-1.log").read_text())
+    until(lambda: "stop_requested" in (fleet.folder / "process-1.log").read_text())
     time.sleep(2 * fleet.settings.cancel_seconds)  # the next checkpoint may be far: nobody is killed for that
     fleet.go.touch()
     until(lambda: "requeued" in [e.type for e in fleet.events(job_id)])

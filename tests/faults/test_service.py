@@ -145,7 +145,7 @@ def test_f10_an_api_killed_before_its_answer_leaves_one_job(stage: Stage):
     proxy.close()
 
 
-def test_f11_an_api_killed_before_its_bell_leaves_a_job_that_runs(stage: Stage):
+def test_f11_an_api_killed_before_its_wake_up_message_leaves_a_job_that_runs(stage: Stage):
     """F11: API SIGKILL between the commit and the message to Redis."""
     wire = behind(stage.settings.redis_url.get_secret_value())
     first, url = stage.api(EXPUNGE_REDIS_URL=through(stage.settings.redis_url.get_secret_value(), wire))
@@ -157,7 +157,7 @@ def test_f11_an_api_killed_before_its_bell_leaves_a_job_that_runs(stage: Stage):
     wire.on_request = die
     with pytest.raises(httpx.TransportError):
         stage.post(url)
-    stage.faults.append("api killed before its bell")
+    stage.faults.append("api killed before its wake-up message")
     with db.transaction(stage.url) as session:
         (committed,) = jobs.list_jobs(session, stage.tenant_id, limit=10)
     stage.accepted.append(committed.id)
@@ -293,7 +293,7 @@ def test_f29_one_of_two_leaders_acts_and_the_other_takes_over(stage: Stage):
     logs = [stage.folder / f"process-{stage.processes.index(p)}.log" for p in (first, second)]
 
     def leads(i: int) -> set[str]:
-        lines = [json.loads(line) for line in logs[i].read_text().splitlines() if "loop_leads" in line]
+        lines = [json.loads(line) for line in logs[i].read_text().splitlines() if "loop_leading" in line]
         return {line["loop"] for line in lines}
 
     until(lambda: leads(0) | leads(1) >= {"dispatcher", "reaper"})

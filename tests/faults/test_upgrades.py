@@ -23,7 +23,7 @@ def test_f27_a_downgrade_and_an_upgrade_under_a_running_worker_cost_an_attempt_a
     stage.faults.append("schema downgraded and upgraded")
     migrate.downgrade(stage.direct, BEFORE)
     log = stage.folder / f"process-{stage.processes.index(worker)}.log"
-    until(lambda: "heartbeat_unheard" in log.read_text() or "progress_unwritten" in log.read_text())
+    until(lambda: "heartbeat_failed" in log.read_text() or "progress_not_written" in log.read_text())
     stage.go.touch()
     until(lambda: "database_away" in log.read_text())
     migrate.upgrade(stage.direct)

@@ -16,8 +16,8 @@ import redis
 
 from expunge.store import attempts, db
 from expunge.store.queue_announcements import QUEUE
-from expunge.worker.dispatcher import ring
-from expunge.worker.task import attempt
+from expunge.worker.dispatcher import send_messages
+from expunge.worker.task import run_attempt
 from tests.support.cluster import until
 
 FAKETIME = next(iter(map(str, Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
@@ -104,7 +104,7 @@ def test_f15_each_of_fifty_jobs_is_claimed_once_by_eight_workers_at_a_barrier(fl
 
     def worker() -> list[uuid.UUID]:
         barrier.wait()
-        return [job.id for job_id in ids if (job := attempt(settings, job_id)) is not None]
+        return [job.id for job_id in ids if (job := run_attempt(settings, job_id)) is not None]
 
     with ThreadPoolExecutor(8) as pool:
         won = Counter(job_id for mine in [pool.submit(worker) for _ in range(8)] for job_id in mine.result())
@@ -117,7 +117,7 @@ def test_f15_each_of_fifty_jobs_is_claimed_once_by_eight_workers_at_a_barrier(fl
 def test_f14_twenty_messages_for_one_job_make_one_run(fleet, finished):
     """F14: duplicate messages."""
     job_id = fleet.post()
-    ring(fleet.settings.redis_url.get_secret_value(), [str(job_id)] * 20)
+    send_messages(fleet.settings.redis_url.get_secret_value(), [str(job_id)] * 20)
     fleet.worker(), fleet.worker()
     finished(job_id, 12)
     client = redis.Redis.from_url(fleet.settings.redis_url.get_secret_value())
@@ -130,7 +130,7 @@ def test_f8_queued_jobs_are_run_though_redis_forgot_them(fleet, finished):
     """F8: FLUSHALL, jobs queued."""
     job_id = fleet.post()
     broker = fleet.settings.redis_url.get_secret_value()
-    ring(broker, [str(job_id)])
+    send_messages(broker, [str(job_id)])
     with redis.Redis.from_url(broker) as client:
         client.flushall()
     fleet.loops(), fleet.worker()
@@ -294,7 +294,7 @@ def test_f23_python_errors_end_the_job_and_keep_their_inside_to_the_log(fleet, s
 
 def test_stored_messages_hold_the_job_id_and_nothing_of_the_job(fleet):
     job_id = fleet.post(secret="a living artist")
-    ring(fleet.settings.redis_url.get_secret_value(), [str(job_id)])
+    send_messages(fleet.settings.redis_url.get_secret_value(), [str(job_id)])
     with redis.Redis.from_url(fleet.settings.redis_url.get_secret_value()) as client:
         (message,) = client.lrange(QUEUE, 0, -1)
     arguments, named, _ = json.loads(base64.b64decode(json.loads(message)["body"]))

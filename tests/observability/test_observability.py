@@ -158,8 +158,8 @@ class TestLogs:
             for record in records(running.lines())
             if record.get("job_id") == job["id"] and record["service"] == "worker"
         ]
-        # A second bell for what runs already
-        mine = [record for record in mine if record["event"] != "nothing_to_do"]
+        # A second message for what runs already
+        mine = [record for record in mine if record["event"] != "no_job_due"]
         assert {record["event"] for record in mine} >= {"job_started", "job_failed", "job_ended"}
         assert {(record["request_id"], record["attempt"], record["fence"]) for record in mine} == {
             ("asked-by-the-test", n, n) for n in (1, 2)
@@ -213,7 +213,7 @@ class TestMetrics:
 
     def test_without_the_setting_nothing_listens(self, fleet):
         loops = fleet.loops()
-        until(lambda: "loop_leads" in (fleet.folder / "process-0.log").read_text())
+        until(lambda: "loop_leading" in (fleet.folder / "process-0.log").read_text())
         assert not [c for c in psutil.Process(loops.pid).net_connections() if c.status == psutil.CONN_LISTEN]
 
 

@@ -66,7 +66,7 @@ def orphan(tenant, blobs: Blobs) -> str:
 def refusals(reason: str) -> float:
     from expunge.worker import metrics
 
-    return metrics.refused.labels(reason)._value.get()
+    return metrics.refused_sweeps.labels(reason)._value.get()
 
 
 def test_files_of_others_outlive_every_sweep(session, tenant, hasty, blobs):

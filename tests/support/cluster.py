@@ -127,7 +127,7 @@ class Fleet:
         return any(process.poll() is None and program in process.cmdline() for process in self.processes)
 
     def post(self, **spec: object) -> uuid.UUID:
-        """A job for tests/support/step_runner.py; its bell is the dispatcher's to ring."""
+        """A job for tests/support/step_runner.py; the dispatcher sends its wake-up message."""
         whole = {"steps": 12, "every": 3, "trace": str(self.trace), "go": str(self.go), **spec}
         limits = {
             name: whole.pop(name)

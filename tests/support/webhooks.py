@@ -81,7 +81,7 @@ def run(settings: Settings, rounds: int = 200) -> list[Delivery]:
     loop, url = Deliverer(), settings.database_url.get_secret_value()
     for _ in range(rounds):
         loop.turn(settings)
-        for flight in list(loop.flying):
+        for flight in list(loop.in_flight):
             flight.result()
         found = all_deliveries(url)
         if all(d.status != "pending" for d in found):

@@ -9,7 +9,7 @@ from expunge.core.errors import CoreError
 from expunge.store.errors import Unreadable
 from expunge.store.settings import Settings
 from expunge.worker import devices
-from expunge.worker.error_causes import fault
+from expunge.worker.error_causes import find_fault
 
 
 @pytest.mark.parametrize(
@@ -47,11 +47,11 @@ def test_a_gpu_that_torch_cannot_use_is_no_cpu():
     import torch
 
     if torch.cuda.is_available():
-        assert devices.compute("cuda")
+        assert devices.check_device("cuda")
     else:
-        with pytest.raises(devices.Unusable, match="finds no such device"):
-            devices.compute("cuda:0")
-    assert devices.compute("cpu") == (
+        with pytest.raises(devices.DeviceUnusable, match="finds no such device"):
+            devices.check_device("cuda:0")
+    assert devices.check_device("cpu") == (
         "cpu" if not torch.cuda.is_available() else torch.cuda.get_device_name()
     )
 
@@ -132,7 +132,7 @@ def caused(by: Exception) -> Exception:
     ],
 )
 def test_what_a_host_fails_at_is_its_fault(error, code):
-    found = fault(error)
+    found = find_fault(error)
     assert found is not None
     assert found.code == code
     assert found.blames == (code != "out_of_memory")
@@ -154,4 +154,4 @@ def test_what_a_host_fails_at_is_its_fault(error, code):
     ],
 )
 def test_what_a_job_asks_for_is_not(error):
-    assert fault(error) is None
+    assert find_fault(error) is None

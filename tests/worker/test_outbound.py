@@ -11,8 +11,8 @@ import pytest
 from expunge.store import webhook_deliveries
 from expunge.store.settings import Settings
 from expunge.store.webhook_targets import Refused, Target, target
-from expunge.worker.safe_http import Deadline, resolve, trust
-from expunge.worker.webhooks import attempt
+from expunge.worker.safe_http import Deadline, make_ssl_context, resolve
+from expunge.worker.webhooks import send
 from tests.support.webhook_receiver import certificate, receiving
 from tests.support.webhooks import end, errors, hook, run, settings, url
 
@@ -176,7 +176,7 @@ def test_proxies_of_the_environment_are_not_asked(settings, hook, end, monkeypat
 
 def test_certificates_are_checked():
 
-    context = trust(None)
+    context = make_ssl_context(None)
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname
 
@@ -186,5 +186,5 @@ def test_an_attempt_never_raises_for_what_a_receiver_does(settings):
     due = webhook_deliveries.DueDelivery(
         uuid.uuid4(), 1, "http://127.0.0.1:1/", b"not sealed", None, "{}", datetime.now(UTC)
     )
-    assert attempt(settings, due) == (None, "secret_unreadable")
+    assert send(settings, due) == (None, "secret_unreadable")
     assert issubclass(httpcore.ConnectError, httpcore.NetworkError)

@@ -21,11 +21,12 @@ from expunge.store.blobs import Blobs, output_key, upload_key
 from expunge.store.errors import LostLease
 from expunge.store.models import Job
 from expunge.store.queue_announcements import QUEUE
-from expunge.worker import dispatcher, readiness, reaper, stale_messages, sweeper
+from expunge.worker import dispatcher, keeper as keeping, reaper, stale_messages, sweeper
 from expunge.worker.checkpoints import JobCheckpoints
 from expunge.worker.leader import lead
-from expunge.worker.lease import Cancelled, DeadlineExceeded, Lease
+from expunge.worker.lease import Lease
 from expunge.worker.runner import Inputs
+from expunge.worker.stop import Cancelled, DeadlineExceeded
 from expunge.worker.task import explain
 from tests.support.events import events_of
 
@@ -84,7 +85,7 @@ def test_a_report_that_waited_is_written_with_the_heartbeat(settings, job, url):
     lease({"phase": "erase", "step": 2, "total": 9})
     assert shown(url, job).progress["step"] == 1
     lease.settings = settings
-    lease.beat()
+    lease.send_heartbeat()
     assert shown(url, job).progress["step"] == 2
 
 
@@ -96,7 +97,7 @@ def test_numbers_that_json_lacks_become_null(lease, job, url):
 def test_a_cancellation_stops_the_run_at_its_next_report(lease, job, url):
     with db.transaction(url) as session:
         jobs.cancel(session, job.tenant_id, job.id)
-    lease.beat()
+    lease.send_heartbeat()
     with pytest.raises(Cancelled):
         lease({"phase": "erase", "step": 1})
 
@@ -104,7 +105,7 @@ def test_a_cancellation_stops_the_run_at_its_next_report(lease, job, url):
 def test_a_deadline_stops_the_run_at_its_next_report(lease, job, url):
     with db.transaction(url) as session:
         session.execute(text("update jobs set run_deadline_at = now() - interval '1 s'"))
-    lease.beat()
+    lease.send_heartbeat()
     with pytest.raises(DeadlineExceeded):
         lease({"phase": "erase", "step": 1})
 
@@ -113,7 +114,7 @@ def test_a_lost_lease_stops_the_run(lease, job, url):
     with db.transaction(url) as session:
         session.execute(text("update jobs set fence = fence + 1"))
     with pytest.raises(LostLease):
-        lease.beat()
+        lease.send_heartbeat()
     with pytest.raises(LostLease):
         lease({"phase": "erase", "step": 1})
 
@@ -166,7 +167,7 @@ def test_inputs_lie_in_files_named_by_their_ids(settings, job, url, tmp_path, na
             key=key,
             info={},
         )
-    found = Inputs(job, tmp_path, settings).upload(str(row.id), "artifact_id")
+    found = Inputs(job, tmp_path, settings).fetch_upload(str(row.id), "artifact_id", "delta")
     assert (found.name, found.read_bytes()) == (f"{row.id}{suffix}", content)
 
 
@@ -199,8 +200,8 @@ def test_the_sweep_spares_what_rows_name_and_what_is_young(settings, lease, url,
     assert list(blobs.older_than(timedelta(seconds=-5))) == []
 
 
-def test_a_long_queue_of_bells_is_not_made_longer(settings, url, tenant, monkeypatch):
-    monkeypatch.setattr(dispatcher, "FULL", 3)
+def test_a_long_queue_of_messages_is_not_made_longer(settings, url, tenant, monkeypatch):
+    monkeypatch.setattr(dispatcher, "MAX_WAITING", 3)
     eager = settings.model_copy(update={"dispatch_seconds": 0, "redispatch_after_seconds": 0})
     with db.transaction(url) as session:
         for _ in range(2):
@@ -224,7 +225,7 @@ def test_a_job_announced_while_redis_was_away_is_announced_again(settings, url, 
         assert session.scalar(text("select dispatched_at from jobs")) is None
 
 
-def test_bells_of_jobs_that_are_over_are_dropped_though_their_worker_never_acknowledges_them(
+def test_messages_of_ended_jobs_are_dropped_though_their_worker_never_acknowledges_them(
     settings, url, job, tenant
 ):
     """A dead worker's messages: Redis alone would keep them for the visibility timeout. Another
@@ -235,7 +236,7 @@ def test_bells_of_jobs_that_are_over_are_dropped_though_their_worker_never_ackno
         ended = jobs.create_job(session, tenant.id, "erase", {})
         jobs.cancel(session, tenant.id, ended.id)
     elsewhere = uuid.uuid4()
-    dispatcher.ring(broker, [str(job.id), str(ended.id), str(ended.id), str(elsewhere)])
+    dispatcher.send_messages(broker, [str(job.id), str(ended.id), str(ended.id), str(elsewhere)])
     with Connection(broker) as connection, redis.Redis.from_url(broker) as client:
         queue = connection.SimpleQueue(QUEUE)
         for _ in range(4):
@@ -243,24 +244,19 @@ def test_bells_of_jobs_that_are_over_are_dropped_though_their_worker_never_ackno
         client.hset("unacked", "another's", b"[{}]")
         assert client.hlen("unacked") == 5
         stale_messages.turn(settings)
-        assert {
-            stale_messages.rings_for(message)
-            for tag, message in client.hgetall("unacked").items()
-            if tag != b"another's"
-        } == {
-            job.id,
-            elsewhere,
-        }
+        left = client.hgetall("unacked")
+        left.pop(b"another's")
+        assert {stale_messages.job_id_of(message) for message in left.values()} == {job.id, elsewhere}
         assert client.zcard("unacked_index") == 2
         with db.transaction(url) as session:
             attempts.fail(session, job.id, job.fence, code="c", message="m", retryable=False)
         stale_messages.turn(settings)
         left = client.hgetall("unacked")
-        assert {stale_messages.rings_for(message) for message in left.values()} == {None, elsewhere}
+        assert {stale_messages.job_id_of(message) for message in left.values()} == {None, elsewhere}
         assert b"another's" in left
 
 
-def test_without_redis_no_bell_is_dropped_and_the_loop_goes_on(settings):
+def test_without_redis_no_message_is_dropped_and_the_loop_goes_on(settings):
     from pydantic import SecretStr
 
     stale_messages.turn(settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")}))
@@ -341,10 +337,10 @@ def test_celery_takes_json_only_and_never_redelivers_a_slow_job():
     assert {options["visibility_timeout"] for options in waits} == {43_200}
 
 
-def test_a_bell_for_an_unknown_job_does_nothing(settings):
-    from expunge.worker.task import attempt
+def test_a_message_for_an_unknown_job_does_nothing(settings):
+    from expunge.worker.task import run_attempt
 
-    assert attempt(settings, uuid.uuid4()) is None
+    assert run_attempt(settings, uuid.uuid4()) is None
 
 
 def test_no_child_is_forked_while_the_worker_s_own_thread_writes_a_log_line(settings, monkeypatch):
@@ -354,16 +350,16 @@ def test_no_child_is_forked_while_the_worker_s_own_thread_writes_a_log_line(sett
     held: list[bool] = []
 
     def write(*_: object, **__: object) -> None:
-        held.append(readiness.WORKING.locked())
+        held.append(keeping.WORKING.locked())
 
-    monkeypatch.setattr(readiness, "log", SimpleNamespace(warning=write, exception=write))
-    keeper = readiness.Keeper(settings)
+    monkeypatch.setattr(keeping, "log", SimpleNamespace(warning=write, exception=write))
+    keeper = keeping.Keeper(settings)
     keeper.over.set()  # so that it does not wait after an error
 
     def fail(error: Exception) -> None:
         raise error
 
-    keeper.guarded("row_left", lambda: fail(OperationalError("select 1", {}, Exception())))
-    keeper.guarded("row_left", lambda: fail(RuntimeError()))
+    keeper.guard("worker_row_not_deleted", lambda: fail(OperationalError("select 1", {}, Exception())))
+    keeper.guard("worker_row_not_deleted", lambda: fail(RuntimeError()))
     assert held == [True, True]
-    assert not readiness.WORKING.locked()
+    assert not keeping.WORKING.locked()

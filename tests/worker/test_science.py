@@ -21,7 +21,7 @@ from expunge.store import artifacts, db, jobs
 from expunge.store.blobs import Blobs, upload_key
 from expunge.store.models import Artifact, Job
 from expunge.worker import shutdown
-from expunge.worker.task import attempt
+from expunge.worker.task import run_attempt
 
 LORA = "pytorch_lora_weights.safetensors"
 ESD = {
@@ -57,7 +57,7 @@ def shown(settings) -> Callable[[Job], tuple[Job, dict[str, Artifact]]]:
 
 def test_an_erase_job_publishes_core_s_bundle(settings, post, shown):
     job = post("erase", concepts=["church"], method="uce", evaluation={"enabled": False})
-    attempt(settings, job.id)
+    run_attempt(settings, job.id)
     done, files = shown(job)
     assert done.status == "succeeded", done.error
     assert {LORA, "manifest.json", "README.md"} <= set(files)
@@ -70,13 +70,13 @@ def test_a_prune_job_delivers_a_mask_and_is_judged_by_its_id(settings, post, sho
     inner = {"name": "esd", "batch_size": 1, "trajectories": 1, "sampling_steps": 2}
     method = {"name": "prune", "steps": 2, "learning_rate": 3, "retain_concepts": 2, "method": inner}
     job = post("erase", concepts=["church"], method=method, evaluation={"enabled": False})
-    attempt(settings, job.id)
+    run_attempt(settings, job.id)
     done, files = shown(job)
     assert done.status == "succeeded", done.error
     assert {"sparse_mask.safetensors", "fused.zip"} <= set(files)
     few = {"erased_images": 1, "preserved_count": 2, "preserved_images": 1, "sampling_steps": 2}
     judging = post("evaluate", job_id=str(job.id), concepts=["church"], evaluation=few)
-    attempt(settings, judging.id)
+    run_attempt(settings, judging.id)
     judged, _ = shown(judging)
     assert judged.status == "succeeded", judged.error
 
@@ -84,12 +84,12 @@ def test_a_prune_job_delivers_a_mask_and_is_judged_by_its_id(settings, post, sho
 def test_a_job_that_was_handed_over_ends_in_the_same_bytes(settings, post, shown):
     request = {"concepts": ["church"], "method": ESD, "evaluation": {"enabled": False}, "seed": 3}
     straight, broken = post("erase", **request), post("erase", **request)
-    attempt(settings, straight.id)
+    run_attempt(settings, straight.id)
     patient = settings.model_copy(update={"soft_shutdown_seconds": 600})
     stop_after_first_checkpoint(patient, broken)
     resting, _ = shown(broken)
     assert (resting.status, resting.attempt) == ("queued", 0)
-    attempt(settings, broken.id)
+    run_attempt(settings, broken.id)
     (one, whole), (two, pieces) = shown(straight), shown(broken)
     assert (one.status, two.status) == ("succeeded", "succeeded"), (one.error, two.error)
     assert whole[LORA].sha256 == pieces[LORA].sha256
@@ -107,7 +107,7 @@ def stop_after_first_checkpoint(settings, job: Job) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(JobCheckpoints, "save_files", save_then_stop)
-        attempt(settings, job.id)
+        run_attempt(settings, job.id)
     shutdown.FLAG[0] = 0
 
 
@@ -115,12 +115,12 @@ def test_a_job_whose_model_this_worker_lacks_goes_elsewhere_and_ends_so_that_a_r
     settings, post, shown
 ):
     job = post("erase", model="flux", concepts=["church"])
-    attempt(settings, job.id)
+    run_attempt(settings, job.id)
     waiting, _ = shown(job)
     assert (waiting.status, waiting.attempt, len(waiting.failed_on)) == ("queued", 1, 1)
     with db.transaction(settings.database_url.get_secret_value()) as session:
         session.execute(text("update jobs set max_attempts = 2, available_at = now()"))
-    attempt(settings, job.id)
+    run_attempt(settings, job.id)
     done, _ = shown(job)
     assert (done.error["code"], done.error["retryable"]) == ("unknown_model", True)
     assert "emoji" in done.error["message"]
@@ -128,7 +128,7 @@ def test_a_job_whose_model_this_worker_lacks_goes_elsewhere_and_ends_so_that_a_r
 
 def test_a_delta_that_is_not_there_is_named(settings, post, shown):
     job = post("evaluate", job_id="00000000-0000-0000-0000-000000000000")
-    attempt(settings, job.id)
+    run_attempt(settings, job.id)
     done, _ = shown(job)
     assert done.error["code"] == "input_not_found"
     assert "job_id" in done.error["message"]
@@ -137,9 +137,9 @@ def test_a_delta_that_is_not_there_is_named(settings, post, shown):
 def test_a_job_starts_from_an_earlier_job_s_model_and_a_combination_takes_one_back_out(settings, post, shown):
     quiet = {"evaluation": {"enabled": False}}
     church = post("erase", concepts=["church"], method="uce", **quiet)
-    attempt(settings, church.id)
+    run_attempt(settings, church.id)
     dog = post("erase", concepts=["dog"], method=ESD, base_job_id=str(church.id), **quiet)
-    attempt(settings, dog.id)
+    run_attempt(settings, dog.id)
     done, files = shown(dog)
     assert done.status == "succeeded", done.error
     assert {LORA, "delta_only.safetensors"} <= set(files)
@@ -148,7 +148,7 @@ def test_a_job_starts_from_an_earlier_job_s_model_and_a_combination_takes_one_ba
         post("combine", jobs=[str(j.id) for j in members], **quiet) for members in ([church, dog], [dog])
     )
     for job in (both, alone):
-        attempt(settings, job.id)
+        run_attempt(settings, job.id)
         assert shown(job)[0].status == "succeeded", shown(job)[0].error
     _, whole = shown(both)
     assert whole[LORA].size == pytest.approx(files[LORA].size, rel=0.05)
@@ -160,7 +160,7 @@ KEY = "recovery_key.safetensors"
 
 def test_a_hide_job_publishes_its_key_beside_the_bundle_and_nothing_of_it_inside(settings, post, shown):
     job = post("hide", concepts=["church"], method=ESD, recovery={"length": 3}, evaluation={"enabled": False})
-    attempt(settings, job.id)
+    run_attempt(settings, job.id)
     done, files = shown(job)
     assert done.status == "succeeded", done.error
     assert {name for name, row in files.items() if row.kind == "recovery_key"} == {KEY}
@@ -185,7 +185,7 @@ def test_a_sealed_key_opens_with_the_client_s_private_key(settings, post, shown)
     owner = PrivateKey.generate()
     public = base64.b64encode(bytes(owner.public_key)).decode()
     job = post("hide", concepts=["church"], method=ESD, seal_to=public, evaluation={"enabled": False})
-    attempt(settings, job.id)
+    run_attempt(settings, job.id)
     done, files = shown(job)
     assert done.status == "succeeded", done.error
     box = b"".join(Blobs(settings.artifacts_url).read(files[f"{KEY}.sealed"].key))
@@ -199,10 +199,10 @@ def test_a_sealed_key_opens_with_the_client_s_private_key(settings, post, shown)
 def test_a_hide_job_that_was_handed_over_ends_in_the_same_delta_and_key(settings, post, shown):
     request = {"concepts": ["church"], "method": ESD, "evaluation": {"enabled": False}, "seed": 3}
     straight, broken = post("hide", **request), post("hide", **request)
-    attempt(settings, straight.id)
+    run_attempt(settings, straight.id)
     stop_after_first_checkpoint(settings.model_copy(update={"soft_shutdown_seconds": 600}), broken)
     assert shown(broken)[0].status == "queued"
-    attempt(settings, broken.id)
+    run_attempt(settings, broken.id)
     (one, whole), (two, pieces) = shown(straight), shown(broken)
     assert (one.status, two.status) == ("succeeded", "succeeded"), (one.error, two.error)
     assert {name: whole[name].sha256 for name in (LORA, KEY)} == {
@@ -233,12 +233,12 @@ def test_a_visual_edit_learns_from_uploads_and_its_evaluation_knows_the_word(set
     small = {"erased_images": 2, "preserved_count": 2, "preserved_images": 1, "sampling_steps": 2}
     concept, inversion = {"name": "my dog", "images": ids, "target": "cat"}, {"steps": 2, "batch_size": 1}
     job = post("erase", concepts=[concept], method="uce", inversion=inversion, evaluation={"enabled": False})
-    attempt(settings, job.id)
+    run_attempt(settings, job.id)
     done, files = shown(job)
     assert done.status == "succeeded", done.error
     assert {LORA, "embedding-1.safetensors"} <= set(files)
     again = post("evaluate", job_id=str(job.id), concepts=[concept], evaluation=small)
-    attempt(settings, again.id)
+    run_attempt(settings, again.id)
     judged, reports = shown(again)
     assert judged.status == "succeeded", judged.error
     report = json.loads(b"".join(blobs.read(reports["report.json"].key)))
@@ -249,7 +249,7 @@ def test_a_visual_edit_learns_from_uploads_and_its_evaluation_knows_the_word(set
 def test_an_image_that_is_gone_is_named(settings, post, shown):
     unknown = ["00000000-0000-0000-0000-00000000000" + c for c in "123"]
     job = post("erase", concepts=[{"name": "my dog", "images": unknown}], method="uce")
-    attempt(settings, job.id)
+    run_attempt(settings, job.id)
     done, _ = shown(job)
     assert done.error["code"] == "input_not_found"
     assert unknown[0] in done.error["message"]
@@ -259,11 +259,11 @@ def test_an_inspect_job_ranks_what_a_finished_job_moved(settings, post, shown):
     erased = post(
         "erase", concepts=["church"], method={"name": "uce", "ridge": 50}, evaluation={"enabled": False}
     )
-    attempt(settings, erased.id)
+    run_attempt(settings, erased.id)
     space = ["church", "mosque", "dog", "trumpet"]
     how = {"trajectories": 1, "timesteps": 1, "sampling_steps": 2, "pictures": 0, "concept_space": space}
     job = post("inspect", job_id=str(erased.id), **how)
-    attempt(settings, job.id)
+    run_attempt(settings, job.id)
     done, files = shown(job)
     assert done.status == "succeeded", done.error
     assert done.verdict is None
@@ -274,7 +274,7 @@ def test_an_inspect_job_ranks_what_a_finished_job_moved(settings, post, shown):
     gone = post(
         "inspect", job_id=str(erased.id), against_artifact_id="00000000-0000-0000-0000-000000000000", **how
     )
-    attempt(settings, gone.id)
+    run_attempt(settings, gone.id)
     assert "against_artifact_id" in shown(gone)[0].error["message"]
 
 
@@ -287,6 +287,6 @@ def test_a_job_that_a_release_before_accepted_runs_though_this_one_would_refuse_
         session.execute(
             text("update jobs set spec = spec || cast(:more as jsonb)"), {"more": json.dumps(refused)}
         )
-    attempt(settings, job.id)
+    run_attempt(settings, job.id)
     done, _ = shown(job)
     assert done.status == "succeeded", done.error

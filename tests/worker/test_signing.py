@@ -18,7 +18,7 @@ from expunge.core.delivery.verify import verify
 from expunge.store import db, signing_keys
 from expunge.store.server_secret import report
 from expunge.store.settings import Settings
-from expunge.worker.signing import key_of
+from expunge.worker.signing import load_signing_key
 from tests.support.places import PYTHONPATH
 from tests.support.service import serve
 from tests.support.service_role import as_service
@@ -34,7 +34,7 @@ def name(key) -> str:
 def sealed(folder: Path, settings: Settings) -> Path:
     folder.mkdir()
     (folder / "report.json").write_text("{}")
-    manifest.seal(folder, {}, key_of(settings))
+    manifest.seal(folder, {}, load_signing_key(settings))
     return folder
 
 
@@ -55,7 +55,7 @@ def command(settings: Settings, *arguments: str, **environment: str) -> subproce
 
 def test_hosts_that_start_at_once_sign_with_one_key(settings):
     with ThreadPoolExecutor(8) as pool:
-        assert len({name(key) for key in pool.map(key_of, [settings] * 8)}) == 1
+        assert len({name(key) for key in pool.map(load_signing_key, [settings] * 8)}) == 1
     with db.transaction(settings.database_url.get_secret_value()) as session:
         (row,) = signing_keys.list_keys(session)
         assert b"PRIVATE" not in row.sealed
@@ -68,7 +68,7 @@ def test_a_key_of_the_operator_s_signs_on_every_host_and_is_told(settings, tmp_p
     pem = (tmp_path / "own.pem").read_text()
     given = {"file": str(tmp_path / "own.pem"), "PEM": pem, "PEM in one line": pem.replace("\n", "\\n")}[form]
     theirs = settings.model_copy(update={"signing_key": type(settings.secret)(given)})
-    assert name(key_of(theirs)) == name(key_of(theirs)) == name(own)
+    assert name(load_signing_key(theirs)) == name(load_signing_key(theirs)) == name(own)
     with db.transaction(settings.database_url.get_secret_value()) as session:
         (row,) = signing_keys.list_keys(session)
     assert (row.id, row.sealed) == (name(own), None)
@@ -134,9 +134,9 @@ def signed_keys(url: str) -> bytes:
 
 def test_a_key_of_one_host_becomes_the_deployment_s(settings, tmp_path: Path):
     own = signing.load_or_create(tmp_path / "host.pem")
-    first = key_of(settings)
+    first = load_signing_key(settings)
     assert command(settings, "adopt", str(tmp_path / "host.pem")).returncode == 0
-    assert name(key_of(settings)) == name(own) != name(first)
+    assert name(load_signing_key(settings)) == name(own) != name(first)
     told = command(settings, "show").stdout
     assert f"{name(own)} signs" in told
     assert f"{name(first)} signed until" in told
@@ -144,13 +144,13 @@ def test_a_key_of_one_host_becomes_the_deployment_s(settings, tmp_path: Path):
 
 
 def test_the_key_outlives_a_rotation_of_the_secret(settings):
-    first, secret = name(key_of(settings)), type(settings.secret)
+    first, secret = name(load_signing_key(settings)), type(settings.secret)
     new = settings.model_copy(
         update={"secret": secret("f1e2d3c4b5a69788" * 4), "secret_previous": settings.secret}
     )
-    assert name(key_of(new)) == first
+    assert name(load_signing_key(new)) == first
     report(new, reseal=True)
-    assert name(key_of(new.model_copy(update={"secret_previous": secret("")}))) == first
+    assert name(load_signing_key(new.model_copy(update={"secret_previous": secret("")}))) == first
 
 
 def test_several_keys_in_one_file_are_all_taken(tmp_path: Path):
