@@ -1,26 +1,28 @@
-"""The client: one method per thing the service does."""
+"""The client: `Expunge`, with one method for each thing that the service does."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
-import httpx
-
-from expunge.client import download as downloads, settings, sse
-from expunge.client.errors import ApiError, BadFile, ConnectionFailed, NoRecoveryKey, WaitTimeout
+from expunge.client import settings
+from expunge.client.download import download_artifact
+from expunge.client.errors import NoRecoveryKey
+from expunge.client.events import follow_events, poll_events
 from expunge.client.requests import (
     ConceptLike,
     MethodLike,
+    concept_list,
+    delta_fields,
     erase_spec,
     id_of,
-    in_path,
     inspect_spec,
-    listed,
-    of_delta,
+    job_filters,
+    path_id,
+    submit_path,
 )
-from expunge.client.transport import RETRIED, Transport, pause
+from expunge.client.transport import Transport
 from expunge.client.types import (
+    Answer,
     Artifact,
     ArtifactLink,
     Event,
@@ -32,21 +34,17 @@ from expunge.client.types import (
     Queue,
     Validated,
 )
+from expunge.client.upload import image_type, upload_file
 
-QUIET = (
-    45.0  # seconds without even a heartbeat before a stream counts as lost; the service sends one every 15
-)
-
-
-def path_of(kind: str) -> str:
-    """Where a job of this kind is asked for."""
-    return "/inspect" if kind == "inspect" else f"/jobs/{kind}"
+AnAnswer = TypeVar("AnAnswer", bound=Answer)
+Item = TypeVar("Item")
 
 
 class Expunge:
-    """Talks to one Expunge service; url and key come from EXPUNGE_URL and EXPUNGE_API_KEY unless given.
+    """A client of one Expunge service, whose errors are all `ExpungeError`s.
 
-    BadSetting where they cannot be used.
+    `url` and `api_key` come from EXPUNGE_URL and EXPUNGE_API_KEY unless given. Raises: BadSetting where one
+    of them is unusable.
     """
 
     def __init__(
@@ -67,16 +65,19 @@ class Expunge:
     def close(self) -> None:
         self.transport.http.close()
 
-    def _json(self, method: str, path: str, **request: Any) -> Any:
-        answer = self.transport.request(method, path, **request)
-        try:
-            return answer.json()
-        except ValueError as error:
-            raise ConnectionFailed(
-                f"{self.transport.url} answered with no JSON: set EXPUNGE_URL to an Expunge service"
-            ) from error
+    def _ask(self, answer: type[AnAnswer], method: str, path: str, **request: Any) -> AnAnswer:
+        return answer.model_validate(self.transport.json(method, path, **request))
 
-    # Asking for work
+    def _items(self, page: type[Page[Item]], path: str, **params: Any) -> Iterator[Item]:
+        """Every item of a list, page by page."""
+        while True:
+            found = self._ask(page, "GET", path, params={"limit": 100, **params})
+            yield from found.items
+            if found.next_cursor is None:
+                return
+            params["cursor"] = found.next_cursor
+
+    # Submitting jobs
 
     def submit(
         self,
@@ -86,19 +87,18 @@ class Expunge:
         idempotency_key: str | None = None,
         prefer_wait: int | None = None,
     ) -> Job:
-        """POST a whole spec, as the OpenAPI document describes it."""
+        """Submit a whole spec, as the OpenAPI document describes it.
+
+        `prefer_wait`: seconds in which the service may answer with the ended job.
+        """
         headers = {"Prefer": f"wait={prefer_wait}"} if prefer_wait else None
-        return Job.model_validate(
-            self._json(
-                "POST", path_of(kind), json=dict(spec), headers=headers, idempotency_key=idempotency_key
-            )
+        return self._ask(
+            Job, "POST", submit_path(kind), json=dict(spec), headers=headers, idempotency_key=idempotency_key
         )
 
     def validate(self, kind: str, spec: Mapping[str, Any]) -> Validated:
-        """The spec with every default filled in, and what was noticed about it; nothing is stored."""
-        return Validated.model_validate(
-            self._json("POST", path_of(kind), json=dict(spec), params={"dry_run": "true"})
-        )
+        """Check a spec without storing anything: the spec with every default, and notes about it."""
+        return self._ask(Validated, "POST", submit_path(kind), json=dict(spec), params={"dry_run": "true"})
 
     def erase(
         self,
@@ -125,15 +125,12 @@ class Expunge:
         idempotency_key: str | None = None,
         **more: Any,
     ) -> Job:
-        """Sum finished erase jobs' own deltas into one; leave one of a stack out to take it back out.
+        """Sum the deltas of finished erase jobs; leaving one of a stack out undoes it.
 
-        `more`: fused, evaluation, labels, …
+        `more`: fused, evaluation, labels, queue_timeout_s, run_timeout_s.
         """
-        return self.submit(
-            "combine",
-            {"model": model, "jobs": [id_of(job) for job in jobs], **more},
-            idempotency_key=idempotency_key,
-        )
+        spec = {"model": model, "jobs": [id_of(job) for job in jobs], **more}
+        return self.submit("combine", spec, idempotency_key=idempotency_key)
 
     def hide(
         self,
@@ -148,7 +145,8 @@ class Expunge:
     ) -> Job:
         """Start hiding concepts behind a recovery key.
 
-        `seal_to`: an X25519 public key, base64. `more`: recovery, seed, fused, evaluation, labels, …
+        `seal_to`: an X25519 public key, base64, to which the recovery key is encrypted. `more`: recovery,
+        seed, fused, evaluation, labels, queue_timeout_s, run_timeout_s.
         """
         if seal_to is not None:
             more["seal_to"] = seal_to
@@ -165,8 +163,11 @@ class Expunge:
         idempotency_key: str | None = None,
         **more: Any,
     ) -> Job:
-        """Judge a finished job's delta, or an uploaded one (then name the concepts)."""
-        spec = {"model": model, "concepts": listed(concepts), **of_delta(job, artifact), **more}
+        """Evaluate a finished job's delta, or an uploaded one, for which the concepts must be named.
+
+        `more`: evaluation, labels, queue_timeout_s, run_timeout_s.
+        """
+        spec = {"model": model, "concepts": concept_list(concepts), **delta_fields(job, artifact), **more}
         return self.submit("evaluate", spec, idempotency_key=idempotency_key)
 
     def inspect(
@@ -181,11 +182,11 @@ class Expunge:
         idempotency_key: str | None = None,
         **more: Any,
     ) -> Job:
-        """Rank what moved most from the base model (or `against`: a job or its id, or an uploaded Artifact)
-        to a job's or an uploaded delta.
+        """Rank the concepts that moved most from the base model to a job's or an uploaded delta.
 
-        `concept`: what was changed; omitted, it is found. `more`: locality, trajectories, timesteps, top,
-        pictures, seed, labels, …
+        `against`: compare with a job (or its id) or an uploaded Artifact instead of the base model.
+        `concept`: what was changed; found where omitted. `more`: locality, trajectories, timesteps, top,
+        pictures, seed, labels, queue_timeout_s, run_timeout_s.
         """
         spec = inspect_spec(
             job=job,
@@ -207,31 +208,27 @@ class Expunge:
         top: int = 10,
         targets: int = 3,
     ) -> Impact:
-        """What erasing the concepts would hurt, the best targets and the cost, predicted from the model's
-        concept graph; nothing is run.
+        """Predict what an erasure would hurt, the best targets and the cost, from the model's concept graph.
+
+        No job is run.
         """
-        body = {
-            "model": model,
-            "concepts": listed(concepts),
-            "method": method,
-            "top": top,
-            "targets": targets,
-        }
-        return Impact.model_validate(self._json("POST", "/concepts/impact", json=body))
+        body: dict[str, Any] = {"model": model, "concepts": concept_list(concepts), "method": method}
+        body |= {"top": top, "targets": targets}
+        return self._ask(Impact, "POST", "/concepts/impact", json=body)
 
     def cancel(self, job: Job | str) -> Job:
-        return Job.model_validate(self._json("POST", f"/jobs/{in_path(job)}/cancel"))
+        """Cancel a job; a running one stops at its next step."""
+        return self._ask(Job, "POST", f"/jobs/{path_id(job)}/cancel")
 
     def retry(self, job: Job | str, *, idempotency_key: str | None = None) -> Job:
-        """A new job with the same spec."""
-        return Job.model_validate(
-            self._json("POST", f"/jobs/{in_path(job)}/retry", idempotency_key=idempotency_key)
-        )
+        """Submit a failed, cancelled or expired job's spec again, as a new job."""
+        return self._ask(Job, "POST", f"/jobs/{path_id(job)}/retry", idempotency_key=idempotency_key)
 
-    # Looking
+    # Jobs, models and the queue
 
     def job(self, job: Job | str) -> Job:
-        return Job.model_validate(self._json("GET", f"/jobs/{in_path(job)}"))
+        """The job as it is now."""
+        return self._ask(Job, "GET", f"/jobs/{path_id(job)}")
 
     def jobs_page(
         self,
@@ -243,115 +240,54 @@ class Expunge:
         cursor: str | None = None,
     ) -> Page[Job]:
         """One page of jobs, newest first."""
-        wanted = {
-            "kind": kind,
-            "status": status,
-            "limit": limit,
-            "cursor": cursor,
-            "label": [f"{k}:{v}" for k, v in (labels or {}).items()],
-        }
-        params = {name: value for name, value in wanted.items() if value not in (None, [])}
-        return Page[Job].model_validate(self._json("GET", "/jobs", params=params))
+        filters = job_filters(kind, status, labels) | {"limit": limit}
+        if cursor is not None:
+            filters["cursor"] = cursor
+        return self._ask(Page[Job], "GET", "/jobs", params=filters)
 
     def jobs(
         self, *, kind: str | None = None, status: str | None = None, labels: Mapping[str, str] | None = None
     ) -> Iterator[Job]:
         """Every job, newest first, page by page."""
-        cursor = None
-        while True:
-            page = self.jobs_page(kind=kind, status=status, labels=labels, limit=100, cursor=cursor)
-            yield from page.items
-            if (cursor := page.next_cursor) is None:
-                return
+        return self._items(Page[Job], "/jobs", **job_filters(kind, status, labels))
 
     def models(self) -> list[Model]:
-        return [Model.model_validate(item) for item in self._json("GET", "/models")["items"]]
+        """The models that jobs may name."""
+        return [Model.model_validate(item) for item in self.transport.json("GET", "/models")["items"]]
 
-    def artifacts(self, job: Job | str) -> list[Artifact]:
-        return [
-            Artifact.model_validate(item)
-            for item in self._json("GET", f"/jobs/{in_path(job)}/artifacts")["items"]
-        ]
+    def delete(self, item: Job | Artifact | str) -> None:
+        """Delete an ended job (or its id) with its events and files, or an Artifact's bytes, for good.
 
-    def artifact(self, artifact_id: str) -> Artifact:
-        return Artifact.model_validate(self._json("GET", f"/artifacts/{in_path(artifact_id)}"))
-
-    def uploads(self) -> Iterator[Artifact]:
-        """Uploaded images and deltas, newest first, page by page."""
-        cursor = None
-        while True:
-            page = Page[Artifact].model_validate(
-                self._json(
-                    "GET", "/artifacts", params={"limit": 100} | ({"cursor": cursor} if cursor else {})
-                )
-            )
-            yield from page.items
-            if (cursor := page.next_cursor) is None:
-                return
-
-    def delete(self, found: Job | Artifact | str) -> None:
-        """Delete an ended job (or its id) with all that is its own, or an Artifact's bytes, for good; the
-        audit stays.
+        The audit log keeps its entries.
         """
-        self.transport.request(
-            "DELETE", f"/{'artifacts' if isinstance(found, Artifact) else 'jobs'}/{in_path(found)}"
-        )
+        kind = "artifacts" if isinstance(item, Artifact) else "jobs"
+        self.transport.request("DELETE", f"/{kind}/{path_id(item)}")
 
     def queue(self) -> Queue:
-        """Whether the tenant's queue is paused, what waits and runs, and the quotas."""
-        return Queue.model_validate(self._json("GET", "/queue"))
+        """The tenant's queue: whether it is paused, jobs by status, and quotas."""
+        return self._ask(Queue, "GET", "/queue")
 
     def pause_queue(self, *, hand_over: bool = False, reason: str = "") -> Queue:
-        """Let nothing of the tenant's start until `resume_queue`; `hand_over` stops running jobs at their
-        next checkpoint. Takes the scope admin.
+        """Start none of the tenant's jobs until `resume_queue`; needs the scope admin.
+
+        `hand_over` stops running jobs at their next checkpoint, to be resumed later.
         """
-        return Queue.model_validate(
-            self._json("POST", "/queue/pause", json={"hand_over": hand_over, "reason": reason})
-        )
+        body = {"hand_over": hand_over, "reason": reason}
+        return self._ask(Queue, "POST", "/queue/pause", json=body)
 
     def resume_queue(self) -> Queue:
-        """End the tenant's pause; takes the scope admin."""
-        return Queue.model_validate(self._json("POST", "/queue/resume"))
+        """End the tenant's pause; needs the scope admin."""
+        return self._ask(Queue, "POST", "/queue/resume")
 
-    # Following
+    # Following jobs
 
     def events(self, job: Job | str, *, after: int = 0) -> Iterator[Event]:
-        """Every event after `after`, live, until the job has ended; a lost connection resumes without gap or
-        repeat.
+        """Every event after the event `after`, live, until the job has ended.
+
+        A lost connection is resumed without gap or repeat. Raises: ConnectionFailed, ApiError after all
+        retries.
         """
-        path, failures = f"/jobs/{in_path(job)}/events", 0
-        limits = httpx.Timeout(self.transport.http.timeout.connect, read=QUIET)
-        while True:
-            before = after
-            try:
-                with self.transport.stream(
-                    path, {"Accept": "text/event-stream", "Last-Event-ID": str(after)}, timeout=limits
-                ) as response:
-                    for message in sse.messages(response.iter_lines()):
-                        event = Event.model_validate_json(message.data)
-                        if event.seq > after:
-                            after = event.seq
-                            yield event
-                page = self._json("GET", path, params={"after": after})
-                for item in page["items"]:
-                    event = Event.model_validate(item)
-                    after = event.seq
-                    yield event
-                if page["finished"]:
-                    return
-                continue
-            except httpx.TransportError as error:
-                lost: Exception = ConnectionFailed(
-                    f"the event stream broke off: {error or type(error).__name__}"
-                )
-            except ApiError as error:
-                if error.status not in RETRIED:
-                    raise
-                lost = error
-            failures = 1 if after > before else failures + 1
-            if failures > self.transport.retries:
-                raise lost
-            self.transport.sleep(pause(failures - 1, None))
+        return follow_events(self.transport, path_id(job), after)
 
     def wait(
         self,
@@ -360,99 +296,71 @@ class Expunge:
         *,
         timeout: float | None = None,
     ) -> Job:
-        """The job once it has ended, however it ended; `timeout` in seconds."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        after = 0
-        if deadline is None:
-            for event in self.events(job):
-                if on_progress:
-                    on_progress(event)
-            return self.job(job)
-        while True:
-            page = self._json("GET", f"/jobs/{in_path(job)}/events", params={"after": after})
-            for item in page["items"]:
-                if on_progress:
-                    on_progress(Event.model_validate(item))
-            after = page["next_after"]
-            if page["finished"]:
-                return self.job(job)
-            if time.monotonic() >= deadline:
-                raise WaitTimeout(f"job {id_of(job)} has not finished within {timeout} s; it goes on")
-            self.transport.sleep(min(0.5, max(0.0, deadline - time.monotonic())))
+        """The job once it has ended, whatever its status.
 
-    # Bytes
+        `timeout` in seconds. Raises: WaitTimeout when it is over; the job goes on.
+        """
+        if timeout is None:
+            events = self.events(job)
+        else:
+            events = poll_events(self.transport, path_id(job), timeout)
+        for event in events:
+            if on_progress:
+                on_progress(event)
+        return self.job(job)
+
+    # Artifacts
+
+    def artifacts(self, job: Job | str) -> list[Artifact]:
+        """A job's artifacts, its recovery key among them."""
+        items = self.transport.json("GET", f"/jobs/{path_id(job)}/artifacts")["items"]
+        return [Artifact.model_validate(item) for item in items]
+
+    def artifact(self, artifact_id: str) -> Artifact:
+        """The facts of a job's artifact or of an upload."""
+        return self._ask(Artifact, "GET", f"/artifacts/{path_id(artifact_id)}")
+
+    def uploads(self) -> Iterator[Artifact]:
+        """Every uploaded image and delta, newest first."""
+        return self._items(Page[Artifact], "/artifacts")
 
     def download(self, job: Job | Artifact | str, folder: str | Path) -> list[Path]:
-        """Fetch a job's artifacts (or one Artifact) into a folder, resuming and verifying every sha256;
-        recovery keys only when asked for one by one.
+        """Download a job's artifacts, or one Artifact, into a folder; every sha256 is verified.
+
+        An earlier download is resumed. A job's recovery key is left out: pass it as an Artifact. Raises:
+        IntegrityError where the bytes are wrong.
         """
-        found = (
-            [job]
-            if isinstance(job, Artifact)
-            else [a for a in self.artifacts(job) if a.kind != "recovery_key"]
-        )
-        return [downloads.download(self.transport, artifact, Path(folder)) for artifact in found]
+        if isinstance(job, Artifact):
+            wanted = [job]
+        else:
+            wanted = [artifact for artifact in self.artifacts(job) if artifact.kind != "recovery_key"]
+        return [download_artifact(self.transport, artifact, Path(folder)) for artifact in wanted]
 
     def link(self, artifact: Artifact | str, *, lifetime_s: int = 900) -> ArtifactLink:
-        """An address for others, good for GET without an API key, for at most 900 seconds; none for recovery
-        keys.
+        """An address that gives the bytes without an API key, for at most 900 seconds.
+
+        A recovery key has no such address.
         """
-        return ArtifactLink.model_validate(
-            self._json("POST", f"/artifacts/{in_path(artifact)}/link", json={"lifetime_s": lifetime_s})
-        )
+        path, body = f"/artifacts/{path_id(artifact)}/link", {"lifetime_s": lifetime_s}
+        return self._ask(ArtifactLink, "POST", path, json=body)
 
     def report(self, job: Job | str) -> dict[str, Any]:
         """A finished job's report.json. Raises FileNotFoundError where the job has none."""
         for artifact in self.artifacts(job):
             if artifact.name == "report.json":
-                return cast(dict[str, Any], self._json("GET", f"/artifacts/{artifact.id}/content"))
-        raise FileNotFoundError(f"job {job if isinstance(job, str) else job.id} has no report.json")
+                return cast(dict[str, Any], self.transport.json("GET", f"/artifacts/{artifact.id}/content"))
+        raise FileNotFoundError(f"job {id_of(job)} has no report.json")
 
     def upload_image(
         self, path: str | Path, *, name: str | None = None, idempotency_key: str | None = None
     ) -> Artifact:
-        """Send an image (PNG, JPEG or WebP) to learn a concept from, or a mask; its id goes into a concept's
-        `images` or `masks`.
+        """Upload an image (PNG, JPEG or WebP) to learn a concept from, or a mask.
+
+        Its id goes into a concept's `images` or `masks`. Raises: BadFile where it is not such an image.
         """
         file = Path(path)
-        media_type = image_type(file)
-        answer = self.transport.request(
-            "POST",
-            "/artifacts",
-            content=file.read_bytes,
-            params={"name": name or file.name},
-            headers={"Content-Type": media_type},
-            idempotency_key=idempotency_key,
-        )
-        return Artifact.model_validate(answer.json())
-
-    # Recovery keys
-
-    def recovery_key(self, job: Job | str) -> Artifact:
-        """The recovery key that a hide job made: its facts; `download` it with a key that has the scope
-        keys:read. NoRecoveryKey.
-        """
-        found = next((a for a in self.artifacts(job) if a.kind == "recovery_key"), None)
-        if found is None:
-            raise NoRecoveryKey(
-                f"job {id_of(job)} has no recovery key: only a hide job that has succeeded makes one"
-            )
-        return found
-
-    def reads(self, artifact: Artifact | str) -> Iterator[KeyRead]:
-        """Who read a recovery key, newest first; takes the scope admin."""
-        path, cursor = f"/artifacts/{in_path(artifact)}/reads", None
-        while True:
-            page = Page[KeyRead].model_validate(
-                self._json("GET", path, params={"limit": 100} | ({"cursor": cursor} if cursor else {}))
-            )
-            yield from page.items
-            if (cursor := page.next_cursor) is None:
-                return
-
-    def revoke(self, artifact: Artifact | str) -> Artifact:
-        """Delete a recovery key for good; takes the scope admin."""
-        return Artifact.model_validate(self._json("DELETE", f"/artifacts/{in_path(artifact)}"))
+        facts = {"name": name or file.name}
+        return upload_file(self.transport, file, image_type(file), facts, idempotency_key)
 
     def upload(
         self,
@@ -462,33 +370,29 @@ class Expunge:
         name: str | None = None,
         idempotency_key: str | None = None,
     ) -> Artifact:
-        """Send a LoRA delta (safetensors) for evaluation."""
+        """Upload a LoRA delta (safetensors), to evaluate or inspect it."""
         file = Path(path)
-        answer = self.transport.request(
-            "POST",
-            "/artifacts",
-            content=file.read_bytes,
-            params={"model": model, "name": name or file.name},
-            headers={"Content-Type": "application/octet-stream"},
-            idempotency_key=idempotency_key,
+        facts = {"name": name or file.name, "model": model}
+        return upload_file(self.transport, file, "application/octet-stream", facts, idempotency_key)
+
+    # Recovery keys
+
+    def recovery_key(self, job: Job | str) -> Artifact:
+        """The facts of the recovery key that a hide job made; to `download` it needs the scope keys:read.
+
+        Raises: NoRecoveryKey.
+        """
+        for artifact in self.artifacts(job):
+            if artifact.kind == "recovery_key":
+                return artifact
+        raise NoRecoveryKey(
+            f"job {id_of(job)} has no recovery key: only a hide job that has succeeded makes one"
         )
-        return Artifact.model_validate(answer.json())
 
+    def reads(self, artifact: Artifact | str) -> Iterator[KeyRead]:
+        """Who read a recovery key, newest first; needs the scope admin."""
+        return self._items(Page[KeyRead], f"/artifacts/{path_id(artifact)}/reads")
 
-IMAGE_TYPES = {b"\x89PNG\r\n\x1a\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
-"""How a file of the type begins, whatever it is called."""
-
-
-def image_type(file: Path) -> str:
-    """The media type of an image, by its first bytes.
-
-    BadFile where it is none that the service takes; OSError.
-    """
-    with file.open("rb") as opened:
-        head = opened.read(12)
-    if not head:
-        raise BadFile(f"{file} is empty")
-    for begin, media_type in IMAGE_TYPES.items():
-        if head.startswith(begin) and (begin != b"RIFF" or head[8:] == b"WEBP"):
-            return media_type
-    raise BadFile(f"{file} is no PNG, JPEG or WebP image: save it as one of them")
+    def revoke(self, artifact: Artifact | str) -> Artifact:
+        """Delete a recovery key for good; needs the scope admin."""
+        return self._ask(Artifact, "DELETE", f"/artifacts/{path_id(artifact)}")

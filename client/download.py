@@ -1,4 +1,4 @@
-"""Download an artifact so that a dropped line costs nothing and a wrong byte is noticed."""
+"""Downloads that resume where the connection was lost, and are checked against the stated sha256."""
 
 import hashlib
 import os
@@ -13,11 +13,11 @@ from expunge.client.types import Artifact
 CHUNK = 1 << 20  # bytes
 
 
-def place(folder: Path, name: str) -> Path:
-    """Where an artifact of this name goes; never outside the folder."""
+def path_in(folder: Path, name: str) -> Path:
+    """Where an artifact of this name goes. Raises: IntegrityError where that is outside the folder."""
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or ":" in name:
-        raise IntegrityError(f"the service names a file {name!r}, which does not stay inside the folder")
+        raise IntegrityError(f"the service names a file {name!r}, which would lie outside the folder")
     return folder.joinpath(*parts)
 
 
@@ -27,7 +27,7 @@ def sha256(path: Path) -> str:
 
 
 def fetch(transport: Transport, artifact: Artifact, part: Path) -> None:
-    """Append what is missing to `part`; start afresh where the server no longer holds the same bytes."""
+    """Append the missing bytes to `part`, or start anew where the service now has other bytes."""
     have = part.stat().st_size if part.exists() else 0
     headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
     if have:
@@ -42,13 +42,16 @@ def fetch(transport: Transport, artifact: Artifact, part: Path) -> None:
         os.fsync(file.fileno())
 
 
-def download(transport: Transport, artifact: Artifact, folder: Path) -> Path:
-    """The file, verified; a file that is already there and right is kept."""
-    path = place(folder, artifact.name)
+def download_artifact(transport: Transport, artifact: Artifact, folder: Path) -> Path:
+    """The downloaded file; kept where it is already there with the right bytes.
+
+    Raises: IntegrityError where the bytes are wrong; ConnectionFailed or ApiError after all retries.
+    """
+    path = path_in(folder, artifact.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.stat().st_size == artifact.size and sha256(path) == artifact.sha256:
         return path
-    # The name itself may be as long as names may be
+    # Not the artifact's name with a suffix: it may be as long as the file system allows
     part = path.with_name(f"{artifact.id}.{artifact.sha256[:16]}.part")
     if artifact.kind == "recovery_key":
         part.touch(mode=0o600)  # a secret: nobody else on this machine may read it
@@ -60,21 +63,19 @@ def download(transport: Transport, artifact: Artifact, folder: Path) -> Path:
         except (httpx.TransportError, ApiError) as error:
             if isinstance(error, ApiError) and error.status not in RETRIED:
                 raise
-            grown = part.exists() and part.stat().st_size > max(before, 0)
-            failures = 0 if grown else failures + 1
+            progress = part.exists() and part.stat().st_size > max(before, 0)
+            failures = 0 if progress else failures + 1
             if failures > transport.retries:
-                raise (
-                    error
-                    if isinstance(error, ApiError)
-                    else ConnectionFailed(f"{artifact.name}: the download broke off: {error}")
-                ) from error
+                if isinstance(error, ApiError):
+                    raise
+                raise ConnectionFailed(f"{artifact.name}: the download broke off: {error}") from error
             transport.sleep(pause(failures, None))
     found = sha256(part)
     if part.stat().st_size != artifact.size or found != artifact.sha256:
         part.unlink()
         raise IntegrityError(
-            f"{artifact.name} has sha256 {found}, but {artifact.sha256} was stated: the download was thrown"
-            " away"
+            f"{artifact.name} has sha256 {found}, but the service stated {artifact.sha256}: the download was"
+            " deleted"
         )
     os.replace(part, path)
     return path

@@ -1,10 +1,10 @@
-"""What can go wrong, for callers who want to tell the cases apart."""
+"""The client's errors; all are `ExpungeError`s."""
 
 from expunge.client.types import Job, Problem
 
 
 class ExpungeError(Exception):
-    """Every error of this client."""
+    """Base class of every error of this client."""
 
 
 class ApiError(ExpungeError):
@@ -18,27 +18,29 @@ class ApiError(ExpungeError):
         lines = [said]
         for e in problem.errors:
             if e.message == problem.title and not e.remedy:
-                continue  # the sort of problem, which the detail has told
-            at = "" if e.message in said else f"{e.field}: "  # the detail has the first one's words, mostly
-            news = [text for text in (e.message, e.remedy) if text and text not in said]
-            lines += [f"  {at}{'. '.join(news)}"] if news else []
+                continue
+            # The detail mostly repeats the first field's message
+            unsaid = [text for text in (e.message, e.remedy) if text and text not in said]
+            field = "" if e.message in said else f"{e.field}: "
+            if unsaid:
+                lines.append(f"  {field}{'. '.join(unsaid)}")
         super().__init__("\n".join(lines))
 
 
 class BadSetting(ExpungeError, ValueError):
-    """The service's address, the API key or the proxy cannot be used; the key itself is never shown."""
+    """The service's address, the API key or the proxy is unusable; the key itself is never shown."""
 
 
 class BadId(ExpungeError, ValueError):
-    """A text is not the id of a job or an artifact."""
+    """A text cannot be the id of a job or an artifact."""
 
 
 class BadFile(ExpungeError, ValueError):
-    """A file is not what was asked for."""
+    """A file cannot be uploaded as what it should be."""
 
 
 class ConnectionFailed(ExpungeError):
-    """The service could not be reached, or broke off, after every retry."""
+    """The service could not be reached, or broke off, after all retries."""
 
 
 class IntegrityError(ExpungeError):
@@ -50,7 +52,7 @@ class NoRecoveryKey(ExpungeError):
 
 
 class WaitTimeout(ExpungeError):
-    """The job had not finished in time; it goes on."""
+    """The job did not finish in the time given; it goes on."""
 
 
 class JobFailed(ExpungeError):

@@ -1,6 +1,5 @@
-"""What the command's options are, and how what they say becomes a request."""
+"""The options that commands share, and how their values become parts of a request."""
 
-import codecs
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +17,7 @@ Folder = Annotated[
         "--download", help="Put the artifacts into this folder once the job has succeeded (implies --wait)."
     ),
 ]
-Spec = Annotated[
+SpecFile = Annotated[
     Path | None,
     typer.Option(
         "--spec",
@@ -31,9 +30,17 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Check the request and print it with every default; store nothing.")
 ]
 IdempotencyKey = Annotated[
-    str | None, typer.Option("--idempotency-key", help="Repeat with the same key, and the job is made once.")
+    str | None,
+    typer.Option("--idempotency-key", help="A repeated request with the same key creates no second job."),
 ]
-Ids = Annotated[list[str], typer.Argument(metavar="JOB...", help="Job ids.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job id.")]
+JobIds = Annotated[list[str], typer.Argument(metavar="JOB...", help="Job ids.")]
+IntoFolder = Annotated[Path, typer.Argument(help="The folder to write to; created if missing.")]
+FinishedJob = Annotated[str | None, typer.Option("--job", help="A finished job.")]
+UploadedDelta = Annotated[str | None, typer.Option("--artifact", help="An uploaded delta.")]
+DeltaFile = Annotated[
+    Path | None, typer.Option("--delta", exists=True, dir_okay=False, help="A LoRA file to upload first.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -45,36 +52,69 @@ Evaluation = Annotated[
     typer.Option(
         "--evaluation",
         help=(
-            "How to judge, for example erased_images=8, thresholds.esr1=0.9 or enabled=false; may be"
-            " repeated."
+            "A parameter of the evaluation, for example erased_images=8, thresholds.esr1=0.9 or"
+            " enabled=false; may be repeated."
         ),
     ),
 ]
-Fused = Annotated[bool, typer.Option("--fused", help="Deliver a fused checkpoint too.")]
-Preserve = Annotated[list[str] | None, typer.Option(help="A concept to keep; may be repeated.")]
+Seed = Annotated[int, typer.Option(help="The seed of the training.")]
+Fused = Annotated[bool, typer.Option("--fused", help="Also deliver a fused checkpoint.")]
+Preserve = Annotated[list[str] | None, typer.Option(help="A concept to preserve; may be repeated.")]
 
 
 def pairs(options: list[str] | None, name: str) -> dict[str, str]:
+    """The option's `key=value`s. Raises: typer.BadParameter where one is not, or a key is repeated."""
+    found: dict[str, str] = {}
     for option in options or []:
-        if "=" not in option:
+        key, equals, value = option.partition("=")
+        if not equals:
             raise typer.BadParameter(f"'{option}' is not key=value", param_hint=name)
-    found = [option.split("=", 1) for option in options or []]
-    keys = [key for key, _ in found]
-    if twice := next((key for key in keys if keys.count(key) > 1), None):
-        raise typer.BadParameter(f"'{twice}' is given twice: give it once", param_hint=name)
-    return {key: value for key, value in found}
+        if key in found:
+            raise typer.BadParameter(f"'{key}' is given twice: give it once", param_hint=name)
+        found[key] = value
+    return found
 
 
-def value_of(text: str) -> Any:
-    """JSON where it is JSON, else the text itself: --set steps=10, --set variant=paper."""
+def labels_of(options: list[str] | None) -> dict[str, str]:
+    return pairs(options, "--label")
+
+
+def parameters(options: list[str] | None, name: str) -> dict[str, Any]:
+    """The option's parameters; a point leads into an object: lora.rank=8.
+
+    Raises: typer.BadParameter where one cannot stand in a request, or contradicts another.
+    """
+    found: dict[str, Any] = {}
+    for path, text in pairs(options, name).items():
+        *outer, last = path.split(".")
+        inner = found
+        for part in outer:
+            inner = inner.setdefault(part, {})
+            if not isinstance(inner, dict):
+                break
+        contradicts = not isinstance(inner, dict) or isinstance(inner.get(last), dict)
+        if contradicts or not all((*outer, last)):
+            raise typer.BadParameter(
+                f"'{path}' is not the name of a parameter, or contradicts another one", param_hint=name
+            )
+        inner[last] = parsed_value(text)
+        if not fits_json(inner[last]):
+            raise typer.BadParameter(
+                f"'{path}' is {text}: give a finite number, as JSON has no other", param_hint=name
+            )
+    return found
+
+
+def parsed_value(text: str) -> Any:
+    """JSON where the text is JSON (steps=10), or else the text itself (variant=paper)."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
 
 
-def finite(value: Any) -> bool:
-    """Whether JSON can hold the value: NaN and infinity are none of its numbers."""
+def fits_json(value: Any) -> bool:
+    """Whether JSON can hold the value; it has neither NaN nor infinity."""
     try:
         json.dumps(value, allow_nan=False)
     except ValueError:
@@ -82,121 +122,34 @@ def finite(value: Any) -> bool:
     return True
 
 
-def described(names: list[str], **more: Any) -> list[Any]:
-    """Concepts as the request has them: names, or the one name with what becomes of it and what it is learned
-    from.
-    """
-    given = {key: value for key, value in more.items() if value}
-    if given and len(names) > 1:
+def evaluation_fields(options: list[str] | None) -> dict[str, Any]:
+    """The field `evaluation` of a request, where --evaluation is given."""
+    return {"evaluation": parameters(options, "--evaluation")} if options else {}
+
+
+def method_field(name: str, settings: list[str] | None) -> Any:
+    """A request's method: its name, or an object with its parameters."""
+    given = parameters(settings, "--set")
+    if "name" in given:
         raise typer.BadParameter(
-            f"with --{next(iter(given)).rstrip('s')}, name one concept; for several, give --spec",
-            param_hint="CONCEPTS",
+            "'name' is not a parameter of the method: give it as --method", param_hint="--set"
+        )
+    return {"name": name, **given} if given else name
+
+
+def concepts_with(names: list[str], **fields: Any) -> list[Any]:
+    """A request's concepts: the names, or the one name with the fields that say more about it."""
+    given = {field: value for field, value in fields.items() if value}
+    if given and len(names) > 1:
+        option = next(iter(given)).rstrip("s")
+        raise typer.BadParameter(
+            f"with --{option}, name one concept; for several, give --spec", param_hint="CONCEPTS"
         )
     return [{"name": names[0], **given}] if given else list(names)
 
 
-def fields(options: list[str] | None, name: str) -> dict[str, Any]:
-    """The parameters that --set, --recovery or --evaluation gives; a point leads into an object:
-    lora.rank=8.
-    """
-    out: dict[str, Any] = {}
-    for path, text in pairs(options, name).items():
-        *outer, last = path.split(".")
-        inner = out
-        for part in outer:
-            inner = inner.setdefault(part, {})
-            if not isinstance(inner, dict):
-                break
-        if not all((*outer, last)) or not isinstance(inner, dict) or isinstance(inner.get(last), dict):
-            raise typer.BadParameter(
-                f"'{path}' names no parameter, or one that is given otherwise, too", param_hint=name
-            )
-        inner[last] = value_of(text)
-        if not finite(inner[last]):
-            raise typer.BadParameter(
-                f"'{path}' is {text}, which is no number that a parameter may have", param_hint=name
-            )
-    return out
-
-
-def judging(options: list[str] | None) -> dict[str, Any]:
-    """How to judge, as a request has it."""
-    return {"evaluation": fields(options, "--evaluation")} if options else {}
-
-
-def method_of(name: str, settings: list[str] | None) -> Any:
-    """The method as the request has it: its name, or with parameters an object."""
-    given = fields(settings, "--set")
-    if "name" in given:
-        raise typer.BadParameter("'name' is the method's own: give it as --method", param_hint="--set")
-    return {"name": name, **given} if given else name
-
-
-def one_of(**options: Any) -> None:
-    """A usage error where several options say the same thing."""
-    said = [f"--{name}" for name, value in options.items() if value]
-    if len(said) > 1:
-        raise typer.BadParameter(f"give one of {' and '.join(said)}, not both", param_hint=said[0])
-
-
-def request_of(ctx: typer.Context, spec: Path) -> Any:
-    """A whole request from a file; a usage error where options say something of it, too."""
-    beside = [
-        parameter.opts[0] if parameter.param_type_name == "option" else str(parameter.name).upper()
-        for parameter in ctx.command.params
-        if parameter.name not in BESIDE_SPEC and given(ctx, str(parameter.name))
-    ]
-    if beside:
-        raise typer.BadParameter(
-            f"the file is the whole request: leave out {', '.join(beside)}, or write it into the file",
-            param_hint="--spec",
-        )
-    return parsed(spec)
-
-
-def given(ctx: typer.Context, name: str) -> bool:
-    """Whether a parameter stood on the command line, be it with its default's value."""
-    source = ctx.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
-BESIDE_SPEC = {"spec", "dry_run", "key", "wait", "download", "url", "as_json"}
-"""What a request in a file leaves open."""
-
-
-def parsed(spec: Path) -> Any:
-    """The JSON object in a file, with or without a byte-order mark."""
-
-    def refuse(why: str) -> typer.BadParameter:
-        return typer.BadParameter(f"{spec} {why}", param_hint="--spec")
-
-    raw = spec.read_bytes()
-    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in raw:
-        raise refuse("is UTF-16 or binary: save it as UTF-8 (in PowerShell: Out-File -Encoding utf8)")
-    try:
-        found = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=once)
-    except UnicodeDecodeError as error:
-        raise refuse(f"is not UTF-8 at byte {error.start}: save it as UTF-8") from error
-    except json.JSONDecodeError as error:
-        yaml = " (YAML is not read: write it as JSON)" if spec.suffix.lower() in (".yaml", ".yml") else ""
-        raise refuse(
-            f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}{yaml}"
-        ) from error
-    except RecursionError as error:
-        raise refuse("is nested too deeply") from error
-    except ValueError as error:
-        raise refuse(f"cannot be sent: {error}") from error
-    if not isinstance(found, dict):
-        raise refuse('holds no JSON object, as {"concepts": ["church"]} is one')
-    if not finite(found):
-        raise refuse("holds NaN or infinity, which JSON has not")
-    return found
-
-
-def once(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object's fields, each of which may stand there once."""
-    found = dict(items)
-    if len(found) < len(items):
-        names = [name for name, _ in items]
-        raise ValueError(f"'{next(n for n in names if names.count(n) > 1)}' is in it twice")
-    return found
+def at_most_one(**options: Any) -> None:
+    """Raises: typer.BadParameter where several options say the same thing."""
+    given = [f"--{name}" for name, value in options.items() if value]
+    if len(given) > 1:
+        raise typer.BadParameter(f"give one of {' and '.join(given)}, not both", param_hint=given[0])

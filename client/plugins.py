@@ -1,6 +1,4 @@
-"""The command group: commands of other rooms, found by entry point and loaded only when they are called; and
-how errors end a command.
-"""
+"""The command group: other rooms' commands, imported only when they are called; and how errors end one."""
 
 import os
 import sys
@@ -15,7 +13,7 @@ from expunge import extras
 from expunge.extras import MissingExtra
 
 GROUP = "expunge.commands"
-UNFORESEEN = 70  # exit code of what no command foresees: sysexits' EX_SOFTWARE
+UNEXPECTED = 70  # exit code of an unexpected error: sysexits' EX_SOFTWARE
 
 
 class Plugin(NamedTuple):
@@ -47,7 +45,8 @@ PLUGINS = {
 OTHER = Plugin("Comes with an installed package.")
 
 
-def found() -> dict[str, EntryPoint]:
+def installed() -> dict[str, EntryPoint]:
+    """The entry point of each command that an installed package adds."""
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
@@ -69,25 +68,25 @@ def load(entry: EntryPoint) -> Any:
 
 
 class Group(TyperGroup):
-    """Our own commands and the others'; `--help` lists the others without importing them."""
+    """The client's commands and those of other rooms, which `--help` lists without importing them."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*super().list_commands(ctx), *(name for name in found() if name not in self.commands)]
+        return [*super().list_commands(ctx), *(name for name in installed() if name not in self.commands)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         own = super().get_command(ctx, cmd_name)
-        if own is None and cmd_name in found():
+        if own is None and cmd_name in installed():
             return TyperCommand(cmd_name, help=PLUGINS.get(cmd_name, OTHER).listed(), callback=lambda: None)
         return own
 
     def resolve_command(self, ctx: Any, args: Any) -> tuple[str | None, Any, list[str]]:
         name = str(args[0])
-        if name not in self.commands and (entry := found().get(name)):
+        if name not in self.commands and (entry := installed().get(name)):
             return name, load(entry), list(args[1:])
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        """One line for what goes wrong, whatever it is; the traceback only with --debug or EXPUNGE_DEBUG."""
+        """Print any error on one line; the traceback only with --debug or EXPUNGE_DEBUG."""
         try:
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort, typer.TyperException, BrokenPipeError):
@@ -95,25 +94,22 @@ class Group(TyperGroup):
         except Exception as error:
             if ctx.params.get("debug") or os.environ.get("EXPUNGE_DEBUG"):
                 raise
-            typer.echo(in_a_line(error), err=True)
-            sys.exit(2 if isinstance(error, OSError | UnicodeError | MissingExtra) else UNFORESEEN)
+            typer.echo(error_line(error), err=True)
+            sys.exit(2 if isinstance(error, OSError | UnicodeError | MissingExtra) else UNEXPECTED)
 
 
-def in_a_line(error: Exception) -> str:
-    """The error for whoever typed the command; the API key is never in it."""
-    if isinstance(error, OSError) and error.strerror:
-        said = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    elif isinstance(error, MissingExtra):
-        said = str(error)
+def error_line(error: Exception) -> str:
+    """The error for whoever typed the command, without the API key."""
+    if isinstance(error, MissingExtra):
+        message = str(error)
+    elif isinstance(error, OSError) and error.strerror:
+        message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    elif isinstance(error, UnicodeEncodeError | UnicodeDecodeError):
+        message = f"a text is not UTF-8 ({error.reason})"
     elif isinstance(error, UnicodeError):
-        said = (
-            "a text is not UTF-8"
-            f" ({error.reason if isinstance(error, UnicodeEncodeError | UnicodeDecodeError) else error})"
-        )
+        message = f"a text is not UTF-8 ({error})"
     else:
-        said = (
-            f"unforeseen: {type(error).__name__}: {' '.join(str(error).split())[:500]} (EXPUNGE_DEBUG=1 shows"
-            " where)"
-        )
+        told = " ".join(str(error).split())[:500]
+        message = f"unexpected {type(error).__name__}: {told} (EXPUNGE_DEBUG=1 shows where)"
     key = os.environ.get("EXPUNGE_API_KEY", "").strip()
-    return f"error: {said.replace(key, '…') if key else said}"
+    return f"error: {message.replace(key, '…') if key else message}"

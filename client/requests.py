@@ -1,4 +1,4 @@
-"""What the service is sent: ids, and the specs of jobs."""
+"""What the client sends: ids in paths, and the specs of jobs."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,19 +12,28 @@ MethodLike = str | Mapping[str, Any]
 ID = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def id_of(found: Job | Artifact | str) -> str:
-    return found if isinstance(found, str) else found.id
+def id_of(item: Job | Artifact | str) -> str:
+    return item if isinstance(item, str) else item.id
 
 
-def in_path(found: Job | Artifact | str) -> str:
-    """An id as a step of an address. BadId where it is none: it would lead elsewhere."""
-    text = id_of(found)
+def path_id(item: Job | Artifact | str) -> str:
+    """The id, checked to be one segment of a path: '../x' would lead to another address.
+
+    Raises: BadId.
+    """
+    text = id_of(item)
     if not ID.fullmatch(text):
         raise BadId(f"'{text[:60]}' is not an id: give a UUID, such as 0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11")
     return text
 
 
-def listed(concepts: ConceptLike | Sequence[ConceptLike]) -> list[Any]:
+def submit_path(kind: str) -> str:
+    """Where a job of this kind is posted."""
+    return "/inspect" if kind == "inspect" else f"/jobs/{kind}"
+
+
+def concept_list(concepts: ConceptLike | Sequence[ConceptLike]) -> list[Any]:
+    """One concept or several, as the list that a request has."""
     return [concepts] if isinstance(concepts, (str, Mapping)) else list(concepts)
 
 
@@ -36,16 +45,17 @@ def erase_spec(
     preserve: Sequence[str] = (),
     **more: Any,
 ) -> dict[str, Any]:
-    spec: dict[str, Any] = {"model": model, "concepts": listed(concepts), "method": method, **more}
+    """The spec of an erase or a hide job; `more` are further fields of it."""
+    spec: dict[str, Any] = {"model": model, "concepts": concept_list(concepts), "method": method, **more}
     if preserve:
         spec["preserve"] = list(preserve)
     return spec
 
 
-def of_delta(job: Job | str | None, artifact: Artifact | str | None) -> dict[str, Any]:
-    """Which delta is meant: a finished job's, or an uploaded one."""
-    found = {"job_id": job, "artifact_id": artifact}
-    return {name: id_of(of) for name, of in found.items() if of is not None}
+def delta_fields(job: Job | str | None, artifact: Artifact | str | None) -> dict[str, Any]:
+    """The fields that name a delta: a finished job's, or an uploaded one."""
+    fields = {"job_id": job, "artifact_id": artifact}
+    return {name: id_of(item) for name, item in fields.items() if item is not None}
 
 
 def inspect_spec(
@@ -57,9 +67,10 @@ def inspect_spec(
     concept_space: str | Sequence[str],
     **more: Any,
 ) -> dict[str, Any]:
+    """The spec of an inspect job; `more` are further fields of it."""
     spec: dict[str, Any] = {
         "concept_space": concept_space if isinstance(concept_space, str) else list(concept_space),
-        **of_delta(job, artifact),
+        **delta_fields(job, artifact),
         **more,
     }
     if against is not None:
@@ -67,3 +78,11 @@ def inspect_spec(
     if concept is not None:
         spec["concept"] = concept
     return spec
+
+
+def job_filters(kind: str | None, status: str | None, labels: Mapping[str, str] | None) -> dict[str, Any]:
+    """The query that narrows a list of jobs."""
+    filters: dict[str, Any] = {"kind": kind, "status": status}
+    if labels:
+        filters["label"] = [f"{name}:{value}" for name, value in labels.items()]
+    return {name: value for name, value in filters.items() if value is not None}

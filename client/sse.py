@@ -1,4 +1,4 @@
-"""Server-sent events off a line iterator (WHATWG HTML, section 9.2.6)."""
+"""Server-sent events from an iterator of lines (WHATWG HTML, section 9.2.6)."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple

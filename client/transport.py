@@ -1,4 +1,4 @@
-"""HTTP with patience: lost connections, 429 and 503 are tried again, always with the same Idempotency-Key."""
+"""HTTP with retries: after a lost connection, 429 or 503 the same request, with the same Idempotency-Key."""
 
 import random
 import time
@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from expunge.client.errors import ApiError, BadSetting, ConnectionFailed
-from expunge.client.settings import is_loopback, proxy_of, shown
+from expunge.client.settings import is_loopback, proxy_of, without_credentials
 from expunge.client.types import Problem
 
 RETRIED = {429, 502, 503, 504}
@@ -19,7 +19,7 @@ Content = Callable[[], Any]
 
 
 def problem_of(response: httpx.Response) -> Problem:
-    """The problem in an error answer; a gateway's page becomes one too."""
+    """The problem that an error response holds; made up where it is a gateway's page."""
     if "json" in response.headers.get("content-type", ""):
         try:
             found = response.json()
@@ -33,14 +33,14 @@ def problem_of(response: httpx.Response) -> Problem:
 
 
 def pause(attempt: int, response: httpx.Response | None) -> float:
-    """Seconds before the next try: Retry-After, else doubling from half a second, with jitter."""
+    """Seconds before the next try: Retry-After, or doubling from half a second; with jitter."""
     wanted = response.headers.get("retry-after", "") if response is not None else ""
     seconds = float(wanted) if wanted.isdecimal() else 0.5 * 2**attempt
     return min(LONGEST_PAUSE, seconds) * random.uniform(0.75, 1.0)
 
 
-def again(response: httpx.Response) -> bool:
-    """Whether the same request may succeed soon: a quota of jobs a day does not."""
+def may_succeed_soon(response: httpx.Response) -> bool:
+    """Whether the same request is worth repeating; not where a daily quota is used up."""
     wanted = response.headers.get("retry-after", "")
     if wanted.isdecimal() and int(wanted) > LONGEST_PAUSE:
         return False
@@ -60,17 +60,19 @@ class Transport:
         retries: int,
         timeout: float,
         sleep: Callable[[float], None] = time.sleep,
-        told: Callable[[str], None] = lambda _: None,
+        notify: Callable[[str], None] = lambda _: None,
     ) -> None:
         headers = {"Accept": "application/json", "User-Agent": "expunge-client/1"}
         if api_key:
             headers["Authorization"] = f"Bearer {api_key}"
-        self.url = shown(url)
+        self.url = without_credentials(url)
         self.retries = retries
-        self.sleep, self.told = sleep, told
+        self.sleep, self.notify = sleep, notify
         self.reached = False
         self.local = is_loopback(httpx.URL(url).host)
         self.proxy = proxy_of(httpx.URL(url))
+        # trust_env is off for this machine, so that no proxy is asked; SSL_CERT_FILE must still count
+        certificates = httpx.create_ssl_context() if url.startswith("https") else False
         try:
             self.http = httpx.Client(
                 base_url=url,
@@ -78,25 +80,20 @@ class Transport:
                 timeout=httpx.Timeout(timeout, connect=10.0),
                 follow_redirects=False,
                 trust_env=not self.local,
-                verify=(
-                    httpx.create_ssl_context() if url.startswith("https") else False
-                ),  # SSL_CERT_FILE counts on this machine, too
+                verify=certificates,
             )
         except (ImportError, ValueError, httpx.InvalidURL) as error:
-            raise BadSetting(
-                f"the proxy {self.proxy or 'of the environment'} cannot be used: {error}"
-            ) from error
+            proxy = self.proxy or "of the environment"
+            raise BadSetting(f"the proxy {proxy} cannot be used: {error}") from error
 
     def __repr__(self) -> str:
         return f"Transport({self.url!r})"
 
-    def failed(self, error: httpx.TransportError) -> ConnectionFailed:
-        """What to say when the service cannot be reached."""
+    def unreachable(self, error: httpx.TransportError) -> ConnectionFailed:
+        """The error for whoever called: which address, which proxy, and what to do."""
         said = f"{self.url} cannot be reached: {error or type(error).__name__}"
         if self.proxy:
-            said += (
-                f" (through the proxy {self.proxy}, which the environment names; NO_PROXY leaves a host out)"
-            )
+            said += f" (through the proxy {self.proxy} from the environment; NO_PROXY exempts a host)"
         elif self.local and isinstance(error, httpx.ConnectError) and not self.reached:
             said += ". Start it with 'expunge up', or set EXPUNGE_URL to where it is"
         return ConnectionFailed(said)
@@ -112,13 +109,14 @@ class Transport:
         headers: dict[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> httpx.Response:
-        """One answer below 400, or an error.
+        """A successful response, after as many tries as it takes.
 
         `content` is a function, so that every try sends the body from its beginning.
+        Raises: ApiError where the service refuses; ConnectionFailed where it cannot be reached.
         """
-        head = dict(headers or {})
+        all_headers = dict(headers or {})
         if method == "POST":
-            head["Idempotency-Key"] = idempotency_key or str(uuid.uuid4())
+            all_headers["Idempotency-Key"] = idempotency_key or str(uuid.uuid4())
         for attempt in range(self.retries + 1):
             response = None
             try:
@@ -128,32 +126,44 @@ class Transport:
                     json=json,
                     content=content() if content else None,
                     params=params,
-                    headers=head,
+                    headers=all_headers,
                 )
             except httpx.TransportError as error:
-                nobody = isinstance(error, httpx.ConnectError) and self.local and not self.reached
-                if (
-                    attempt == self.retries
-                    or nobody
-                    or isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError)
-                ):
-                    raise self.failed(error) from error
-                self.told(f"{self.failed(error)}; trying again")
+                # Neither a request that cannot be sent nor a server that was never started gets better
+                not_started = isinstance(error, httpx.ConnectError) and self.local and not self.reached
+                unsendable = isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError)
+                if attempt == self.retries or not_started or unsendable:
+                    raise self.unreachable(error) from error
+                self.notify(f"{self.unreachable(error)}; trying again")
             if response is not None:
                 self.reached = True
                 if response.is_success:
                     return response
-                if attempt == self.retries or not again(response):
+                if attempt == self.retries or not may_succeed_soon(response):
                     raise ApiError(problem_of(response))
             self.sleep(pause(attempt, response))
         raise AssertionError("unreachable")
+
+    def json(self, method: str, path: str, **request: Any) -> Any:
+        """The JSON that the service answers.
+
+        Raises: what `request` raises; ConnectionFailed where something else answers at this address.
+        """
+        answer = self.request(method, path, **request)
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise ConnectionFailed(
+                f"{self.url} did not answer with JSON: set EXPUNGE_URL to an Expunge service"
+            ) from error
 
     @contextmanager
     def stream(
         self, path: str, headers: dict[str, str], params: Any = None, timeout: httpx.Timeout | None = None
     ) -> Iterator[httpx.Response]:
-        """An open GET; errors become ApiError, lost connections stay httpx.TransportError for the caller to
-        resume.
+        """An open GET, for a caller who resumes it himself.
+
+        Raises: ApiError; httpx.TransportError where the connection is lost.
         """
         with self.http.stream(
             "GET", path, headers=headers, params=params, timeout=timeout or self.http.timeout

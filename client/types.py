@@ -1,4 +1,4 @@
-"""What the service answers, typed. Fields that a newer server adds are kept."""
+"""The service's answers, typed; fields that a newer server adds are kept."""
 
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
@@ -15,7 +15,7 @@ class Answer(BaseModel):
 
 
 class Artifact(Answer):
-    """A file: what a job made, or an upload. `size` in bytes, `sha256` in hex."""
+    """A file that a job made, or an upload. `size` in bytes, `sha256` in hex."""
 
     id: str
     name: str
@@ -31,14 +31,14 @@ class Artifact(Answer):
 
 
 class ArtifactLink(Answer):
-    """An address that gives an artifact's bytes without an API key, until it expires; a secret."""
+    """An address that gives an artifact's bytes without an API key until it expires; a secret."""
 
     url: str
     expires_at: datetime
 
 
 class KeyRead(Answer):
-    """Somebody was given bytes [start, stop) of a recovery key; `api_key` has its id and name."""
+    """One read of bytes [start, stop) of a recovery key; `api_key` has the reader's id and name."""
 
     id: str
     read_at: datetime
@@ -59,7 +59,7 @@ class JobError(Answer):
 
 
 class Validated(Answer):
-    """A request that would be accepted."""
+    """A checked request: the spec with every default, and notes about it."""
 
     kind: str
     spec: dict[str, Any]
@@ -92,15 +92,17 @@ class Job(Answer):
 
     @property
     def passed(self) -> bool | None:
-        """The verdict: True, False, or None where there is none or it could not be judged."""
+        """The verdict: True, False, or None where there is none or it could not be decided."""
         passed = (self.verdict or {}).get("passed")
         return None if passed is None else bool(passed)
 
     @property
     def ok(self) -> bool:
-        """Succeeded, and every threshold asked for is met; one that could not be judged is not met."""
-        asked = bool((self.verdict or {}).get("checks"))
-        return self.status == "succeeded" and (self.passed is True or (self.passed is None and not asked))
+        """Whether the job succeeded and is shown to meet every threshold that was requested."""
+        thresholds = (self.verdict or {}).get("checks")
+        return self.status == "succeeded" and (
+            self.passed is True or (self.passed is None and not thresholds)
+        )
 
 
 class Event(Answer):
@@ -122,9 +124,7 @@ class Model(Answer):
 
 
 class Impact(Answer):
-    """What an erasure is predicted to hurt: concepts with their drops, targets, cost in seconds and U-Net
-    evaluations.
-    """
+    """The predicted impact of an erasure: hurt concepts, best targets, cost in seconds and U-Net calls."""
 
     model: str
     method: str
@@ -145,9 +145,7 @@ class Pause(Answer):
 
 
 class Queue(Answer):
-    """The tenant's queue: its own pause, the operator's (`maintenance`), unfinished jobs by status, quotas
-    (None: no limit).
-    """
+    """The tenant's queue: its pause, the operator's (`maintenance`), jobs by status, quotas (None: none)."""
 
     state: Literal["running", "paused"]
     pause: Pause | None = None

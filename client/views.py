@@ -1,4 +1,4 @@
-"""How jobs look in a terminal."""
+"""How jobs, tables and progress look in a terminal."""
 
 from collections.abc import Iterable, Mapping
 from time import monotonic
@@ -22,39 +22,51 @@ COLOURS = {
 }
 
 
-def status(job: Job) -> str:
-    word = {True: ", verdict pass", False: ", verdict fail", None: ""}[job.passed]
-    return f"[{COLOURS.get(job.status, 'white')}]{job.status}[/]{word}"
+def status_text(job: Job) -> str:
+    """The job's status in its colour, and its verdict."""
+    verdict = {True: ", verdict pass", False: ", verdict fail", None: ""}[job.passed]
+    return f"[{COLOURS.get(job.status, 'white')}]{job.status}[/]{verdict}"
 
 
-def named(concept: Any) -> str:
-    """A concept, and what it is to become."""
+def concept_text(concept: Any) -> str:
+    """A concept, and what it becomes."""
     if not isinstance(concept, Mapping):
         return str(concept)
-    aims = [concept["target"]] if concept.get("target") else concept.get("attributes") or []
-    return str(concept.get("name", "?")) + (f" → {' or '.join(map(str, aims))}" if aims else "")
+    targets = [concept["target"]] if concept.get("target") else concept.get("attributes") or []
+    arrow = f" → {' or '.join(map(str, targets))}" if targets else ""
+    return str(concept.get("name", "?")) + arrow
 
 
-def subject(job: Job, longest: int = 60) -> str:
-    """What the job is about: its concepts, the first three."""
-    words = [named(c) for c in job.spec.get("concepts", [])]
-    words = [word if len(word) <= longest else f"{word[: longest - 1]}…" for word in words]
-    text = ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
-    return escape(text)
+def concepts_text(job: Job, longest: int = 60) -> str:
+    """The job's first three concepts, each cut to `longest` characters."""
+    concepts = job.spec.get("concepts", [])
+    texts = []
+    for concept in concepts[:3]:
+        text = concept_text(concept)
+        texts.append(text if len(text) <= longest else f"{text[: longest - 1]}…")
+    more = f" and {len(concepts) - 3} more" if len(concepts) > 3 else ""
+    return escape(", ".join(texts) + more)
 
 
-def method(job: Job) -> str:
-    found = job.spec.get("method")
-    return str(found.get("name", "")) if isinstance(found, Mapping) else str(found or "")
+def method_name(job: Job) -> str:
+    method = job.spec.get("method")
+    return str(method.get("name", "")) if isinstance(method, Mapping) else str(method or "")
 
 
 def jobs_table(jobs: Iterable[Job]) -> Table:
-    """Ids are never cut, and the rest folds: 80 columns suffice."""
-    id_, rest = Column("id", no_wrap=True), (Column(name, overflow="fold") for name in ("status", "created"))
-    table = Table(id_, Column("job", overflow="fold", min_width=18), *rest, box=None, header_style="bold")
+    """Jobs, one a row; ids are never cut and the rest folds, so that it fits into 80 columns."""
+    table = Table(
+        Column("id", no_wrap=True),
+        Column("job", overflow="fold", min_width=18),
+        Column("status", overflow="fold"),
+        Column("created", overflow="fold"),
+        box=None,
+        header_style="bold",
+    )
     for job in jobs:
-        what = f"{job.kind} {subject(job)}" + (f" by {method(job)}" if method(job) else "")
-        table.add_row(job.id, what, status(job), f"{job.created_at:%Y-%m-%d %H:%M}")
+        method = f" by {method_name(job)}" if method_name(job) else ""
+        created = f"{job.created_at:%Y-%m-%d %H:%M}"
+        table.add_row(job.id, f"{job.kind} {concepts_text(job)}{method}", status_text(job), created)
     return table
 
 
@@ -89,7 +101,7 @@ def models_table(models: Iterable[Model]) -> Table:
 
 
 def show_queue(console: Console, queue: Queue) -> None:
-    """State, pauses, what waits and runs, quotas."""
+    """Print state, pauses, jobs by status and quotas."""
     console.print(queue.state, style="yellow" if queue.state == "paused" else "green")
     for whose, pause in (("yours", queue.pause), ("the operator's", queue.maintenance)):
         if pause is not None:
@@ -101,7 +113,7 @@ def show_queue(console: Console, queue: Queue) -> None:
                 highlight=False,
             )
     counts = ", ".join(f"{n} {name}" for name, n in queue.jobs.items())
-    console.print(f"jobs: {counts}; {queue.jobs_today} made today", highlight=False)
+    console.print(f"jobs: {counts}; {queue.jobs_today} created today", highlight=False)
     quotas = ", ".join(f"{name} {'unlimited' if n is None else n}" for name, n in queue.quotas.items())
     console.print(f"quotas: {quotas}", highlight=False)
 
@@ -137,7 +149,7 @@ def verdict_table(verdict: Mapping[str, Any]) -> Table:
 
 
 def impact_tables(impact: Impact) -> list[Table]:
-    """What would be hurt, and what the concepts may become."""
+    """The concepts that would be hurt, and the best targets where there are some."""
     hurt = Table(
         "would be hurt", "CLIP drop", "80 %", "PSR-1 drop", "by", "distance", box=None, header_style="bold"
     )
@@ -184,8 +196,8 @@ def show_notes(console: Console, notes: Iterable[str]) -> None:
         console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
 
 
-def doing(progress: Mapping[str, Any]) -> str:
-    """Where a job stands: phase, step, what it is at, and how long it still takes."""
+def progress_text(progress: Mapping[str, Any]) -> str:
+    """Where a job is: phase and step, target, loss, and the seconds left."""
     facts = [str(progress[key]) for key in ("phase", "target", "message", "status") if progress.get(key)]
     if facts and progress.get("total") and progress.get("phase"):
         facts[0] += f" {progress.get('step') or 0}/{progress['total']}"
@@ -196,24 +208,23 @@ def doing(progress: Mapping[str, Any]) -> str:
     return "  ".join(facts)
 
 
-def parameters(job: Job) -> str:
-    """What the method was told, but for its name and what stayed null."""
-    found = job.spec.get("method")
-    own = (
-        {k: v for k, v in found.items() if k != "name" and v is not None}
-        if isinstance(found, Mapping)
-        else {}
-    )
-    return ", ".join(f"{k} {v}" for k, v in own.items() if not isinstance(v, (Mapping, list)))
+def method_parameters(job: Job) -> str:
+    """The method's parameters, but for its name, nulls, lists and objects."""
+    method = job.spec.get("method")
+    if not isinstance(method, Mapping):
+        return ""
+    plain = {k: v for k, v in method.items() if v is not None and not isinstance(v, (Mapping, list))}
+    return ", ".join(f"{name} {value}" for name, value in plain.items() if name != "name")
 
 
-def show(console: Console, job: Job) -> None:
-    console.print(f"[bold]{job.id}[/]  {job.kind} {method(job)}  {status(job)}")
-    if subject(job):
-        console.print(f"concepts  {subject(job, 200)}")
-    if parameters(job):
-        console.print(f"method    {escape(parameters(job))}", style="dim", highlight=False)
-    times = [("made", job.created_at), ("started", job.started_at), ("ended", job.finished_at)]
+def show_job(console: Console, job: Job) -> None:
+    """Print all that is known of a job."""
+    console.print(f"[bold]{job.id}[/]  {job.kind} {method_name(job)}  {status_text(job)}")
+    if job.spec.get("concepts"):
+        console.print(f"concepts  {concepts_text(job, 200)}")
+    if parameters := method_parameters(job):
+        console.print(f"method    {escape(parameters)}", style="dim", highlight=False)
+    times = [("created", job.created_at), ("started", job.started_at), ("ended", job.finished_at)]
     attempt = f"  attempt {job.attempt}" if job.attempt > 1 else ""
     console.print(
         "  ".join(f"{what} {at:%Y-%m-%d %H:%M:%S}" for what, at in times if at) + " UTC" + attempt,
@@ -221,7 +232,7 @@ def show(console: Console, job: Job) -> None:
         highlight=False,
     )
     if job.progress and not job.finished:
-        console.print(f"at        {escape(doing(job.progress))}", highlight=False)
+        console.print(f"at        {escape(progress_text(job.progress))}", highlight=False)
     show_notes(console, job.notes)
     if job.error:
         console.print(f"[red]{escape(job.error.code)}[/]: {escape(job.error.message)}")
@@ -237,7 +248,7 @@ def show(console: Console, job: Job) -> None:
 
 
 class Lines:
-    """A line for each phase of a job, and one every `pause` seconds: for logs."""
+    """Prints a line for each phase of a job, and one every `pause` seconds: for logs."""
 
     def __init__(self, console: Console, pause: float = 15.0) -> None:
         self.console, self.pause = console, pause
@@ -250,12 +261,12 @@ class Lines:
 
     def __call__(self, event: Event) -> None:
         data = event.data.get("progress", event.data)
-        if not isinstance(data, Mapping) or not (said := doing(data)):
+        if not isinstance(data, Mapping) or not (text := progress_text(data)):
             return
         phase, now = str(data.get("phase") or data.get("status")), monotonic()
         if phase != self.phase or now - self.last >= self.pause:
             self.phase, self.last = phase, now
-            self.console.print(said, markup=False, highlight=False, soft_wrap=True)
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class Live:
@@ -269,7 +280,7 @@ class Live:
             TimeElapsedColumn(),
         )
         self.bar = Progress(*columns, console=console, transient=True)
-        self.task = self.bar.add_task(f"{job.kind} {subject(job)}", total=None, facts=job.status)
+        self.task = self.bar.add_task(f"{job.kind} {concepts_text(job)}", total=None, facts=job.status)
 
     def __enter__(self) -> "Live":
         self.bar.start()
@@ -283,5 +294,8 @@ class Live:
         if not isinstance(data, Mapping):
             return
         self.bar.update(
-            self.task, total=data.get("total"), completed=data.get("step") or 0, facts=escape(doing(data))
+            self.task,
+            total=data.get("total"),
+            completed=data.get("step") or 0,
+            facts=escape(progress_text(data)),
         )

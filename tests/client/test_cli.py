@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner, Result
 
 from expunge import core
-from expunge.client import cli, terminal
+from expunge.client import terminal
 from expunge.client.cli import app
 from expunge.client.terminal import Expunge
 from tests.support.places import PYTHONPATH
@@ -23,7 +23,7 @@ from tests.support.service import Tenant
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli.out, "width", 200)
+    monkeypatch.setattr(terminal.out, "width", 200)
 
 
 def run(tenant: Tenant, *arguments: str) -> Result:
@@ -74,7 +74,7 @@ def test_the_queue_is_paused_shown_and_resumed(tenant: Tenant):
     paused = run(tenant, "queue", "pause", "--hand-over", "--reason", "new models")
     assert paused.exit_code == 0, paused.output
     assert "UTC, running jobs are handed over: new models" in paused.stdout
-    assert "1 queued, 0 running, 0 cancelling; 1 made today" in run(tenant, "queue").stdout
+    assert "1 queued, 0 running, 0 cancelling; 1 created today" in run(tenant, "queue").stdout
     assert json.loads(run(tenant, "queue", "show", "--json").stdout)["state"] == "paused"
     assert run(tenant, "queue", "resume").stdout.startswith("running")
     assert run(tenant, "queue", "stop").exit_code == 2
@@ -145,7 +145,7 @@ def test_a_spec_file_is_read_as_editors_write_it(tenant: Tenant, tmp_path: Path,
         ("spec.json", '{"concepts": ["é"]}'.encode("latin-1"), "not UTF-8 at byte 15"),
         ("spec.json", b'{"concepts":\n ["fish"]', "at line 2, column 10"),
         ("spec.yaml", b"concepts:\n - fish\n", "YAML is not read"),
-        ("spec.json", b'["fish"]', "holds no JSON object"),
+        ("spec.json", b'["fish"]', "does not hold a JSON object"),
         ("spec.json", b'{"concepts": ["fish"], "seed": NaN}', "NaN"),
         ("spec.json", b'{"concepts": ["fish"], "concepts": ["dog"]}', "'concepts' is in it twice"),
         ("spec.json", b"", "is not JSON"),
@@ -246,7 +246,7 @@ def test_a_dry_run_with_images_checks_them_and_sends_none(tenant: Tenant, pictur
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert (found["method"]["steps"], found["concepts"][0]["images"]) == (9, pictures[1::2])
-    assert "no image was sent" in done.stderr
+    assert "the images were not sent" in done.stderr
     assert "not in the vocabulary" not in done.stderr  # the word is learned
     assert uploads(tenant) == 0
 
@@ -349,7 +349,7 @@ def interrupted(*_: object) -> None:
 
 
 def test_a_long_name_takes_few_lines(tenant: Tenant, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cli.out, "width", 80)
+    monkeypatch.setattr(terminal.out, "width", 80)
     tenant.erase(concepts=["a" * 200])
     assert len(run(tenant, "jobs").stdout.splitlines()) < 8
 
@@ -555,7 +555,7 @@ def test_impact_prints_what_would_be_hurt_and_the_targets(tenant: Tenant):
 
 
 def test_a_narrow_table_cuts_no_id_and_no_concept(tenant: Tenant, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cli.out, "width", 80)
+    monkeypatch.setattr(terminal.out, "width", 80)
     job = tenant.erase(concepts=["an unusually long name of a concept"])
     shown = run(tenant, "jobs").stdout
     assert job["id"] in shown

@@ -316,7 +316,7 @@ def test_wrong_bytes_are_thrown_away(expunge: Expunge, tenant: Tenant, tmp_path:
     [made] = tenant.finish(job["id"], {"d": BYTES}, tmp_path)
     part = tmp_path / f"{made.id}.{made.sha256[:16]}.part"
     part.write_bytes(b"x" * 100)
-    with pytest.raises(IntegrityError, match="thrown away"):
+    with pytest.raises(IntegrityError, match="was deleted"):
         expunge.download(job["id"], tmp_path)
     assert not part.exists()
     assert not (tmp_path / "d").exists()
@@ -332,7 +332,7 @@ def test_an_empty_artifact_is_downloaded_too(expunge: Expunge, tenant: Tenant, t
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "", "a\\..\\x", "c:x"])
 def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str):
     with pytest.raises(IntegrityError):
-        download.place(tmp_path, name)
+        download.path_in(tmp_path, name)
 
 
 def test_an_upload_that_is_no_delta_is_a_problem(expunge: Expunge, tmp_path: Path):
@@ -351,7 +351,7 @@ def test_an_image_is_uploaded_by_what_its_bytes_say(expunge: Expunge, tmp_path: 
 
 @pytest.mark.parametrize(
     ("content", "why"),
-    [(b"", "is empty"), (b"GIF89a", "is no PNG, JPEG or WebP"), (b"RIFF    WAVEfmt ", "is no PNG")],
+    [(b"", "is empty"), (b"GIF89a", "is not a PNG, JPEG or WebP"), (b"RIFF    WAVEfmt ", "is not a PNG")],
 )
 def test_what_is_no_image_is_not_sent(
     expunge: Expunge, tenant: Tenant, tmp_path: Path, content: bytes, why: str
