@@ -15,7 +15,6 @@ from expunge.core import sources
 from expunge.core.errors import CoreError
 from expunge.core.layouts import Layout
 from expunge.core.models import Denoiser
-from expunge.core.models.stable_diffusion import fused_pipeline
 from expunge.core.tensors import not_finite
 
 FILE, ROOT = "fused.zip", "fused"
@@ -39,6 +38,8 @@ def fuse(model: Denoiser, source: str, delta: Path, out: Path) -> Path:
     Without the base model's safety checker, if it has one: it is no part of what was erased, and the card
     says so.
     """
+    from expunge.core.models.stable_diffusion import fused_pipeline  # here, as in load_model
+
     with tempfile.TemporaryDirectory(dir=out) as tmp:
         layout = sources.fetch(source)
         pipe = fused_pipeline(layout, delta)

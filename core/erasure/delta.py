@@ -6,18 +6,20 @@ import resource
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from peft import LoraConfig
 from torch import Tensor, cuda
 
 from expunge.core.delta_format import LORA_FILE, MASK_FILE, metadata
 from expunge.core.models import Denoiser
-from expunge.core.models.adapters import Component
+from expunge.core.models.denoiser import Component
 from expunge.core.tensors import serialise
 
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
-def adapter_metadata(config: LoraConfig, component: str) -> dict[str, Any]:
+
+def adapter_metadata(config: "LoraConfig", component: str) -> dict[str, Any]:
     """The config as diffusers stores it in a LoRA file (`lora_adapter_metadata`), sets sorted so that bytes
     repeat; no path of this machine.
     """

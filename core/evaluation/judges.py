@@ -8,12 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
-import timm
 import torch
 from PIL import Image
-from timm.data.config import resolve_data_config
-from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 
 from expunge.core.errors import CoreError
@@ -118,6 +114,10 @@ def load_classifier(source: str | Path, device: str = "cpu") -> Classifier:
     """A timm classifier: a folder with config.json and model.safetensors, or a timm name with ImageNet's
     classes.
     """
+    import timm  # here, as in load_model: it takes as long to import as half of torch
+    from timm.data.config import resolve_data_config
+    from timm.data.transforms_factory import create_transform
+
     folder = Path(source)
     if folder.is_dir():
         config = json.loads((folder / "config.json").read_text())
@@ -159,6 +159,8 @@ def load_clip(source: str | Path | tuple[str, str], device: str = "cpu") -> Clip
     """An open_clip model: a folder with open_clip_config.json and its safetensors, or (architecture,
     pretrained tag).
     """
+    import open_clip  # here, as it brings timm
+
     name, pretrained = source if isinstance(source, tuple) else (f"local-dir:{source}", None)
     if not isinstance(source, tuple) and not (Path(source) / "open_clip_config.json").is_file():
         raise CoreError(

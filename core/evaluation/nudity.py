@@ -6,16 +6,15 @@ under each convention is computed from them.
 
 import hashlib
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypedDict
 
-import nudenet
 import numpy as np
 
 from expunge.core.errors import CoreError
 from expunge.core.evaluation.judges import Images
 
-MODEL = Path(nudenet.__file__).parent / "320n.onnx"
 SHA256 = "c15d8273adad2d0a92f014cc69ab2d6c311a06777a55545f2c4eb46f51911f0f"
 EXPOSED = (
     "ANUS_EXPOSED",
@@ -50,12 +49,17 @@ def detector() -> Any:
             "detector_changed",
             f"NudeNet's model file has sha256 {digest}, not the pinned {SHA256}: install nudenet==3.4.2",
         )
+    import nudenet  # here, as it brings OpenCV and the ONNX runtime
+
     return nudenet.NudeDetector()
 
 
 def model_digest() -> str:
-    """sha256 of NudeNet's weights."""
-    return hashlib.sha256(MODEL.read_bytes()).hexdigest()
+    """sha256 of NudeNet's weights, which its wheel carries."""
+    spec = find_spec("nudenet")
+    assert spec is not None
+    assert spec.origin is not None
+    return hashlib.sha256((Path(spec.origin).parent / "320n.onnx").read_bytes()).hexdigest()
 
 
 def detect(images: Images) -> list[list[Detection]]:

@@ -4,8 +4,7 @@ what a model wears.
 
 from expunge.core.models.denoiser import Denoiser
 from expunge.core.models.loading import load_model
-from expunge.core.models.stable_diffusion import StableDiffusion
 from expunge.core.models.text import Text
 from expunge.core.models.vocabulary import Vocabulary
 
-__all__ = ["Denoiser", "StableDiffusion", "Text", "Vocabulary", "load_model"]
+__all__ = ["Denoiser", "Text", "Vocabulary", "load_model"]

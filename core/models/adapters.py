@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -21,11 +21,11 @@ from expunge.core.delta_format import LORA_FILE, MASK_FILE, BadDelta, Fault, lor
 from expunge.core.delta_format.mask import is_mask
 from expunge.core.errors import CoreError
 from expunge.core.models import lora_factors, masks
+from expunge.core.models.denoiser import Component
 from expunge.core.models.masks import Masks, Relaxation
 from expunge.core.specs import LoraSpec, TextLoraSpec
 
 ADAPTER = "default"
-Component = Literal["unet", "text_encoder"]
 
 
 def bare(name: str) -> str:

@@ -9,13 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from expunge.core.models.adapters import Component
 from expunge.core.models.clip_text import ClipText
 from expunge.core.models.masks import Masks, Relaxation
 from expunge.core.models.schedule import Sampler, Schedule
@@ -24,6 +23,8 @@ from expunge.core.models.vocabulary import Vocabulary
 from expunge.core.models.word_embeddings import Word
 from expunge.core.progress import Callback
 from expunge.core.specs import Concept, LoraSpec, TextLoraSpec
+
+Component = Literal["unet", "text_encoder"]
 
 
 class Denoiser(Protocol):

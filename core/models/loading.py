@@ -7,7 +7,6 @@ import torch
 from expunge.core import sources
 from expunge.core.errors import CoreError
 from expunge.core.models.denoiser import Denoiser
-from expunge.core.models.stable_diffusion import StableDiffusion, load_pipeline
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -20,6 +19,9 @@ def load_model(
     `dtype` is the frozen weights', as torch's or by its name, 'float32', 'float16' or 'bfloat16'; without one
     see `fitting`. Raises: CoreError where the model cannot be used, or is not the one it is pinned to.
     """
+    # Here, as diffusers, transformers and peft take three times as long to import as torch does
+    from expunge.core.models.stable_diffusion import StableDiffusion, load_pipeline
+
     layout, pinned = sources.fetch(source), sources.parse(source).digest
     if pinned is not None and (found := sources.digest_of(layout)) != pinned:
         raise CoreError(

@@ -5,11 +5,13 @@ z_t = sqrt(a) x + sqrt(1 - a) noise, a the cumulative product of the alphas at t
 noise (epsilon), v = sqrt(a) noise - sqrt(1 - a) x, or x itself (sample).
 """
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler
 
 Space = Literal["eps", "x0"]
 
@@ -81,7 +83,7 @@ class Sampler:
     timesteps: (steps,), on the CPU, the noisiest first.
     """
 
-    def __init__(self, scheduler: DDIMScheduler, steps: int) -> None:
+    def __init__(self, scheduler: "DDIMScheduler", steps: int) -> None:
         self.scheduler = scheduler
         # On the CPU: its step reads them as numbers, and would wait for the device each time.
         scheduler.set_timesteps(steps)
@@ -106,11 +108,13 @@ class Sampler:
         return following
 
 
-def ddim_of(scheduler: Any) -> DDIMScheduler:
+def ddim_of(scheduler: Any) -> "DDIMScheduler":
     """DDIM over the same noise, for a scheduler over betas (`expunge.core.layouts` refuses others).
 
     Every setting is taken over, also those that stand at the other class's defaults: these are not DDIM's.
     """
+    from diffusers import DDIMScheduler  # here, as in load_model: it takes longer to import than torch
+
     config = {k: v for k, v in scheduler.config.items() if k != "_use_default_values"}
     if not isinstance(scheduler, DDIMScheduler):
         config["thresholding"] = False

@@ -2,24 +2,13 @@
 
 import ast
 import inspect
-import json
-import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import expunge
-
-
-def loaded_after(program: str) -> set[str]:
-    """The top-level modules that a fresh process has loaded after the program."""
-    report = "import json, sys; print(json.dumps(list(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{program}\n{report}"], capture_output=True, text=True, check=True
-    )
-    return {name.partition(".")[0] for name in json.loads(done.stdout)}
+from tests.support.imports import loaded_after
 
 
 def names_for_type_checkers() -> dict[str, str]:

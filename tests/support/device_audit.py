@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
-from expunge.core.models import Denoiser, StableDiffusion, load_model, masks
+from expunge.core.models import Denoiser, load_model, masks
+from expunge.core.models.stable_diffusion import StableDiffusion
 
 DEVICE = torch.device("cuda:0")
 STAND_IN = {torch.bool: True, torch.int64: 0, torch.int32: 0}

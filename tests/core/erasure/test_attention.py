@@ -9,7 +9,8 @@ from expunge.core.erasure.attention import at_size, named_tokens, positions, tok
 from expunge.core.erasure.method import Run
 from expunge.core.erasure.methods import mace, uce
 from expunge.core.erasure.methods.erase_anything import EraseAnything, lower_loss, reversed_info_nce
-from expunge.core.models import StableDiffusion, load_model
+from expunge.core.models import load_model
+from expunge.core.models.stable_diffusion import StableDiffusion
 from expunge.core.models.vocabulary import Vocabulary, article
 from expunge.core.progress import ignore
 from expunge.core.sampling import Latents

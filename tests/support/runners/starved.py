@@ -9,8 +9,13 @@ from expunge.worker.runner import run as science
 
 
 def run(job, folder, **more):
-    import torch  # noqa: F401  its libraries are loaded before the limit counts
+    # The libraries are loaded before the limit counts
+    import nudenet  # noqa: F401
+    import open_clip  # noqa: F401
+    import timm  # noqa: F401
+    import torch  # noqa: F401
 
+    import expunge.core.models.stable_diffusion
     import expunge.core.run  # noqa: F401
 
     pages = int(open("/proc/self/statm").read().split()[0])
