@@ -145,7 +145,7 @@ def finished_job(
     Raises: Problem `invalid_request`.
     """
     try:
-        row = jobs.get(session, tenant_id, uuid.UUID(job_id), keep=True)
+        row = jobs.get(session, tenant_id, uuid.UUID(job_id), lock=True)
     except NotFound as error:
         raise invalid(field, f"there is no job {job_id}", "GET /jobs lists yours") from error
     if row.kind not in kinds or row.status != JobStatus.SUCCEEDED:
@@ -170,7 +170,7 @@ def uploaded_delta(session: Session, tenant_id: uuid.UUID, artifact_id: str, fie
     """
     upload_one = "upload a delta with POST /artifacts"
     try:
-        row = artifacts.get(session, tenant_id, uuid.UUID(artifact_id), keep=True)
+        row = artifacts.get(session, tenant_id, uuid.UUID(artifact_id), lock=True)
     except NotFound as error:
         raise invalid(field, f"there is no artifact {artifact_id}", upload_one) from error
     if row.job_id is not None:

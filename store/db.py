@@ -10,9 +10,9 @@ from sqlalchemy.orm import Session
 
 from expunge.store import tracing
 
-# A stuck statement, lock or transaction must not hold up a service: the server itself ends it. A worker that
-# is frozen in the middle of a heartbeat holds its job's row, and nobody can take the job over, until the last
-# of these passes.
+# The server ends statements, waits for locks and idle transactions that take too long, so that none blocks
+# the service. A worker that freezes in the middle of a heartbeat keeps its job's row locked, and nobody can
+# take the job over, until the last of these times has passed.
 OPTIONS = (
     "-c timezone=UTC -c statement_timeout=30s -c lock_timeout=10s -c idle_in_transaction_session_timeout=10s"
 )
@@ -20,28 +20,28 @@ READ_ONLY = "25006"  # PostgreSQL's read_only_sql_transaction
 
 
 def sqlalchemy_url(url: str) -> str:
-    """postgres:// and postgresql:// URLs as SQLAlchemy and psycopg 3 want them."""
+    """A postgres:// or postgresql:// URL as SQLAlchemy with psycopg 3 wants it."""
     parsed = make_url(url.replace("postgres://", "postgresql://", 1))
     return parsed.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
 
 
 def psycopg_url(url: str) -> str:
-    """The same for a bare psycopg connection (LISTEN, advisory locks)."""
+    """A URL as psycopg itself wants it, for connections without SQLAlchemy (LISTEN, advisory locks)."""
     return make_url(sqlalchemy_url(url)).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 @lru_cache
 def engine(url: str, pool_size: int = 10) -> Engine:
-    """One pool per process and URL; a forked child must call `forget` first."""
+    """One connection pool per process and URL; a forked child must call `discard_pools` first."""
     made = create_engine(
         sqlalchemy_url(url),
         pool_size=pool_size,
-        # A connection beyond the pool would be made and closed for every request of a busy time
+        # Connections beyond the pool would be opened and closed for every request in busy times
         max_overflow=0,
         pool_timeout=10,
         pool_pre_ping=True,
         pool_recycle=1800,
-        hide_parameters=True,  # a failed statement is logged; what a client asked to erase is not
+        hide_parameters=True,  # a failed statement is logged, without what a client asked to erase
         connect_args={"options": OPTIONS, "connect_timeout": 5, "application_name": "expunge"},
     )
     tracing.instrument(made)
@@ -50,21 +50,19 @@ def engine(url: str, pool_size: int = 10) -> Engine:
 
 
 def mark_disconnected(context: ExceptionContext) -> None:
-    """A server that takes no writes any more, as after a failover, is as good as gone: a new connection may
-    lead to the one that does.
-    """
+    """Reconnect when the server became read-only, as after a failover, to reach the one that is not."""
     if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
         context.is_disconnect = True
 
 
 def discard_pools() -> None:
-    """Drop the pools inherited over a fork, without closing the parent's connections."""
+    """Discard the pools inherited by a fork, without closing the parent's connections."""
     engine.cache_clear()
 
 
 @contextmanager
 def transaction(url: str) -> Iterator[Session]:
-    """A session in one transaction: commits at the end, rolls back on any error."""
+    """A session in one transaction, which commits at the end and rolls back on any error."""
     with Session(engine(url), expire_on_commit=False) as session, session.begin():
         yield session
 
@@ -77,9 +75,9 @@ def try_advisory_lock(session: Session, name: str) -> bool:
 
 @contextmanager
 def reading(url: str) -> Iterator[Session]:
-    """A session for one SELECT: no BEGIN, no COMMIT, so it takes a third of the round trips.
+    """A session for one SELECT, without BEGIN and COMMIT: a third of the round trips.
 
-    Statements in it do not see one state.
+    Several statements in it may see different states of the database.
     """
     with Session(engine(url).execution_options(isolation_level="AUTOCOMMIT")) as session:
         yield session

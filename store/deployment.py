@@ -25,18 +25,21 @@ from expunge.store.errors import ForeignStore, NotFound
 from expunge.store.models import Deployment
 from expunge.store.settings import Settings, read
 
-LOOKED_AT = 20  # rows whose objects are looked for in a store that has no marker
+SAMPLE = 20  # rows whose objects are looked for in a store without a marker
 ADOPT = "python -m expunge.store.deployment adopt"
 
 
-def identity(session: Session) -> Deployment:
-    """This database's row, made when there is none."""
+def get_deployment(session: Session) -> Deployment:
+    """This database's row, written when there is none."""
     session.execute(insert(Deployment).values(one=True).on_conflict_do_nothing())
     return session.scalars(select(Deployment)).one()
 
 
 def read_marker(blobs: Blobs) -> uuid.UUID | None:
-    """Whose the store says it is; None without a marker. ForeignStore when the marker cannot be read."""
+    """The deployment that the store's marker names; None without a marker.
+
+    Raises: ForeignStore where the marker cannot be read.
+    """
     try:
         return uuid.UUID(json.loads(bytes(obstore.get(blobs.store, MARKER).bytes()))["deployment"])
     except FileNotFoundError:
@@ -49,7 +52,7 @@ def read_marker(blobs: Blobs) -> uuid.UUID | None:
 
 
 def write_marker(blobs: Blobs, id_: uuid.UUID, *, over: bool = False) -> None:
-    """Write the marker; `over` replaces another, else whoever was first stays."""
+    """Write the marker, unless there is one; `over`: replace that."""
     try:
         obstore.put(
             blobs.store,
@@ -63,11 +66,14 @@ def write_marker(blobs: Blobs, id_: uuid.UUID, *, over: bool = False) -> None:
 
 
 def open_store(settings: Settings) -> Blobs:
-    """The artifact store, when it is this database's. ForeignStore."""
+    """The artifact store, once it is sure to be this database's.
+
+    Raises: ForeignStore.
+    """
     blobs, url = Blobs(settings.artifacts_url), settings.database_url.get_secret_value()
     with db.transaction(url) as session:
-        mine = identity(session)
-        known = artifacts.list_newest_keys(session, LOOKED_AT)
+        mine = get_deployment(session)
+        known = artifacts.list_newest_keys(session, SAMPLE)
     found = read_marker(blobs)
     if found is None:
         check_unmarked(settings, blobs, mine, known)
@@ -86,31 +92,37 @@ def open_store(settings: Settings) -> Blobs:
 
 
 @lru_cache
-def looked(database_url: str, artifacts_url: str) -> Blobs:
+def open_store_of(database_url: str, artifacts_url: str) -> Blobs:
     return open_store(Settings(database_url=SecretStr(database_url), artifacts_url=artifacts_url))
 
 
 def open_store_cached(settings: Settings) -> Blobs:
-    """The same, looked at once in a process, and again where a directory's marker is gone: a volume may be
-    lost at any time. ForeignStore.
+    """Like `open_store`, but checked once in a process, and again when a directory has lost its marker.
+
+    That happens when a volume is unmounted.
+
+    Raises: ForeignStore.
     """
     url = settings.database_url.get_secret_value()
-    blobs = looked(url, settings.artifacts_url)
+    blobs = open_store_of(url, settings.artifacts_url)
     if blobs.folder is not None and not (blobs.folder / MARKER).exists():
-        looked.cache_clear()
-        blobs = looked(url, settings.artifacts_url)
+        open_store_of.cache_clear()
+        blobs = open_store_of(url, settings.artifacts_url)
     return blobs
 
 
 def check_unmarked(settings: Settings, blobs: Blobs, mine: Deployment, known: list[str]) -> None:
-    """ForeignStore, unless a store without a marker may be taken for this database's own."""
+    """Decide whether a store without a marker may become this database's own.
+
+    Raises: ForeignStore where it may not.
+    """
     if mine.store_url == settings.artifacts_url:
         raise ForeignStore(
             f"EXPUNGE_ARTIFACTS_URL ({settings.artifacts_url}) has lost its marker {MARKER}: is the volume"
             " mounted, is it the right bucket? If the objects are there, or all were deleted on purpose:"
             f" {ADOPT}"
         )
-    if next(iter(blobs.pages()), []) and not any(exists(blobs, key) for key in known):
+    if next(iter(blobs.list_pages()), []) and not any(exists(blobs, key) for key in known):
         what = "none of those that this database names" if known else "this database names none"
         raise ForeignStore(
             f"EXPUNGE_ARTIFACTS_URL ({settings.artifacts_url}) has no marker and holds objects, but {what}:"
@@ -136,14 +148,14 @@ def main() -> None:
         "action",
         choices=("show", "adopt", "renew"),
         help=(
-            "show both ids; adopt: mark the store as this database's, whosever it was; renew: a new id for"
-            " this database, as a copy of another needs"
+            "show: both ids; adopt: mark the store as this database's, whatever it was before; renew: give"
+            " this database a new id, as a copy of another database needs"
         ),
     )
     given, settings = parser.parse_args(), read(secret=False)
     blobs = Blobs(settings.artifacts_url)
     with db.transaction(settings.database_url.get_secret_value()) as session:
-        mine = identity(session)
+        mine = get_deployment(session)
         if given.action == "renew":
             session.execute(update(Deployment).values(id=func.gen_random_uuid(), store_url=None))
             session.refresh(mine)

@@ -1,5 +1,6 @@
-"""Secrets that must be had again, encrypted under a key of the server's own (XSalsa20-Poly1305, libsodium's
-secret box).
+"""Reversible encryption of secrets that the service must read back, under a key derived from EXPUNGE_SECRET.
+
+XSalsa20-Poly1305, libsodium's secret box.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ Use = Literal["webhooks", "signing keys"]
 
 
 def secret_box(secret: str, use: Use) -> SecretBox:
-    """Webhooks' key is derived as it always was, so that the release before reads what we seal."""
+    """The box for one use; webhooks' key is derived as in earlier releases, so that they can read it."""
     if use == "webhooks":
         return SecretBox(
             hashlib.blake2b(
@@ -27,21 +28,25 @@ def secret_box(secret: str, use: Use) -> SecretBox:
 
 
 def seal(text: str, secret: str, use: Use = "webhooks") -> bytes:
+    """Encrypt under the current secret."""
     return bytes(secret_box(secret, use).encrypt(text.encode()))
 
 
 def unseal(sealed: bytes, secret: str, older: Sequence[str] = (), use: Use = "webhooks") -> str:
-    """Unreadable when it was sealed under another secret than these."""
+    """Decrypt under the current secret, or one of the older.
+
+    Raises: Unreadable where it was encrypted under none of them.
+    """
     for each in (secret, *older):
         try:
             return secret_box(each, use).decrypt(sealed).decode()
         except CryptoError:
             continue
-    raise Unreadable("sealed under another EXPUNGE_SECRET: give that one as EXPUNGE_SECRET_PREVIOUS")
+    raise Unreadable("encrypted under another EXPUNGE_SECRET: set EXPUNGE_SECRET_PREVIOUS to that one")
 
 
 def reseal(sealed: bytes, secret: str, older: Sequence[str], use: Use) -> bytes:
-    """Under the current secret; what nobody can read stays as it is."""
+    """Encrypt again, under the current secret; what cannot be read is returned as it is."""
     try:
         return seal(unseal(sealed, secret, older, use), secret, use)
     except Unreadable:
@@ -49,7 +54,7 @@ def reseal(sealed: bytes, secret: str, older: Sequence[str], use: Use) -> bytes:
 
 
 def is_sealed_under(sealed: bytes, secret: str, use: Use) -> bool:
-    """Whether it lies under this very secret."""
+    """Whether it was encrypted under this very secret."""
     try:
         unseal(sealed, secret, use=use)
     except Unreadable:

@@ -6,19 +6,19 @@ class StoreError(Exception):
 
 
 class NotFound(StoreError):
-    """No such row for this tenant."""
+    """The tenant has no such row."""
 
 
 class KeyReused(StoreError):
-    """The Idempotency-Key came with another body before."""
+    """The Idempotency-Key was used with another request."""
 
 
 class KeyInFlight(StoreError):
-    """A request with the same Idempotency-Key is still at work."""
+    """A request with the same Idempotency-Key is still being answered."""
 
 
 class NotFinished(StoreError):
-    """Only a finished job can be retried."""
+    """The job has not ended: it cannot be retried or deleted."""
 
 
 class LostLease(StoreError):
@@ -38,31 +38,25 @@ class ForeignStore(StoreError):
 
 
 class BlobExists(StoreError):
-    """The key is taken; a stored object is never overwritten."""
+    """The storage key is in use; a stored object is never overwritten."""
 
 
 class Unreadable(StoreError):
-    """A sealed secret does not open under the server's own."""
+    """An encrypted secret was encrypted under another server secret."""
 
     code = "secret_unreadable"
 
 
 class WrongState(StoreError):
-    """The row's state does not allow this; the message says what would."""
+    """The row's state does not allow this; the message says what to do instead."""
 
 
 class QuotaExceeded(StoreError):
-    """A quota of the tenant is used up: its name and size, what would help, after how many seconds;
-    `window` in seconds where it is one of time.
-    """
+    """The tenant has used up a quota; the message says what helps."""
 
     def __init__(self, quota: str, limit: int, remedy: str, *, wait: int, window: int | None = None) -> None:
-        super().__init__(f"{quota} is {limit}, and so many {remedy}")
+        """`wait`: seconds after which a repeated request may succeed; `window`: seconds that a quota of time
+        counts.
+        """
+        super().__init__(f"You have reached {quota} ({limit}): {remedy}")
         self.quota, self.limit, self.wait, self.window = quota, limit, wait, window
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Of the 429; the RateLimit fields are those of the IETF's draft."""
-        window = "" if self.window is None else f";w={self.window}"
-        policy, left = f'"{self.quota}";q={self.limit}{window}', f'"{self.quota}";r=0;t={self.wait}'
-        return {"Retry-After": str(self.wait), "RateLimit-Policy": policy, "RateLimit": left}

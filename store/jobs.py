@@ -1,7 +1,7 @@
-"""Jobs as a client sees them: made, listed, cancelled, retried. Attempts at them are in store/attempts.py.
+"""Jobs as clients see them: created, listed, cancelled, retried. Attempts at them are in store/attempts.py.
 
-Only these two modules change a status. Every change grows `version` by one and writes the event of that seq
-in the same statement's transaction.
+Every change of a job goes through `change`: it raises `version` by one and writes the event with that seq, in
+the same transaction.
 """
 
 import uuid
@@ -29,7 +29,7 @@ from expunge.store.errors import NotFinished, NotFound, WrongState
 from expunge.store.models import Artifact, Job
 from expunge.store.statuses import JobStatus
 
-# Partial indices serve a prepared statement only where the status is written out in it.
+# PostgreSQL uses a partial index for a prepared statement only where the status is written out in it.
 LITERAL = {status: literal(status.value, literal_execute=True) for status in JobStatus.active()}
 
 
@@ -40,8 +40,9 @@ def change(
     event: str,
     data: Mapping[str, Any] = {},
 ) -> Job | None:
-    """Change the one job that fits `where`, with its event; None when none fits. The only way to change a
-    job.
+    """Change the one job that fits `where`, and write the event of the change; None when none fits.
+
+    `data`: what the event says beside status and attempt.
     """
     statement = update(Job).where(*where).values(**values, version=Job.version + 1).returning(Job)
     options = {"synchronize_session": False, "populate_existing": True}
@@ -68,7 +69,7 @@ def create_job(
     request_id: str | None = None,
     trace: str | None = None,
 ) -> Job:
-    """A queued job and its first event."""
+    """Queue a new job, with its first event."""
     job = Job(
         id=uuid.uuid4(),
         tenant_id=tenant_id,
@@ -91,52 +92,50 @@ def create_job(
     return job
 
 
-def get(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID, *, keep: bool = False) -> Job:
-    """One job, or NotFound (another tenant's too); `keep`: nobody removes it before this transaction's
-    end.
+def get(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID, *, lock: bool = False) -> Job:
+    """One job. `lock`: nobody deletes it before this transaction ends.
+
+    Raises: NotFound, for another tenant's job too.
     """
     query = (
         select(Job)
         .where(Job.id == job_id, Job.tenant_id == tenant_id)
         .execution_options(populate_existing=True)
     )
-    job = session.scalar(query.with_for_update(read=True) if keep else query)
+    job = session.scalar(query.with_for_update(read=True) if lock else query)
     if job is None:
         raise NotFound(f"no job {job_id}")
     return job
 
 
-FILES = ("id", "kind", "name", "media_type", "size", "sha256")
-JOB_WITH_ARTIFACTS = select(
-    *Job.__table__.c,
+ARTIFACT_COLUMNS = ("id", "kind", "name", "media_type", "size", "sha256")
+NAMES_AND_VALUES = [
+    part
+    for name in ARTIFACT_COLUMNS
+    for part in (literal(name, literal_execute=True), getattr(Artifact, name))
+]
+ARTIFACTS_AS_JSON = (
     select(
         func.coalesce(
-            func.json_agg(
-                aggregate_order_by(
-                    func.json_build_object(
-                        *(x for n in FILES for x in (literal(n, literal_execute=True), getattr(Artifact, n)))
-                    ),
-                    Artifact.name,
-                )
-            ),
+            func.json_agg(aggregate_order_by(func.json_build_object(*NAMES_AND_VALUES), Artifact.name)),
             text("'[]'::json"),
         )
     )
     .where(Artifact.job_id == Job.id, Artifact.tenant_id == Job.tenant_id)
     .scalar_subquery()
-    .label("artifacts"),
-).where(Job.id == bindparam("job_id"), Job.tenant_id == bindparam("tenant_id"))
+)
+JOB_WITH_ARTIFACTS = select(*Job.__table__.c, ARTIFACTS_AS_JSON.label("artifacts")).where(
+    Job.id == bindparam("job_id"), Job.tenant_id == bindparam("tenant_id")
+)
 
 
 def get_with_artifacts(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID) -> dict[str, Any]:
-    """One job's columns and, as `artifacts`, its files' facts by name, in one statement; NotFound (another
-    tenant's too).
+    """One job's columns and, as `artifacts`, a list of its artifacts by name; in one statement.
+
+    Raises: NotFound, for another tenant's job too.
     """
-    row = (
-        session.execute(JOB_WITH_ARTIFACTS, {"job_id": job_id, "tenant_id": tenant_id})
-        .mappings()
-        .one_or_none()
-    )
+    found = session.execute(JOB_WITH_ARTIFACTS, {"job_id": job_id, "tenant_id": tenant_id})
+    row = found.mappings().one_or_none()
     if row is None:
         raise NotFound(f"no job {job_id}")
     return dict(row)
@@ -152,8 +151,10 @@ def list_jobs(
     after: tuple[datetime, uuid.UUID] | None = None,
     limit: int = 50,
 ) -> Sequence[Job]:
-    """Newest first; of each of `labels` a job has one at least; `after` is (created_at, id) of the last
-    row of the page before.
+    """A tenant's jobs, newest first.
+
+    `labels`: of each member, which is a list of labels, a job has at least one. `after`: (created_at, id) of
+    the last job of the page before.
     """
     query = select(Job).where(Job.tenant_id == tenant_id)
     if kind is not None:
@@ -168,10 +169,11 @@ def list_jobs(
 
 
 def cancel(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID) -> Job:
-    """Two phases: a queued job ends at once, a running one becomes cancelling and ends with its worker.
-    Otherwise unchanged.
+    """End a queued job at once; make a running one `cancelling`, until its worker has stopped.
 
-    Idempotent: cancelling or finished jobs come back as they are.
+    A job in any other status is returned as it is.
+
+    Raises: NotFound.
     """
     mine = (Job.id == job_id, Job.tenant_id == tenant_id)
     now = func.now()
@@ -200,17 +202,17 @@ def retry(
     request_id: str | None = None,
     trace: str | None = None,
 ) -> Job:
-    """A new job with the same spec, linked to one that failed, was cancelled or expired.
+    """Queue a new job with the spec of one that failed, was cancelled or expired, and linked to it.
 
     Raises: NotFinished while that one is active, WrongState when it succeeded.
     """
     old = get(session, tenant_id, job_id)
     if old.status not in JobStatus.terminal():
-        raise NotFinished(f"job is {old.status}: cancel it first, or wait for its end")
+        raise NotFinished(f"the job is {old.status}: cancel it first, or wait for its end")
     if old.status == JobStatus.SUCCEEDED:
         raise WrongState(
-            "job has succeeded, and only one that failed, was cancelled or expired is retried: to repeat it,"
-            " POST its spec again as a new job"
+            "the job has succeeded, and only one that failed, was cancelled or expired can be retried: to"
+            " repeat it, POST its spec again as a new job"
         )
     run_timeout_s = min((s for s in (old.run_timeout_s, max_run_s) if s is not None), default=None)
     return create_job(
@@ -230,7 +232,7 @@ def retry(
 
 
 def count_by_status(session: Session) -> dict[str, int]:
-    """All tenants' jobs, for the metrics: read from two indices, not from the table."""
+    """All tenants' jobs, for the metrics; counted in two indices, not in the table."""
     active = select(Job.status, func.count()).where(Job.status.in_(LITERAL.values())).group_by(Job.status)
     ended = select(Job.status, func.count()).where(Job.finished_at.is_not(None)).group_by(Job.status)
     found = {status: count for status, count in session.execute(union_all(active, ended))}
@@ -238,7 +240,7 @@ def count_by_status(session: Session) -> dict[str, int]:
 
 
 def queue_age(session: Session) -> float:
-    """Seconds that the oldest job which could run has been waiting; 0 when none waits."""
+    """Seconds that the oldest due job has been waiting; 0 when none is due."""
     ready = (Job.status == JobStatus.QUEUED, Job.available_at <= func.now())
     age = session.scalar(select(func.extract("epoch", func.now() - func.min(Job.available_at))).where(*ready))
     return max(0.0, float(age or 0))
@@ -271,13 +273,14 @@ def count_active(session: Session, tenant_id: uuid.UUID, *, at_most: int | None 
 
 
 def find_ended(session: Session, ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
-    """Which of these, of any tenant, are over."""
+    """Which of these jobs, of any tenant, have ended."""
     return set(session.scalars(select(Job.id).where(Job.id.in_(ids), Job.status.in_(JobStatus.terminal()))))
 
 
 def list_stack(session: Session, tenant_id: uuid.UUID, job: Job) -> list[Job]:
-    """The erase jobs whose deltas a job's delta holds, oldest first: the chain of its base jobs and itself,
-    or the jobs it combines.
+    """The erase jobs whose deltas make up a job's delta, oldest first.
+
+    They are the job and the chain of its base jobs, or the jobs that it combines.
     """
     if job.kind == "combine":
         return [get(session, tenant_id, uuid.UUID(id_)) for id_ in job.spec["jobs"]]

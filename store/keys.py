@@ -1,6 +1,6 @@
 """Tenants and API keys.
 
-A key is shown once; the database holds its HMAC under a key of the server's secret.
+A key's text is shown once. The database holds its HMAC, under a key derived from EXPUNGE_SECRET.
 """
 
 import argparse
@@ -34,9 +34,7 @@ LIVE = (ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.exp
 
 
 def checksum(body: str) -> str:
-    """CRC32 in six base-62 digits: a mistyped key is refused without a query, a leaked one is
-    recognisable.
-    """
+    """CRC32 in six base-62 digits: a mistyped key is refused without a query, a leaked one is recognised."""
     number, digits = zlib.crc32(body.encode()), ""
     while len(digits) < CHECK:
         number, digit = divmod(number, len(ALPHABET))
@@ -59,18 +57,18 @@ def is_well_formed(key: str) -> bool:
 
 
 def legacy_digest(key: str, secret: str) -> str:
-    """As the release before looks a key up; kept beside `hashed` so that both work on one database."""
+    """What earlier releases look a key up by; kept so that they work on the same database."""
     return hmac.new(require_length(secret).encode(), key.encode(), hashlib.sha256).hexdigest()
 
 
 def hash_key(key: str, secret: str) -> str:
-    """What a key is looked up by: which secret, and the key's HMAC under that secret's own key for this."""
+    """What a key is looked up by: the secret's id, and an HMAC under a key derived from that secret."""
     mac = hmac.new(derive_key(secret, "api keys"), key.encode(), hashlib.sha256)
     return f"{secret_id(secret)}.{mac.hexdigest()}"
 
 
 def ensure_tenant(session: Session, name: str) -> Tenant:
-    """The tenant of this name, made when there is none."""
+    """The tenant of this name, created when there is none."""
     tenant = session.scalar(select(Tenant).where(Tenant.name == name))
     if tenant is None:
         tenant = Tenant(name=name)
@@ -92,10 +90,11 @@ def create(
     by: Actor | None = None,
     at_most: int | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new key and its text, which cannot be had again. `key` registers a known text; `by` None is the
-    operator at the server.
+    """Create a key; returns its row and its text, which is not kept.
 
-    QuotaExceeded when the tenant has `at_most` live keys already.
+    `key`: register this text instead of a new one. `by` None: the operator at the server.
+
+    Raises: QuotaExceeded when the tenant has `at_most` live keys already.
     """
     unknown = [scope for scope in scopes if scope not in SCOPES]
     if unknown:
@@ -115,24 +114,25 @@ def create(
 
 
 def ensure_room(session: Session, tenant_id: uuid.UUID, at_most: int) -> None:
-    """QuotaExceeded without room for one more live key; the tenant's row stays locked, so that two requests
-    do not both take the last place.
+    """Check that the tenant may have one more live key, and lock its row, so that no other takes that place.
+
+    Raises: QuotaExceeded.
     """
     session.execute(select(Tenant.id).where(Tenant.id == tenant_id).with_for_update(key_share=True))
     if (session.scalar(select(func.count()).where(ApiKey.tenant_id == tenant_id, *LIVE)) or 0) >= at_most:
         raise QuotaExceeded(
             "max_keys",
             at_most,
-            "API keys are alive: revoke one that nobody uses, with DELETE /keys/{id}",
+            "revoke an API key that nobody uses, with DELETE /keys/{id}",
             wait=SOON,
         )
 
 
 def authenticate(session: Session, secret: str, key: str, older: Sequence[str] = ()) -> ApiKey | None:
-    """The live key of this text, or None; notes its use at most once a minute.
+    """The live key of this text, or None; records its use at most once a minute.
 
-    One that was hashed under an older secret, or by the release before, is known too, and hashed anew under
-    the current one.
+    A key that was hashed under an older secret, or by an earlier release, is hashed again under the current
+    secret.
     """
     if not is_well_formed(key):
         return None
@@ -155,29 +155,32 @@ def authenticate(session: Session, secret: str, key: str, older: Sequence[str] =
 
 
 def count_under_other_secret(session: Session, secret: str) -> int:
-    """How many live keys are not yet hashed under this secret."""
+    """How many live keys are not hashed under this secret yet."""
     other = or_(ApiKey.hashed.is_(None), ~ApiKey.hashed.startswith(f"{secret_id(secret)}."))
     return session.scalar(select(func.count()).select_from(ApiKey).where(other, *LIVE)) or 0
 
 
 def get_live(session: Session, key_id: uuid.UUID) -> ApiKey | None:
-    """The key of this id, unless it has ended."""
+    """The key with this id, unless it has expired or was revoked."""
     return session.scalar(select(ApiKey).where(ApiKey.id == key_id, *LIVE))
 
 
 def live_identifiers(session: Session) -> frozenset[str]:
-    """Hash, digest and id of every live key, whosever it is."""
+    """Hash, legacy digest and id of every live key, of all tenants."""
     rows = session.execute(select(ApiKey.hashed, ApiKey.digest, ApiKey.id).where(*LIVE))
     return frozenset(str(mark) for row in rows for mark in row if mark is not None)
 
 
 def identifiers_of(key: str, secrets_: Sequence[str]) -> set[str]:
-    """By which of those a key of this text would be found."""
+    """The hashes and digests by which a key of this text can be found."""
     return {mark for secret in secrets_ for mark in (hash_key(key, secret), legacy_digest(key, secret))}
 
 
 def get(session: Session, tenant_id: uuid.UUID, key_id: uuid.UUID, *, lock: bool = False) -> ApiKey:
-    """One key, or NotFound (another tenant's too)."""
+    """One key.
+
+    Raises: NotFound, for another tenant's key too.
+    """
     query = select(ApiKey).where(ApiKey.id == key_id, ApiKey.tenant_id == tenant_id)
     row = session.scalar(query.with_for_update(key_share=True) if lock else query)
     if row is None:
@@ -192,9 +195,9 @@ def list_keys(
     after: tuple[datetime, uuid.UUID] | None = None,
     limit: int | None = None,
 ) -> Sequence[ApiKey]:
-    """A tenant's keys, newest first; never their text.
+    """A tenant's keys, newest first, without their texts.
 
-    `after` is (created_at, id) of the last row of the page before.
+    `after`: (created_at, id) of the last key of the page before.
     """
     query = select(ApiKey).where(ApiKey.tenant_id == tenant_id)
     if after is not None:
@@ -212,14 +215,14 @@ def rotate(
     by: Actor | None = None,
     at_most: int | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new key of the same name, scopes and end; the old one ends after `overlap`.
+    """Create a key of the same name, scopes and expiry; the old one ends after `overlap`.
 
-    WrongState when the old one has ended; with an overlap, QuotaExceeded.
+    Raises: WrongState when the old one has ended; QuotaExceeded, where there is an overlap.
     """
     old = get(session, tenant_id, key_id, lock=True)
     now = session.scalars(select(func.now())).one()
     if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
-        raise WrongState("the key has expired or was revoked: make a new one")
+        raise WrongState("the key has expired or was revoked: create a new one")
     left = None if old.expires_at is None else old.expires_at - now
     row, text = create(
         session,
@@ -258,18 +261,20 @@ def revoke(session: Session, tenant_id: uuid.UUID, key_id: uuid.UUID, *, by: Act
 
 
 def main() -> None:
-    """`python -m expunge.store.keys TENANT NAME SCOPE...`: a new key with these scopes (all when none is
-    named), printed once on standard output.
-    """
+    """`python -m expunge.store.keys TENANT NAME SCOPE...`: create a key and print its text."""
     from expunge.store import db
     from expunge.store.settings import read
 
-    parser = argparse.ArgumentParser(
-        description="Make an API key; it is printed once and cannot be had again."
+    parser = argparse.ArgumentParser(description="Create an API key and print its text, which is not kept.")
+    parser.add_argument("tenant", help="name of the tenant; created when there is none")
+    parser.add_argument("name", help="a name that tells keys apart, as in the audit")
+    parser.add_argument(
+        "scopes",
+        nargs="*",
+        default=SCOPES,
+        metavar="scope",
+        help=f"{', '.join(SCOPES)}; all where none is named",
     )
-    parser.add_argument("tenant", help="whose key it is; made when new")
-    parser.add_argument("name", help="to tell keys apart, for example in the audit of a recovery key")
-    parser.add_argument("scopes", nargs="*", default=SCOPES, metavar="scope", help=", ".join(SCOPES))
     given, settings = parser.parse_args(), read()
     with db.transaction(settings.database_url.get_secret_value()) as session:
         tenant = ensure_tenant(session, given.tenant)

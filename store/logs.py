@@ -1,8 +1,7 @@
-"""One JSON object a line for api, worker and loops, and nothing in it that is a client's: no key, no
-signature, no password, no concept.
+"""Logs of API, workers and loops: one JSON object per line, without keys, signatures, passwords or concepts.
 
-Whoever handles a job calls `hide` with its spec: from then on, in that context, its texts leave as hashes,
-whichever library quotes them.
+Code that handles a job calls `hide` with its spec: from then on, in that context, the spec's texts are logged
+as hashes, whichever library quotes them.
 """
 
 import hashlib
@@ -35,15 +34,16 @@ SECRETS = (
     ),
     (re.compile(r"(://[^/\s:@]*:)[^/\s@]+(@)"), r"\1…\2"),
 )
-# What each of them begins with: most texts have none of it, and one look is cheaper than five.
+# What each of them begins with: most texts have none of it, and one search is cheaper than five.
 PERHAPS = re.compile(r"(?i)ex_live_|whsec_|bearer\s|(?:signature|credential|token|sig)=|://")
 hidden: ContextVar[re.Pattern[str] | None] = ContextVar("hidden", default=None)
 Event = structlog.typing.EventDict
 
 
 def fingerprint(settings: Settings, text: str) -> str:
-    """What stands for a concept in the log: a hash under the server's secret, which no list of words undoes;
-    or itself, where the operator wants that.
+    """What the log has for a concept: its hash under EXPUNGE_SECRET, which no list of words can undo.
+
+    The concept itself where EXPUNGE_LOG_CONCEPTS is set.
     """
     if settings.log_concepts:
         return text
@@ -53,20 +53,18 @@ def fingerprint(settings: Settings, text: str) -> str:
 
 
 def quoted_forms(text: str) -> set[str]:
-    """A text as itself, in names of files and words, and as Python and JSON quote it."""
+    """A text as it is, as part of file names, and as Python and JSON quote it."""
     quoted = {repr(text), ascii(text), json.dumps(text), json.dumps(text, ensure_ascii=False)}
     return {text, text.replace(" ", "-"), text.replace(" ", "_"), *(form[1:-1] for form in quoted)}
 
 
 def hide(spec: Mapping[str, Any]) -> None:
-    """Keep a spec's own words out of the log, in this context and those copied from it; an empty spec ends
-    that.
-    """
+    """Keep a spec's own texts out of the log, in this context and copies of it; an empty spec ends that."""
     hidden.set(compile_pattern(spec))
 
 
 def compile_pattern(spec: Mapping[str, Any]) -> re.Pattern[str] | None:
-    """What finds a spec's own words. It takes a while where they are many."""
+    """A pattern that finds a spec's own texts; slow where they are many."""
     found = {form for text in own_words(spec) for form in quoted_forms(text)}
     longest_first = sorted((form for form in found if form.strip()), key=lambda form: (-len(form), form))
     either = "|".join(re.escape(form) for form in longest_first)
@@ -74,7 +72,7 @@ def compile_pattern(spec: Mapping[str, Any]) -> re.Pattern[str] | None:
 
 
 class Redact:
-    """A structlog processor: takes out of every value what must not be there."""
+    """A structlog processor that masks secrets and a job's own texts in every value."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -113,9 +111,7 @@ class Redact:
 
 
 class Handler(logging.StreamHandler[TextIO]):
-    """Libraries' log records, in the same form; it writes to whatever the stream is when the line is
-    written.
-    """
+    """Writes libraries' log records in the same form, to what the stream is at that moment."""
 
     def __init__(self, stream: Callable[[], TextIO]) -> None:
         super().__init__(stream())
@@ -127,8 +123,9 @@ class Handler(logging.StreamHandler[TextIO]):
 
 
 def configure(settings: Settings, service: str, stream: Callable[[], TextIO] = lambda: sys.stderr) -> None:
-    """For a process: its own lines from INFO on, libraries' from WARNING on, uvicorn's access log not at all
-    (our line for each request replaces it).
+    """Configure a process' log: its own lines from INFO on, libraries' from WARNING on.
+
+    uvicorn's access log is switched off: our own line for each request replaces it.
     """
 
     def named(_: Any, __: str, event: Event) -> Event:

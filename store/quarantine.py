@@ -1,8 +1,8 @@
-"""Where the sweep puts what no row names, for EXPUNGE_QUARANTINE_DAYS: `python -m expunge.store.quarantine
-show|restore|take`.
+"""Where the sweep moves stored objects without a row, for EXPUNGE_QUARANTINE_DAYS.
 
-A key of today's goes to quarantine/2026-11-27/KEY. `restore` puts it back; `take` is a sweep without its
-bound, for an operator who has looked.
+An object KEY is moved to quarantine/2026-11-27/KEY, by the day. `python -m expunge.store.quarantine
+show|restore|take`: `restore` moves objects back; `take` is a sweep without the limit on how many it moves,
+for an operator who has checked them.
 """
 
 import argparse
@@ -22,14 +22,14 @@ from expunge.store.blobs import LAYOUT, QUARANTINE, Blobs
 from expunge.store.errors import ForeignStore
 from expunge.store.settings import Settings, read
 
-# What one sweep may set aside: so many objects, or this share of all, whichever is more
+# What one sweep may move: this many objects, or this share of all, whichever is more
 AT_LEAST, SHARE = (20, 0.05)
 ASIDE = re.compile(rf"{QUARANTINE}(\d{{4}}-\d\d-\d\d)/({LAYOUT.pattern})")
 
 
 @dataclass
 class SweepResult:
-    """What a sweep found among the objects of this database's tenants, and whether it set it aside."""
+    """What a sweep found among the objects of this database's tenants, and whether it moved the orphans."""
 
     objects: int = 0
     orphans: int = 0
@@ -41,20 +41,16 @@ class SweepResult:
 
 
 def earlier_clock(settings: Settings) -> datetime:
-    """The time, by this host's clock or the database's: the one that is behind, so that a clock that runs
-    ahead makes nothing old.
-    """
+    """The time by this host's clock or the database's, whichever is behind: a fast one makes nothing old."""
     with db.transaction(settings.database_url.get_secret_value()) as session:
         return min(datetime.now(UTC), session.scalars(select(func.now())).one())
 
 
 def list_orphans(settings: Settings, blobs: Blobs, age: timedelta) -> Iterator[tuple[int, list[str]]]:
-    """Page by page of the store: how many objects are ours, and which of them are older than `age`, and named
-    by no row.
-    """
+    """For each page of the store: how many objects are ours, and which of them are old and have no row."""
     before = earlier_clock(settings) - age
-    for page in blobs.pages():
-        # After the listing: what was stored since is not in it
+    for page in blobs.list_pages():
+        # Asked after the listing, which does not hold what was stored since
         with db.transaction(settings.database_url.get_secret_value()) as session:
             ours = artifacts.find_own(session, [key for key, _ in page])
             yield (
@@ -64,9 +60,9 @@ def list_orphans(settings: Settings, blobs: Blobs, age: timedelta) -> Iterator[t
 
 
 def sweep(settings: Settings, blobs: Blobs, *, bounded: bool = True) -> SweepResult:
-    """Set aside what no row names, unless that is more than one sweep may take.
+    """Move objects without a row to quarantine, unless they are more than one sweep may move.
 
-    Two listings, so that all are counted before one is touched.
+    The store is listed twice, so that all are counted before one is moved.
     """
     age, found = timedelta(seconds=settings.sweep_after_seconds), SweepResult()
     for objects, keys in list_orphans(settings, blobs, age):
@@ -81,8 +77,8 @@ def sweep(settings: Settings, blobs: Blobs, *, bounded: bool = True) -> SweepRes
 
 
 def list_quarantined(blobs: Blobs) -> Iterator[list[tuple[str, date, str]]]:
-    """(key in quarantine, since when, key before), page by page; what else lies there is not ours."""
-    for page in blobs.pages(QUARANTINE):
+    """(key in quarantine, since when, key before), in pages; other objects there are not ours."""
+    for page in blobs.list_pages(QUARANTINE):
         yield [
             (key, date.fromisoformat(match[1]), match[2])
             for key, _ in page
@@ -91,59 +87,58 @@ def list_quarantined(blobs: Blobs) -> Iterator[list[tuple[str, date, str]]]:
 
 
 def purge(settings: Settings, blobs: Blobs) -> int:
-    """Delete what has lain here for its days; what a row names by now, as after a database was restored, goes
-    back at once. How many are deleted.
+    """Delete objects that were in quarantine for its days, and return how many.
+
+    An object that has a row again, as after a database was restored, is moved back at once.
     """
-    last, gone = (earlier_clock(settings) - timedelta(days=settings.quarantine_days)).date(), 0
+    last, deleted = (earlier_clock(settings) - timedelta(days=settings.quarantine_days)).date(), 0
     for page in list_quarantined(blobs):
-        found, due = (
-            {before: key for key, _, before in page},
-            [before for _, since, before in page if since <= last],
-        )
+        found = {before: key for key, _, before in page}
+        due = [before for _, since, before in page if since <= last]
         with db.transaction(settings.database_url.get_secret_value()) as session:
-            unnamed = artifacts.find_orphans(session, due)
-            named = artifacts.find_referenced(session, list(found))
-        for before in named:
+            orphans = artifacts.find_orphans(session, due)
+            referenced = artifacts.find_referenced(session, list(found))
+        for before in referenced:
             blobs.move(found[before], before)
-        blobs.delete([found[before] for before in unnamed])
-        gone += len(unnamed)
-    return gone
+        blobs.delete([found[before] for before in orphans])
+        deleted += len(orphans)
+    return deleted
 
 
 def delete_of_tenant(blobs: Blobs, tenant_id: uuid.UUID) -> None:
-    """Delete all that lies under a tenant's keys, set aside or not."""
-    for page in blobs.pages(f"{tenant_id}/"):
+    """Delete all objects of a tenant, those in quarantine too."""
+    for page in blobs.list_pages(f"{tenant_id}/"):
         blobs.delete([key for key, _ in page if LAYOUT.fullmatch(key)])
-    for set_aside in list_quarantined(blobs):
-        blobs.delete([key for key, _, before in set_aside if before.startswith(f"{tenant_id}/")])
+    for quarantined in list_quarantined(blobs):
+        blobs.delete([key for key, _, before in quarantined if before.startswith(f"{tenant_id}/")])
 
 
 def restore(blobs: Blobs, since: date | None = None) -> int:
-    """Put back what was set aside (`since` that day). How many objects."""
-    back = 0
+    """Move objects back out of quarantine, and return how many; `since`: only those of that day and later."""
+    restored = 0
     for page in list_quarantined(blobs):
         for key, day, before in page:
             if since is None or day >= since:
                 blobs.move(key, before)
-                back += 1
-    return back
+                restored += 1
+    return restored
 
 
 def main() -> None:
     """`python -m expunge.store.quarantine`."""
     parser = argparse.ArgumentParser(
-        description="Stored objects that no row named and that a sweep has set aside."
+        description="Show, restore or add stored objects that have no row and were moved to quarantine."
     )
     parser.add_argument(
         "action",
         choices=("show", "restore", "take"),
-        help="take: sweep now, however many objects that sets aside",
+        help="take: sweep now, however many objects that moves",
     )
     parser.add_argument(
         "--since",
         type=date.fromisoformat,
         metavar="YYYY-MM-DD",
-        help="with restore: only what was set aside from this day on",
+        help="with restore: only what was moved on this day or later",
     )
     given, settings = parser.parse_args(), read(secret=False)
     try:

@@ -1,8 +1,7 @@
-"""Pauses of the queue. While one is in force jobs are accepted and none is started; running jobs finish, or
-are handed over where that was asked for.
+"""Pauses of the queue: jobs are accepted and none is started; running jobs finish, or are handed over.
 
-A tenant pauses its own queue over HTTP. Everybody's is paused at the server's command line only: no API key,
-leaked or minted by a tenant's own admin, can stop others' work.
+A tenant pauses its own queue over HTTP. The queue of all tenants is paused at the server's command line only,
+so that no API key, leaked or created by a tenant's own admin, can stop the work of others.
 """
 
 import argparse
@@ -19,7 +18,7 @@ from expunge.store.models import Pause, Tenant
 
 
 def hands_over(tenant: InstrumentedAttribute[uuid.UUID]) -> ColumnElement[bool]:
-    """Whether this tenant's running jobs are to stop at their next checkpoint."""
+    """Condition: this tenant's running jobs are to stop at their next checkpoint."""
     return exists().where(or_(Pause.tenant_id.is_(None), Pause.tenant_id == tenant), Pause.hand_over)
 
 
@@ -31,7 +30,7 @@ def pause(
     reason: str = "",
     by: Actor | None = None,
 ) -> Pause:
-    """Pause a tenant's queue, or (None) everybody's.
+    """Pause a tenant's queue, or (None) that of all tenants.
 
     Pausing again changes `hand_over` and `reason`. Once this commits, nothing starts.
     """
@@ -50,7 +49,7 @@ def pause(
 
 
 def resume(session: Session, tenant_id: uuid.UUID | None, *, by: Actor | None = None) -> bool:
-    """End the pause of a tenant's queue, or (None) of everybody's; False when there was none."""
+    """End the pause of a tenant's queue, or (None) of all; False when there was none."""
     lock_tenants(session, tenant_id)
     gone = session.scalars(
         delete(Pause).where(Pause.tenant_id.is_not_distinct_from(tenant_id)).returning(Pause.id)
@@ -61,12 +60,12 @@ def resume(session: Session, tenant_id: uuid.UUID | None, *, by: Actor | None = 
 
 
 def get_pause(session: Session, tenant_id: uuid.UUID | None) -> Pause | None:
-    """The pause of a tenant's own queue, or (None) of everybody's."""
+    """The pause of a tenant's own queue, or (None) of all."""
     return session.scalar(select(Pause).where(Pause.tenant_id.is_not_distinct_from(tenant_id)))
 
 
 def count_pauses(session: Session) -> tuple[bool, int]:
-    """Whether the whole service is paused, and how many tenants are by themselves."""
+    """Whether the whole service is paused, and how many tenants have paused their own queue."""
     whole, own = session.execute(
         select(func.count().filter(Pause.tenant_id.is_(None)), func.count(Pause.tenant_id)).select_from(Pause)
     ).one()
@@ -74,12 +73,13 @@ def count_pauses(session: Session) -> tuple[bool, int]:
 
 
 def list_concerned(session: Session, tenant_id: uuid.UUID | None) -> list[uuid.UUID]:
+    """This tenant, or (None) all."""
     query = select(Tenant.id).order_by(Tenant.id)
     return list(session.scalars(query if tenant_id is None else query.where(Tenant.id == tenant_id)))
 
 
 def lock_tenants(session: Session, tenant_id: uuid.UUID | None) -> None:
-    """Lock the tenants' rows, which workers lock while they choose a job."""
+    """Lock the rows of the tenants concerned, as workers do while they choose a job."""
     query = select(Tenant.id).order_by(Tenant.id).with_for_update(key_share=True)
     session.scalars(query if tenant_id is None else query.where(Tenant.id == tenant_id)).all()
 
@@ -87,7 +87,7 @@ def lock_tenants(session: Session, tenant_id: uuid.UUID | None) -> None:
 def record_in_audit(
     session: Session, tenant_id: uuid.UUID | None, action: Action, by: Actor | None, **details: object
 ) -> None:
-    """In the audit of each tenant concerned: everybody may know when everybody's queue stood."""
+    """Record the act in the audit of each tenant concerned, so that all see when all queues were paused."""
     for each in list_concerned(session, tenant_id):
         audit.record(session, each, by, action, each, **details)
 
@@ -98,7 +98,7 @@ def main() -> None:
     from expunge.store.settings import read
 
     parser = argparse.ArgumentParser(
-        description="Pause and resume the queue of every tenant; jobs are accepted meanwhile."
+        description="Pause and resume the queue of all tenants; jobs are still accepted."
     )
     parser.add_argument("action", choices=("show", "pause", "resume"))
     parser.add_argument(
@@ -114,14 +114,11 @@ def main() -> None:
         elif given.action == "resume":
             resume(session, None)
         found = get_pause(session, None)
-    sys.stdout.write(
-        "running\n"
-        if found is None
-        else (
-            "paused since"
-            f" {found.paused_at:%Y-%m-%dT%H:%M:%SZ}{', handing over' if found.hand_over else ''}\n"
-        )
-    )
+    if found is None:
+        sys.stdout.write("running\n")
+    else:
+        handing_over = ", handing over" if found.hand_over else ""
+        sys.stdout.write(f"paused since {found.paused_at:%Y-%m-%dT%H:%M:%SZ}{handing_over}\n")
 
 
 if __name__ == "__main__":

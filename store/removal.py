@@ -20,7 +20,7 @@ from expunge.store.jobs import LITERAL
 from expunge.store.models import Artifact, ArtifactRead, Checkpoint, Event, Job
 from expunge.store.statuses import JobStatus
 
-BATCH = 200  # rows that one transaction takes, so that none lasts
+BATCH = 200  # rows that one transaction takes, so that none lasts long
 DELETED = "deleted"  # in place of an upload's name, which may be a person's
 QUIET = {"synchronize_session": False}
 Later = aliased(Job)
@@ -28,26 +28,30 @@ Id = ColumnElement[uuid.UUID] | InstrumentedAttribute[uuid.UUID] | uuid.UUID
 
 
 def names_id(of: type[Job], id_: Id) -> ColumnElement[bool]:
-    """Whether a job's spec names this id, in whatever field."""
+    """Condition: a job's spec holds this id, in any field."""
     return func.lower(cast(of.spec, String)).contains(cast(id_, String))
 
 
 def is_active(of: type[Job]) -> ColumnElement[bool]:
+    """Condition: a job has not ended."""
     return of.status.in_(LITERAL.values())
 
 
 def refuse_if_needed(session: Session, tenant_id: uuid.UUID, ids: Sequence[uuid.UUID]) -> None:
-    """WrongState while a job that has not ended names one of these."""
+    """Refuse while an unfinished job needs one of these.
+
+    Raises: WrongState.
+    """
     needed = or_(*(names_id(Job, id_) for id_ in ids))
     busy = session.scalar(select(Job.id).where(Job.tenant_id == tenant_id, is_active(Job), needed).limit(1))
     if busy is not None:
-        raise WrongState(f"job {busy} needs it and has not ended: cancel that first, or wait for its end")
+        raise WrongState(f"job {busy} needs it and has not ended: cancel that job first, or wait for its end")
 
 
 def remove_artifact(session: Session, row: Artifact, by: Actor | None) -> Artifact:
-    """Give up an artifact's bytes; the row stays without an upload's name and contents.
+    """Delete an artifact's bytes; its row stays, an upload's without name and details. May be repeated.
 
-    Twice is the same as once. WrongState.
+    Raises: WrongState while an unfinished job needs it.
     """
     session.refresh(row, with_for_update=True)
     if row.expired_at is not None or row.revoked_at is not None:
@@ -63,10 +67,11 @@ def remove_artifact(session: Session, row: Artifact, by: Actor | None) -> Artifa
 
 
 def remove_job(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID, by: Actor | None) -> list[str]:
-    """Remove a job that has ended, with its events and artifacts; the audit stays.
+    """Delete a finished job with its events and artifacts; the audit stays.
 
-    Gives the keys of the bytes, noted for deletion. NotFound, NotFinished, WrongState while another stands on
-    it.
+    Returns the storage keys of the bytes, whose deletion is scheduled.
+
+    Raises: NotFound; NotFinished; WrongState while another job builds on it or needs it.
     """
     row = jobs.get(session, tenant_id, job_id)
     session.refresh(row, with_for_update=True)
@@ -74,36 +79,36 @@ def remove_job(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID, by: Ac
         raise NotFinished(f"the job is {row.status}: cancel it first, or wait for its end")
     above = session.scalar(select(Job.id).where(Job.tenant_id == tenant_id, builds_on(Job, row.id)).limit(1))
     if above is not None:
-        raise WrongState(f"job {above} stands on it: delete that first")
+        raise WrongState(f"job {above} builds on it: delete that job first")
     refuse_if_needed(session, tenant_id, [row.id])
     audit.record(session, tenant_id, by, "job.deleted", row.id, kind=row.kind, status=row.status)
     return delete_jobs(session, [row.id])
 
 
 def builds_on(of: type[Job], id_: Id) -> ColumnElement[bool]:
-    """Whether a job's delta holds that of another: as its base, or combined."""
+    """Condition: a job's delta holds that of the job with this id, as its base or combined with others."""
     text = cast(id_, String)
     return or_(func.lower(of.spec["base_job_id"].astext) == text, of.spec["jobs"].has_key(text))
 
 
 def delete_jobs(session: Session, ids: Sequence[uuid.UUID]) -> list[str]:
-    """Delete these jobs and all that is theirs; the keys of the bytes, noted for deletion.
+    """Delete these jobs and all that belongs to them; returns the storage keys whose deletion is scheduled.
 
-    Of a recovery key that was read the row stays, nameless: who read it is never forgotten.
+    The row of a recovery key that was read stays, without its name: who read it is never forgotten.
     """
     keys = list(session.scalars(select(Artifact.key).where(Artifact.job_id.in_(ids), *STORED)))
     for files in session.scalars(select(Checkpoint.files).where(Checkpoint.job_id.in_(ids))):
         keys += [file["key"] for file in files.values()]
     blob_deletions.schedule(session, keys)
     read = exists().where(ArtifactRead.artifact_id == Artifact.id)
-    gone: dict[str, Any] = {
+    scrubbed: dict[str, Any] = {
         "job_id": None,
         "name": DELETED,
         "info": {},
         "expired_at": func.coalesce(Artifact.expired_at, func.now()),
     }
     session.execute(
-        update(Artifact).where(Artifact.job_id.in_(ids), read).values(**gone), execution_options=QUIET
+        update(Artifact).where(Artifact.job_id.in_(ids), read).values(**scrubbed), execution_options=QUIET
     )
     session.execute(
         update(Job).where(Job.retried_from.in_(ids)).values(retried_from=None), execution_options=QUIET
@@ -113,7 +118,7 @@ def delete_jobs(session: Session, ids: Sequence[uuid.UUID]) -> list[str]:
 
 
 def prune_jobs(session: Session, age: timedelta) -> int:
-    """Remove some jobs that ended longer ago than `age` and that no other stands on or needs; how many."""
+    """Delete a batch of jobs that ended longer ago than `age` and that no other needs; returns how many."""
     needed = exists().where(
         Later.tenant_id == Job.tenant_id,
         Later.id != Job.id,
@@ -126,7 +131,7 @@ def prune_jobs(session: Session, age: timedelta) -> int:
         .limit(BATCH)
     )
     locked = session.scalars(old.with_for_update(skip_locked=True)).all()
-    # Once more: one may have been named before it was locked
+    # Checked again: another job may have named one before it was locked
     rows = session.scalars(select(Job).where(Job.id.in_(locked), ~needed)).all()
     for row in rows:
         audit.record(
@@ -144,7 +149,7 @@ def prune_jobs(session: Session, age: timedelta) -> int:
 
 
 def prune_events(session: Session, age: timedelta) -> int:
-    """Forget all events but the last of some jobs that ended longer ago than `age`; how many jobs."""
+    """Delete all events but the last of some jobs that ended longer ago than `age`; returns how many jobs."""
     more = exists().where(Event.job_id == Job.id, Event.seq < Job.version)
     old = (
         select(Job.id, Job.version)
@@ -161,8 +166,9 @@ def prune_events(session: Session, age: timedelta) -> int:
 
 
 def expire_outputs(session: Session, age: timedelta, *, secrets: bool) -> int:
-    """Give up the bytes of some artifacts that jobs made longer ago than `age`; `secrets`: recovery keys
-    too. How many.
+    """Delete the bytes of a batch of artifacts that jobs made longer ago than `age`; returns how many.
+
+    `secrets`: recovery keys too.
     """
     old = [*STORED, Artifact.job_id.is_not(None), Artifact.created_at < func.now() - age]
     if not secrets:
@@ -171,7 +177,7 @@ def expire_outputs(session: Session, age: timedelta, *, secrets: bool) -> int:
 
 
 def expire_uploads(session: Session, age: timedelta) -> int:
-    """Give up some uploads that are older than `age` and that no unfinished job needs. How many."""
+    """Delete the bytes of some uploads older than `age` that no unfinished job needs; returns how many."""
     needed = exists().where(Job.tenant_id == Artifact.tenant_id, is_active(Job), names_id(Job, Artifact.id))
     return expire_artifacts(
         session,
@@ -182,6 +188,7 @@ def expire_uploads(session: Session, age: timedelta) -> int:
 
 
 def expire_artifacts(session: Session, where: Sequence[ColumnElement[bool]], **values: object) -> int:
+    """Schedule the deletion of the bytes of a batch of artifacts, and write `values` to their rows."""
     some = session.scalars(
         select(Artifact.id).where(*where).limit(BATCH).with_for_update(skip_locked=True)
     ).all()

@@ -1,8 +1,6 @@
-"""`python -m expunge.store.restore DIR`: a backup (store/backup.py) into an empty database and an empty
-artifact store.
-"""
+"""`python -m expunge.store.restore DIR`: restore a backup (store/backup.py) into an empty deployment."""
 
 from expunge.store.backup import run
 
 if __name__ == "__main__":
-    run("restore", "Restore a backup into an empty EXPUNGE_DATABASE_URL and an empty EXPUNGE_ARTIFACTS_URL.")
+    run("restore", "Restore a backup into an empty database and an empty artifact store.")

@@ -1,9 +1,8 @@
-"""The role that API, loops and workers run as: it reads and writes rows, and owns, makes, changes and drops
-nothing; the audit it can only add to.
+"""The PostgreSQL role of API, loops and workers: it may read and write rows, and owns nothing.
 
-`python -m expunge.store.migrate` makes it and renews its rights after every migration, when
-EXPUNGE_MIGRATION_DATABASE_URL names another user than EXPUNGE_DATABASE_URL; `python -m expunge.store.roles`
-renews them without migrating.
+It may add to the audit, and neither change nor delete it. `python -m expunge.store.migrate` creates the role,
+and renews its rights after every migration, when EXPUNGE_MIGRATION_DATABASE_URL has another user than
+EXPUNGE_DATABASE_URL; `python -m expunge.store.roles` renews them without migrating.
 """
 
 import sys
@@ -16,9 +15,9 @@ from expunge.store.db import psycopg_url
 
 APPEND_ONLY = "select distinct tgrelid::regclass::text from pg_trigger where tgname = 'append_only_rows'"
 TABLES = "select tablename from pg_tables where schemaname = 'public'"
-MAY_MAKE_ROLES = "select rolsuper or rolcreaterole from pg_roles where rolname = current_user"
+MAY_CREATE_ROLES = "select rolsuper or rolcreaterole from pg_roles where rolname = current_user"
 EXCESS_RIGHTS = """
-    select case when r.rolsuper then 'is a superuser' when r.rolcreaterole then 'may make roles'
+    select case when r.rolsuper then 'is a superuser' when r.rolcreaterole then 'may create roles'
         when r.rolbypassrls then 'may bypass row security'
                 when exists (select from pg_tables t where t.tableowner = r.rolname
                     and t.schemaname = 'public') then 'owns tables'
@@ -38,12 +37,13 @@ EXCESS_RIGHTS = """
 
 
 class RoleError(Exception):
-    """The role cannot be what the service runs as."""
+    """The service cannot run as this role; the message says what to do."""
 
 
 def grant(owner_url: str, service_url: str) -> None:
-    """Make the user of `service_url` a role with its password, where it is new, and let it do with the
-    owner's tables what the service does. Unfit.
+    """Create the role of `service_url`, where it is new, and grant it what the service does with the tables.
+
+    Raises: RoleError where the role could do more, or cannot be created.
     """
     role, password = make_url(service_url).username, make_url(service_url).password
     if not role:
@@ -56,8 +56,8 @@ def grant(owner_url: str, service_url: str) -> None:
         found = connection.execute(EXCESS_RIGHTS, [role]).fetchone()
         if found is None:
             raise RoleError(
-                f"there is no role '{role}', and the owner may not create one: create role {role} login"
-                " password '…'"
+                f"there is no role '{role}', and the owner may not create one: as a superuser, run 'create"
+                f" role {role} login password …'"
             )
         if found[0]:
             raise RoleError(
@@ -85,22 +85,22 @@ def grant(owner_url: str, service_url: str) -> None:
 
 
 def create_role(connection: psycopg.Connection, role: str, password: str | None) -> None:
-    """The role itself, with the URL's password, of which the server sees only what it keeps of it."""
-    (able,) = connection.execute(MAY_MAKE_ROLES).fetchone() or (False,)
+    """Create the role, or set its password; the server is sent only the hash that it keeps of that."""
+    (able,) = connection.execute(MAY_CREATE_ROLES).fetchone() or (False,)
     if not able:
         return
     name = sql.Identifier(role)
     if connection.execute("select from pg_roles where rolname = %s", [role]).fetchone() is None:
         connection.execute(sql.SQL("create role {} login").format(name))
     elif (connection.execute(EXCESS_RIGHTS, [role]).fetchone() or (None,))[0]:
-        return  # somebody's own role: its password is not ours to set
+        return  # a role of somebody else, whose password is not ours to set
     if password:
         kept = connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
         connection.execute(sql.SQL("alter role {} password {}").format(name, sql.Literal(kept)))
 
 
 def list_grants(connection: psycopg.Connection) -> list[str]:
-    """What holds for the whole database, and for the tables that later migrations make."""
+    """Statements for the whole database, and for the tables that later migrations create."""
     (own,) = connection.execute(
         "select pg_has_role(datdba, 'member') from pg_database where datname = current_database()"
     ).fetchone() or (False,)
@@ -122,7 +122,7 @@ def list_grants(connection: psycopg.Connection) -> list[str]:
 
 
 def main() -> None:
-    """Renew the rights of EXPUNGE_DATABASE_URL's user, as EXPUNGE_MIGRATION_DATABASE_URL's."""
+    """Renew the rights of EXPUNGE_DATABASE_URL's user, as the user of EXPUNGE_MIGRATION_DATABASE_URL."""
     from expunge.store.settings import read
 
     settings = read(secret=False)
@@ -137,7 +137,10 @@ def main() -> None:
 
 
 def grant_or_exit(owner_url: str, service_url: str) -> None:
-    """`grant`, for a command: SystemExit says why not."""
+    """`grant` for a command.
+
+    Raises: SystemExit with the reason.
+    """
     try:
         grant(owner_url, service_url)
     except RoleError as error:

@@ -1,8 +1,7 @@
-"""EXPUNGE_SECRET: what it must be, a key of its own for each use, and what still lies under the one before a
-rotation.
+"""EXPUNGE_SECRET: what it must be like, a derived key for each use, and its rotation.
 
-`python -m expunge.store.server_secret` counts that, and `python -m expunge.store.server_secret reseal` brings
-under the current one whatever can be read again.
+`python -m expunge.store.server_secret` counts what the secret before a rotation still protects, and with
+`reseal` encrypts under the current one whatever can be read.
 """
 
 import argparse
@@ -44,36 +43,39 @@ PLACEHOLDERS = (
 
 
 def is_placeholder(text: str, *words: str) -> bool:
-    """Whether it is an example's word that stands for a secret, not one."""
+    """Whether a text is a placeholder such as "change-me", not a secret."""
     letters = "".join(filter(str.isalnum, text.casefold()))
     return any(word in letters for word in words or PLACEHOLDERS)
 
 
 def entropy_bits(text: str) -> float:
-    """An upper bound of its entropy, from how often each character comes."""
+    """An upper bound of a text's entropy, from how often each character occurs."""
     return -sum(n * math.log2(n / len(text)) for n in Counter(text).values())
 
 
 def repeated_length(text: str) -> int:
-    """Length of the shortest beginning of which the text is made by repeating it."""
+    """Length of the shortest beginning that makes up the whole text when it is repeated."""
     return next(n for n in range(1, len(text) + 1) if text == (text[:n] * (len(text) // n + 1))[: len(text)])
 
 
 def find_weakness(secret: str) -> str | None:
-    """Why nothing may start with it; None for a proper secret."""
+    """Why no process may start with this secret; None for a proper one."""
     if not secret:
         return "is not set"
     if is_placeholder(secret):
         return "is a placeholder"
     if len(secret) < LEAST_CHARACTERS:
-        return f"has {len(secret)} characters, at least {LEAST_CHARACTERS} are needed"
+        return f"has {len(secret)} characters, and must have at least {LEAST_CHARACTERS}"
     if entropy_bits(secret) < LEAST_BITS or repeated_length(secret) < LEAST_UNIT:
-        return "can be guessed: it repeats itself"
+        return "repeats itself and can be guessed"
     return None
 
 
 def require_length(secret: str) -> str:
-    """The secret itself; ValueError where it is too short to hash or sign anything under it."""
+    """The secret itself.
+
+    Raises: ValueError where it is too short to protect anything.
+    """
     if len(secret) < LEAST_CHARACTERS:
         raise ValueError(f"EXPUNGE_SECRET must have at least {LEAST_CHARACTERS} characters: {REMEDY}")
     return secret
@@ -81,7 +83,7 @@ def require_length(secret: str) -> str:
 
 @lru_cache(maxsize=64)
 def derive_key(secret: str, use: Use) -> bytes:
-    """32 bytes for one use alone (HKDF-SHA256): what leaks of one use says nothing of another."""
+    """A key of 32 bytes for one use (HKDF-SHA256): a leak of one says nothing of the others."""
     return HKDF(SHA256(), 32, salt=None, info=f"expunge {use}".encode()).derive(
         require_length(secret).encode()
     )
@@ -89,7 +91,7 @@ def derive_key(secret: str, use: Use) -> bytes:
 
 @lru_cache(maxsize=64)
 def secret_id(secret: str) -> str:
-    """Eight hex digits that tell secrets apart, kept beside what lies under them."""
+    """Eight hex digits that tell secrets apart; kept beside what a secret protects."""
     return hashlib.sha256(
         HKDF(SHA256(), 32, salt=None, info=b"expunge name").derive(secret.encode())
     ).hexdigest()[:8]
@@ -119,7 +121,9 @@ def report(settings: "Settings", reseal: bool) -> dict[str, int]:
 def main() -> None:
     from expunge.store.settings import read
 
-    parser = argparse.ArgumentParser(description="What still lies under another secret than EXPUNGE_SECRET.")
+    parser = argparse.ArgumentParser(
+        description="Count what another secret than EXPUNGE_SECRET protects; reseal: first encrypt it again."
+    )
     parser.add_argument("action", nargs="?", choices=("show", "reseal"), default="show")
     given = parser.parse_args()
     for what, count in report(read(), given.action == "reseal").items():

@@ -1,6 +1,6 @@
-"""The keys that sign manifests: one identity for all workers.
+"""The keys that sign manifests: all workers sign with the same one.
 
-The private half lies here sealed, unless EXPUNGE_SIGNING_KEY holds it.
+Its private half is kept here, encrypted, unless EXPUNGE_SIGNING_KEY holds it.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,15 @@ IN_USE = (SigningKey.retired_at.is_(None), SigningKey.revoked_at.is_(None))
 
 
 def lock(session: Session) -> None:
-    """One at a time makes or changes keys, until the transaction's end."""
+    """Let nobody else create or change signing keys until the transaction ends."""
     session.execute(text("select pg_advisory_xact_lock(hashtextextended('expunge:signing', 0))"))
 
 
 def get_private_key(session: Session, secret: str, older: Sequence[str]) -> str | None:
-    """The private key (PEM) that signs; None when there is none yet. Unreadable under these secrets."""
+    """The private key (PEM) that signs; None when there is none yet.
+
+    Raises: Unreadable where it was encrypted under none of these secrets.
+    """
     query = (
         select(SigningKey.sealed)
         .where(*IN_USE, SigningKey.sealed.is_not(None))
@@ -34,16 +37,13 @@ def get_private_key(session: Session, secret: str, older: Sequence[str]) -> str 
 
 
 def register(session: Session, key_id: str, public_key: str) -> None:
-    """A key that is kept elsewhere signs: its public half is to be had from us.
-
-    It signs again when it did before.
-    """
+    """Publish the public half of a key that EXPUNGE_SIGNING_KEY holds; a known key stays as it is."""
     values = {"id": key_id, "public_key": public_key}
     session.execute(insert(SigningKey).values(values).on_conflict_do_nothing())
 
 
 def activate(session: Session, key_id: str, public_key: str, private_key: str, secret: str) -> None:
-    """From now on this key signs, and those before it do not; what they signed stays good."""
+    """Sign with this key from now on, and with no earlier one; what those signed stays valid."""
     session.execute(
         update(SigningKey)
         .where(SigningKey.retired_at.is_(None), SigningKey.id != key_id)
@@ -62,7 +62,10 @@ def activate(session: Session, key_id: str, public_key: str, private_key: str, s
 
 
 def revoke(session: Session, key_id: str) -> None:
-    """Nobody is told to trust this key any more: what it signed is vouched for by none. NotFound."""
+    """Withdraw a key: what it signed is no longer trusted.
+
+    Raises: NotFound.
+    """
     query = (
         update(SigningKey).where(SigningKey.id == key_id).values(revoked_at=func.now(), retired_at=func.now())
     )
@@ -71,7 +74,7 @@ def revoke(session: Session, key_id: str) -> None:
 
 
 def list_keys(session: Session) -> Sequence[SigningKey]:
-    """All that are to be trusted, the newest first."""
+    """The keys to trust, newest first."""
     return session.scalars(
         select(SigningKey)
         .where(SigningKey.revoked_at.is_(None))
@@ -80,7 +83,7 @@ def list_keys(session: Session) -> Sequence[SigningKey]:
 
 
 def reseal(session: Session, secret: str, older: Sequence[str]) -> None:
-    """Bring every private key under the current secret."""
+    """Encrypt every private key again, under the current secret."""
     for row in session.scalars(select(SigningKey).where(SigningKey.sealed.is_not(None)).with_for_update()):
         assert row.sealed is not None
         row.sealed = encryption.reseal(row.sealed, secret, older, "signing keys")
@@ -88,7 +91,7 @@ def reseal(session: Session, secret: str, older: Sequence[str]) -> None:
 
 
 def count_under_other_secret(session: Session, secret: str) -> int:
-    """How many private keys do not lie under this secret."""
+    """How many private keys are not encrypted under this secret."""
     found = session.scalars(select(SigningKey.sealed).where(SigningKey.sealed.is_not(None)))
     return sum(
         not encryption.is_sealed_under(sealed, secret, "signing keys")

@@ -1,7 +1,7 @@
-"""Tenants as the operator sees them:
+"""The operator's commands for tenants: quotas of one tenant, and its deletion.
 
-`python -m expunge.store.tenants NAME [--max-active-jobs N|default …]`, `python -m expunge.store.tenants
-delete NAME`.
+`python -m expunge.store.tenants NAME [--max-active-jobs N|default …]`
+`python -m expunge.store.tenants delete NAME`
 """
 
 import argparse
@@ -45,7 +45,10 @@ QUIET = {"synchronize_session": False}
 
 
 def parse_quota(text: str) -> int | None:
-    """A quota as it is written: N, or `default`. ValueError."""
+    """A quota from the command line: a number, or None for `default`.
+
+    Raises: ValueError.
+    """
     if text == DEFAULT:
         return None
     if not text.isdecimal():
@@ -54,11 +57,14 @@ def parse_quota(text: str) -> int | None:
 
 
 def set_quotas(session: Session, name: str, changes: dict[str, int | None]) -> Tenant:
-    """Give a tenant quotas of its own (None: the service's again); noted in its audit. LookupError."""
+    """Give a tenant quotas of its own (None: the service's again); recorded in its audit.
+
+    Raises: LookupError where there is no such tenant.
+    """
     tenant = session.scalar(select(Tenant).where(Tenant.name == name).with_for_update(key_share=True))
     if tenant is None:
         raise LookupError(
-            f"there is no tenant '{name}': python -m expunge.store.keys makes one with its first key"
+            f"there is no tenant '{name}': python -m expunge.store.keys creates one with its first key"
         )
     for quota, value in changes.items():
         setattr(tenant, quota, value)
@@ -69,9 +75,9 @@ def set_quotas(session: Session, name: str, changes: dict[str, int | None]) -> T
 
 
 def lock_out(session: Session, name: str) -> Tenant | None:
-    """Shut a tenant out: its keys end, its webhooks go, its jobs are cancelled.
+    """Revoke a tenant's keys, delete its webhooks and cancel its jobs; may be repeated.
 
-    None when there is no such tenant. Twice is the same as once.
+    Returns None when there is no such tenant.
     """
     tenant = session.scalar(select(Tenant).where(Tenant.name == name).with_for_update(key_share=True))
     if tenant is None:
@@ -91,18 +97,19 @@ def lock_out(session: Session, name: str) -> Tenant | None:
 
 
 def delete_some_jobs(session: Session, tenant_id: uuid.UUID) -> int:
-    """Remove some of a tenant's jobs; how many. Their bytes are noted for deletion."""
+    """Delete a batch of a tenant's jobs, and schedule the deletion of their bytes; returns how many jobs."""
     ids = session.scalars(select(Job.id).where(Job.tenant_id == tenant_id).limit(removal.BATCH)).all()
     removal.delete_jobs(session, ids)
     return len(ids)
 
 
 def delete_rest(session: Session, tenant_id: uuid.UUID) -> None:
-    """Remove what is left of a tenant but the audit, and the nameless rows of keys and recovery keys that it
-    points to.
+    """Delete what is left of a tenant but the audit, and the rows of keys and recovery keys that it names.
+
+    Those rows lose their names.
     """
     mine = Artifact.tenant_id == tenant_id
-    # Once whoever still adds to it is done
+    # Waits for transactions that still add to the tenant
     session.execute(select(Tenant.id).where(Tenant.id == tenant_id).with_for_update())
     stored = select(Artifact.key).where(mine, *artifacts.STORED)
     blob_deletions.schedule(session, session.scalars(stored).all())
@@ -136,9 +143,9 @@ def delete_rest(session: Session, tenant_id: uuid.UUID) -> None:
 
 
 def delete_tenant(settings: Settings, name: str, *, wait: float = 60) -> None:
-    """Leave nothing of a tenant but the audit, in rows and in the store.
+    """Delete a tenant's rows and stored objects, all but the audit. What was interrupted can be repeated.
 
-    Broken off, it goes on when it is called again. LookupError, TimeoutError.
+    Raises: LookupError where there is no such tenant; TimeoutError while its jobs do not stop.
     """
     url, blobs = settings.database_url.get_secret_value(), deployment.open_store(settings)
     end = time.monotonic() + wait
@@ -146,6 +153,7 @@ def delete_tenant(settings: Settings, name: str, *, wait: float = 60) -> None:
         tenant = lock_out(session, name)
     if tenant is None:
         raise LookupError(f"there is no tenant '{name}'")
+    # Wait for its running jobs
     while True:
         with db.transaction(url) as session:
             running = jobs.count_active(session, tenant.id)
@@ -153,9 +161,10 @@ def delete_tenant(settings: Settings, name: str, *, wait: float = 60) -> None:
             break
         if time.monotonic() > end:
             raise TimeoutError(
-                f"{running} jobs of '{name}' have not stopped yet: repeat the command; its keys have ended"
+                f"{running} jobs of '{name}' have not stopped yet: repeat the command; its keys are revoked"
             )
         time.sleep(0.5)
+    # Delete its rows, then the bytes
     while True:
         with db.transaction(url) as session:
             if not delete_some_jobs(session, tenant.id):
@@ -167,11 +176,11 @@ def delete_tenant(settings: Settings, name: str, *, wait: float = 60) -> None:
 
 
 def main() -> None:
-    """Show a tenant's quotas, after changing those that are given; or delete a tenant."""
+    """Show a tenant's quotas, after setting those that are given; or delete a tenant."""
     if sys.argv[1:2] == ["delete"]:
         parser = argparse.ArgumentParser(
             prog="python -m expunge.store.tenants delete",
-            description="Remove a tenant; nothing but the audit is left.",
+            description="Delete a tenant and all that is its own but the audit.",
         )
         parser.add_argument("tenant")
         try:
@@ -180,7 +189,7 @@ def main() -> None:
             parser.error(str(error.args[0]))
         return
     parser = argparse.ArgumentParser(
-        description="Show a tenant's quotas as JSON, after changing those that are given."
+        description="Show a tenant's quotas as JSON, after setting those that are given."
     )
     parser.add_argument("tenant")
     for quota in QUOTAS:
@@ -190,7 +199,7 @@ def main() -> None:
             type=parse_quota,
             default=argparse.SUPPRESS,
             metavar="N",
-            help=f"a number, or '{DEFAULT}' for the service's",
+            help=f"a number, or '{DEFAULT}' for that of the service",
         )
     given, settings = vars(parser.parse_args()), read(secret=False)
     try:

@@ -1,8 +1,7 @@
-"""OpenTelemetry traces, from a request to a worker's step, where OTEL_EXPORTER_OTLP_ENDPOINT is set;
-elsewhere all of this does nothing.
+"""OpenTelemetry traces, from a request to a worker's step; off without OTEL_EXPORTER_OTLP_ENDPOINT.
 
-A trace's context is kept with the job, not in the message, so that it also reaches whoever takes the job
-over.
+A trace's context is kept with the job, not in the message, so that it also reaches a worker that takes the
+job over.
 """
 
 import os
@@ -27,7 +26,7 @@ def is_enabled() -> bool:
 
 
 def configure(service: str) -> bool:
-    """Whether spans are exported from now on; once for each process."""
+    """Export spans from now on, where that is asked for; to be called once in a process."""
     if not is_enabled():
         return False
     try:
@@ -36,7 +35,9 @@ def configure(service: str) -> bool:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
-        log.warning("traces_off", remedy="OTEL_EXPORTER_OTLP_ENDPOINT is set: pip install 'expunge[otel]'")
+        log.warning(
+            "tracing_disabled", remedy="OTEL_EXPORTER_OTLP_ENDPOINT is set: pip install 'expunge[otel]'"
+        )
         return False
     provider = TracerProvider(resource=Resource.create({"service.name": f"expunge-{service}"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
@@ -45,7 +46,7 @@ def configure(service: str) -> bool:
 
 
 def instrument(engine: Engine) -> None:
-    """A span for each statement within a trace, never with its parameters.
+    """Make a span for each statement within a trace, without its parameters.
 
     (OpenTelemetry's own instrumentation ends before SQLAlchemy 2.1.)
     """
@@ -71,28 +72,28 @@ def instrument(engine: Engine) -> None:
 
 
 def flush() -> None:
-    """Send what is waiting; a process that ends calls this."""
+    """Send the spans that wait, before a process ends."""
     provider = trace.get_tracer_provider()
     if hasattr(provider, "force_flush"):
         provider.force_flush(2000)
 
 
 def current_traceparent() -> str | None:
-    """W3C traceparent of the span we are in, to be kept with a job."""
+    """W3C traceparent of the current span, to be kept with a job."""
     carrier = dict[str, str]()
     propagate.inject(carrier)
     return carrier.get("traceparent")
 
 
 def trace_ids() -> dict[str, str]:
-    """What joins a log line to its trace."""
+    """The current trace's id, for a log line."""
     context = trace.get_current_span().get_span_context()
     return {"trace_id": trace.format_trace_id(context.trace_id)} if context.is_valid else {}
 
 
 @contextmanager
 def continue_trace(name: str, parent: str | None, **attributes: str | int) -> Iterator[Span]:
-    """A span within the trace of the request that made a job."""
+    """A span within the trace of the request that created a job."""
     context = propagate.extract({"traceparent": parent} if parent else {})
     with tracer.start_as_current_span(name, context=context, attributes=attributes) as span:
         yield span

@@ -1,7 +1,7 @@
-"""Messages to webhooks. Each is written in the transaction of the event it tells of, so that none is lost and
-none is made up.
+"""Messages to webhooks, and the attempts to deliver them.
 
-Times are the database's now(). An attempt holds a lease; what it writes carries its fence, as a job's does.
+A message is written in the transaction of the event that it reports, so that none is lost or wrong. Times are
+the database's now(). An attempt has a lease, and writes only while the delivery has its fence, as with jobs.
 """
 
 import json
@@ -20,14 +20,14 @@ from expunge.store.errors import NotFound, WrongState
 from expunge.store.models import Delivery, Job, Webhook
 from expunge.store.webhooks import get as get_webhook
 
-LOGGED = 20  # attempts shown of a delivery
+LOGGED = 20  # attempts that a delivery's log keeps
 AT_ONCE = 2  # attempts at one webhook, so that a slow one does not hold up the others
 OF_TENANT = 4  # attempts of one tenant, for the same reason
 
 
 @dataclass(frozen=True)
 class DueDelivery:
-    """One attempt that is to be made; `previous` is there while the secret before signs too."""
+    """One attempt that is to be made; `previous`: the secret before a rotation, while it signs too."""
 
     id: uuid.UUID
     fence: int
@@ -39,19 +39,17 @@ class DueDelivery:
 
 
 def message_id(delivery_id: uuid.UUID) -> str:
-    """The `webhook-id` header, the same at each attempt: a receiver tells a repeat by it."""
+    """The `webhook-id` header, the same at each attempt, so that receivers recognise a repeat."""
     return f"msg_{delivery_id.hex}"
 
 
 def payload(event: str, at: datetime, data: dict[str, Any]) -> str:
-    """A thin message: what happened to what; the rest is for GET /jobs/{id}."""
+    """A thin message: what happened to which job; GET /jobs/{id} has the rest."""
     return json.dumps({"type": event, "timestamp": at.isoformat(), "data": data}, separators=(",", ":"))
 
 
 def enqueue(session: Session, job: Job) -> None:
-    """Tell of a job's end whoever wants to hear of it; only store/jobs.py calls this, in the transaction of
-    the end itself.
-    """
+    """Write a job's end for every webhook that asked for it; for store/jobs.py, in that end's transaction."""
     assert job.finished_at is not None
     event = f"job.{job.status}"
     data = {
@@ -64,7 +62,7 @@ def enqueue(session: Session, job: Job) -> None:
     wanting = select(Webhook.id).where(
         Webhook.tenant_id == job.tenant_id, Webhook.enabled, Webhook.events.contains([event])
     )
-    # The lock keeps a webhook from being removed before this commit; one that is being removed is not seen.
+    # Locked, so that none is deleted before this commit; one that is being deleted is not seen.
     ids = session.scalars(wanting.order_by(Webhook.id).with_for_update(read=True, key_share=True)).all()
     session.add_all(Delivery(webhook_id=id_, job_id=job.id, event=event, body=body) for id_ in ids)
     session.flush()
@@ -76,7 +74,10 @@ def require_enabled(row: Webhook) -> None:
 
 
 def ping(session: Session, tenant_id: uuid.UUID, webhook_id: uuid.UUID, by: Actor) -> Delivery:
-    """A message that tells of nothing, to try a webhook out. WrongState while it is disabled."""
+    """Send a test message.
+
+    Raises: NotFound; WrongState while the webhook is disabled.
+    """
     row = get_webhook(session, tenant_id, webhook_id)
     require_enabled(row)
     now = session.scalars(select(func.now())).one()
@@ -90,8 +91,9 @@ def ping(session: Session, tenant_id: uuid.UUID, webhook_id: uuid.UUID, by: Acto
 def list_deliveries(
     session: Session, webhook: Webhook, *, after: tuple[datetime, uuid.UUID] | None = None, limit: int = 50
 ) -> Sequence[Delivery]:
-    """A webhook's deliveries, newest first; `after` is (created_at, id) of the last row of the page
-    before.
+    """A webhook's deliveries, newest first.
+
+    `after`: (created_at, id) of the last delivery of the page before.
     """
     query = select(Delivery).where(Delivery.webhook_id == webhook.id)
     if after is not None:
@@ -102,9 +104,9 @@ def list_deliveries(
 def redeliver(
     session: Session, tenant_id: uuid.UUID, webhook_id: uuid.UUID, delivery_id: uuid.UUID, by: Actor
 ) -> Delivery:
-    """Send the same message again, now, with the whole schedule before it.
+    """Send the same message again, now, with a new round of attempts.
 
-    WrongState while the webhook is disabled.
+    Raises: NotFound; WrongState while the webhook is disabled.
     """
     row = get_webhook(session, tenant_id, webhook_id)
     mine = (Delivery.id == delivery_id, Delivery.webhook_id == row.id)
@@ -125,7 +127,7 @@ def redeliver(
 
 
 def count_in_flight(of: InstrumentedAttribute[uuid.UUID]) -> Subquery:
-    """How many attempts are under way: (of, n)."""
+    """How many attempts are under way: rows (of, n), by webhook or tenant."""
     query = (
         select(of.label("of"), func.count().label("n"))
         .select_from(Delivery)
@@ -137,8 +139,9 @@ def count_in_flight(of: InstrumentedAttribute[uuid.UUID]) -> Subquery:
 
 
 def claim(session: Session, *, limit: int, lease: timedelta) -> list[DueDelivery]:
-    """Take what is due, the longest due first, at most `AT_ONCE` to one webhook and `OF_TENANT`; the lease is
-    for one attempt.
+    """Take deliveries that are due, oldest first, for one attempt each.
+
+    Never more at once than AT_ONCE to one webhook and OF_TENANT of one tenant, those under way included.
     """
     now = func.now()
     due = and_(
@@ -202,7 +205,7 @@ def claim(session: Session, *, limit: int, lease: timedelta) -> list[DueDelivery
     ]
 
 
-def settle(
+def record_attempt(
     session: Session,
     due: DueDelivery,
     *,
@@ -211,14 +214,13 @@ def settle(
     seconds: float,
     retries: Sequence[float],
 ) -> str | None:
-    """What came of an attempt, and when the next is; the delivery's status, or None when the attempt was
-    overtaken.
+    """Record what came of an attempt, and when the next one is due.
 
-    `status` is the answer's HTTP status; `error` None means delivered. After 410 the webhook is disabled and
-    the delivery given up.
+    `status`: the answer's HTTP status; `error` None: delivered. After 410 the webhook is disabled and the
+    delivery failed. Returns the delivery's status, or None when another attempt has taken it over.
     """
     held = (Delivery.id == due.id, Delivery.fence == due.fence, Delivery.status == "pending")
-    if status == 410:  # the webhook's row is locked before its delivery's, as a removal does
+    if status == 410:  # locks the webhook's row before its delivery's, in the order of a deletion
         session.execute(
             select(Webhook.id).join(Delivery).where(Delivery.id == due.id).with_for_update(of=Webhook)
         )
@@ -245,7 +247,7 @@ def settle(
 
 
 def disable(session: Session, webhook_id: uuid.UUID) -> None:
-    """The endpoint said that it is gone."""
+    """Disable a webhook whose endpoint answered 410."""
     values = {"enabled": False, "disabled_reason": "gone"}
     tenant_id = session.scalar(
         update(Webhook)
@@ -257,7 +259,7 @@ def disable(session: Session, webhook_id: uuid.UUID) -> None:
         audit.record(session, tenant_id, None, "webhook.disabled", webhook_id, reason="gone")
 
 
-def sweep(session: Session, age: timedelta) -> None:
-    """Forget deliveries that ended longer ago than `age`."""
+def delete_old(session: Session, age: timedelta) -> None:
+    """Delete deliveries that ended longer ago than `age`."""
     old = delete(Delivery).where(Delivery.status != "pending", Delivery.finished_at < func.now() - age)
     session.execute(old, execution_options={"synchronize_session": False})

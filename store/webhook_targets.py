@@ -1,8 +1,7 @@
-"""Where a webhook may be sent: https, port 443, public addresses. For hosts that the operator names, http,
-any port and any address.
+"""Where a webhook may send: https, port 443, public addresses; to the operator's own hosts anything.
 
-A URL is taken apart here and only here; what connects uses the parts, so that no second parser can read it
-otherwise.
+A URL is parsed here and nowhere else: whoever connects uses the parts, so that no second parser can read it
+differently.
 """
 
 import ipaddress
@@ -21,12 +20,12 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Refused(ValueError):
-    """The URL may not be sent to; the message says why, and after a colon what would do."""
+    """Nothing may be sent to the URL; the message says why, and after a colon what to do instead."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A URL in parts; `trusted` hosts are the operator's own."""
+    """A URL in parts; `trusted`: the host is the operator's own."""
 
     scheme: str
     host: str
@@ -36,13 +35,16 @@ class Target:
 
     @property
     def authority(self) -> str:
-        """The Host header."""
+        """The value of the Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
 
-def target(url: str, settings: Settings) -> Target:
-    """The parts of a URL that may be sent to, as far as can be told without resolving its host. Refused."""
+def parse_target(url: str, settings: Settings) -> Target:
+    """The parts of a URL that a webhook may have, as far as can be told without resolving its host.
+
+    Raises: Refused.
+    """
     if not PRINTABLE.fullmatch(url) or "\\" in url:
         raise Refused(
             "holds a space, a backslash or a character outside ASCII: encode it (a host as punycode, a path"
@@ -57,11 +59,11 @@ def target(url: str, settings: Settings) -> Target:
     if parts.scheme not in DEFAULT_PORTS:
         raise Refused("is not https: write https://host/path")
     if "@" in parts.netloc:
-        raise Refused("holds a user name or password: tell our requests by their signature instead")
+        raise Refused("holds a user name or password: recognise our requests by their signature instead")
     if "#" in url:
         raise Refused("holds a fragment, which is never sent: leave out what follows '#'")
     trusted = host in {name.lower().removesuffix(".").strip("[]") for name in settings.webhook_allowed_hosts}
-    address = literal(host)
+    address = parse_address(host)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     found = Target(parts.scheme, host, DEFAULT_PORTS[parts.scheme] if port is None else port, path, trusted)
     if trusted:
@@ -69,16 +71,17 @@ def target(url: str, settings: Settings) -> Target:
     if parts.scheme != "https":
         raise Refused("is not https: write https://host/path")
     if found.port not in settings.webhook_ports:
-        raise Refused(f"names port {found.port}: the ports are {', '.join(map(str, settings.webhook_ports))}")
-    if host == "localhost" or host.endswith(".localhost") or (address is not None and not public(address)):
+        allowed = ", ".join(map(str, settings.webhook_ports))
+        raise Refused(f"names port {found.port}: the allowed ports are {allowed}")
+    if host == "localhost" or host.endswith(".localhost") or (address is not None and not is_public(address)):
         raise Refused("names a host that is not public: name one that the server can reach over the internet")
     return found
 
 
-def literal(host: str) -> Address | None:
-    """The address that a host is, in its one usual form, or None for a name.
+def parse_address(host: str) -> Address | None:
+    """The IP address that a host is, or None for a name.
 
-    Refused for what only some parsers take for an address.
+    Raises: Refused for what only some parsers read as an address.
     """
     try:
         if ":" in host and "%" not in host:
@@ -90,13 +93,14 @@ def literal(host: str) -> Address | None:
             "names an address in an unusual form: write it out in full, or better name a host"
         ) from error
     if not NAME.fullmatch(host):
-        raise Refused("names no usable host: write https://host/path")
+        raise Refused("does not name a valid host: write https://host/path")
     return None
 
 
-def public(address: Address) -> bool:
-    """Whether an address is one host's on the open internet; those that lead on to another address (mapped,
-    6to4, NAT64) are not.
+def is_public(address: Address) -> bool:
+    """Whether an address belongs to one host on the open internet.
+
+    Addresses that lead to another address (mapped, 6to4, NAT64) do not.
     """
     if isinstance(address, ipaddress.IPv6Address) and (
         address.is_site_local or address.ipv4_mapped or address.sixtofour

@@ -1,6 +1,6 @@
-"""Webhooks: made, listed, changed, rotated, removed.
+"""Webhooks: created, listed, changed, deleted; rotation of their secrets.
 
-What is sent to them is in store/webhook_deliveries.py.
+Their messages are in store/webhook_deliveries.py.
 """
 
 import base64
@@ -21,11 +21,11 @@ from expunge.store.models import Tenant, Webhook
 
 Event = Literal["job.succeeded", "job.failed", "job.cancelled", "job.expired"]
 EVENTS: tuple[Event, ...] = get_args(Event)
-MOST = 20  # webhooks of one tenant: each is a row more in the transaction that ends a job
+MAX_WEBHOOKS = 20  # of one tenant: each adds a row to the transaction that ends a job
 
 
 def new_secret() -> str:
-    """whsec_ and 32 random bytes, as Standard Webhooks has it."""
+    """A signing secret: whsec_ and 32 random bytes, as Standard Webhooks defines it."""
     return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
@@ -40,17 +40,17 @@ def create(
     enabled: bool,
     secret: str,
 ) -> tuple[Webhook, str]:
-    """A new webhook and its signing secret, which is shown this once.
+    """Create a webhook; returns its row and its signing secret, which is shown only now.
 
-    WrongState when the tenant has too many.
+    Raises: WrongState when the tenant has MAX_WEBHOOKS.
     """
-    # So that two at once are counted
+    # Locked, so that two at once are both counted
     session.execute(select(Tenant.id).where(Tenant.id == tenant_id).with_for_update(key_share=True))
     count = (
         session.scalar(select(func.count()).select_from(Webhook).where(Webhook.tenant_id == tenant_id)) or 0
     )
-    if count >= MOST:
-        raise WrongState(f"there are {count} webhooks, which is the most: delete one first")
+    if count >= MAX_WEBHOOKS:
+        raise WrongState(f"the tenant has {count} webhooks, the most that it may have: delete one first")
     text = new_secret()
     row = Webhook(
         tenant_id=tenant_id,
@@ -75,13 +75,16 @@ def create(
 
 
 def audit_details(values: dict[str, Any]) -> dict[str, Any]:
-    """What the audit keeps of a webhook: of its URL the host alone, for the rest may hold a token."""
+    """What the audit says of a webhook: only the host of its URL, as the rest may hold a token."""
     host = {"host": urlsplit(values["url"]).hostname} if "url" in values else {}
     return {**host, **{name: values[name] for name in ("events", "enabled") if name in values}}
 
 
 def get(session: Session, tenant_id: uuid.UUID, webhook_id: uuid.UUID, *, lock: bool = False) -> Webhook:
-    """One webhook, or NotFound (another tenant's too)."""
+    """One webhook.
+
+    Raises: NotFound, for another tenant's webhook too.
+    """
     query = select(Webhook).where(Webhook.id == webhook_id, Webhook.tenant_id == tenant_id)
     row = session.scalar(query.with_for_update(key_share=True) if lock else query)
     if row is None:
@@ -90,7 +93,7 @@ def get(session: Session, tenant_id: uuid.UUID, webhook_id: uuid.UUID, *, lock: 
 
 
 def list_webhooks(session: Session, tenant_id: uuid.UUID) -> Sequence[Webhook]:
-    """All of a tenant's, newest first."""
+    """A tenant's webhooks, newest first."""
     return session.scalars(
         select(Webhook).where(Webhook.tenant_id == tenant_id).order_by(Webhook.created_at.desc(), Webhook.id)
     ).all()
@@ -101,7 +104,7 @@ def change(
 ) -> Webhook:
     """Set url, events, description or enabled.
 
-    Deliveries that waited while it was disabled go on when it is enabled.
+    Deliveries that waited while the webhook was disabled go on once it is enabled.
     """
     row = get(session, tenant_id, webhook_id, lock=True)
     changed = {name: value for name, value in values.items() if getattr(row, name) != value}
@@ -123,20 +126,17 @@ def rotate(
     secret: str,
     overlap: timedelta,
 ) -> tuple[Webhook, str]:
-    """A new secret, shown this once; for the time of `overlap` messages carry a signature of each."""
+    """Make a new secret, which is shown only now; during `overlap` messages carry a signature of each."""
     row, text = get(session, tenant_id, webhook_id, lock=True), new_secret()
-    row.previous, row.sealed, row.previous_until = (
-        row.sealed,
-        encryption.seal(text, secret),
-        func.now() + overlap,
-    )
+    row.previous, row.previous_until = row.sealed, func.now() + overlap
+    row.sealed = encryption.seal(text, secret)
     audit.record(session, tenant_id, by, "webhook.rotated", row.id)
     session.refresh(row)
     return row, text
 
 
-def remove(session: Session, tenant_id: uuid.UUID, webhook_id: uuid.UUID, by: Actor) -> None:
-    """With its deliveries, sent or not."""
+def delete_webhook(session: Session, tenant_id: uuid.UUID, webhook_id: uuid.UUID, by: Actor) -> None:
+    """Delete a webhook with its deliveries, sent or not."""
     row = get(session, tenant_id, webhook_id)
     audit.record(session, tenant_id, by, "webhook.removed", row.id, **audit_details({"url": row.url}))
     session.delete(row)
@@ -144,7 +144,7 @@ def remove(session: Session, tenant_id: uuid.UUID, webhook_id: uuid.UUID, by: Ac
 
 
 def reseal(session: Session, secret: str, older: Sequence[str]) -> None:
-    """Bring every webhook's secrets under the current secret of the server."""
+    """Encrypt every webhook's secrets again, under the current server secret."""
     for row in session.scalars(select(Webhook).order_by(Webhook.id).with_for_update(key_share=True)):
         row.sealed = encryption.reseal(row.sealed, secret, older, "webhooks")
         row.previous = (
@@ -154,7 +154,7 @@ def reseal(session: Session, secret: str, older: Sequence[str]) -> None:
 
 
 def count_under_other_secret(session: Session, secret: str) -> int:
-    """How many webhooks have a secret that does not lie under this one of the server."""
+    """How many webhooks have a secret that is not encrypted under this server secret."""
     rows = session.execute(select(Webhook.sealed, Webhook.previous)).all()
     return sum(
         not all(encryption.is_sealed_under(each, secret, "webhooks") for each in row if each is not None)

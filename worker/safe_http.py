@@ -17,7 +17,7 @@ from typing import Any
 
 import httpcore
 
-from expunge.store.webhook_targets import Refused, Target, public
+from expunge.store.webhook_targets import Refused, Target, is_public
 
 MAX_ANSWER = 64 * 1024  # bytes that are read, headers included
 # getaddrinfo has no timeout: a slow call is abandoned in its thread
@@ -124,7 +124,7 @@ def resolve(target: Target, deadline: Deadline) -> list[str]:
         raise Undelivered("timeout") from error
     except OSError as error:
         raise Refused("has no address") from error
-    if not target.trusted and not all(public(ipaddress.ip_address(address)) for address in found):
+    if not target.trusted and not all(is_public(ipaddress.ip_address(address)) for address in found):
         raise Refused("has an address that is not public")
     return list(dict.fromkeys(found))
 

@@ -28,7 +28,7 @@ def turn(settings: Settings) -> None:
     with db.transaction(url) as session:
         idempotency.delete_expired(session)
         delete_old_checkpoints(session, age)
-        webhook_deliveries.sweep(session, timedelta(seconds=settings.webhook_log_seconds))
+        webhook_deliveries.delete_old(session, timedelta(seconds=settings.webhook_log_seconds))
 
     try:
         blobs = deployment.open_store(settings)

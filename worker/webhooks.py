@@ -14,7 +14,7 @@ from expunge.store import db, encryption, webhook_deliveries
 from expunge.store.errors import Unreadable
 from expunge.store.settings import Settings
 from expunge.store.webhook_deliveries import DueDelivery
-from expunge.store.webhook_targets import Refused, target
+from expunge.store.webhook_targets import Refused, parse_target
 from expunge.worker.safe_http import Undelivered, post
 
 log = structlog.get_logger("worker")
@@ -69,7 +69,7 @@ def send(settings: Settings, due: DueDelivery) -> tuple[int | None, str | None]:
     try:
         headers = {**fixed, **sign(due, settings.secret.get_secret_value(), settings.older_secrets)}
         status = post(
-            target(due.url, settings),
+            parse_target(due.url, settings),
             headers,
             due.body.encode(),
             seconds=settings.webhook_timeout_seconds,
@@ -94,7 +94,7 @@ def deliver(settings: Settings, due: DueDelivery) -> None:
         status, error = None, "internal_error"
     seconds = time.monotonic() - started
     with db.transaction(settings.database_url.get_secret_value()) as session:
-        now = webhook_deliveries.settle(
+        now = webhook_deliveries.record_attempt(
             session, due, status=status, error=error, seconds=seconds, retries=settings.webhook_retry_seconds
         )
     log.info(

@@ -40,7 +40,7 @@ from expunge.api.schemas.artifacts import (
 from expunge.api.schemas.base import ApiKeyName
 from expunge.api.services import Services
 from expunge.store import artifacts, audit, jobs, removal
-from expunge.store.blobs import attachment
+from expunge.store.blobs import content_disposition
 from expunge.store.errors import NotFound
 from expunge.store.models import Artifact as ArtifactRow
 
@@ -125,7 +125,7 @@ def download_headers(row: ArtifactRow) -> dict[str, str]:
         "ETag": etag_of(row.sha256),
         "Repr-Digest": f"sha-256=:{digest}:",
         "Accept-Ranges": "bytes",
-        "Content-Disposition": attachment(row.name),
+        "Content-Disposition": content_disposition(row.name),
         "Cache-Control": "private, no-cache",
     }
 
@@ -261,7 +261,7 @@ async def create_artifact_link(
     check_not_deleted(row)
     await verify_bytes(services, row)
     expires = signed_urls.expiry(spec.lifetime_s)
-    url = services.blobs.link(row.key, timedelta(seconds=spec.lifetime_s))
+    url = services.blobs.presign(row.key, timedelta(seconds=spec.lifetime_s))
     if url is None:
         secret = services.settings.secret.get_secret_value()
         path = signed_urls.create_link(secret, row.id, caller.key_id, expires)

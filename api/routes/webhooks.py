@@ -27,7 +27,7 @@ from expunge.api.services import Services
 from expunge.store import webhook_deliveries, webhooks
 from expunge.store.models import Delivery as DeliveryRow, Webhook as WebhookRow
 from expunge.store.webhook_deliveries import message_id
-from expunge.store.webhook_targets import Refused, target
+from expunge.store.webhook_targets import Refused, parse_target
 
 log = structlog.get_logger("api")
 router = APIRouter(tags=["webhooks"], dependencies=[accepts(JSON)])
@@ -39,7 +39,7 @@ def check_url(services: Services, url: str) -> None:
     Raises: Problem `invalid_request` for a URL that messages will not be sent to.
     """
     try:
-        target(url, services.settings)
+        parse_target(url, services.settings)
     except Refused as error:
         message, _, remedy = str(error).partition(": ")
         raise invalid("url", message, remedy) from error
@@ -128,7 +128,7 @@ def change_webhook(
 def delete_webhook(webhook_id: uuid.UUID, services: ServicesDep, caller: WebhooksWriter) -> Response:
     """Delete a webhook with its deliveries, sent or not."""
     with services.transaction() as session:
-        webhooks.remove(session, caller.tenant_id, webhook_id, caller)
+        webhooks.delete_webhook(session, caller.tenant_id, webhook_id, caller)
     return Response(status_code=204)
 
 

@@ -37,7 +37,7 @@ class TestQuotas:
             found = problem(answer, 429, "quota_exceeded")
             assert (
                 found["detail"]
-                == "max_jobs_a_day is 2, and so many were made since midnight UTC: wait for the next."
+                == "You have reached max_jobs_a_day (2): wait for midnight UTC, when the next day begins."
             )
             assert 0 < int(answer.headers["retry-after"]) <= 86_400
             assert '"max_jobs_a_day";q=2;w=86400' in answer.headers["ratelimit-policy"]

@@ -253,7 +253,9 @@ def test_too_many_unfinished_jobs_are_429_with_retry_after(postgres_url: str, re
         client = tenant.http()
         answer = client.post("/jobs/erase", json={"concepts": ["church"]})
         found = problem(answer, 429, "quota_exceeded")
-        assert found["detail"] == "max_active_jobs is 2, and so many wait or run: let one end, or cancel one."
+        assert (
+            found["detail"] == "You have reached max_active_jobs (2): wait for a job to end, or cancel one."
+        )
         assert int(answer.headers["retry-after"]) > 0
         assert answer.headers["ratelimit-policy"] == '"max_active_jobs";q=2'
         client.post(f"/jobs/{first}/cancel")

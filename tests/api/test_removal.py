@@ -15,6 +15,7 @@ from expunge.store.blobs import Blobs
 from expunge.store.errors import NotFound
 from expunge.worker import sweeper
 from tests.support.service import Tenant, errors, problem, serve
+from tests.support.stored import keys_older_than
 
 
 def png(colour: str, size: int = 64) -> bytes:
@@ -216,11 +217,11 @@ class TestRoom:
         blobs = Blobs(small.settings.artifacts_url)
         sizes = [upload(small, colour)["size"] for colour in ("red", "green")]
         assert sum(sizes) <= 400 < sum(sizes) * 1.5
-        before = set(blobs.older_than(timedelta(hours=-1)))
+        before = set(keys_older_than(blobs, timedelta(hours=-1)))
         sent = {"content": png("blue"), "headers": {"Content-Type": "image/png"}}
         found = problem(small.http().post("/artifacts", **sent), 429, "quota_exceeded")
         assert "max_bytes" in found["detail"]
-        assert set(blobs.older_than(timedelta(hours=-1))) == before
+        assert set(keys_older_than(blobs, timedelta(hours=-1))) == before
         first = small.http().get("/artifacts").json()["items"][0]["id"]
         small.http().delete(f"/artifacts/{first}")
         assert small.http().post("/artifacts", **sent).status_code == 201
@@ -260,7 +261,7 @@ class TestDryRuns:
 
 def test_an_upload_whose_key_ends_while_its_bytes_come_is_refused_and_stores_nothing(tenant: Tenant):
     blobs, key = Blobs(tenant.settings.artifacts_url), tenant.key()
-    before, content = set(blobs.older_than(timedelta(hours=-1))), png("red")
+    before, content = set(keys_older_than(blobs, timedelta(hours=-1))), png("red")
 
     def slowly():
         yield content[:50]
@@ -272,5 +273,5 @@ def test_an_upload_whose_key_ends_while_its_bytes_come_is_refused_and_stores_not
 
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "image/png"}
     problem(httpx.post(f"{tenant.url}/artifacts", content=slowly(), headers=headers), 401, "unauthorized")
-    assert set(blobs.older_than(timedelta(hours=-1))) == before
+    assert set(keys_older_than(blobs, timedelta(hours=-1))) == before
     assert tenant.http().get("/artifacts").json()["items"] == []

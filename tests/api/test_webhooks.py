@@ -89,7 +89,7 @@ def test_a_repeat_makes_no_second_webhook_and_shows_no_secret(tenant: Tenant):
         ({"url": "https://100.64.0.1/"}, "url", "not public"),
         ({"url": "https://localhost./"}, "url", "not public"),
         ({"url": "https://user:pass@hooks.example.com/"}, "url", "signature"),
-        ({"url": "https://hooks.example.com:8443/"}, "url", "the ports are 443"),
+        ({"url": "https://hooks.example.com:8443/"}, "url", "the allowed ports are 443"),
         ({"url": "https://hooks.example.com/\u0000"}, "url", "encode it"),
         ({"url": "https://hooks.example.com/" + "x" * 2048}, "url", "2048"),
         ({"url": ""}, "url", "must not be empty"),

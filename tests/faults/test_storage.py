@@ -32,6 +32,7 @@ from tests.support import ledger
 from tests.support.cluster import Fleet, until
 from tests.support.service import SECRET, Tenant, problem, serve
 from tests.support.stalling_proxy import stalling
+from tests.support.stored import keys_older_than
 
 MIB = 1 << 20
 BYTES = random.Random(5).randbytes(3_000_001)
@@ -155,12 +156,12 @@ def uncommitted(fleet: Fleet, job_id: uuid.UUID) -> Iterator[None]:
 def known(fleet: Fleet) -> uuid.UUID:
     """The database's deployment."""
     with db.transaction(fleet.url) as session:
-        return deployment.identity(session).id
+        return deployment.get_deployment(session).id
 
 
 def keys(blobs: Blobs) -> set[str]:
     """What is stored; not the marker, nor what was set aside."""
-    return set(blobs.older_than(timedelta(seconds=-60)))
+    return set(keys_older_than(blobs, timedelta(seconds=-60)))
 
 
 def published_once(fleet: Fleet, blobs: Blobs, job_id: uuid.UUID) -> None:

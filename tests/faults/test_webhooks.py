@@ -50,7 +50,7 @@ def test_f24_the_schedule_is_that_of_standard_webhooks_and_ends(url, hook, end):
         with db.transaction(url) as session:
             session.execute(text("update webhook_deliveries set next_attempt_at = now()"))
             [due] = webhook_deliveries.claim(session, limit=8, lease=LEASE)
-            status = webhook_deliveries.settle(
+            status = webhook_deliveries.record_attempt(
                 session, due, status=500, error="http_status", seconds=0.1, retries=retries
             )
             if status == "failed":

@@ -20,6 +20,7 @@ from expunge.store.blobs import Blobs, output_key, upload_key
 from expunge.store.models import Base
 from expunge.store.settings import Settings
 from expunge.worker import reaper, sweeper, verifier
+from tests.support.stored import keys_older_than
 
 LEASE = timedelta(minutes=1)
 DELTA = bytes(range(256)) * 5000
@@ -108,8 +109,8 @@ def test_an_empty_machine_becomes_the_service_it_was(command, life, tenant, sett
     url, blobs = empty.database_url.get_secret_value(), deployment.open_store(empty)
     migrate.upgrade(url)
     migrate.check(url)
-    assert set(blobs.older_than(timedelta(hours=-1))) == set(
-        Blobs(settings.artifacts_url).older_than(timedelta(hours=-1))
+    assert set(keys_older_than(blobs, timedelta(hours=-1))) == set(
+        keys_older_than(Blobs(settings.artifacts_url), timedelta(hours=-1))
     )
     with db.transaction(url) as session:
         (row,) = artifacts.list_of_job(session, tenant.id, life["done"])
@@ -137,7 +138,7 @@ def test_nothing_is_written_over_and_half_a_backup_is_none(command, life, settin
     (folder / "mine").mkdir(parents=True)
     refused = command(settings, "backup", folder)
     assert (refused.returncode, [p.name for p in folder.iterdir()]) == (2, ["mine"])
-    assert "no whole backup" in command(empty, "restore", folder).stderr
+    assert "does not hold a complete backup" in command(empty, "restore", folder).stderr
     good = tmp_path / "good"
     assert command(settings, "backup", good).returncode == 0
     before = rows(settings)
@@ -168,9 +169,9 @@ def test_a_restored_older_database_costs_the_store_nothing(
     assert command(settings, "backup", tmp_path / "backup").returncode == 0
     blobs = Blobs(settings.artifacts_url)
     blobs.put(later := upload_key(tenant.id), b"of today")
-    known = set(blobs.older_than(timedelta(hours=-1))) - {later}
+    known = set(keys_older_than(blobs, timedelta(hours=-1))) - {later}
     assert command(empty, "restore", tmp_path / "backup").returncode == 0
     old = empty.model_copy(update={"artifacts_url": settings.artifacts_url, "sweep_after_seconds": -60})
     sweeper.turn(old)
-    assert set(blobs.older_than(timedelta(hours=-1))) == known
-    assert [key for page in blobs.pages("quarantine/") for key, _ in page if key.endswith(later)]
+    assert set(keys_older_than(blobs, timedelta(hours=-1))) == known
+    assert [key for page in blobs.list_pages("quarantine/") for key, _ in page if key.endswith(later)]

@@ -45,7 +45,7 @@ def blobs(hasty) -> Blobs:
 
 def keys(blobs: Blobs) -> set[str]:
     """Everything that is stored, whosever it is."""
-    return {key for page in blobs.pages() for key, _ in page}
+    return {key for page in blobs.list_pages() for key, _ in page}
 
 
 def upload(session, tenant, blobs: Blobs, content: bytes = b"x") -> str:
@@ -183,7 +183,7 @@ def test_a_store_from_before_there_were_markers_is_marked_when_it_holds_what_the
 ):
     upload(session, tenant, blobs)
     deployment.open_store(hasty)
-    assert deployment.read_marker(blobs) == deployment.identity(session).id
+    assert deployment.read_marker(blobs) == deployment.get_deployment(session).id
 
 
 def test_a_store_whose_rows_lie_elsewhere_is_not_taken(session, tenant, hasty, blobs):
@@ -296,5 +296,5 @@ def test_nothing_is_written_to_a_directory_that_lost_its_marker_since(session, t
     blobs.delete([MARKER])
     with pytest.raises(ForeignStore, match="has lost its marker"):
         deployment.open_store_cached(settings)
-    deployment.write_marker(blobs, deployment.identity(session).id)
+    deployment.write_marker(blobs, deployment.get_deployment(session).id)
     assert deployment.open_store_cached(settings).folder == blobs.folder

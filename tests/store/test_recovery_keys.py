@@ -9,6 +9,7 @@ from expunge.store import artifacts, attempts, keys
 from expunge.store.attempts import NewArtifact
 from expunge.store.blobs import Blobs
 from expunge.worker import sweeper
+from tests.support.stored import keys_older_than
 
 SECRET = "0123456789abcdef" * 4
 
@@ -65,4 +66,4 @@ def test_bytes_that_a_crash_left_behind_after_the_revocation_are_swept(session, 
     artifacts.revoke(session, artifacts.get(session, tenant.id, made(session, take(make().id), "revoked")))
     session.commit()
     sweeper.turn(settings.model_copy(update={"sweep_after_seconds": 1e-6}))
-    assert list(blobs.older_than(timedelta(days=-1))) == ["kept"]
+    assert list(keys_older_than(blobs, timedelta(days=-1))) == ["kept"]

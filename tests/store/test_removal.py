@@ -27,6 +27,7 @@ from expunge.store.blobs import Blobs, output_key, upload_key
 from expunge.store.errors import WrongState
 from expunge.store.models import Base
 from expunge.worker import sweeper
+from tests.support.stored import keys_older_than
 
 DAY = timedelta(days=1)
 LEASE = timedelta(minutes=1)
@@ -83,7 +84,7 @@ def upload(session, blobs, tenant, *, days: int = 0):
 
 
 def stored(blobs) -> set[str]:
-    return set(blobs.older_than(timedelta(hours=-1)))
+    return set(keys_older_than(blobs, timedelta(hours=-1)))
 
 
 def test_uploads_go_at_their_age_unless_an_unfinished_job_needs_them(session, tenant, settings, blobs):

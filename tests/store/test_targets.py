@@ -5,7 +5,7 @@ import ipaddress
 import pytest
 
 from expunge.store.settings import Settings
-from expunge.store.webhook_targets import Refused, public, target
+from expunge.store.webhook_targets import Refused, is_public, parse_target
 
 INTERNAL = [
     "127.0.0.1",
@@ -48,7 +48,7 @@ INTERNAL = [
 @pytest.mark.parametrize("host", INTERNAL)
 def test_hosts_that_are_not_public_are_refused(host: str):
     with pytest.raises(Refused):
-        target(f"https://{host}/hook", Settings())
+        parse_target(f"https://{host}/hook", Settings())
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_hosts_that_are_not_public_are_refused(host: str):
 )
 def test_urls_of_another_sort_are_refused_with_the_reason(url: str, why: str):
     with pytest.raises(Refused, match=why):
-        target(url, Settings())
+        parse_target(url, Settings())
 
 
 @pytest.mark.parametrize(
@@ -104,14 +104,14 @@ def test_urls_of_another_sort_are_refused_with_the_reason(url: str, why: str):
     ],
 )
 def test_public_hosts_are_taken_apart(url: str, parts: tuple):
-    found = target(url, Settings())
+    found = parse_target(url, Settings())
     assert (found.host, found.port, found.path, found.authority) == parts
     assert not found.trusted
 
 
 def test_more_ports_may_be_configured(monkeypatch):
     monkeypatch.setenv("EXPUNGE_WEBHOOK_PORTS", "443, 8443")
-    found = target("https://example.com:8443/", Settings())
+    found = parse_target("https://example.com:8443/", Settings())
     assert (found.port, found.authority) == (8443, "example.com:8443")
 
 
@@ -124,7 +124,7 @@ def test_the_operator_s_own_hosts_may_be_private_and_plain_but_no_others(monkeyp
         "https://hooks.internal./",
         "http://[::1]:8000/",
     ):
-        assert target(url, settings).trusted
+        assert parse_target(url, settings).trusted
     for url in (
         "http://10.0.0.8/",
         "http://a.hooks.internal/",
@@ -132,12 +132,12 @@ def test_the_operator_s_own_hosts_may_be_private_and_plain_but_no_others(monkeyp
         "http://hooks.internal.example.com/",
     ):
         with pytest.raises(Refused):
-            target(url, settings)
+            parse_target(url, settings)
     for url in ("http://user@hooks.internal/", "file://hooks.internal/", "http://hooks.internal/#x"):
         with pytest.raises(Refused):
-            target(url, settings)
+            parse_target(url, settings)
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "2a00:1450:4001::5"])
 def test_public_addresses_are_public(address: str):
-    assert public(ipaddress.ip_address(address))
+    assert is_public(ipaddress.ip_address(address))

@@ -27,6 +27,7 @@ from expunge.store.settings import Settings
 from expunge.store.statuses import JobStatus
 from expunge.worker import sweeper
 from tests.support.cluster import Fleet, until
+from tests.support.stored import keys_older_than
 
 # Where the JSON and the plots go
 REPORTS = Path(os.environ.get("EXPUNGE_REPORTS") or Path(__file__).parents[2] / "build")
@@ -282,7 +283,7 @@ def keys_of(blobs: Blobs) -> list[str]:
     too.
     """
     if blobs.folder is None:
-        return list(blobs.older_than(timedelta(seconds=-60)))
+        return list(keys_older_than(blobs, timedelta(seconds=-60)))
     found = (str(p.relative_to(blobs.folder)) for p in blobs.folder.rglob("*") if p.is_file())
     return [key for key in found if key != MARKER and not key.startswith(QUARANTINE)]
 

@@ -10,7 +10,7 @@ import pytest
 
 from expunge.store import webhook_deliveries
 from expunge.store.settings import Settings
-from expunge.store.webhook_targets import Refused, Target, target
+from expunge.store.webhook_targets import Refused, Target, parse_target
 from expunge.worker.safe_http import Deadline, make_ssl_context, resolve
 from expunge.worker.webhooks import send
 from tests.support.webhook_receiver import certificate, receiving
@@ -46,7 +46,7 @@ def names(monkeypatch) -> dict[str, list[list[str]]]:
 
 
 def looked_up(host: str) -> Target:
-    return target(f"https://{host}/", Settings())
+    return parse_target(f"https://{host}/", Settings())
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from expunge.worker.runner import Inputs
 from expunge.worker.stop import Cancelled, DeadlineExceeded
 from expunge.worker.task import explain
 from tests.support.events import events_of
+from tests.support.stored import keys_older_than
 
 LEASE = timedelta(seconds=60)
 
@@ -140,7 +141,7 @@ def test_replaced_checkpoints_leave_no_bytes_behind(settings, lease):
     checkpoints = JobCheckpoints(lease, blobs, keep=2)
     for step in range(5):
         checkpoints.save_files(step, {"state": bytes([step])})
-    assert len(list(blobs.older_than(timedelta(seconds=-5)))) == 2
+    assert len(list(keys_older_than(blobs, timedelta(seconds=-5)))) == 2
     assert checkpoints.load_files() == {"state": b"\x04"}
 
 
@@ -176,7 +177,7 @@ def test_all_checkpoints_damaged_means_starting_over(settings, lease, url, job):
     checkpoints = JobCheckpoints(lease, blobs, keep=2)
     for step in range(2):
         checkpoints.save_files(step, {"state": bytes(9)})
-    for key in blobs.older_than(timedelta(seconds=-5)):
+    for key in keys_older_than(blobs, timedelta(seconds=-5)):
         (blobs.folder / key).write_bytes(b"")
     assert checkpoints.load_files() is None
     assert event_types(url, job).count("note") == 2
@@ -188,16 +189,16 @@ def test_the_sweep_spares_what_rows_name_and_what_is_young(settings, lease, url,
     orphan = output_key(job.tenant_id, job.id, 1, 1)
     blobs.put(orphan, b"x")
     sweeper.turn(settings)
-    assert orphan in list(blobs.older_than(timedelta(seconds=-5)))
+    assert orphan in list(keys_older_than(blobs, timedelta(seconds=-5)))
     hasty = settings.model_copy(update={"sweep_after_seconds": -5})
     sweeper.turn(hasty)
-    left = list(blobs.older_than(timedelta(seconds=-5)))
+    left = list(keys_older_than(blobs, timedelta(seconds=-5)))
     assert len(left) == 1
     assert left != [orphan]
     with db.transaction(url) as session:
         attempts.fail(session, job.id, job.fence, code="c", message="m", retryable=False)
     sweeper.turn(hasty)
-    assert list(blobs.older_than(timedelta(seconds=-5))) == []
+    assert list(keys_older_than(blobs, timedelta(seconds=-5))) == []
 
 
 def test_a_long_queue_of_messages_is_not_made_longer(settings, url, tenant, monkeypatch):

@@ -183,7 +183,7 @@ def test_a_webhook_that_is_removed_meanwhile_does_not_keep_a_job_from_ending(
 
     with ThreadPoolExecutor() as pool:
         with db.transaction(url) as session:
-            webhooks.remove(session, tenant.id, row.id, actor)
+            webhooks.delete_webhook(session, tenant.id, row.id, actor)
             ending = pool.submit(end)  # waits for the removal, which is not yet committed
             until(waiting)
         job_id = ending.result()
@@ -250,10 +250,11 @@ def test_an_attempt_that_was_overtaken_writes_nothing(hook, end, url):
         [second] = webhook_deliveries.claim(session, limit=8, lease=LEASE)
     with db.transaction(url) as session:
         assert (
-            webhook_deliveries.settle(session, first, status=200, error=None, seconds=0, retries=()) is None
+            webhook_deliveries.record_attempt(session, first, status=200, error=None, seconds=0, retries=())
+            is None
         )
         assert (
-            webhook_deliveries.settle(session, second, status=200, error=None, seconds=0, retries=())
+            webhook_deliveries.record_attempt(session, second, status=200, error=None, seconds=0, retries=())
             == "delivered"
         )
     assert len(all_deliveries(url)[0].log) == 1
