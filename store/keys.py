@@ -6,6 +6,7 @@ A key's text is shown once. The database holds its HMAC, under a key derived fro
 import argparse
 import hashlib
 import hmac
+import itertools
 import secrets
 import string
 import sys
@@ -168,7 +169,7 @@ def get_live(session: Session, key_id: uuid.UUID) -> ApiKey | None:
 def live_identifiers(session: Session) -> frozenset[str]:
     """Hash, legacy digest and id of every live key, of all tenants."""
     rows = session.execute(select(ApiKey.hashed, ApiKey.digest, ApiKey.id).where(*LIVE))
-    return frozenset(str(mark) for row in rows for mark in row if mark is not None)
+    return frozenset(str(mark) for mark in itertools.chain(*rows) if mark is not None)
 
 
 def identifiers_of(key: str, secrets_: Sequence[str]) -> set[str]:

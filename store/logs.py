@@ -131,6 +131,7 @@ def configure(settings: Settings, service: str, stream: Callable[[], TextIO] = l
     def named(_: Any, __: str, event: Event) -> Event:
         return {"service": service, **tracing.trace_ids(), **event}
 
+    # What a line holds: first for every line, then how it is written
     before: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -142,12 +143,14 @@ def configure(settings: Settings, service: str, stream: Callable[[], TextIO] = l
         Redact(settings),
         structlog.processors.JSONRenderer(ensure_ascii=False),
     ]
+    # Our own lines
     structlog.configure(
         processors=[*before, *after],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=lambda *_: structlog.WriteLogger(stream()),
         cache_logger_on_first_use=False,
     )
+    # Lines of libraries, in the same form
     handler = Handler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -157,6 +160,7 @@ def configure(settings: Settings, service: str, stream: Callable[[], TextIO] = l
     )
     root = logging.getLogger()
     root.handlers = [each for each in root.handlers if not isinstance(each, Handler)] + [handler]
+    # uvicorn logs through the root, and no requests
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers = []
     access = logging.getLogger("uvicorn.access")

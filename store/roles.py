@@ -52,6 +52,7 @@ def grant(owner_url: str, service_url: str) -> None:
         )
     with psycopg.connect(psycopg_url(owner_url)) as connection:
         connection.execute("select pg_advisory_xact_lock(hashtextextended('expunge:migrate', 0))")
+        # The role, which may do no more than we grant it
         create_role(connection, role, password)
         found = connection.execute(EXCESS_RIGHTS, [role]).fetchone()
         if found is None:
@@ -63,6 +64,7 @@ def grant(owner_url: str, service_url: str) -> None:
             raise RoleError(
                 f"the role '{role}' of EXPUNGE_DATABASE_URL {found[0]}: name another one there; it is created"
             )
+        # Rights to the schema and its sequences, then to each table
         for statement in list_grants(connection):
             connection.execute(
                 sql.SQL(statement).format(

@@ -177,6 +177,7 @@ def delete_tenant(settings: Settings, name: str, *, wait: float = 60) -> None:
 
 def main() -> None:
     """Show a tenant's quotas, after setting those that are given; or delete a tenant."""
+    # delete TENANT
     if sys.argv[1:2] == ["delete"]:
         parser = argparse.ArgumentParser(
             prog="python -m expunge.store.tenants delete",
@@ -188,6 +189,8 @@ def main() -> None:
         except (LookupError, TimeoutError, ForeignStore) as error:
             parser.error(str(error.args[0]))
         return
+
+    # TENANT [--quota N …]
     parser = argparse.ArgumentParser(
         description="Show a tenant's quotas as JSON, after setting those that are given."
     )

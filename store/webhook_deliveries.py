@@ -144,6 +144,8 @@ def claim(session: Session, *, limit: int, lease: timedelta) -> list[DueDelivery
     Never more at once than AT_ONCE to one webhook and OF_TENANT of one tenant, those under way included.
     """
     now = func.now()
+
+    # Each due delivery's place among those of its webhook, after those in flight
     due = and_(
         Delivery.status == "pending",
         Delivery.next_attempt_at <= now,
@@ -165,6 +167,8 @@ def claim(session: Session, *, limit: int, lease: timedelta) -> list[DueDelivery
         .where(due, Webhook.enabled)
         .subquery()
     )
+
+    # Each one's turn among those of its tenant, after those in flight
     turn = func.row_number().over(
         partition_by=waiting.c.tenant_id, order_by=(waiting.c.place, waiting.c.next_attempt_at)
     )
@@ -174,11 +178,15 @@ def claim(session: Session, *, limit: int, lease: timedelta) -> list[DueDelivery
         .where(waiting.c.place <= AT_ONCE)
         .subquery()
     )
+
+    # The oldest whose place and turn are within the limits; locked, unless another loop has them
     first = select(fair.c.id).where(fair.c.turn <= OF_TENANT)
     chosen = (
         select(Delivery.id).where(Delivery.id.in_(first), due).order_by(Delivery.next_attempt_at).limit(limit)
     )
     ids = session.scalars(chosen.with_for_update(skip_locked=True)).all()
+
+    # Lease them, and read what an attempt needs
     values = {"attempt": Delivery.attempt + 1, "fence": Delivery.fence + 1, "leased_until": now + lease}
     session.execute(
         update(Delivery).where(Delivery.id.in_(ids)).values(**values),

@@ -45,6 +45,7 @@ def parse_target(url: str, settings: Settings) -> Target:
 
     Raises: Refused.
     """
+    # What any URL must be
     if not PRINTABLE.fullmatch(url) or "\\" in url:
         raise Refused(
             "holds a space, a backslash or a character outside ASCII: encode it (a host as punycode, a path"
@@ -62,12 +63,16 @@ def parse_target(url: str, settings: Settings) -> Target:
         raise Refused("holds a user name or password: recognise our requests by their signature instead")
     if "#" in url:
         raise Refused("holds a fragment, which is never sent: leave out what follows '#'")
+
+    # A host that the operator allows may be any, over http too
     trusted = host in {name.lower().removesuffix(".").strip("[]") for name in settings.webhook_allowed_hosts}
     address = parse_address(host)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     found = Target(parts.scheme, host, DEFAULT_PORTS[parts.scheme] if port is None else port, path, trusted)
     if trusted:
         return found
+
+    # Any other must be public, over https
     if parts.scheme != "https":
         raise Refused("is not https: write https://host/path")
     if found.port not in settings.webhook_ports:
