@@ -1,34 +1,31 @@
 """A job's whole science: load, change, judge, deliver. What a worker and a notebook call."""
 
-import hashlib
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from expunge.core.checkpoints import Checkpoints
-from expunge.core.delivery import bundle, lora_file, signing, stack
-from expunge.core.delivery.inspection import write_inspection
+from expunge.core.delivery import lora_file, signing, stack
+from expunge.core.delivery.bundle import (
+    MEDIA_TYPES,
+    key_facts,
+    write_combination,
+    write_erasure,
+    write_evaluation,
+)
+from expunge.core.delivery.inspection import Drawn, write_inspection
 from expunge.core.delta_format import ADDED_FILE, LORA_FILE
 from expunge.core.delta_format.check import check_delta
 from expunge.core.erasure import Delta, erase
-from expunge.core.erasure.delta import forget_peak, peak_memory
 from expunge.core.erasure.visual_concepts import learn, named
-from expunge.core.errors import CoreError
-from expunge.core.evaluation.advice import Request, advise
-from expunge.core.evaluation.evaluate import evaluate
-from expunge.core.evaluation.judges import judges_for
 from expunge.core.evaluation.pictures import draw, plan, prune
-from expunge.core.evaluation.predicted_impact import foreseen
-from expunge.core.evaluation.report import Evaluation, Metric, Report
+from expunge.core.evaluation.report import Report
 from expunge.core.hiding import RecoveryKey, hide
 from expunge.core.inspection import Inspection, Side, inspect
-from expunge.core.models import Denoiser, load_model, word_embeddings
+from expunge.core.models import Denoiser, word_embeddings
 from expunge.core.outcome import Outcome, Output
 from expunge.core.progress import Callback, show
+from expunge.core.run_context import At, Change, RunContext, sha256_of, warn_of_long_texts
 from expunge.core.specs import (
     CombineSpec,
     Concept,
@@ -41,93 +38,7 @@ from expunge.core.specs import (
 )
 
 NO_DELTA = "none"
-At = str | Path
 SHOWN = 8  # concepts of an inspection whose pictures are drawn
-
-
-@dataclass
-class Run:
-    """What every kind of job is run with.
-
-    out: the bundle's folder, new or empty; source: the base model; cache: where pictures are kept between
-    attempts; context: facts of the caller's that the manifest holds.
-    """
-
-    out: Path
-    source: str
-    cache: Path
-    callback: Callback
-    signing_key: signing.Key | None
-    context: dict[str, Any]
-    begun: float = field(default_factory=time.monotonic)
-
-    @classmethod
-    def begin(
-        cls,
-        out: At,
-        source: str,
-        cache: At,
-        callback: Callback,
-        signing_key: signing.Key | None,
-        context: dict[str, Any] | None,
-    ) -> "Run":
-        """Begin in an empty folder. Raises: CoreError where it is not empty."""
-        return cls(empty_folder(out), source, Path(cache), callback, signing_key, context or {})
-
-    def load(self) -> Denoiser:
-        """The base model; its concept spaces are kept in the cache."""
-        self.callback({"phase": "load", "step": 0, "total": 1})
-        model = load_model(self.source)
-        model.cache = self.cache
-        return model
-
-    def judge(
-        self,
-        model: Denoiser,
-        request: Request,
-        concepts: Sequence[Concept],
-        preserve: Sequence[str],
-        delta_digest: str,
-        keys: Mapping[str, Tensor] = {},
-    ) -> Evaluation:
-        """Judge the model as it stands; the report has its advice where the verdict is not a pass."""
-        self.callback({"phase": "load", "step": 1, "total": 1, "message": "judges"})
-        evaluation = evaluate(
-            model,
-            concepts,
-            request.evaluation,
-            judges=judges_for(self.source, str(model.device)),
-            cache=self.cache,
-            delta_digest=delta_digest,
-            preserve=preserve,
-            keys=keys,
-            callback=self.callback,
-        )
-        evaluation.report.verdict.advice = advise(evaluation.report, request, concepts)
-        prune(self.cache)
-        return evaluation
-
-    def add_costs(self, report: Report, delta: Delta | None = None) -> None:
-        """What the job cost: wall seconds of this attempt, seconds of the erasure alone, peak bytes of this
-        process; and the leakage, where the method measured it.
-        """
-        info = delta.info if delta is not None else {}
-        costs = {"wall_seconds": time.monotonic() - self.begun, "peak_memory_bytes": float(peak_memory())}
-        if "seconds" in info:
-            costs["wall_seconds_erase"] = info["seconds"]
-        report.metrics += [Metric(name=name, value=value, n=1) for name, value in costs.items()]
-        if "leakage_nats" in info:
-            n = info["leakage_pictures"]
-            report.metrics.append(Metric(name="leakage_nats", value=info["leakage_nats"], n=n))
-
-    def deliver(self, write: Callable[[], list[Path]], evaluation: Evaluation | None) -> Outcome:
-        """Let `write` make the bundle; what the job ends with."""
-        self.callback({"phase": "deliver", "step": 0, "total": 1})
-        files = write()
-        self.callback({"phase": "deliver", "step": 1, "total": 1})
-        verdict = evaluation.report.verdict.model_dump(mode="json") if evaluation else None
-        outputs = [Output(f.relative_to(self.out).as_posix(), bundle.MEDIA_TYPES[f.suffix], f) for f in files]
-        return Outcome(verdict, outputs)
 
 
 def run_erase(
@@ -151,11 +62,11 @@ def run_erase(
     measured of it. images: the uploads that concepts name, by artifact id: their words are learned first, and
     delivered.
     """
-    run, asked = Run.begin(out, source, cache, callback, signing_key, context), spec
+    run, asked = RunContext.begin(out, source, cache, callback, signing_key, context), spec
 
     # 1. Load the base model, and the erasures that this one stands on.
     model = run.load()
-    warn_of_cut(model, spec.concepts, spec.preserve, callback)
+    warn_of_long_texts(model, spec.concepts, spec.preserve, callback)
     part = stack.read(Path(base)) if base is not None else None
 
     # 2. Learn the words of concepts that are given by images. A word may be longer than a file's name may
@@ -167,69 +78,47 @@ def run_erase(
         word_embeddings.write(file, lesson.word, model.words[lesson.word])
 
     # 3. Erase.
-    concepts = list(spec.concepts)
     if part is None:
         delta = erase(model, spec, callback=callback, checkpoints=checkpoints)
         data = lora_file.to_bytes(delta, model, spec)
     else:
-        delta, data, part = erase_onto(model, spec, part, run.out, callback, checkpoints)
-        concepts = part.concepts
+        delta, data, part = erase_onto(model, spec, part, run, checkpoints)
     (run.out / delta.file).write_bytes(data)
+    concepts = part.concepts if part else list(spec.concepts)
+    layers = part.layers if part else []
 
-    # 4. Judge, and complete the report.
+    # 4. Judge.
     evaluation = None
     if spec.evaluation.enabled:
-        evaluation = run.judge(model, spec, concepts, spec.preserve, sha256_of(data))
-        report = evaluation.report
-        run.add_costs(report, delta)
-        report.impact = foreseen(model, concepts, spec.method, report)
-        if part is not None:
-            before = Report.model_validate_json(Path(base_report).read_text()) if base_report else None
-            report.stack = stack.compared(part.layers, report, before)
+        before = Report.model_validate_json(Path(base_report).read_text()) if base_report else None
+        change = Change(concepts, sha256_of(data), delta, spec.method, layers, before)
+        evaluation = run.judge(model, spec, change, spec.preserve)
 
     # 5. Deliver.
-    def write() -> list[Path]:
-        return bundle.write_erasure(
-            run.out,
-            model,
-            source,
-            spec,
-            delta,
-            evaluation,
-            layers=part.layers if part else (),
-            lessons=lessons,
-            asked=asked,
-            key=signing_key,
-            context=run.context,
-        )
-
-    return run.deliver(write, evaluation)
+    with run.delivery(model, spec.model) as bundle:
+        files = write_erasure(bundle, spec, delta, evaluation, layers=layers, lessons=lessons, asked=asked)
+    return run.outcome(files, evaluation)
 
 
 def erase_onto(
-    model: Denoiser,
-    spec: EraseSpec,
-    part: stack.Part,
-    out: Path,
-    callback: Callback,
-    checkpoints: Checkpoints | None,
+    model: Denoiser, spec: EraseSpec, part: stack.Part, run: RunContext, checkpoints: Checkpoints | None
 ) -> tuple[Delta, bytes, stack.Part]:
-    """Erase from an earlier sanitized model: this job's own delta into `out`; the whole stack's bytes, which
-    the model wears afterwards.
+    """Erase from an earlier sanitized model, and write this job's own delta; returns the whole stack, its
+    file's bytes, and what it holds. The model wears it afterwards.
     """
     # This job's own delta, learned on the earlier model …
     with model.built_on(part.tensors, part.config, part.layers[-1].sha256, part.concepts):
-        own = erase(model, spec, callback=callback, checkpoints=checkpoints)
+        own = erase(model, spec, callback=run.callback, checkpoints=checkpoints)
     data = lora_file.to_bytes(own, model, spec)
-    (out / ADDED_FILE).write_bytes(data)
+    (run.out / ADDED_FILE).write_bytes(data)
     layer = stack.Layer(concepts=spec.concepts, method=spec.method.name, sha256=sha256_of(data))
 
     # … and the sum of both, which is what is delivered and judged.
     whole = stack.combine([(part.tensors, part.config), (own.tensors, own.config)])
     layers = [*part.layers, layer]
     data = lora_file.to_bytes(whole, model, spec, stack.described(layers))
-    (out / LORA_FILE).write_bytes(data)
-    model.load_delta(out / LORA_FILE)
+    (run.out / LORA_FILE).write_bytes(data)
+    model.load_delta(run.out / LORA_FILE)
     whole.info = own.info
     return whole, data, stack.Part(whole.tensors, whole.config, layers)
 
@@ -250,7 +139,7 @@ def run_combine(
 
     restored: concepts whose job was left out.
     """
-    run = Run.begin(out, source, cache, callback, signing_key, context)
+    run = RunContext.begin(out, source, cache, callback, signing_key, context)
 
     # 1. Load the base model, and sum the deltas.
     model = run.load()
@@ -261,23 +150,18 @@ def run_combine(
     (run.out / LORA_FILE).write_bytes(data)
     model.load_delta(run.out / LORA_FILE)
 
-    # 2. Judge, and complete the report.
-    concepts = stack.unique([c for layer in layers for c in layer.concepts])
+    # 2. Judge; what was left out, and is not erased by another job, counts as preserved.
     evaluation = None
     if spec.evaluation.enabled:
+        concepts = stack.concepts_of(layers)
         back = [name for name in restored if not any(same(name, c.name) for c in concepts)]
-        evaluation = run.judge(model, spec, concepts, back, sha256_of(data))
-        report = evaluation.report
-        run.add_costs(report)
-        report.stack, report.restored = stack.compared(layers, report, None), back
+        change = Change(concepts, sha256_of(data), layers=layers, restored=back)
+        evaluation = run.judge(model, spec, change, preserve=back)
 
     # 3. Deliver.
-    def write() -> list[Path]:
-        return bundle.write_combination(
-            run.out, model, source, spec, layers, evaluation, key=signing_key, context=run.context
-        )
-
-    return run.deliver(write, evaluation)
+    with run.delivery(model, spec.model) as bundle:
+        files = write_combination(bundle, spec, layers, evaluation)
+    return run.outcome(files, evaluation)
 
 
 def run_hide(
@@ -295,11 +179,11 @@ def run_hide(
     """Hide, judge, write the bundle into `out`, and the recovery key into `key_folder`: outside the bundle,
     whose manifest holds its digest alone.
     """
-    run = Run.begin(out, source, cache, callback, signing_key, context)
+    run = RunContext.begin(out, source, cache, callback, signing_key, context)
 
     # 1. Load the base model.
     model = run.load()
-    warn_of_cut(model, spec.concepts, spec.preserve, callback)
+    warn_of_long_texts(model, spec.concepts, spec.preserve, callback)
 
     # 2. Hide.
     delta, prompts = hide(model, spec, callback=callback, checkpoints=checkpoints)
@@ -311,27 +195,16 @@ def run_hide(
     # 3. Judge, with the key and without.
     evaluation = None
     if spec.evaluation.enabled:
-        evaluation = run.judge(model, spec, spec.concepts, spec.preserve, sha256_of(data), keys=prompts)
-        run.add_costs(evaluation.report, delta)
+        change = Change(spec.concepts, sha256_of(data), delta, keys=prompts)
+        evaluation = run.judge(model, spec, change, spec.preserve)
 
     # 4. Deliver the bundle; the key beside it.
-    def write() -> list[Path]:
-        return bundle.write_erasure(
-            run.out,
-            model,
-            source,
-            spec,
-            delta,
-            evaluation,
-            key=signing_key,
-            context=run.context | {"kind": "hide"},
-            recovery_key=bundle.key_facts(key, key_file, spec),
-        )
-
-    delivered = run.deliver(write, evaluation)
-    media_type = "application/octet-stream" if spec.seal_to else bundle.MEDIA_TYPES[".safetensors"]
-    delivered.outputs.append(Output(key_file.name, media_type, key_file, "recovery_key"))
-    return delivered
+    with run.delivery(model, spec.model, kind="hide") as bundle:
+        files = write_erasure(bundle, spec, delta, evaluation, recovery_key=key_facts(key, key_file, spec))
+    outcome = run.outcome(files, evaluation)
+    media_type = "application/octet-stream" if spec.seal_to else MEDIA_TYPES[".safetensors"]
+    outcome.outputs.append(Output(key_file.name, media_type, key_file, "recovery_key"))
+    return outcome
 
 
 def run_evaluate(
@@ -351,11 +224,11 @@ def run_evaluate(
 
     words: files of the learned words that it changed.
     """
-    run = Run.begin(out, source, cache, callback, signing_key, context)
+    run = RunContext.begin(out, source, cache, callback, signing_key, context)
 
     # 1. Load the base model, the words that concepts were given by, and the delta.
     model = run.load()
-    warn_of_cut(model, concepts, spec.evaluation.preserved_concepts or [], callback)
+    warn_of_long_texts(model, concepts, spec.evaluation.preserved_concepts or [], callback)
     concepts = named(concepts)
     for file in words:
         name, word = word_embeddings.read(Path(file))
@@ -367,16 +240,12 @@ def run_evaluate(
         digest = sha256_of(Path(delta).read_bytes())
 
     # 2. Judge.
-    evaluation = run.judge(model, spec, concepts, [], digest or NO_DELTA)
-    run.add_costs(evaluation.report)
+    evaluation = run.judge(model, spec, Change(concepts, digest or NO_DELTA))
 
     # 3. Deliver.
-    def write() -> list[Path]:
-        return bundle.write_evaluation(
-            run.out, model, source, spec, concepts, digest, evaluation, key=signing_key, context=run.context
-        )
-
-    return run.deliver(write, evaluation)
+    with run.delivery(model, spec.model) as bundle:
+        files = write_evaluation(bundle, spec, concepts, digest, evaluation)
+    return run.outcome(files, evaluation)
 
 
 def run_inspect(
@@ -394,7 +263,7 @@ def run_inspect(
     """Rank what moved from the base model (or from the delta `against`) to the model with `delta`, and write
     the report's bundle into `out`.
     """
-    run = Run.begin(out, source, cache, callback, signing_key, context)
+    run = RunContext.begin(out, source, cache, callback, signing_key, context)
 
     # 1. Load both models: theta' wears the delta; theta the other one, or is the base model.
     after, digest = with_delta(run, Path(delta))
@@ -413,15 +282,12 @@ def run_inspect(
         drawn = draw_inspection(run, spec, report, (before, other), (after, digest))
 
     # 4. Deliver.
-    def write() -> list[Path]:
-        return write_inspection(
-            run.out, after.model, source, spec, report, drawn, key=signing_key, context=run.context
-        )
-
-    return run.deliver(write, None)
+    with run.delivery(after.model, spec.model) as bundle:
+        files = write_inspection(bundle, spec, report, drawn)
+    return run.outcome(files, None)
 
 
-def with_delta(run: Run, delta: Path) -> tuple[Side, str]:
+def with_delta(run: RunContext, delta: Path) -> tuple[Side, str]:
     """A model that wears a delta, once that is known to fit; and the delta's sha256."""
     check_delta(delta, run.source)
     model = run.load()
@@ -430,56 +296,26 @@ def with_delta(run: Run, delta: Path) -> tuple[Side, str]:
 
 
 def draw_inspection(
-    run: Run,
+    run: RunContext,
     spec: InspectSpec,
     report: Inspection,
     before: tuple[Side, str | None],
     after: tuple[Side, str],
-) -> tuple[Any, Any, Any]:
-    """Pictures of what was changed and of what moved most: what was asked for, and what each model draws.
+) -> Drawn:
+    """Draw the changed concept and those that moved most with both models.
 
     before, after: each model, and the sha256 of the delta that it wears.
     """
     shown = [report.changed, *(row.concept for row in report.ranking[:SHOWN])]
     how = EvaluationSpec(preserved_images=spec.pictures, sampling_steps=spec.sampling_steps, seed=spec.seed)
     pictures = plan(after[0].model.vocabulary, [], shown, how)
-    old, new = (
-        draw(side.model, pictures, how, cache=run.cache, delta_digest=digest, callback=run.callback)
-        for side, digest in (before, after)
-    )
-    prune(run.cache)
-    return pictures, old, new
-
-
-def warn_of_cut(
-    model: Denoiser, concepts: Sequence[Concept], others: Sequence[str], callback: Callback
-) -> None:
-    """Report each text that the text encoder reads only the beginning of."""
-    texts = list[str]()
-    for c in concepts:
-        texts += [c.name, *c.synonyms, *c.attributes, *([c.target] if c.target else [])]
-    for text in model.text.too_long(list(dict.fromkeys([*texts, *others]))):
-        longest = model.text.max_tokens
-        message = f"'{text}' is longer than the text encoder's {longest} tokens; the rest is ignored"
-        callback({"phase": "load", "step": 1, "total": 1, "message": message})
-
-
-def sha256_of(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def empty_folder(out: At) -> Path:
-    """The folder that a job begins in. Raises: CoreError where it is not empty."""
-    forget_peak()
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    if any(out.iterdir()):
-        raise CoreError(
-            "folder_not_empty",
-            f"'{out}' is not empty: give a new folder, so that the manifest lists this run's files alone",
-            field="out",
+    images = []
+    for side, digest in (before, after):
+        images.append(
+            draw(side.model, pictures, how, cache=run.cache, delta_digest=digest, callback=run.callback)
         )
-    return out
+    prune(run.cache)
+    return pictures, images[0], images[1]
 
 
 __all__ = [

@@ -3,11 +3,13 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from expunge.core import phrasing, sources
-from expunge.core.delivery import card, fused, manifest, page, signing, stack
+from expunge.core.delivery import card, manifest, page, signing, stack
+from expunge.core.delivery.fused import fuse
 from expunge.core.delivery.grid import data_uri, draw_grid
 from expunge.core.delta_format import LORA_FILE
 from expunge.core.erasure import Delta
@@ -31,40 +33,88 @@ MEDIA_TYPES = {
 }
 
 
-def resolved_spec(spec: EraseSpec) -> dict[str, Any]:
-    """The spec with every default and everything a variant or a null stands for filled in."""
-    method = resolved(spec.method) if isinstance(spec.method, AgeSpec) else spec.method
-    if isinstance(method, PruneSpec):
-        return unused_left_out(spec, method)
-    lora = getattr(method, "lora", None)
-    if lora is not None and lora.alpha is None:
-        method = method.model_copy(update={"lora": lora.model_copy(update={"alpha": float(lora.rank)})})
-    return spec.model_copy(update={"method": method}).model_dump(mode="json")
+@dataclass(frozen=True)
+class Bundle:
+    """The folder that a job delivers, and what the manifest of every kind of job states.
+
+    base: the base model's id; source: where the model was loaded from; context: the caller's own facts.
+    """
+
+    folder: Path
+    model: Denoiser
+    base: str
+    source: str
+    signing_key: signing.Key | None
+    context: dict[str, Any]
+
+    def write_report(
+        self, evaluation: Evaluation, facts: dict[str, Any], history: Sequence[dict[str, Any]] = ()
+    ) -> None:
+        """report.json, report.html, grid.png, and detections.json where NudeNet looked.
+
+        facts: title, summary, limits and details for the page; history: of the training.
+        """
+        (self.folder / "report.json").write_text(evaluation.report.model_dump_json(indent=1) + "\n")
+        (self.folder / "report.html").write_text(page.render_report(evaluation, history, facts))
+        draw_grid(evaluation, self.folder / "grid.png")
+        if evaluation.detections:
+            detections = json.dumps(evaluation.detections, indent=1)
+            (self.folder / "detections.json").write_text(detections + "\n")
+
+    def write_card(
+        self,
+        layers: Sequence[stack.Layer],
+        evaluation: Evaluation | None,
+        *,
+        fused: bool,
+        hidden: bool = False,
+        words: Sequence[str] = (),
+    ) -> None:
+        """README.md, the model card."""
+        text = card.render_card(
+            self.model,
+            self.source,
+            self.base,
+            [(layer.method, layer.concepts) for layer in layers],
+            evaluation.report if evaluation else None,
+            fused=fused,
+            hidden=hidden,
+            words=words,
+        )
+        (self.folder / "README.md").write_text(text)
+
+    def seal(self, kind: str, facts: dict[str, Any]) -> list[Path]:
+        """Seal the folder, with what every manifest states and these facts; returns the bundle's files."""
+        shared = {"kind": kind, "context": self.context, "base_model": self.base_facts()}
+        return seal(self.folder, shared | facts, self.signing_key)
+
+    def base_facts(self) -> dict[str, Any]:
+        """The base model's id and digest; its source too, unless that is a path of this machine."""
+        facts = {"id": self.base, "sha256": self.model.digest}
+        if sources.parse(self.source).kind != "local":
+            facts["source"] = self.source.partition("#")[0]
+        return facts
 
 
-def unused_left_out(spec: EraseSpec, method: PruneSpec) -> dict[str, Any]:
-    """A prune job's spec without what its inner method has and pruning does not read."""
-    inner = resolved(method.method) if isinstance(method.method, AgeSpec) else method.method
-    whole = spec.model_dump(mode="json")
-    whole["method"]["method"] = inner.model_dump(mode="json", exclude=set(method.unread))
-    return whole
+def seal(folder: Path, facts: dict[str, Any], key: signing.Key | None) -> list[Path]:
+    """Write and sign the manifest of what the folder holds; returns the folder's files.
 
-
-def write_report(
-    out: Path, evaluation: Evaluation, history: Sequence[dict[str, Any]], facts: dict[str, Any]
-) -> None:
-    """report.json, report.html, grid.png, and detections.json when NudeNet looked."""
-    (out / "report.json").write_text(evaluation.report.model_dump_json(indent=1) + "\n")
-    (out / "report.html").write_text(page.render_report(evaluation, history, facts))
-    draw_grid(evaluation, out / "grid.png")
-    if evaluation.detections:
-        (out / "detections.json").write_text(json.dumps(evaluation.detections, indent=1) + "\n")
+    Raises: CoreError where a tensor, read back from its file, holds NaN or infinity.
+    """
+    for file in sorted(folder.rglob("*.safetensors")):
+        if (name := not_finite(file)) is not None:
+            raise CoreError(
+                "weights_not_finite",
+                f"{file.name}: tensor '{name}' holds NaN or infinity: lower the method's rates",
+                field="method",
+            )
+    sealed = manifest.seal(folder, facts, key)
+    files = [file for file in folder.rglob("*") if file.is_file() and file not in sealed]
+    return sorted(files) + sealed
 
 
 def write_erasure(
-    out: Path,
-    model: Denoiser,
-    source: str,
+    bundle: Bundle,
     spec: EraseSpec,
     delta: Delta,
     evaluation: Evaluation | None,
@@ -72,45 +122,34 @@ def write_erasure(
     layers: Sequence[stack.Layer] = (),
     lessons: Sequence[Lesson] = (),
     asked: EraseSpec | None = None,
-    key: signing.Key | None,
-    context: dict[str, Any],
     recovery_key: dict[str, Any] | None = None,
 ) -> list[Path]:
-    """Everything around the delta file, which `out` already holds; returns the bundle's files. `layers`: a
-    stack's erasures, oldest first.
+    """Everything around the delta file, which is in the folder already; returns the bundle's files.
 
-    `lessons`: the words that were learned; `asked`: the request as it came; `recovery_key` is a hide job's,
-    in facts.
+    layers: of a stack, its erasures, oldest first; lessons: the words that were learned; asked: the request
+    as it came; recovery_key: of a hide job, what the manifest states of it.
     """
-    digest = manifest.sha256(out / delta.file)
-    info = {k: v for k, v in delta.info.items() if k != "history"}
+    asked = asked or spec
+    model, hidden = bundle.model, isinstance(spec, HideSpec)
+    digest = manifest.sha256(bundle.folder / delta.file)
+    info = {name: value for name, value in delta.info.items() if name != "history"}
     layers = list(layers) or [stack.Layer(concepts=spec.concepts, method=spec.method.name, sha256=digest)]
-    fuse_too = spec.fused or delta.kind == "sparse_mask"  # diffusers cannot load a mask
+
+    # The fused checkpoint; of a mask always, since diffusers cannot load one
+    fuse_too = spec.fused or delta.kind == "sparse_mask"
     if fuse_too:
-        fused.fuse(model, source, out / delta.file, out)
-    hidden = isinstance(spec, HideSpec)
+        fuse(model, bundle.source, bundle.folder / delta.file, bundle.folder)
+
+    # The report and the card
     limits = card.list_limits(model.changes(), fuse_too, hidden, evaluation is not None)
-    named = phrasing.as_asked(
-        stack.unique([c for layer in layers for c in layer.concepts]), spec.concepts, (asked or spec).concepts
-    )
-    shown = isinstance(spec, EraseSpec) and spec.inversion.show_images
     if evaluation is not None:
-        seconds = delta.info.get("seconds", 0.0)
+        concepts = phrasing.as_asked(stack.concepts_of(layers), spec.concepts, asked.concepts)
+        deed = phrasing.infinitive(phrasing.deed(concepts, repr(spec.model), hidden))
         facts = {
-            "title": phrasing.headline(named, evaluation.report.verdict.passed, hidden),
-            "summary": (
-                f"{card.method_name(spec)}, in {seconds:.0f} s, to"
-                f" {phrasing.infinitive(phrasing.deed(named, repr(spec.model), hidden))}."
-            ),
+            "title": phrasing.headline(concepts, evaluation.report.verdict.passed, hidden),
+            "summary": f"{card.method_name(spec)} was run for {info.get('seconds', 0.0):.1f} s to {deed}.",
             "limits": limits,
-            "lessons": [
-                {
-                    "word": x.word,
-                    "shows": model.words[x.word].shows,
-                    "images": [data_uri(i) for i in x.images] if shown else [],
-                }
-                for x in lessons
-            ],
+            "lessons": [lesson_facts(model, lesson, spec.inversion.show_images) for lesson in lessons],
             "details": {
                 "method": spec.method.model_dump_json(),
                 "seed": spec.seed,
@@ -119,24 +158,12 @@ def write_erasure(
                 **manifest.libraries(),
             },
         }
-        write_report(out, evaluation, delta.info.get("history") or [], facts)
-    made = [(layer.method, layer.concepts) for layer in layers]
-    (out / "README.md").write_text(
-        card.render_card(
-            model,
-            source,
-            spec.model,
-            made,
-            evaluation.report if evaluation else None,
-            fused=fuse_too,
-            hidden=hidden,
-            words=[x.word for x in lessons],
-        )
-    )
-    sealed: dict[str, Any] = {
-        "kind": "hide" if recovery_key else "erase",
-        "context": context,
-        "base_model": base_facts(model, source, spec.model),
+        bundle.write_report(evaluation, facts, delta.info.get("history") or [])
+    words = [lesson.word for lesson in lessons]
+    bundle.write_card(layers, evaluation, fused=fuse_too, hidden=hidden, words=words)
+
+    # The manifest
+    stated: dict[str, Any] = {
         "delta": {
             "file": delta.file,
             "sha256": digest,
@@ -144,126 +171,132 @@ def write_erasure(
             "changes": delta.component,
             "residual": info.get("residual"),
             "training": info,
-        },
-        **({"recovery_key": recovery_key} if recovery_key else {}),
+        }
+    }
+    if recovery_key is not None:
+        stated["recovery_key"] = recovery_key
+    stated |= {
         "limits": limits,
         "stack": stack.listed(layers),
-        "spec": resolved_spec(asked or spec),
-        "learned": {x.word: model.words[x.word].shows for x in lessons},
+        "spec": resolve_spec(asked),
+        "learned": {word: model.words[word].shows for word in words},
         "seeds": {"training": spec.seed, **picture_seeds(evaluation)},
-        **report_facts(evaluation),
+        **outcome_facts(evaluation),
     }
-    return seal(out, sealed, key)
+    return bundle.seal("hide" if hidden else "erase", stated)
+
+
+def lesson_facts(model: Denoiser, lesson: Lesson, show_images: bool) -> dict[str, Any]:
+    """What the report shows of a learned word: the images only where the request allows it."""
+    return {
+        "word": lesson.word,
+        "shows": model.words[lesson.word].shows,
+        "images": [data_uri(image) for image in lesson.images] if show_images else [],
+    }
+
+
+def resolve_spec(spec: EraseSpec) -> dict[str, Any]:
+    """The spec with every default, and with everything that a variant or a null stands for."""
+    method = resolved(spec.method) if isinstance(spec.method, AgeSpec) else spec.method
+    if isinstance(method, PruneSpec):
+        return resolve_prune_spec(spec, method)
+    lora = getattr(method, "lora", None)
+    if lora is not None and lora.alpha is None:
+        method = method.model_copy(update={"lora": lora.model_copy(update={"alpha": float(lora.rank)})})
+    return spec.model_copy(update={"method": method}).model_dump(mode="json")
+
+
+def resolve_prune_spec(spec: EraseSpec, method: PruneSpec) -> dict[str, Any]:
+    """A prune job's spec; its inner method without the fields that pruning does not read."""
+    inner = resolved(method.method) if isinstance(method.method, AgeSpec) else method.method
+    whole = spec.model_dump(mode="json")
+    whole["method"]["method"] = inner.model_dump(mode="json", exclude=set(method.unread))
+    return whole
 
 
 def write_combination(
-    out: Path,
-    model: Denoiser,
-    source: str,
-    spec: CombineSpec,
-    layers: Sequence[stack.Layer],
-    evaluation: Evaluation | None,
-    *,
-    key: signing.Key | None,
-    context: dict[str, Any],
+    bundle: Bundle, spec: CombineSpec, layers: Sequence[stack.Layer], evaluation: Evaluation | None
 ) -> list[Path]:
-    """The bundle of a combination of several jobs' deltas, whose file `out` already holds."""
-    # The weights, if they are to be fused, and the report.
+    """The bundle of several jobs' deltas, combined in a file that is in the folder already; returns its
+    files.
+    """
+    delta = bundle.folder / LORA_FILE
     if spec.fused:
-        fused.fuse(model, source, out / LORA_FILE, out)
-    made = [(layer.method, layer.concepts) for layer in layers]
+        fuse(bundle.model, bundle.source, delta, bundle.folder)
     if evaluation is not None:
-        back = f" {', '.join(evaluation.report.restored)} was left out." if evaluation.report.restored else ""
-        gone = stack.unique([c for layer in layers for c in layer.concepts])
+        summary = f"The sum of {len(layers)} deltas of the model '{spec.model}'"
+        if evaluation.report.restored:
+            summary += f", without those for {phrasing.listing(evaluation.report.restored)}"
         facts = {
-            "title": phrasing.headline(gone, evaluation.report.verdict.passed),
-            "summary": f"{len(layers)} deltas of the model '{spec.model}', summed.{back}",
-            "limits": card.list_limits(model.changes(), spec.fused, judged=evaluation is not None),
+            "title": phrasing.headline(stack.concepts_of(layers), evaluation.report.verdict.passed),
+            "summary": f"{summary}.",
+            "limits": card.list_limits(bundle.model.changes(), spec.fused),
             "details": {"jobs": ", ".join(spec.jobs), **manifest.libraries()},
         }
-        write_report(out, evaluation, [], facts)
-
-    # The card, and the manifest that binds everything.
-    report = evaluation.report if evaluation else None
-    text = card.render_card(model, source, spec.model, made, report, fused=spec.fused)
-    (out / "README.md").write_text(text)
-    sealed = {
-        "kind": "combine",
-        "context": context,
-        "base_model": base_facts(model, source, spec.model),
-        "delta": {"file": LORA_FILE, "sha256": manifest.sha256(out / LORA_FILE), "residual": 0.0},
+        bundle.write_report(evaluation, facts)
+    bundle.write_card(layers, evaluation, fused=spec.fused)
+    stated = {
+        "delta": {"file": LORA_FILE, "sha256": manifest.sha256(delta), "residual": 0.0},
         "stack": stack.listed(layers),
         "spec": spec.model_dump(mode="json"),
         "seeds": picture_seeds(evaluation),
-        **report_facts(evaluation),
+        **outcome_facts(evaluation),
     }
-    return seal(out, sealed, key)
+    return bundle.seal("combine", stated)
 
 
 def write_evaluation(
-    out: Path,
-    model: Denoiser,
-    source: str,
+    bundle: Bundle,
     spec: EvaluateSpec,
     concepts: Sequence[Concept],
     delta_digest: str | None,
     evaluation: Evaluation,
-    *,
-    key: signing.Key | None,
-    context: dict[str, Any],
 ) -> list[Path]:
-    """The bundle of an evaluation: the report, bound to the delta's sha256."""
-    what = f"delta {delta_digest[:12]}…" if delta_digest else "base model itself"
+    """The bundle of an evaluation: the report, bound to the delta's sha256; returns its files."""
+    judged = f"delta {delta_digest[:12]}… on the model" if delta_digest else "the base model"
+    limits = card.list_limits(bundle.model.changes(), fused=False)
     facts = {
         "title": phrasing.headline(concepts, evaluation.report.verdict.passed),
-        "summary": f"The {what} on the model '{spec.model}', judged.",
-        "limits": card.list_limits(model.changes(), fused=False),
+        "summary": f"Evaluation of {judged} '{spec.model}'.",
+        "limits": limits,
         "details": {"delta": delta_digest or "none", **manifest.libraries()},
     }
-    write_report(out, evaluation, [], facts)
-    sealed = {
-        "kind": "evaluate",
-        "context": context,
-        "base_model": base_facts(model, source, spec.model),
+    bundle.write_report(evaluation, facts)
+    stated = {
         "delta": {"sha256": delta_digest},
-        "limits": card.list_limits(model.changes(), fused=False),
+        "limits": limits,
         "spec": spec.model_dump(mode="json"),
         "seeds": picture_seeds(evaluation),
-        **report_facts(evaluation),
+        **outcome_facts(evaluation),
     }
-    return seal(out, sealed, key)
+    return bundle.seal("evaluate", stated)
 
 
 def key_facts(key: RecoveryKey, file: Path, spec: HideSpec) -> dict[str, Any]:
-    """What a manifest says of the recovery key: digests, never a value of it.
+    """What a manifest states of the recovery key: digests, never a value of it.
 
-    `plain_sha256` is that of the key out of its sealed box.
+    `sha256` is that of the file; `plain_sha256` is that of the key itself, which a sealed file hides.
     """
-    plain = hashlib.sha256(key.serialise()).hexdigest()
     return {
         "file": file.name,
         "sha256": manifest.sha256(file),
-        "plain_sha256": plain,
+        "plain_sha256": hashlib.sha256(key.serialise()).hexdigest(),
         "sealed_to": spec.seal_to,
         "concepts": list(key.prompts),
         "length": spec.recovery.length,
     }
 
 
-def base_facts(model: Denoiser, source: str, name: str) -> dict[str, Any]:
-    """The base model's id and digest; its source only where that is no path of this machine."""
-    return {"id": name, "sha256": model.digest} | (
-        {} if sources.parse(source).kind == "local" else {"source": source.partition("#")[0]}
-    )
-
-
 def picture_seeds(evaluation: Evaluation | None) -> dict[str, Any]:
-    seeds = [p.seed for p in evaluation.pictures] if evaluation else []
-    return {"pictures": [min(seeds), max(seeds)]} if seeds else {}
+    """The first and the last seed of the pictures; empty where none was drawn."""
+    if evaluation is None or not evaluation.pictures:
+        return {}
+    seeds = [picture.seed for picture in evaluation.pictures]
+    return {"pictures": [min(seeds), max(seeds)]}
 
 
-def report_facts(evaluation: Evaluation | None) -> dict[str, Any]:
-    """What the signature binds the report's outcome to."""
+def outcome_facts(evaluation: Evaluation | None) -> dict[str, Any]:
+    """The report's outcome, to which the signature binds the bundle."""
     if evaluation is None:
         return {"judges": {}, "verdict": None}
     report = evaluation.report
@@ -273,16 +306,3 @@ def report_facts(evaluation: Evaluation | None) -> dict[str, Any]:
         "erased": report.erased,
         "preserved": report.preserved,
     }
-
-
-def seal(out: Path, facts: dict[str, Any], key: signing.Key | None) -> list[Path]:
-    """Sign what the folder holds, once its weights were opened again and found finite; the bundle's files."""
-    for file in sorted(out.rglob("*.safetensors")):
-        if (name := not_finite(file)) is not None:
-            raise CoreError(
-                "weights_not_finite",
-                f"{file.name}: tensor '{name}' holds NaN or infinity: lower the method's rates",
-                field="method",
-            )
-    sealed = manifest.seal(out, facts, key)
-    return sorted(f for f in out.rglob("*") if f.is_file() and f not in sealed) + sealed

@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from expunge.core.delivery import manifest, signing
-from expunge.core.delivery.bundle import base_facts, seal
+from expunge.core.delivery import manifest
+from expunge.core.delivery.bundle import Bundle
 from expunge.core.delivery.grid import data_uri
 from expunge.core.delivery.page import create_environment
 from expunge.core.delivery.plots import BAR, LEFT, RIGHT, WIDTH, draw_dot, draw_row_names, wrap_svg
 from expunge.core.evaluation.judges import Images
 from expunge.core.evaluation.pictures import Picture
 from expunge.core.inspection import Inspection, Moved
-from expunge.core.models import Denoiser
 from expunge.core.specs import InspectSpec
+
+Drawn = tuple[Sequence[Picture], Images, Images]
+"""Pictures, as the old and as the new model drew them, (N, H, W, 3) each."""
 
 
 def plot_ranking(rows: Sequence[Moved]) -> str:
@@ -53,7 +55,7 @@ def render_inspection(
     report: Inspection,
     spec: InspectSpec,
     base_digest: str,
-    drawn: tuple[Sequence[Picture], Images, Images] | None,
+    drawn: Drawn | None,
 ) -> str:
     """report.html."""
     inspected = f"delta {report.digests['theta_prime'][:12]}…"
@@ -83,30 +85,20 @@ def render_inspection(
 
 
 def write_inspection(
-    out: Path,
-    model: Denoiser,
-    source: str,
+    bundle: Bundle,
     spec: InspectSpec,
     report: Inspection,
-    drawn: tuple[Sequence[Picture], Images, Images] | None,
-    *,
-    key: signing.Key | None,
-    context: dict[str, Any],
+    drawn: Drawn | None,
 ) -> list[Path]:
-    """Write report.json, report.html and the sealed manifest; returns the bundle's files.
-
-    drawn: the pictures, as the old and as the new model drew them.
-    """
-    (out / "report.json").write_text(report.model_dump_json(indent=1) + "\n")
-    (out / "report.html").write_text(render_inspection(report, spec, model.digest, drawn))
-    facts = {
-        "kind": "inspect",
-        "context": context,
-        "base_model": base_facts(model, source, spec.model),
+    """Write report.json, report.html and the signed manifest; returns the bundle's files."""
+    (bundle.folder / "report.json").write_text(report.model_dump_json(indent=1) + "\n")
+    html = render_inspection(report, spec, bundle.model.digest, drawn)
+    (bundle.folder / "report.html").write_text(html)
+    stated = {
         "delta": {"sha256": report.digests["theta_prime"]},
         "against": {"sha256": report.digests["theta"]},
         "spec": spec.model_dump(mode="json"),
         "changed": report.changed,
         "ranking": [row.concept for row in report.ranking],
     }
-    return seal(out, facts, key)
+    return bundle.seal("inspect", stated)

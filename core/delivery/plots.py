@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from expunge.core.evaluation.attributes import Distribution, Share
-from expunge.core.evaluation.report import Foreseen, Metric, Report
+from expunge.core.evaluation.report import Metric, PredictedImpact, Report
 
 WIDTH, LEFT, RIGHT = 980, 190, 80  # of a plot, of the names beside it, of the numbers beside it
 BAR = 26  # height of a row
@@ -141,7 +141,7 @@ def share_metrics(share: Share, n: int) -> tuple[Metric, Metric]:
     return base, sanitized
 
 
-def plot_impact(rows: Sequence[Foreseen]) -> str:
+def plot_impact(rows: Sequence[PredictedImpact]) -> str:
     """The drop of each preserved concept: predicted hollow, with its 80 % interval; measured filled. Empty
     where nothing was predicted.
     """

@@ -44,7 +44,7 @@ class Part:
     @property
     def concepts(self) -> list[Concept]:
         """All that is erased, each named once."""
-        return unique([c for layer in self.layers for c in layer.concepts])
+        return concepts_of(self.layers)
 
 
 def listed(layers: Sequence[Layer]) -> list[dict[str, Any]]:
@@ -52,9 +52,9 @@ def listed(layers: Sequence[Layer]) -> list[dict[str, Any]]:
     return [layer.model_dump() for layer in layers] if len(layers) > 1 else []
 
 
-def unique(concepts: Sequence[Concept]) -> list[Concept]:
-    """The concepts without repetitions; of two with one name the later counts."""
-    return list({c.name.casefold(): c for c in concepts}.values())
+def concepts_of(layers: Sequence[Layer]) -> list[Concept]:
+    """All that the layers erase, each concept once; of two with one name the later counts."""
+    return list({c.name.casefold(): c for layer in layers for c in layer.concepts}.values())
 
 
 def read(path: str | Path) -> Part:
@@ -93,7 +93,7 @@ def read(path: str | Path) -> Part:
 
 def described(layers: Sequence[Layer]) -> dict[str, str]:
     """What a stack's file says of itself beside what its newest erasure's says."""
-    concepts = unique([c for layer in layers for c in layer.concepts])
+    concepts = concepts_of(layers)
     methods = " and ".join(dict.fromkeys(layer.method.upper() for layer in layers))
     return {
         keys.STACK: json.dumps([layer.model_dump() for layer in layers], ensure_ascii=False, sort_keys=True),
@@ -155,7 +155,7 @@ def combine(parts: Sequence[tuple[dict[str, Tensor], dict[str, Any]]]) -> Delta:
 
 def metadata(layers: Sequence[Layer], model: Denoiser, base: str) -> dict[str, str]:
     """What a combination's file says: no single method or seed made it."""
-    concepts = unique([c for layer in layers for c in layer.concepts])
+    concepts = concepts_of(layers)
     return described(layers) | {
         keys.MODELSPEC_VERSION: "1.0.0",
         keys.ARCHITECTURE: f"{model.architecture}/lora",

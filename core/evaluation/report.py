@@ -112,7 +112,7 @@ class StackEntry(BaseModel):
     weakened: bool | None = None
 
 
-class Foreseen(BaseModel):
+class PredictedImpact(BaseModel):
     """A preserved concept's drop in CLIP score: as the concept graph predicted it, with an 80 % interval, and
     as it was measured.
     """
@@ -136,7 +136,7 @@ class Report(BaseModel):
     conventions: list[str] = CONVENTIONS
     notes: list[str] = []
     stack: list[StackEntry] = []
-    impact: list[Foreseen] = []
+    impact: list[PredictedImpact] = []
     restored: list[str] = []
     not_available: list[Missing] = []
     digests: dict[str, str] = {}

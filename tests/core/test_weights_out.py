@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from expunge.core.delivery import bundle
 from expunge.core.errors import CoreError
 from expunge.core.models import load_model
-from expunge.core.run import warn_of_cut
+from expunge.core.run_context import warn_of_long_texts
 from expunge.core.specs import Concept
 
 
@@ -35,7 +35,7 @@ def test_weights_that_are_not_finite_are_never_signed(tmp_path: Path, bad: float
 def test_a_text_that_the_text_encoder_reads_only_the_beginning_of_is_reported(tiny_sd: Path):
     model, told = load_model(str(tiny_sd)), list[dict]()
     long = " ".join("qx" for _ in range(60))
-    warn_of_cut(model, [Concept(name="church", target=long)], ["mosque"], told.append)
+    warn_of_long_texts(model, [Concept(name="church", target=long)], ["mosque"], told.append)
     assert [report["message"] for report in told] == [
         f"'{long}' is longer than the text encoder's {model.text.max_tokens} tokens; the rest is ignored"
     ]

@@ -1,0 +1,188 @@
+"""What every kind of job shares: a folder to begin in, and the steps load, judge and deliver."""
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from expunge.core.delivery import signing, stack
+from expunge.core.delivery.bundle import MEDIA_TYPES, Bundle
+from expunge.core.erasure import Delta
+from expunge.core.erasure.delta import forget_peak, peak_memory
+from expunge.core.errors import CoreError
+from expunge.core.evaluation.advice import Request, advise
+from expunge.core.evaluation.evaluate import evaluate
+from expunge.core.evaluation.judges import judges_for
+from expunge.core.evaluation.pictures import prune
+from expunge.core.evaluation.predicted_impact import predict_impact
+from expunge.core.evaluation.report import Evaluation, Metric, Report
+from expunge.core.models import Denoiser, load_model
+from expunge.core.outcome import Outcome, Output
+from expunge.core.progress import Callback
+from expunge.core.specs import Concept, MethodSpec
+
+At = str | Path
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a job did to the base model, as far as its report needs to know.
+
+    concepts: all that is erased in the model now; digest: sha256 of its delta's file.
+    delta: the one that this job trained, whose costs are reported.
+    method: the one whose impact the concept graph predicts.
+    layers: of a stack, its erasures, oldest first; before: the report of the model that it was built on.
+    restored: concepts that are no longer erased.
+    keys: of a hide job, the recovery key of each concept, (m, D).
+    """
+
+    concepts: Sequence[Concept]
+    digest: str
+    delta: Delta | None = None
+    method: MethodSpec | None = None
+    layers: Sequence[stack.Layer] = ()
+    before: Report | None = None
+    restored: Sequence[str] = ()
+    keys: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class RunContext:
+    """What every kind of job is run with.
+
+    out: the bundle's folder; source: the base model; cache: where pictures are kept between attempts;
+    context: facts of the caller's that the manifest states.
+    """
+
+    out: Path
+    source: str
+    cache: Path
+    callback: Callback
+    signing_key: signing.Key | None
+    context: dict[str, Any]
+    begun: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def begin(
+        cls,
+        out: At,
+        source: str,
+        cache: At,
+        callback: Callback,
+        signing_key: signing.Key | None,
+        context: dict[str, Any] | None,
+    ) -> "RunContext":
+        """Begin in an empty folder, which is made where it is missing. Raises: CoreError where it is not
+        empty.
+        """
+        forget_peak()
+        return cls(empty_folder(out), source, Path(cache), callback, signing_key, context or {})
+
+    def load(self) -> Denoiser:
+        """The base model; its concept spaces are kept in the cache."""
+        self.callback({"phase": "load", "step": 0, "total": 1})
+        model = load_model(self.source)
+        model.cache = self.cache
+        return model
+
+    def judge(
+        self, model: Denoiser, request: Request, change: Change, preserve: Sequence[str] = ()
+    ) -> Evaluation:
+        """Judge the model as it stands, and complete the report: nothing is written into it afterwards.
+
+        preserve: concepts that are judged as preserved, whatever else is.
+        """
+        # 1. Measure, and take the verdict
+        self.callback({"phase": "load", "step": 1, "total": 1, "message": "judges"})
+        evaluation = evaluate(
+            model,
+            change.concepts,
+            request.evaluation,
+            judges=judges_for(self.source, str(model.device)),
+            cache=self.cache,
+            delta_digest=change.digest,
+            preserve=preserve,
+            keys=change.keys,
+            callback=self.callback,
+        )
+        prune(self.cache)
+        report = evaluation.report
+
+        # 2. What may help where the verdict is not a pass
+        report.verdict.advice = advise(report, request, change.concepts)
+
+        # 3. What the numbers are compared with: the prediction, and the report that the stack had before
+        if change.method is not None:
+            report.impact = predict_impact(model, change.concepts, change.method, report)
+        report.stack = stack.compared(change.layers, report, change.before)
+        report.restored = list(change.restored)
+
+        # 4. What the job cost: last, so that its time counts all this
+        report.metrics += self.measure_costs(change.delta.info if change.delta else {})
+        return evaluation
+
+    def measure_costs(self, info: Mapping[str, Any]) -> list[Metric]:
+        """Wall seconds of this attempt, and peak bytes of this process. From a trained delta's `info`:
+        the seconds of the erasure alone, and the leakage where the method measured it.
+        """
+        costs = {"wall_seconds": time.monotonic() - self.begun, "peak_memory_bytes": float(peak_memory())}
+        if "seconds" in info:
+            costs["wall_seconds_erase"] = info["seconds"]
+        metrics = [Metric(name=name, value=value, n=1) for name, value in costs.items()]
+        if "leakage_nats" in info:
+            pictures = info["leakage_pictures"]
+            metrics.append(Metric(name="leakage_nats", value=info["leakage_nats"], n=pictures))
+        return metrics
+
+    @contextmanager
+    def delivery(self, model: Denoiser, base: str, **context: Any) -> Iterator[Bundle]:
+        """Reports the delivery's beginning and end; yields the bundle to write.
+
+        base: the base model's id; context: further facts for the manifest.
+        """
+        self.callback({"phase": "deliver", "step": 0, "total": 1})
+        yield Bundle(self.out, model, base, self.source, self.signing_key, self.context | context)
+        self.callback({"phase": "deliver", "step": 1, "total": 1})
+
+    def outcome(self, files: Sequence[Path], evaluation: Evaluation | None) -> Outcome:
+        """What the job ends with: the verdict, and the bundle's files."""
+        outputs = [Output(f.relative_to(self.out).as_posix(), MEDIA_TYPES[f.suffix], f) for f in files]
+        verdict = evaluation.report.verdict.model_dump(mode="json") if evaluation else None
+        return Outcome(verdict, outputs)
+
+
+def warn_of_long_texts(
+    model: Denoiser, concepts: Sequence[Concept], others: Sequence[str], callback: Callback
+) -> None:
+    """Report each text of which the text encoder reads only the beginning."""
+    texts = list[str]()
+    for concept in concepts:
+        texts += [concept.name, *concept.synonyms, *concept.attributes]
+        if concept.target:
+            texts.append(concept.target)
+    for text in model.text.too_long(list(dict.fromkeys([*texts, *others]))):
+        longest = model.text.max_tokens
+        message = f"'{text}' is longer than the text encoder's {longest} tokens; the rest is ignored"
+        callback({"phase": "load", "step": 1, "total": 1, "message": message})
+
+
+def sha256_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def empty_folder(out: At) -> Path:
+    """The folder that a job begins in. Raises: CoreError where it is not empty."""
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()):
+        raise CoreError(
+            "folder_not_empty",
+            f"'{out}' is not empty: give a new folder, so that the manifest lists only this run's files",
+            field="out",
+        )
+    return out
