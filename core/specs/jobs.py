@@ -113,9 +113,9 @@ class EraseSpec(JobSpec):
         check_apart("preserve", self.preserve, erased)
         check_apart("method.preserve", getattr(self.method, "preserve", ()), erased)
         check_apart("evaluation.preserved_concepts", self.evaluation.preserved_concepts or (), erased)
-        guide = getattr(self.method, "guide", None)
-        if guide and erased.find(guide) is not None:
-            raise ValueError(f"method.guide: '{guide}' is itself to be erased: choose another target")
+        target = getattr(self.method, "guide", None)
+        if target and erased.find(target) is not None:
+            raise ValueError(f"method.guide: '{target}' is itself to be erased: choose another target")
         for i, concept in enumerate(self.concepts):
             self.check_concept(f"concepts[{i}]", concept, erased)
 
