@@ -17,7 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from benchmarks.two_networks import TwoNetworks, age
 from expunge.core.erasure import erase
-from expunge.core.models import Denoiser
+from expunge.core.models import StableDiffusion
 from expunge.core.models.folders import BUNDLED
 from expunge.core.specs import AgeSpec, EraseSpec
 
@@ -27,7 +27,7 @@ METHOD = AgeSpec(steps=2, batch_size=1, trajectories=1, sampling_steps=2, candid
 
 def sd15_sized(
     tokenizer: CLIPTokenizer, pixels: int = 512, device: str = "cpu", dtype: torch.dtype = torch.float32
-) -> Denoiser:
+) -> StableDiffusion:
     """The published configuration of stable-diffusion-v1-5's U-Net and text encoder with random weights; a
     small VAE, which erasing never runs.
     """
@@ -74,7 +74,7 @@ def sd15_sized(
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    return Denoiser(pipe.to(device=device, dtype=dtype))
+    return StableDiffusion(pipe.to(device=device, dtype=dtype))
 
 
 def peak(side: str, pixels: int) -> float:

@@ -15,7 +15,7 @@ from expunge.core.concepts import candidates
 from expunge.core.erasure.closed_form import wear
 from expunge.core.erasure.losses import error, guided_away
 from expunge.core.erasure.search import Search
-from expunge.core.models import Denoiser, Text
+from expunge.core.models import Denoiser, StableDiffusion, Text
 from expunge.core.specs import AgeSpec, Concept, EsdSpec
 
 
@@ -31,7 +31,11 @@ class TwoNetworks:
     """theta and theta', and the latents that the papers draw."""
 
     def __init__(
-        self, base: Denoiser, trained: Denoiser, sampling_steps: int = 50, guidance: float = 3.0
+        self,
+        base: StableDiffusion,
+        trained: StableDiffusion,
+        sampling_steps: int = 50,
+        guidance: float = 3.0,
     ) -> None:
         self.base, self.trained, self.guidance = base, trained, guidance
         self.names = trained.layers("xattn")

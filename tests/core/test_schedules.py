@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -217,6 +218,34 @@ def test_a_row_of_pure_noise_weighs_nothing_and_is_no_division_by_zero():
     assert bool(x.isfinite().all())
     (gradient,) = torch.autograd.grad(errors(a, b, weights).sum() + x.sum(), b)
     assert bool(gradient.isfinite().all())
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_a_schedule_relates_what_the_network_predicts_to_the_picture(prediction):
+    """The target, the picture of a prediction, and what the picture's space weighs, by hand in numpy."""
+    alphas, t, g = torch.linspace(0.95, 0.05, 10), torch.tensor([1, 4, 8]), seeded(5)
+    schedule = Schedule(alphas, prediction)
+    x, noise, out = (torch.randn(3, 4, 2, 2, generator=g) for _ in range(3))
+    a = alphas[t].double().numpy()[:, None, None, None]
+    z = np.sqrt(a) * x.numpy() + np.sqrt(1 - a) * noise.numpy()
+    wanted, pictured = {
+        "epsilon": (noise.numpy(), (z - np.sqrt(1 - a) * out.numpy()) / np.sqrt(a)),
+        "v_prediction": (
+            np.sqrt(a) * noise.numpy() - np.sqrt(1 - a) * x.numpy(),
+            np.sqrt(a) * z - np.sqrt(1 - a) * out.numpy(),
+        ),
+        "sample": (x.numpy(), out.numpy()),
+    }[prediction]
+
+    noised, target = schedule.add_noise(x, noise, t), schedule.target(x, noise, t)
+    np.testing.assert_allclose(noised, z, atol=1e-5)
+    np.testing.assert_allclose(target, wanted, atol=1e-5)
+    np.testing.assert_allclose(schedule.x0(noised, target, t), x, atol=1e-4)
+    np.testing.assert_allclose(schedule.x0(noised, out, t), pictured, atol=1e-4)
+    # An error of predictions in the picture's space is the distance of the pictures they stand for.
+    distance = np.square(pictured - x.numpy()).mean((1, 2, 3))
+    np.testing.assert_allclose(errors(out, target, schedule.weights(t, "x0")), distance, rtol=1e-3)
+    assert schedule.weights(t, "eps") is None
 
 
 SMALL = {

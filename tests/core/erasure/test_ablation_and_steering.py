@@ -49,7 +49,7 @@ def test_cas_latents_are_noised_pictures_of_the_anchor(tiny_sd):
     trajectories, context = Trajectories(model, CaSpec(**SMALL), seed=3), model.encode(["mosque"])
     clean = trajectories.fill("anchor/mosque", context, 2, clean=True)[:, 0]
     x = trajectories.noised("anchor/mosque", context, seeded(1), 8, 2)
-    a = model.schedule.level(x.t)
+    a = model.schedule.alphas[x.t].view(-1, 1, 1, 1)
     found = (x.z - (1 - a).sqrt() * x.target) / a.sqrt()
     nearest = (found[:, None] - clean[None]).square().flatten(2).mean(2).min(1).values
     assert nearest.max() < 1e-6
@@ -76,7 +76,7 @@ def test_cas_pictures_are_asked_for_by_the_prompts_they_were_drawn_with(tiny_sd)
     method.loss = lambda _, x, texts, __: asked.append((x, texts)) or torch.zeros(())
     method.step(0, 0)
     ((x, texts),) = asked
-    a = model.schedule.level(x.t)
+    a = model.schedule.alphas[x.t].view(-1, 1, 1, 1)
     picture = (
         (((x.z - (1 - a).sqrt() * x.target) / a.sqrt())[:, None] - kept[key][None, :, 0])
         .square()
