@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from expunge.client import Event, Expunge
+from expunge import Event, Expunge
 
 ROOT = Path(__file__).parents[1]
 OUT, DATA = ROOT / "demo-output", ROOT / "build" / "demo-data"
