@@ -26,8 +26,8 @@ def check_with_images(
     images = files.get("images", [])
     different = len({sha256(file) for file in images})
     if different < min(FEWEST, len(images)):
-        counted = "image is" if different == 1 else "images are"
-        raise BadFile(f"only {different} {counted} different: give {FEWEST} to 10 different images")
+        counted = f"{different} of the {len(images)} images {'is' if different == 1 else 'are'}"
+        raise BadFile(f"only {counted} distinct: give {FEWEST} to 10 different images")
 
     # Ids that stand for the uploads, and in the answer the files in their place
     numbers = count(1)

@@ -276,7 +276,10 @@ def test_a_request_that_is_refused_has_sent_no_image(
         why,
     )
     refused(run(tenant, "erase", "starry night", *pictures[:4], "--no-wait"), "images")  # too few
-    refused(run(tenant, "erase", "starry night", *pictures[:2] * 3, "--no-wait"), "1 different one")
+    refused(
+        run(tenant, "erase", "starry night", *pictures[:2] * 3, "--no-wait"),
+        "only 1 of the 3 images is distinct",
+    )
     assert (uploads(tenant), tenant.count()) == (0, 0)
 
 
