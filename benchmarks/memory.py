@@ -17,8 +17,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from benchmarks.two_networks import TwoNetworks, age
 from expunge.core.erasure import erase
-from expunge.core.models import StableDiffusion
 from expunge.core.models.folders import BUNDLED
+from expunge.core.models.stable_diffusion import StableDiffusion
 from expunge.core.specs import AgeSpec, EraseSpec
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"

@@ -15,7 +15,8 @@ from expunge.core.concepts import candidates
 from expunge.core.erasure.closed_form import wear
 from expunge.core.erasure.losses import error, guided_away
 from expunge.core.erasure.search import Search
-from expunge.core.models import Denoiser, StableDiffusion, Text
+from expunge.core.models import Denoiser, Text
+from expunge.core.models.stable_diffusion import StableDiffusion
 from expunge.core.specs import AgeSpec, Concept, EsdSpec
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from expunge.store import db, workers
 from expunge.store.workers import WorkerReport
-from expunge.worker.self_test import wrong_with
+from expunge.worker.self_test import problem_of
 from tests.support import customer_models
 from tests.support.service import Tenant, errors, make_settings, serve
 
@@ -158,8 +158,8 @@ def db_hour() -> object:
 
 
 def test_what_a_worker_says_of_a_model_has_no_path_of_its_host(tmp_path: Path):
-    assert wrong_with("bundled:emoji") is None
+    assert problem_of("bundled:emoji") is None
     for source in (tmp_path / "nowhere", tmp_path):
-        told = wrong_with(str(source))
+        told = problem_of(str(source))
         assert told is not None
         assert str(tmp_path) not in told

@@ -10,7 +10,7 @@ from sqlalchemy.exc import InternalError
 from expunge.api.problems import KINDS
 from expunge.core.specs import METHODS
 from expunge.store import db
-from expunge.worker.lease import away
+from expunge.worker.lease import is_unreachable
 from tests.support.service import Tenant, errors, make_settings, problem, serve
 
 
@@ -333,4 +333,4 @@ def test_a_database_that_takes_no_writes_is_away_and_the_next_connection_may_lea
         with pytest.raises(InternalError) as caught:
             session.execute(text("delete from idempotency"))
         session.rollback()
-    assert away(caught.value), "a worker repeats what it had to write"
+    assert is_unreachable(caught.value), "a worker repeats what it had to write"

@@ -162,7 +162,7 @@ def test_anothers_webhook_looks_like_none(tenant: Tenant, other: Tenant):
 
 def test_there_is_a_most(tenant: Tenant):
     client = tenant.http("webhooks:write")
-    for _ in range(webhooks.MOST):
+    for _ in range(webhooks.MAX_WEBHOOKS):
         make(client)
     assert (
         "delete one first"

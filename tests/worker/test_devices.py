@@ -135,7 +135,7 @@ def test_what_a_host_fails_at_is_its_fault(error, code):
     found = find_fault(error)
     assert found is not None
     assert found.code == code
-    assert found.blames == (code != "out_of_memory")
+    assert found.blames_worker == (code != "out_of_memory")
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,7 @@ def test_a_slow_receiver_holds_up_no_other(settings, hook, end, url):
 
 def test_a_tenant_with_many_slow_receivers_holds_up_no_other_tenant(settings, hook, end, url, other_tenant):
     with receiving(silent) as slow, receiving() as quick:
-        for n in range(webhooks.MOST):
+        for n in range(webhooks.MAX_WEBHOOKS):
             hook(slow.url(path=f"/{n}"))
         end()
         hook(quick.url(), of=other_tenant)

@@ -15,7 +15,7 @@ from expunge.core.evaluation.judges import judges_for
 from expunge.core.memory import in_batches
 from expunge.core.models import Denoiser, load_model
 from expunge.core.specs import Concept, EvaluationSpec
-from expunge.worker.out_of_memory import smaller
+from expunge.worker.out_of_memory import shrink
 
 PROMPTS, SEEDS = ["a church", "a dog", "a wolf", "a cat", "a castle", "a house"], [0, 1, 2, 3, 4, 5]
 
@@ -106,10 +106,10 @@ def test_a_run_that_does_not_fit_is_repeated_with_smaller_batches_of_its_own_not
         "method": {"batch_size": 4, "retain_batch": 4, "gradient_checkpointing": True},
         "evaluation": {"batch_size": 16},
     }
-    made, changes = smaller(spec) or ({}, "")
+    made, changes = shrink(spec) or ({}, "")
     assert made == {
         "method": {"batch_size": 2, "retain_batch": 2, "gradient_checkpointing": True},
         "evaluation": {"batch_size": 16},
     }
     assert changes == "method.batch_size 2, method.retain_batch 2"
-    assert smaller({"method": {"name": "uce"}, "evaluation": {"batch_size": 16}}) is None
+    assert shrink({"method": {"name": "uce"}, "evaluation": {"batch_size": 16}}) is None
