@@ -161,7 +161,7 @@ def test_f32_a_worker_that_can_make_no_folder_for_temporary_files_leaves_its_job
             job_id
         ).error
     log = fleet.folder / f"process-{fleet.processes.index(bad)}.log"
-    assert "the last because storage_error" in log.read_text()
+    assert "the last one because storage_error" in log.read_text()
     # Its self test looks where its processes do
     until(lambda: "the folder for temporary files" in (rows(fleet)[bad.pid].reason or ""))
     assert in_state(fleet, bad, "suspended")()

@@ -155,7 +155,7 @@ class TestKeys:
             admin, body = tenant.http(), {"name": "another", "scopes": ["jobs:read"]}
             made = [admin.post("/keys", json=body) for _ in range(4)]
             assert [answer.status_code for answer in made] == [201, 201, 429, 429]
-            assert "max_keys is 3" in problem(made[-1], 429, "quota_exceeded")["detail"]
+            assert "reached max_keys (3)" in problem(made[-1], 429, "quota_exceeded")["detail"]
             rotated = admin.post(f"/keys/{made[0].json()['id']}/rotate", json={"overlap_s": 0})
             assert rotated.status_code == 201, "the old one goes at once"
             problem(
