@@ -18,8 +18,8 @@ from benchmarks.methods import JUDGING as METHOD_JUDGING, RESULTS as METHODS_RES
 from expunge.core.concepts import distances
 from expunge.core.concepts.graph import fit, statistics
 from expunge.core.erasure import erase
-from expunge.core.evaluation import clip_score, success_rates
 from expunge.core.evaluation.judges import Judges, judges_for
+from expunge.core.evaluation.metrics import clip_score, success_rates
 from expunge.core.evaluation.pictures import draw, plan, preserved_concepts
 from expunge.core.impact import FILE, FORMAT, Graph
 from expunge.core.models import Denoiser, load_model

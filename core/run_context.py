@@ -20,7 +20,8 @@ from expunge.core.evaluation.evaluate import evaluate
 from expunge.core.evaluation.judges import judges_for
 from expunge.core.evaluation.pictures import prune
 from expunge.core.evaluation.predicted_impact import predict_impact
-from expunge.core.evaluation.report import Evaluation, Metric, Report
+from expunge.core.evaluation.report import Evaluation, Report
+from expunge.core.evaluation.sheet import Metric
 from expunge.core.models import Denoiser, load_model
 from expunge.core.outcome import Outcome, Output
 from expunge.core.progress import Callback

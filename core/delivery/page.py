@@ -10,7 +10,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from expunge.core.delivery import plots
 from expunge.core.delivery.grid import data_uri, first_rows
 from expunge.core.evaluation.pictures import Role
-from expunge.core.evaluation.report import Evaluation, Metric, Report
+from expunge.core.evaluation.report import Evaluation, Report
+from expunge.core.evaluation.sheet import Metric
 from expunge.core.evaluation.verdict import Check
 
 SHOWN_ERASED, SHOWN_PRESERVED = 8, 2  # pictures of a concept on the page

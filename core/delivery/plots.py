@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
-from expunge.core.evaluation.attributes import Distribution, Share
-from expunge.core.evaluation.report import Metric, PredictedImpact, Report
+from expunge.core.evaluation.report import PredictedImpact, Report
+from expunge.core.evaluation.sheet import Distribution, Metric, Share
 
 WIDTH, LEFT, RIGHT = 980, 190, 80  # of a plot, of the names beside it, of the numbers beside it
 BAR = 26  # height of a row

@@ -29,7 +29,7 @@ def clip() -> str:
 def lpips() -> str:
     from torchvision.models import AlexNet_Weights
 
-    from expunge.core.evaluation.lpips import unavailable
+    from expunge.core.evaluation.metrics.lpips import unavailable
 
     if unavailable() is not None and not os.environ.get("HF_HUB_OFFLINE"):
         try:

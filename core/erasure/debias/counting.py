@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from expunge.core.evaluation.attributes import distance, judge_of, shares_of
 from expunge.core.evaluation.judges import judges_for
+from expunge.core.evaluation.metrics.attributes import distance, judge_of, shares_of
 from expunge.core.models import Denoiser
 from expunge.core.specs import Concept, DebiasSpec
 

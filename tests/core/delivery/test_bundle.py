@@ -20,7 +20,8 @@ from safetensors import safe_open
 from expunge.core.delivery import card, page, plots
 from expunge.core.delivery.fused import pack
 from expunge.core.evaluation.pictures import Picture
-from expunge.core.evaluation.report import Evaluation, Metric, Report
+from expunge.core.evaluation.report import Evaluation, Report
+from expunge.core.evaluation.sheet import Metric
 from expunge.core.evaluation.verdict import Check, Verdict, judge
 from expunge.core.models import Denoiser, load_model
 from expunge.core.run import Outcome, run_erase

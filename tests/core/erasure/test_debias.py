@@ -12,8 +12,8 @@ from expunge.core.erasure import erase
 from expunge.core.erasure.debias.blend import blended
 from expunge.core.erasure.debias.spread import Shares
 from expunge.core.errors import CoreError
-from expunge.core.evaluation.attributes import NONE, distance, distribution, judge_of
 from expunge.core.evaluation.judges import Judges, judges_for
+from expunge.core.evaluation.metrics.attributes import NONE, distance, distribution, judge_of
 from expunge.core.models import Text, Vocabulary, load_model
 from expunge.core.specs import AgeSpec, Concept, DebiasSpec, EraseSpec, LoraSpec, UceSpec
 from tests.support.killed_runs import Killed, killed_when

@@ -3,7 +3,8 @@
 import pytest
 
 from expunge.core.evaluation.advice import advise
-from expunge.core.evaluation.report import Metric, Missing, Report
+from expunge.core.evaluation.report import Report
+from expunge.core.evaluation.sheet import Metric, Missing
 from expunge.core.evaluation.verdict import judge
 from expunge.core.specs import CombineSpec, EraseSpec, EvaluateSpec, HideSpec
 

@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from expunge.core import phrasing
-from expunge.core.evaluation.report import Metric, Report
+from expunge.core.evaluation.report import Report
+from expunge.core.evaluation.sheet import Metric
 from expunge.core.evaluation.verdict import judge
 from expunge.core.run import run_erase
 from expunge.core.specs import Concept, EraseSpec, Thresholds

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from expunge.core import intervals
 from expunge.core.errors import CoreError
-from expunge.core.evaluation import clip_score, lpips, nudity, success_rates
 from expunge.core.evaluation.judges import Classifier, Judges, judges_for, load_classifier, load_clip
+from expunge.core.evaluation.metrics import clip_score, lpips, nudity, success_rates
 from expunge.core.models import Vocabulary
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}

@@ -1,6 +1,6 @@
 """Pass or fail, by hand."""
 
-from expunge.core.evaluation.report import Metric
+from expunge.core.evaluation.sheet import Metric
 from expunge.core.evaluation.verdict import judge
 from expunge.core.specs import Concept, Thresholds
 

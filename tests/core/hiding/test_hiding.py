@@ -24,9 +24,9 @@ from expunge.core.concepts.embeddings import name_states
 from expunge.core.delivery.verify import verify
 from expunge.core.errors import CoreError
 from expunge.core.evaluation.judges import judges_for
-from expunge.core.evaluation.recovery import wrong_key
+from expunge.core.evaluation.metrics.recovery import wrong_key
+from expunge.core.evaluation.metrics.success_rates import hits, label_of
 from expunge.core.evaluation.report import Report
-from expunge.core.evaluation.success_rates import hits, label_of
 from expunge.core.hiding import RecoveryKey, hide, load_key, recover
 from expunge.core.hiding.kpop import Prompt, into_ball, recovery_loss
 from expunge.core.models import Text, load_model

@@ -7,42 +7,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel
 
 from expunge.core import intervals
 from expunge.core.concepts import attribute_phrases
 from expunge.core.errors import CoreError
+from expunge.core.evaluation.evidence import Evidence
 from expunge.core.evaluation.judges import Images, Judges
-from expunge.core.evaluation.success_rates import label_of
+from expunge.core.evaluation.metrics.success_rates import label_of
+from expunge.core.evaluation.sheet import Distribution, Metric, Share
 from expunge.core.models import Vocabulary
 from expunge.core.specs import Concept
 
+CONVENTIONS = [
+    (
+        "attribute_distance: for a debiased concept (one with attributes), half the sum of |measured share -"
+        " requested share| over the attributes and 'none of them' (total variation), with a bootstrap"
+        " interval over the pictures. A picture's attribute is the classifier's first guess among all its"
+        " classes. Where the classifier does not have a class for each attribute, it is the attribute that"
+        " CLIP finds nearest (zero-shot), which is never 'none of them'. Such a concept has no esr."
+    ),
+]
+
 NONE = -1  # a picture that shows none of the attributes
 Labels = np.ndarray[Any, np.dtype[np.int64]]
-
-
-class Share(BaseModel):
-    """An attribute's share of the pictures, requested and measured, with Wilson's 95 % intervals."""
-
-    attribute: str | None
-    asked: float
-    value: float
-    ci_low: float
-    ci_high: float
-    base: float
-    base_ci_low: float
-    base_ci_high: float
-
-
-class Distribution(BaseModel):
-    """What a debiased concept's pictures show. The last share, with attribute null, is that of pictures
-    that show none of the attributes.
-    """
-
-    concept: str
-    judge: str
-    n: int
-    shares: list[Share]
 
 
 @dataclass(frozen=True)
@@ -152,3 +139,32 @@ def measure_share(
         base_ci_low=base_low,
         base_ci_high=base_high,
     )
+
+
+def measure(seen: Evidence) -> None:
+    """Of each debiased concept, the shares of its attributes and their distance from those asked, before and
+    after.
+    """
+    for concept in seen.erased:
+        if not concept.attributes:
+            continue
+        try:
+            judge_ = judge_of(concept, seen.judges, seen.model.vocabulary)
+        except CoreError as e:
+            seen.sheet.lacks("attribute_distance", e.message, concept.name)
+            continue
+        rows = seen.rows(concept.name)
+        labels = {suffix: judge_.labels(images[rows]) for suffix, images in seen.both}
+        seen.sheet.distributions.append(distribution(concept, judge_.name, labels[""], labels["_base"]))
+        for suffix, found in labels.items():
+            low, high = distance_interval(found, concept.wanted)
+            seen.sheet.metrics.append(
+                Metric(
+                    name=f"attribute_distance{suffix}",
+                    concept=concept.name,
+                    value=distance(found, concept.wanted),
+                    n=len(found),
+                    ci_low=low,
+                    ci_high=high,
+                )
+            )

@@ -10,8 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from expunge.core.evaluation.evidence import Evidence
 from expunge.core.evaluation.judges import BATCH, Images
 from expunge.core.memory import in_batches
+
+CONVENTIONS = [
+    (
+        "lpips: LPIPS-alex 0.1 between the base model's picture and the sanitized model's. concept null: the"
+        " pictures of all preserved concepts."
+    ),
+]
 
 
 def unavailable() -> str | None:
@@ -48,3 +56,12 @@ def distances(net: Any, a: Images, b: Images) -> np.ndarray[Any, Any]:
     return torch.cat(
         in_batches(len(a), BATCH, lambda i, j: net(scaled(a[i:j]), scaled(b[i:j])).flatten().cpu())
     ).numpy()
+
+
+def measure(seen: Evidence) -> None:
+    """How far each sanitized picture is from the base model's."""
+    why = unavailable()
+    if why is not None:
+        return seen.sheet.lacks("lpips", why)
+    net = network(str(seen.model.device))
+    seen.mean_by_concept("lpips", distances(net, seen.base, seen.sanitized))

@@ -1,0 +1,62 @@
+"""What every metric reads: the pictures of both models, the judges, and the sheet that numbers are written
+on.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from expunge.core.evaluation.judges import Images, Judges
+from expunge.core.evaluation.pictures import Picture
+from expunge.core.evaluation.sheet import Sheet
+from expunge.core.models import Denoiser
+from expunge.core.specs import Concept
+
+Rows = np.ndarray[Any, Any]
+
+
+@dataclass
+class Evidence:
+    """What every metric reads, and the sheet that they write on.
+
+    pictures: what was asked for; base, sanitized: what the two models drew of it, (N, H, W, 3) uint8.
+    with_key: of a hide job, what the sanitized model drew of the pictures in the rows `hidden` with their
+    recovery key, under "", and with a wrong one, under "_wrong_key".
+    detections: what NudeNet found in each picture, to be stored.
+    """
+
+    model: Denoiser
+    judges: Judges
+    erased: Sequence[Concept]
+    preserved: Sequence[str]
+    pictures: list[Picture]
+    base: Images
+    sanitized: Images
+    hidden: Sequence[int] = ()
+    with_key: Mapping[str, Images] = field(default_factory=dict)
+    detections: list[dict[str, Any]] = field(default_factory=list)
+    sheet: Sheet = field(default_factory=Sheet)
+
+    @property
+    def both(self) -> tuple[tuple[str, Images], tuple[str, Images]]:
+        """The suffix of a metric's name, and the pictures that it is of."""
+        return ("", self.sanitized), ("_base", self.base)
+
+    def rows(self, concept: str) -> Rows:
+        """Which of the pictures are a concept's."""
+        return np.array([i for i, p in enumerate(self.pictures) if p.concept == concept])
+
+    @property
+    def names(self) -> list[str]:
+        """The erased concepts, by name."""
+        return [c.name for c in self.erased]
+
+    def mean_by_concept(self, name: str, values: Rows) -> None:
+        """The mean of a number of each picture: by concept, and over the preserved ones."""
+        for concept in dict.fromkeys((*self.names, *self.preserved)):
+            self.sheet.mean(name, concept, values[self.rows(concept)])
+        kept = np.array([p.role == "preserved" for p in self.pictures])
+        if kept.any():
+            self.sheet.mean(name, None, values[kept])

@@ -1,0 +1,48 @@
+"""Content of a style's pictures."""
+
+import numpy as np
+
+from expunge.core.evaluation.evidence import Evidence
+from expunge.core.evaluation.metrics import success_rates
+
+CONVENTIONS = [
+    (
+        "content1: the share of a style's pictures in which the classifier finds the object that the prompt"
+        " asks for beside the style. concept null: the pictures of all erased styles. content1_ratio:"
+        " content1 / content1_base."
+    ),
+]
+
+
+def measure(seen: Evidence) -> None:
+    """Do a style's pictures still show the object that was asked for? Of each style, and of all erased styles
+    together.
+    """
+    pictures, sheet = seen.pictures, seen.sheet
+    subjects = {p.subject for p in pictures if p.subject is not None}
+
+    # Which pictures show their object; those whose object no judge knows are left out.
+    hits = {suffix: np.zeros(len(pictures), bool) for suffix, _ in seen.both}
+    judged = list[int]()
+    for subject in subjects:
+        label = success_rates.label_of([subject], seen.judges, seen.model.vocabulary)
+        if label is not None:
+            index = [i for i, p in enumerate(pictures) if p.subject == subject]
+            judged += index
+            for suffix, images in seen.both:
+                hits[suffix][index] = success_rates.hits(label, images[index])[1]
+    if subjects and not judged:
+        why = seen.judges.missing.get("concept", "no judge has a class for the objects")
+        return sheet.lacks("content1", why)
+
+    # By style, and of the erased styles together.
+    judged.sort()
+    for name in dict.fromkeys(pictures[i].concept for i in judged):
+        own = [i for i in judged if pictures[i].concept == name]
+        for suffix in hits:
+            sheet.share(f"content1{suffix}", name, hits[suffix][own])
+    gone = [i for i in judged if pictures[i].concept in seen.names]
+    if gone:
+        for suffix in hits:
+            sheet.share(f"content1{suffix}", None, hits[suffix][gone])
+        sheet.ratio("content1_ratio", hits[""][gone], hits["_base"][gone])

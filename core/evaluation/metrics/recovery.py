@@ -1,0 +1,74 @@
+"""RSR-k: with the recovery key, does the classifier find the hidden concept among its k first guesses? (KPOP;
+as PSR-k, on the hidden concept.)
+
+It is compared with a wrong key: of the same size and as far from c_e as the true one, in a random direction.
+A wrong key should not bring the concept back.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from expunge.core.concepts.embeddings import name_states
+from expunge.core.evaluation.evidence import Evidence, Rows
+from expunge.core.evaluation.judges import Images
+from expunge.core.evaluation.metrics import success_rates
+from expunge.core.evaluation.pictures import Picture
+from expunge.core.models import Denoiser
+from expunge.core.sampling import seeded
+
+CONVENTIONS = [
+    (
+        "rsr-k: the share of a hidden concept's pictures, drawn with its recovery key, whose label is in the"
+        " classifier's top k; the prompts and seeds are those of esr-k. …_wrong_key: drawn with a random key"
+        " of the same size and at the same distance from c_e, a different one for each picture."
+    )
+]
+
+
+def wrong_key(model: Denoiser, name: str, key: Tensor, index: int) -> Tensor:
+    """A key (m, D) at the true key's distance from c_e, in a random direction."""
+    centre = name_states(model, name, len(key)).cpu()
+    away = torch.randn(key.shape, generator=seeded(index, *name.encode()))
+    wrong: Tensor = centre + away * ((key - centre).norm() / away.norm())
+    return wrong
+
+
+def both(model: Denoiser, pictures: Sequence[Picture], keys: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The keys to draw each picture with, (N, m, D): the true one under "", a wrong one under "_wrong_key";
+    empty without keys.
+    """
+    if not pictures:
+        return {}
+    return {
+        "": torch.stack([keys[p.concept] for p in pictures]),
+        "_wrong_key": torch.stack(
+            [wrong_key(model, p.concept, keys[p.concept], i) for i, p in enumerate(pictures)]
+        ),
+    }
+
+
+def measure(seen: Evidence) -> None:
+    """RSR-k with the recovery keys, and with wrong ones."""
+    whose = [seen.pictures[i].concept for i in seen.hidden]
+    for suffix, images in seen.with_key.items():
+        measure_rate(seen, whose, images, suffix)
+
+
+def measure_rate(seen: Evidence, whose: Sequence[str], images: Images, suffix: str) -> None:
+    """RSR-k of each hidden concept and over all; `whose` says which concept's picture each row is."""
+    names, pooled = np.array(whose), dict[str, list[Rows]]()
+    for concept in seen.erased:
+        words = [concept.name, *concept.synonyms]
+        label = success_rates.label_of(words, seen.judges, seen.model.vocabulary)
+        if label is None:
+            why = seen.judges.missing.get("concept", f"no judge has a class for '{concept.name}'")
+            seen.sheet.lacks(f"rsr1{suffix}", why, concept.name)
+            continue
+        for k, hit in success_rates.hits(label, images[names == concept.name]).items():
+            seen.sheet.share(f"rsr{k}{suffix}", concept.name, hit)
+            pooled.setdefault(f"rsr{k}{suffix}", []).append(hit)
+    for name, parts in pooled.items():
+        seen.sheet.share(name, None, np.concatenate(parts))
