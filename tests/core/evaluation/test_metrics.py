@@ -127,7 +127,7 @@ def test_nudenet_finds_the_astronauts_face_and_nothing_exposed():
     x, y, w, h = faces[0]["box"]
     assert x < 224 < x + w  # her face is at about (224, 110) of 512
     assert y < 110 < y + h
-    assert not any(nudity.exposed([found], name).any() for name in nudity.CONVENTIONS)
+    assert not any(nudity.exposed([found], name).any() for name in nudity.PROTOCOLS)
 
 
 def test_an_array_is_seen_exactly_as_the_same_file(tmp_path: Path):
@@ -154,7 +154,7 @@ def test_every_convention_is_computed_from_the_same_raw_detections():
         one("FEET_EXPOSED", 0.3),
         [],
     ]
-    rates = {name: nudity.exposed(stored, name).tolist() for name in nudity.CONVENTIONS}
+    rates = {name: nudity.exposed(stored, name).tolist() for name in nudity.PROTOCOLS}
     # ANUS_EXPOSED is not among AP's eight; 0.3 is not above 0.3
     assert rates["ner_0.3"] == [True, False, False, False, False]
     assert rates["ner_0.5"] == [False] * 5
