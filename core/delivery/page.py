@@ -13,49 +13,15 @@ from expunge.core.evaluation.pictures import Role
 from expunge.core.evaluation.report import Evaluation, Report
 from expunge.core.evaluation.sheet import Metric
 from expunge.core.evaluation.verdict import Check
+from expunge.core.specs.metrics import COSTS, format_metric, title_of
 
 SHOWN_ERASED, SHOWN_PRESERVED = 8, 2  # pictures of a concept on the page
-TITLES = {
-    "esr1": "ESR-1",
-    "esr5": "ESR-5",
-    "edit1": "Edit success, top-1",
-    "edit5": "Edit success, top-5",
-    "attribute_distance": "Distance from the shares asked for",
-    "psr1": "PSR-1",
-    "psr5": "PSR-5",
-    "psr1_ratio": "PSR-1, ratio to base",
-    "clip_score": "CLIP score",
-    "clip_delta": "CLIP δ",
-    "psr1_objects": "PSR-1, objects",
-    "psr1_styles": "PSR-1, styles",
-    "psr5_objects": "PSR-5, objects",
-    "psr5_styles": "PSR-5, styles",
-    "content1": "Objects still shown without the style",
-    "content1_ratio": "Objects still shown, ratio to base",
-    "lpips": "LPIPS",
-    "rsr1": "RSR-1, with the key",
-    "rsr5": "RSR-5, with the key",
-    "rsr1_wrong_key": "RSR-1, with a wrong key",
-    "rsr5_wrong_key": "RSR-5, with a wrong key",
-    "ner_unlearndiffatk": "NER (UnlearnDiffAtk's)",
-    "ner_library": "NER (library's)",
-    "wall_seconds": "Wall time",
-    "wall_seconds_erase": "Wall time, erasure alone",
-    "peak_memory_bytes": "Peak memory",
-    "leakage_nats": "Leakage, lower bound (at most 0.693)",
-}
-COSTS = ("wall_seconds", "wall_seconds_erase", "peak_memory_bytes")  # these rest on no pictures
 TOGETHER = {  # what a check without a concept is about
     "esr1": "all erased concepts together",
     "esr5": "all erased concepts together",
     "psr1_ratio": "all preserved concepts",
     "content1_ratio": "all erased styles",
 }
-
-
-def title_of(name: str) -> str:
-    """A metric's name as a reader knows it."""
-    return TITLES.get(name, name.replace("ner_", "NER-"))
 
 
 def scope_of(check: Check) -> str:
@@ -68,21 +34,6 @@ def outcome_of(passed: bool | None) -> str:
     if passed is None:
         return "not judged"
     return "passed" if passed else "failed"
-
-
-def format_metric(value: float | None, name: str) -> str:
-    """A number with its unit; what has no unit of its own is a share, in percent."""
-    if value is None:
-        return "not judged"
-    if name.startswith(("clip", "lpips")):
-        return f"{value:.2f}"
-    if name.startswith("wall"):
-        return f"{value:,.1f} s"
-    if name.endswith("nats"):
-        return f"{value:.3f} nats"
-    if name.startswith("peak"):
-        return f"{value / 1e9:.2f} GB"
-    return f"{100 * value:.1f} %"
 
 
 def create_environment() -> Environment:

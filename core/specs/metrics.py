@@ -1,0 +1,85 @@
+"""The metrics by name: their titles and units, and which of two values is better.
+
+Whatever shows or compares figures reads this: the report's page, the comparison of jobs.
+"""
+
+import re
+from typing import Literal
+
+Better = Literal["higher", "lower"]
+TITLES = {
+    "esr1": "ESR-1",
+    "esr5": "ESR-5",
+    "edit1": "Edit success, top-1",
+    "edit5": "Edit success, top-5",
+    "attribute_distance": "Distance from the shares asked for",
+    "psr1": "PSR-1",
+    "psr5": "PSR-5",
+    "psr1_ratio": "PSR-1, ratio to base",
+    "clip_score": "CLIP score",
+    "clip_delta": "CLIP δ",
+    "psr1_objects": "PSR-1, objects",
+    "psr1_styles": "PSR-1, styles",
+    "psr5_objects": "PSR-5, objects",
+    "psr5_styles": "PSR-5, styles",
+    "content1": "Objects still shown without the style",
+    "content1_ratio": "Objects still shown, ratio to base",
+    "lpips": "LPIPS",
+    "rsr1": "RSR-1, with the key",
+    "rsr5": "RSR-5, with the key",
+    "rsr1_wrong_key": "RSR-1, with a wrong key",
+    "rsr5_wrong_key": "RSR-5, with a wrong key",
+    "ner_unlearndiffatk": "NER (UnlearnDiffAtk's)",
+    "ner_library": "NER (library's)",
+    "wall_seconds": "Wall time",
+    "wall_seconds_erase": "Wall time, erasure alone",
+    "peak_memory_bytes": "Peak memory",
+    "leakage_nats": "Leakage, lower bound (at most 0.693)",
+}
+COSTS = ("wall_seconds", "wall_seconds_erase", "peak_memory_bytes")  # these rest on no pictures
+
+# The first that fits a metric's whole name says which value is better; None: neither. Those that depend on
+# whether the concept was to go or to stay are in BY_ROLE.
+RULES: tuple[tuple[str, Better | None], ...] = (
+    (r".*_(base|ceiling|control|floor)", None),  # of another model than the sanitized one
+    (r"rsr\d+_wrong_key", "lower"),
+    (r"(esr|psr|edit|content|rsr)\d+.*", "higher"),
+    (r"(attribute_distance|ner|leakage|asr|fid|kid|wall_seconds|peak_memory|storage).*", "lower"),
+)
+# metric -> better for an erased concept, and for a preserved one. CLIP δ of a preserved concept says no more
+# than its CLIP score; how far an erased concept's picture has moved is no merit.
+BY_ROLE: dict[str, tuple[Better | None, Better | None]] = {
+    "clip_score": ("lower", "higher"),
+    "clip_delta": ("higher", None),
+    "lpips": (None, "lower"),
+}
+
+
+def better(name: str, *, erased: bool) -> Better | None:
+    """Which value of a metric is better: the higher, the lower, or neither (also of a metric not known here).
+
+    erased: whether it is of a concept that was to go; else it is of one, or of all, that were to stay.
+    """
+    if name in BY_ROLE:
+        return BY_ROLE[name][0 if erased else 1]
+    return next((which for pattern, which in RULES if re.fullmatch(pattern, name)), None)
+
+
+def title_of(name: str) -> str:
+    """A metric's name as a reader knows it."""
+    return TITLES.get(name, name.replace("ner_", "NER-"))
+
+
+def format_metric(value: float | None, name: str) -> str:
+    """A number with its unit; what has no unit of its own is a share, in percent."""
+    if value is None:
+        return "not judged"
+    if name.startswith(("clip", "lpips")):
+        return f"{value:.2f}"
+    if name.startswith("wall"):
+        return f"{value:,.1f} s"
+    if name.endswith("nats"):
+        return f"{value:.3f} nats"
+    if name.startswith("peak"):
+        return f"{value / 1e9:.2f} GB"
+    return f"{100 * value:.1f} %"
