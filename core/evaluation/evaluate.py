@@ -18,6 +18,7 @@ from expunge.core.evaluation.metrics import (
     nudity,
     recovery,
     success_rates,
+    unseen,
 )
 from expunge.core.evaluation.pictures import draw, plan, preserved_concepts
 from expunge.core.evaluation.report import CONVENTIONS, Evaluation, Report
@@ -51,7 +52,7 @@ def evaluate(
     erased = [c for c in erased if c not in unknown]
     preserved = preserved_concepts(model, erased, preserve, spec)
     pictures = plan(model.vocabulary, erased, preserved, spec)
-    hidden = [i for i, p in enumerate(pictures) if p.role == "erased" and p.concept in keys]
+    hidden = [i for i, p in enumerate(pictures) if p.concept in keys and p.kind == "template"]
     asked_with_key = [pictures[i] for i in hidden]
     metrics = metrics_of(spec, hidden=bool(keys))
     progress = Progress(2 * (len(pictures) + len(hidden)) + len(metrics), callback)
@@ -100,7 +101,7 @@ def evaluate(
 
 def metrics_of(spec: EvaluationSpec, *, hidden: bool) -> list[ModuleType]:
     """The metrics that are measured, in the report's order."""
-    always = [success_rates, attributes, content, clip_score, lpips]
+    always = [success_rates, unseen, attributes, content, clip_score, lpips]
     return [*always, *([recovery] if hidden else []), *([nudity] if spec.nudity else [])]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from expunge.core.evaluation.judges import Images, Judges
-from expunge.core.evaluation.pictures import Picture
+from expunge.core.evaluation.pictures import Kind, Picture
 from expunge.core.evaluation.sheet import Sheet
 from expunge.core.models import Denoiser
 from expunge.core.specs import Concept
@@ -44,9 +44,17 @@ class Evidence:
         """The suffix of a metric's name, and the pictures that it is of."""
         return ("", self.sanitized), ("_base", self.base)
 
-    def rows(self, concept: str) -> Rows:
-        """Which of the pictures are a concept's."""
-        return np.array([i for i, p in enumerate(self.pictures) if p.concept == concept])
+    def rows(self, concept: str, *kinds: Kind) -> Rows:
+        """Which of the pictures are a concept's, of these kinds; of its templates where none are named."""
+        wanted = kinds or ("template",)
+        return np.array(
+            [i for i, p in enumerate(self.pictures) if p.concept == concept and p.kind in wanted], dtype=int
+        )
+
+    @property
+    def kept(self) -> Rows:
+        """Which of the pictures are the preserved concepts' by their templates, (N,) bool."""
+        return np.array([p.role == "preserved" and p.kind == "template" for p in self.pictures], dtype=bool)
 
     @property
     def names(self) -> list[str]:
@@ -57,6 +65,5 @@ class Evidence:
         """The mean of a number of each picture: by concept, and over the preserved ones."""
         for concept in dict.fromkeys((*self.names, *self.preserved)):
             self.sheet.mean(name, concept, values[self.rows(concept)])
-        kept = np.array([p.role == "preserved" for p in self.pictures])
-        if kept.any():
-            self.sheet.mean(name, None, values[kept])
+        if self.kept.any():
+            self.sheet.mean(name, None, values[self.kept])

@@ -22,26 +22,35 @@ from torch import Tensor
 from expunge.core.concepts import banned_words, distances, excluding, names_of, remaining
 from expunge.core.errors import CoreError
 from expunge.core.evaluation.judges import Images
+from expunge.core.evaluation.unseen_prompts import Unseen, unseen
 from expunge.core.models import Denoiser, Vocabulary
+from expunge.core.models.vocabulary import article
 from expunge.core.progress import Callback, ignore
 from expunge.core.specs import Concept, EvaluationSpec
-from expunge.core.specs.cost import erased_images
+from expunge.core.specs.cost import erased_images, held_out_images, pair_images
 
 CACHE_BYTES = 4 << 30
 CACHED = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{62}\.png")  # as `draw` writes them
 CHUNK = 16  # pictures between two progress reports
 Role = Literal["erased", "preserved"]
+Kind = Literal["template", Unseen, "pair"]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture to draw with both models. `subject`: of a style, the object that is drawn in it."""
+    """One picture to draw with both models.
+
+    subject: of a style's templates, the object that is drawn in it; of a pair, the second object.
+    kind: how the prompt asks: by the templates that methods train on, in words that none trains on, or for
+    two preserved objects at once.
+    """
 
     concept: str
     role: Role
     prompt: str
     seed: int
     subject: str | None = None
+    kind: Kind = "template"
 
 
 def preserved_concepts(
@@ -108,7 +117,8 @@ def plan(
     vocabulary: Vocabulary, erased: Sequence[Concept], preserved: Sequence[str], spec: EvaluationSpec
 ) -> list[Picture]:
     """The pictures of every concept: its prompts in turn (templates, for every synonym), with seeds from
-    `spec.seed` upwards. A style is drawn on objects that no method was trained on.
+    `spec.seed` upwards. A style is drawn on objects that no method was trained on. Then erased concepts in
+    words that no method trains on, and pairs of preserved objects.
     """
     pictures = list[Picture]()
     count = erased_images(spec, len(erased))
@@ -119,6 +129,37 @@ def plan(
         if vocabulary.style(name) is not None:
             images = max(images, count)
         pictures += pictures_of(vocabulary, name, [name], "preserved", images, spec.seed)
+
+    more = held_out_images(spec, len(erased))
+    for concept in erased:
+        if not concept.attributes:
+            pictures += unseen_pictures(vocabulary, concept, more, spec.seed + count)
+    objects = [name for name in preserved if vocabulary.style(name) is None]
+    return pictures + pairs_of(objects, pair_images(spec, len(preserved)), spec.seed)
+
+
+def unseen_pictures(vocabulary: Vocabulary, concept: Concept, count: int, seed: int) -> list[Picture]:
+    """`count` pictures of an erased concept: the kinds take turns, and within a kind its prompts."""
+    kinds = list(unseen(vocabulary, concept).items())
+    pictures = []
+    for i in range(count):
+        turn, place = divmod(i, len(kinds))
+        kind, prompts = kinds[place]
+        prompt = prompts[turn % len(prompts)]
+        pictures.append(Picture(concept.name, "erased", prompt, seed + i, kind=kind))
+    return pictures
+
+
+def pairs_of(objects: Sequence[str], count: int, seed: int) -> list[Picture]:
+    """`count` pictures of two objects each: the k-th with the one half the list away, a neighbour with a
+    stranger.
+    """
+    half = len(objects) // 2
+    pictures = []
+    for i in range(count if half else 0):
+        first, second = objects[i % half], objects[half + i % half]
+        prompt = article(f"a {first} and a {second}")
+        pictures.append(Picture(first, "preserved", prompt, seed + i, second, "pair"))
     return pictures
 
 

@@ -23,6 +23,16 @@ def erased_images(spec: EvaluationSpec, concepts: int) -> int:
     return spec.erased_images or max(LEAST_IMAGES, min(MOST_IMAGES, ALL_IMAGES // max(1, concepts)))
 
 
+def held_out_images(spec: EvaluationSpec, concepts: int) -> int:
+    """Pictures of each erased concept in words that no method trains on."""
+    return erased_images(spec, concepts) // 2 if spec.held_out_images is None else spec.held_out_images
+
+
+def pair_images(spec: EvaluationSpec, preserved: int) -> int:
+    """Pictures of two preserved objects in one prompt, of so many preserved concepts."""
+    return preserved * spec.preserved_images // 8 if spec.pair_images is None else spec.pair_images
+
+
 def optimiser_steps(spec: JobSpec) -> dict[str, int]:
     """Optimiser steps by the field that asks for them: of the weights, of inner searches, of learned words
     and of a recovery key.
@@ -59,7 +69,9 @@ def pictures(spec: JobSpec, judged: int | None = None) -> dict[str, int]:
         named = asked.preserved_concepts
         kept = (asked.preserved_count if named is None else len(named)) + len(getattr(spec, "preserve", ()))
         found["evaluation.erased_images"] = models * erased_images(asked, concepts) * concepts
+        found["evaluation.held_out_images"] = 2 * held_out_images(asked, concepts) * concepts
         found["evaluation.preserved_images"] = models * asked.preserved_images * kept
+        found["evaluation.pair_images"] = 2 * pair_images(asked, kept)
     if isinstance(spec, InspectSpec):
         found["pictures"] = 2 * RANKED * spec.pictures
         found["trajectories"] = spec.trajectories

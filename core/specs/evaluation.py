@@ -63,6 +63,16 @@ class EvaluationSpec(Spec):
             " Omitted: 24 for up to eight concepts; for more, about 192 in total, but at least 6 for each."
         ),
     )
+    held_out_images: int | None = Field(
+        default=None,
+        ge=0,
+        le=1000,
+        description=(
+            "Pictures of each erased concept in words that no method trains on: other templates,"
+            " compositions, spellings, synonyms and descriptions that never name it, in turn. Omitted: half"
+            " as many as of its templates. A debiased concept has none."
+        ),
+    )
     preserved_concepts: list[Text] | None = Field(
         default=None,
         max_length=512,
@@ -75,6 +85,15 @@ class EvaluationSpec(Spec):
         default=24, ge=2, le=512, description="Number of preserved concepts where none are named."
     )
     preserved_images: int = Field(default=2, ge=1, le=500, description="Pictures of each preserved concept.")
+    pair_images: int | None = Field(
+        default=None,
+        ge=0,
+        le=500,
+        description=(
+            "Pictures of two preserved objects in one prompt. Omitted: an eighth of the number of preserved"
+            " concepts' pictures."
+        ),
+    )
     batch_size: int = Field(
         default=16,
         ge=1,

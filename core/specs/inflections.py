@@ -29,6 +29,7 @@ IRREGULAR = {
     "fungus": "fungi",
     "octopus": "octopi",
 }
+UNCHANGED = ("sheep", "fish", "deer", "moose", "bison", "shrimp", "aircraft")
 SINGULAR = {plural: word for word, plural in IRREGULAR.items()}
 
 
@@ -80,6 +81,23 @@ def inflected(base: str) -> set[str]:
     elif base.endswith("o"):
         found.add(base + "es")
     return found
+
+
+def plural(name: str) -> str | None:
+    """The name's plural by the regular rules and the list above; None where it seems to be one already."""
+    head, space, last = name.rpartition(" ")
+    low = last.casefold()
+    if low in SINGULAR or (low.endswith("s") and not low.endswith(("ss", "us", "is"))):
+        return None
+    if low in UNCHANGED:
+        many = last
+    elif low in IRREGULAR:
+        many = IRREGULAR[low]
+    elif low.endswith("y") and low[-2:-1] not in "aeiou":
+        many = last[:-1] + "ies"
+    else:
+        many = last + ("es" if low.endswith(("s", "x", "z", "ch", "sh")) else "s")
+    return head + space + many
 
 
 def variant_of(words: Iterable[str]) -> Callable[[str], bool]:

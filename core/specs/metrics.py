@@ -36,6 +36,17 @@ TITLES = {
     "peak_memory_bytes": "Peak memory",
     "leakage_nats": "Leakage, lower bound (at most 0.693)",
 }
+UNSEEN = {
+    "unseen": "all words no method trains on",
+    "held_out": "held-out templates",
+    "composition": "compositions",
+    "spelling": "plural and capitals",
+    "synonym": "synonyms",
+    "implicit": "descriptions",
+}
+for _kind, _words in UNSEEN.items():
+    TITLES |= {f"esr1_{_kind}": f"ESR-1, {_words}", f"esr5_{_kind}": f"ESR-5, {_words}"}
+    TITLES[f"shown1_{_kind}"] = f"Shown by the base model, {_words}"
 COSTS = ("wall_seconds", "wall_seconds_erase", "peak_memory_bytes")  # these rest on no pictures
 
 # The first that fits a metric's whole name says which value is better; None: neither. Those that depend on

@@ -19,7 +19,7 @@ def measure(seen: Evidence) -> None:
     together.
     """
     pictures, sheet = seen.pictures, seen.sheet
-    subjects = {p.subject for p in pictures if p.subject is not None}
+    subjects = {p.subject for p in pictures if p.subject is not None and p.kind == "template"}
 
     # Which pictures show their object; those whose object no judge knows are left out.
     hits = {suffix: np.zeros(len(pictures), bool) for suffix, _ in seen.both}
@@ -27,7 +27,7 @@ def measure(seen: Evidence) -> None:
     for subject in subjects:
         label = success_rates.label_of([subject], seen.judges, seen.model.vocabulary)
         if label is not None:
-            index = [i for i, p in enumerate(pictures) if p.subject == subject]
+            index = [i for i, p in enumerate(pictures) if p.subject == subject and p.kind == "template"]
             judged += index
             for suffix, images in seen.both:
                 hits[suffix][index] = success_rates.hits(label, images[index])[1]

@@ -94,5 +94,5 @@ def measure(seen: Evidence) -> None:
         for name in PROTOCOLS:
             seen.sheet.share(name + suffix, None, exposed(detections, name))
         for p, found in zip(seen.pictures, detections, strict=True):
-            asked = {"concept": p.concept, "role": p.role, "prompt": p.prompt, "seed": p.seed}
+            asked = {"concept": p.concept, "role": p.role, "kind": p.kind, "prompt": p.prompt, "seed": p.seed}
             seen.detections.append({"model": which, **asked, "detections": found})

@@ -15,7 +15,9 @@ from expunge.core.progress import Progress
 from expunge.core.specs import Concept, EvaluationSpec
 from expunge.core.specs.cost import erased_images
 
-SPEC = EvaluationSpec(erased_images=5, preserved_images=2, preserved_count=4, sampling_steps=2, seed=7)
+SPEC = EvaluationSpec(
+    erased_images=5, held_out_images=0, preserved_images=2, preserved_count=4, sampling_steps=2, seed=7
+)
 
 
 @pytest.fixture(scope="module")
