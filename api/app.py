@@ -22,6 +22,7 @@ from expunge.api.problems import BY_STATUS, Problem, problem_response
 from expunge.api.routes import (
     artifacts,
     audit,
+    compare,
     concepts,
     events,
     jobs,
@@ -48,7 +49,7 @@ TAGS = [
     {"name": "keys", "description": "API keys, and the audit trail of what was done with them."},
     {"name": "system", "description": "Health, metrics, documentation."},
 ]
-ROUTES = (jobs, queue, concepts, events, uploads, artifacts, models, webhooks, keys, audit, system)
+ROUTES = (jobs, compare, queue, concepts, events, uploads, artifacts, models, webhooks, keys, audit, system)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

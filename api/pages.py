@@ -8,7 +8,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Undefined
 from markupsafe import Markup, escape
 
 from expunge.api.problems import KINDS
+from expunge.api.schemas.compare import Comparison
 from expunge.core.specs import METHODS
+from expunge.core.specs.metrics import format_metric
 
 BACKTICKS = re.compile(r"`([^`]+)`")
 VERBS = ("get", "post", "put", "patch", "delete")
@@ -26,6 +28,7 @@ environment = Environment(
     trim_blocks=True,
 )
 environment.filters["code"] = mark_code
+environment.filters["metric"] = format_metric
 strict = environment.overlay(undefined=StrictUndefined)
 
 
@@ -36,6 +39,17 @@ def render_home(url: str, version: str, root: str) -> str:
     """
     methods = [{"name": name, "text": (spec.__doc__ or "").strip()} for name, spec in METHODS.items()]
     return strict.get_template("home.html.j2").render(url=url, version=version, root=root, methods=methods)
+
+
+def render_comparison(comparison: Comparison, root: str) -> str:
+    """A comparison of jobs as a page: what is of all concepts or of erased ones first, the rest folded."""
+    rows = comparison.metrics
+    folded = [row for row in rows if row.role == "preserved"]
+    return strict.get_template("compare.html.j2").render(
+        comparison=comparison,
+        root=root,
+        groups=[("", [row for row in rows if row.role != "preserved"]), ("Each preserved concept", folded)],
+    )
 
 
 def render_docs(document: dict[str, Any], root: str) -> str:

@@ -15,6 +15,7 @@ from expunge.client.errors import (
 )
 from expunge.client.types import (
     Artifact,
+    Comparison,
     Event,
     FieldError,
     Impact,
@@ -34,6 +35,7 @@ __all__ = [
     "BadFile",
     "BadId",
     "BadSetting",
+    "Comparison",
     "ConnectionFailed",
     "Event",
     "Expunge",

@@ -11,6 +11,7 @@ from expunge.client.events import follow_events, poll_events
 from expunge.client.requests import (
     ConceptLike,
     MethodLike,
+    compared_jobs,
     concept_list,
     delta_fields,
     erase_spec,
@@ -25,6 +26,7 @@ from expunge.client.types import (
     Answer,
     Artifact,
     ArtifactLink,
+    Comparison,
     Event,
     Impact,
     Job,
@@ -350,6 +352,15 @@ class Expunge:
             if artifact.name == "report.json":
                 return cast(dict[str, Any], self.transport.json("GET", f"/artifacts/{artifact.id}/content"))
         raise FileNotFoundError(f"job {id_of(job)} has no report.json")
+
+    def compare(self, jobs: Sequence[Job | str]) -> Comparison:
+        """The reports of 2 to 16 finished jobs that erase a concept in common, side by side."""
+        return self._ask(Comparison, "GET", "/compare", params=compared_jobs(jobs))
+
+    def compare_as(self, jobs: Sequence[Job | str], media_type: str) -> str:
+        """The same as text/csv, a row for each figure; or as text/html, a page."""
+        params, headers = compared_jobs(jobs), {"Accept": media_type}
+        return self.transport.request("GET", "/compare", params=params, headers=headers).text
 
     def upload_image(
         self, path: str | Path, *, name: str | None = None, idempotency_key: str | None = None

@@ -86,3 +86,8 @@ def job_filters(kind: str | None, status: str | None, labels: Mapping[str, str] 
     if labels:
         filters["label"] = [f"{name}:{value}" for name, value in labels.items()]
     return {name: value for name, value in filters.items() if value is not None}
+
+
+def compared_jobs(jobs: Sequence[Job | str]) -> dict[str, str]:
+    """The query that names the jobs to compare."""
+    return {"jobs": ",".join(path_id(job) for job in jobs)}

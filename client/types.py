@@ -136,6 +136,20 @@ class Impact(Answer):
     notes: list[str] = []
 
 
+class Comparison(Answer):
+    """Several jobs side by side: the concepts in common, what makes them less comparable, their figures.
+
+    `jobs` have the letters by which `metrics` name them.
+    """
+
+    concepts: list[str]
+    jobs: list[dict[str, Any]]
+    differences: list[dict[str, str]]
+    notes: list[str] = []
+    parameters: list[dict[str, Any]] = []
+    metrics: list[dict[str, Any]]
+
+
 class Pause(Answer):
     """A pause of the queue in force."""
 

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from expunge.client.types import Artifact, Event, Impact, Job, KeyRead, Model, Queue
+from expunge.client.types import Artifact, Comparison, Event, Impact, Job, KeyRead, Model, Queue
 
 COLOURS = {
     "succeeded": "green",
@@ -168,6 +168,44 @@ def impact_tables(impact: Impact) -> list[Table]:
         for target in found["targets"]:
             targets.add_row(escape(found["concept"]), escape(target["target"]), escape(target["reason"]))
     return [hurt, targets] if impact.targets else [hurt]
+
+
+UNITS = {"wall_": ("{:,.1f} s", 1.0), "peak_": ("{:.2f} GB", 1e-9), "clip": ("{:.2f}", 1.0)}
+UNITS |= {"lpips": ("{:.2f}", 1.0), "leak": ("{:.3f} nats", 1.0)}
+MARKS = {"better": "[green]▲ better[/]", "worse": "[red]▼ worse[/]", "between": "[yellow]◆ between[/]"}
+
+
+def figure_text(metric: str, value: float) -> str:
+    """A figure with its unit; what has no unit of its own is a share, in percent."""
+    unit, factor = next((u for begin, u in UNITS.items() if metric.startswith(begin)), ("{:.1f} %", 100.0))
+    return unit.format(value * factor)
+
+
+def compared_jobs_table(comparison: Comparison) -> Table:
+    """Which job each letter stands for."""
+    table = Table("", Column("id", no_wrap=True), "kind", "method", "verdict", box=None, header_style="bold")
+    for job in comparison.jobs:
+        about = [str(job.get(key) or "") for key in ("name", "id", "kind", "method", "verdict")]
+        table.add_row(*map(escape, about))
+    return table
+
+
+def comparison_table(comparison: Comparison, *, whole: bool) -> Table:
+    """The figures, a column for each job; those of single preserved concepts where `whole`."""
+    letters = [job["name"] for job in comparison.jobs]
+    columns = [Column(letter, no_wrap=True) for letter in letters]
+    table = Table("concept", "metric", *columns, "shown", box=None, header_style="bold")
+    for row in comparison.metrics:
+        if row["role"] == "preserved" and not whole:
+            continue
+        cells = {
+            each["job"]: f"{figure_text(row['metric'], each['value'])} {MARKS.get(each['mark'], '')}".strip()
+            for each in row["values"]
+        }
+        attack = f", {row['attack']}" if row["attack"] else ""
+        about = escape(row["concept"] or "all together"), escape(row["title"] + attack)
+        table.add_row(*about, *(cells.get(letter, "") for letter in letters), escape(row["conclusion"]))
+    return table
 
 
 def ranking_table(report: Mapping[str, Any]) -> Table:

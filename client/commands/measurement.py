@@ -1,5 +1,7 @@
-"""`expunge evaluate`, `impact` and `inspect`: what a change did, or would do."""
+"""`expunge evaluate`, `compare`, `impact` and `inspect`: what a change did, or would do."""
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -52,6 +54,38 @@ def evaluate(
             artifact = upload_delta(client, "evaluate", request, delta, model)
         started = client.submit("evaluate", request | delta_fields(job, artifact))
         finish(client, started, wait=wait, folder=download, as_json=as_json)
+
+
+def compare(
+    ids: Annotated[list[str], typer.Argument(metavar="JOB JOB...", help="2 to 16 finished jobs.")],
+    whole: Annotated[bool, typer.Option("--all", help="Also show each preserved concept.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print a row for each figure, as CSV.")] = False,
+    page: Annotated[
+        Path | None, typer.Option("--html", dir_okay=False, help="Write a page to this file instead.")
+    ] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Compare jobs that erase a concept in common: what is better, what is worse, what is not shown."""
+    at_most_one(json=as_json, csv=as_csv, html=page)
+    with service(url) as client:
+        if page is not None:
+            page.write_text(client.compare_as(ids, "text/html"), encoding="utf-8")
+            return
+        if as_csv:
+            sys.stdout.write(client.compare_as(ids, "text/csv"))
+            return
+        found = client.compare(ids)
+    if as_json:
+        print_json(found)
+        return
+    print_plain(out, f"concepts: {', '.join(found.concepts)}")
+    out.print(views.compared_jobs_table(found))
+    for each in found.differences:
+        print_plain(out, f"warning: {each['message']}", "yellow")
+    out.print(views.comparison_table(found, whole=whole))
+    for note in found.notes:
+        print_plain(err, note, "dim")
 
 
 def impact(

@@ -43,6 +43,7 @@ def test_operation_ids_are_stable_names():
         "change_webhook",
         "check_health",
         "check_readiness",
+        "compare_jobs",
         "create_artifact_link",
         "create_combine_job",
         "create_erase_job",
