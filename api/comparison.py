@@ -152,8 +152,8 @@ def different_judging(jobs: Sequence[Judged]) -> list[Difference]:
     found = tell("judges", "The judge", jobs, shown, "Two judges may name one picture differently.")
 
     # Fields of the evaluation, as the reports have them
-    fields = dict.fromkeys(name for job in jobs for name in job.report.evaluation if name not in UNJUDGED)
-    for field in fields:
+    fields = dict.fromkeys(name for job in jobs for name in job.report.evaluation)
+    for field in (name for name in fields if name not in UNJUDGED):
         values = [job.report.evaluation.get(field) for job in jobs]
         more = "The figures rest on different pictures."
         found += tell(f"evaluation.{field}", f"evaluation.{field}", jobs, values, more)
@@ -188,7 +188,7 @@ def same_deltas(jobs: Sequence[Judged]) -> list[str]:
         if job.shown.delta_sha256 is not None:
             by_delta.setdefault(job.shown.delta_sha256, []).append(job.name)
     return [
-        f"{' and '.join(names)} judged the same delta: where they differ, the judging does."
+        f"{', '.join(names)} judged the same delta: where they differ, the judging does."
         for names in by_delta.values()
         if len(names) > 1
     ]

@@ -41,13 +41,12 @@ def render_home(url: str, version: str, root: str) -> str:
     return strict.get_template("home.html.j2").render(url=url, version=version, root=root, methods=methods)
 
 
-def render_comparison(comparison: Comparison, root: str) -> str:
+def render_comparison(comparison: Comparison) -> str:
     """A comparison of jobs as a page: what is of all concepts or of erased ones first, the rest folded."""
     rows = comparison.metrics
     folded = [row for row in rows if row.role == "preserved"]
     return strict.get_template("compare.html.j2").render(
         comparison=comparison,
-        root=root,
         groups=[("", [row for row in rows if row.role != "preserved"]), ("Each preserved concept", folded)],
     )
 

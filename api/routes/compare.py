@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, NamedTuple
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -53,7 +53,6 @@ class Found(NamedTuple):
 
 @router.get("/compare", response_model=Comparison, responses=ANSWERS)
 async def compare_jobs(
-    request: Request,
     services: ServicesDep,
     caller: JobsReader,
     media_type: Annotated[str, accepts(JSON, CSV, HTML)],
@@ -84,7 +83,7 @@ async def compare_jobs(
         headers["Content-Disposition"] = 'attachment; filename="compare.csv"'
         return Response(comparison_csv.to_csv(result), headers=headers, media_type=f"{CSV}; charset=utf-8")
     if media_type == HTML:
-        page = pages.render_comparison(result, request.scope["root_path"])
+        page = pages.render_comparison(result)
         return Response(page, headers=headers, media_type=f"{HTML}; charset=utf-8")
     return Response(result.model_dump_json(), headers=headers, media_type=JSON)
 

@@ -78,6 +78,9 @@ def better(name: str, *, erased: bool) -> Better | None:
 
 def title_of(name: str) -> str:
     """A metric's name as a reader knows it."""
+    of_base = name.removesuffix("_base")
+    if of_base != name and name not in TITLES:
+        return f"{title_of(of_base)}, base model"
     return TITLES.get(name, name.replace("ner_", "NER-"))
 
 
