@@ -25,7 +25,7 @@ from expunge.core.inspection import Inspection, Side, inspect
 from expunge.core.models import Denoiser, word_embeddings
 from expunge.core.outcome import Outcome, Output
 from expunge.core.progress import Callback, show
-from expunge.core.run_context import At, Change, RunContext, sha256_of, warn_of_long_texts
+from expunge.core.run_context import NO_DELTA, At, Change, RunContext, sha256_of, warn_of_long_texts
 from expunge.core.specs import (
     CombineSpec,
     Concept,
@@ -37,7 +37,6 @@ from expunge.core.specs import (
     same,
 )
 
-NO_DELTA = "none"
 SHOWN = 8  # concepts of an inspection whose pictures are drawn
 
 

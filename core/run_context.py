@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from expunge.core.delivery import signing, stack
-from expunge.core.delivery.bundle import MEDIA_TYPES, Bundle
+from expunge.core.delivery.bundle import Bundle, media_type
 from expunge.core.erasure import Delta
 from expunge.core.erasure.delta import forget_peak, peak_memory
 from expunge.core.errors import CoreError
@@ -28,6 +28,7 @@ from expunge.core.progress import Callback
 from expunge.core.specs import Concept, MethodSpec
 
 At = str | Path
+NO_DELTA = "none"
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ class RunContext:
         prune(self.cache)
         report = evaluation.report
 
-        # 2. What may help where the verdict is not a pass
+        # 2. What the verdict is about, and what may help where it is not a pass
+        report.verdict.artifact_sha256 = None if change.digest == NO_DELTA else change.digest
         report.verdict.advice = advise(report, request, change.concepts)
 
         # 3. What the numbers are compared with: the prediction, and the report that the stack had before
@@ -152,7 +154,7 @@ class RunContext:
 
     def outcome(self, files: Sequence[Path], evaluation: Evaluation | None) -> Outcome:
         """What the job ends with: the verdict, and the bundle's files."""
-        outputs = [Output(f.relative_to(self.out).as_posix(), MEDIA_TYPES[f.suffix], f) for f in files]
+        outputs = [Output(f.relative_to(self.out).as_posix(), media_type(f), f) for f in files]
         verdict = evaluation.report.verdict.model_dump(mode="json") if evaluation else None
         return Outcome(verdict, outputs)
 

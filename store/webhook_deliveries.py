@@ -52,11 +52,13 @@ def enqueue(session: Session, job: Job) -> None:
     """Write a job's end for every webhook that asked for it; for store/jobs.py, in that end's transaction."""
     assert job.finished_at is not None
     event = f"job.{job.status}"
+    verdict = job.verdict or {}
     data = {
         "job_id": str(job.id),
         "kind": job.kind,
         "status": job.status,
-        "passed": (job.verdict or {}).get("passed"),
+        "passed": verdict.get("passed"),
+        "artifact_sha256": verdict.get("artifact_sha256"),
     }
     body = payload(event, job.finished_at, data)
     wanting = select(Webhook.id).where(

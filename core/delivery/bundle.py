@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core import phrasing, sources
-from expunge.core.delivery import card, manifest, page, signing, stack
+from expunge.core.delivery import card, certificate, manifest, page, signing, stack
 from expunge.core.delivery.fused import fuse
 from expunge.core.delivery.grid import data_uri, draw_grid
 from expunge.core.delta_format import LORA_FILE
@@ -31,6 +31,11 @@ MEDIA_TYPES = {
     ".md": "text/markdown; charset=utf-8",
     ".sig": "application/json",
 }
+
+
+def media_type(file: Path) -> str:
+    """The media type of a bundle's file."""
+    return certificate.MEDIA_TYPE if file.name == certificate.FILE else MEDIA_TYPES[file.suffix]
 
 
 @dataclass(frozen=True)

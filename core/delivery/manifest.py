@@ -1,5 +1,5 @@
-"""manifest.json: what a bundle was made from and with, and the sha256 and size of each of its files. Imports
-no torch.
+"""manifest.json: what a bundle was made from and with, and the sha256 and size of each of its files; its
+signature, and the certificate that is derived from it. Imports no torch.
 """
 
 import hashlib
@@ -10,10 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from expunge.core.delivery import signing
+from expunge.core.delivery import certificate, signing
 
 FORMAT = "expunge-bundle/1"
-MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
+MANIFEST, SIGNATURE, REPORT = "manifest.json", "manifest.sig", "report.json"
+SEALS = (MANIFEST, SIGNATURE, certificate.FILE)  # what no manifest lists: each is made after it
 LIBRARIES = (
     "expunge",
     "torch",
@@ -45,8 +46,8 @@ def libraries() -> dict[str, str]:
 
 
 def seal(folder: Path, facts: dict[str, Any], key: signing.Key | None) -> list[Path]:
-    """Write manifest.json over every file in `folder`, and manifest.sig where there is a key to sign with;
-    returns the files written.
+    """Write manifest.json over every file in `folder`; where there is a key to sign with, manifest.sig and
+    certificate.json too. Returns the files written.
     """
     private = None if key is None else signing.private(key)
     content: dict[str, Any] = {
@@ -54,20 +55,36 @@ def seal(folder: Path, facts: dict[str, Any], key: signing.Key | None) -> list[P
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     if private is not None:
-        content["signed_by"] = signing.key_id(private.public_key())
+        content |= {"signed_by": signing.key_id(private.public_key()), "certificate": certificate.FILE}
     content |= {**facts, "libraries": libraries(), "files": list_files(folder)}
     payload = (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
     (folder / MANIFEST).write_bytes(payload)
     if private is None:
         return [folder / MANIFEST]
     (folder / SIGNATURE).write_text(json.dumps(signing.sign(private, payload), indent=1) + "\n")
-    return [folder / MANIFEST, folder / SIGNATURE]
+    (folder / certificate.FILE).write_bytes(certificate.sign(private, derive_statement(folder, payload)))
+    return [folder / name for name in SEALS]
+
+
+def derive_statement(folder: Path, payload: bytes) -> certificate.Statement:
+    """The statement that follows from the manifest's bytes and the report in the folder."""
+    digest = hashlib.sha256(payload).hexdigest()
+    return certificate.derive(json.loads(payload), digest, read_report(folder))
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """What report.json says; empty where there is none that can be read."""
+    try:
+        found = json.loads((folder / REPORT).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def list_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """sha256 and size of each file in `folder`, by name; without the manifest and its signature."""
+    """sha256 and size of each file in `folder`, by name; without the seals."""
     files = {}
     for file in folder.rglob("*"):
-        if file.is_file() and file.name not in (MANIFEST, SIGNATURE):
+        if file.is_file() and file.name not in SEALS:
             files[file.relative_to(folder).as_posix()] = {"sha256": sha256(file), "size": file.stat().st_size}
     return dict(sorted(files.items()))

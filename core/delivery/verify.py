@@ -1,5 +1,5 @@
-"""`expunge verify`: is this bundle what was signed? Digests, sizes, missing and extra files, signature,
-finite tensors. Needs no torch.
+"""`expunge verify`: is this bundle what was signed, and what does its certificate say? Digests, sizes, missing
+and extra files, signature, certificate, finite tensors. Needs no torch, but for --rerun.
 """
 
 import json
@@ -11,27 +11,32 @@ import httpx
 import numpy as np
 import typer
 from cryptography.exceptions import UnsupportedAlgorithm
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, deserialize
 
-from expunge.core.delivery import signing
-from expunge.core.delivery.manifest import FORMAT, MANIFEST, SIGNATURE, sha256
+from expunge.core.delivery import certificate, certificate_words, signing
+from expunge.core.delivery.certificate import BadCertificate, Statement
+from expunge.core.delivery.manifest import FORMAT, MANIFEST, SEALS, SIGNATURE, derive_statement, sha256
 
 FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
 
 
 class Result(BaseModel):
     """What was found. `signature` is trusted (the key given), self-consistent (a key that nobody vouched
-    for), invalid or missing.
+    for), invalid or missing. `certificate` is the same of the certificate; it is missing, without a problem,
+    where the bundle is older than certificates. What it certifies, and what not, is said in words.
     """
 
     ok: bool
     bundle: str
     signature: str
+    certificate: str = "missing"
     key_id: str | None = None
     files: int = 0
     problems: list[str] = []
     notes: list[str] = []
+    certifies: list[str] = []
+    does_not_certify: list[str] = []
 
 
 def verify(bundle: str | Path, public_key: bytes | None = None) -> Result:
@@ -47,23 +52,31 @@ def verify(bundle: str | Path, public_key: bytes | None = None) -> Result:
     payload = (bundle / MANIFEST).read_bytes()
     state, key, problems, notes = check_signature(bundle, payload, public_key)
     files: dict[str, Any] = {}
+    certified, statement = "missing", None
     try:
         manifest = json.loads(payload)
         files = manifest["files"]
         if manifest["format"] != FORMAT:
             problems.append(f"{MANIFEST} has format '{manifest['format']}', this command knows '{FORMAT}'")
-        problems += check_files(bundle, files)
+        problems += check_files(bundle, files, manifest)
+        certified, statement, more, said = check_certificate(bundle, payload, manifest, public_key)
+        problems, notes = problems + more, notes + said
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as e:
         problems.append(f"{MANIFEST} cannot be read ({type(e).__name__}: {e})")
-    return Result(
+    result = Result(
         ok=not problems,
         bundle=str(bundle),
         signature=state,
+        certificate=certified,
         key_id=key,
         files=len(files),
         problems=problems,
         notes=notes,
     )
+    if result.ok and statement is not None:
+        result.certifies = certificate_words.certified(statement, len(files), key)
+        result.does_not_certify = certificate_words.not_certified(statement, state)
+    return result
 
 
 def check_signature(
@@ -103,8 +116,45 @@ def check_signature(
     return "trusted", identity, [], []
 
 
-def check_files(bundle: Path, files: dict[str, Any]) -> list[str]:
-    """What is wrong with the files, in words."""
+def check_certificate(
+    bundle: Path, payload: bytes, manifest: dict[str, Any], pinned: bytes | None
+) -> tuple[str, Statement | None, list[str], list[str]]:
+    """Whether the certificate is the signer's, and says what the bundle says: (state, the statement, problems,
+    notes).
+
+    payload: the manifest's bytes, and what they hold; pinned: the keys that the caller trusts, PEM.
+    """
+    # A bundle that was sealed with one has to have it; older ones never had any.
+    if "certificate" not in manifest:
+        older = f"no {certificate.FILE}: the bundle is older than certificates; its signed manifest stands alone"
+        return "missing", None, [], [older] if "signed_by" in manifest else []
+    file = bundle / certificate.FILE
+    if file.is_symlink() or not file.is_file():
+        return "missing", None, [f"{certificate.FILE} is missing: the bundle was sealed with one"], []
+
+    # The keys that may have signed it: those that the caller trusts, else the manifest's own.
+    try:
+        if pinned is not None:
+            state, keys = "trusted", signing.load_publics(pinned)
+        else:
+            signature = json.loads((bundle / SIGNATURE).read_bytes())
+            state, keys = "self-consistent", [signing.load_public(signature["public_key"])]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, UnsupportedAlgorithm):
+        return "invalid", None, [f"{certificate.FILE} cannot be checked: {SIGNATURE} names no key"], []
+
+    # What it says has to follow from the manifest and the report.
+    try:
+        signed = certificate.unwrap(file.read_bytes(), keys)
+        problems = certificate.contradictions(signed, derive_statement(bundle, payload))
+    except BadCertificate as error:
+        return "invalid", None, [str(error)], []
+    except (ValidationError, AttributeError, TypeError, KeyError) as error:
+        return "invalid", None, [f"{MANIFEST} says nothing to certify ({type(error).__name__})"], []
+    return ("invalid", None, problems, []) if problems else (state, signed, [], [])
+
+
+def check_files(bundle: Path, files: dict[str, Any], manifest: dict[str, Any]) -> list[str]:
+    """What is wrong with the files that the manifest lists, in words."""
     problems = []
     for name, entry in sorted(files.items()):
         path = PurePosixPath(name)
@@ -120,10 +170,9 @@ def check_files(bundle: Path, files: dict[str, Any]) -> list[str]:
             problems.append(f"{name}: changed: sha256 is {digest}, the manifest says {entry['sha256']}")
         elif name.endswith(".safetensors"):
             problems += [f"{name}: {p}" for p in check_tensors(file)]
+    sealed = set(SEALS) if "certificate" in manifest else {MANIFEST, SIGNATURE}
     present = {f.relative_to(bundle).as_posix() for f in bundle.rglob("*") if f.is_file() or f.is_symlink()}
-    return problems + [
-        f"{name}: not in the manifest" for name in sorted(present - set(files) - {MANIFEST, SIGNATURE})
-    ]
+    return problems + [f"{name}: not in the manifest" for name in sorted(present - set(files) - sealed)]
 
 
 def check_tensors(file: Path) -> list[str]:
@@ -141,6 +190,12 @@ def finite(dtype: str, data: bytes) -> bool:
     if dtype == "BF16":
         return not ((np.frombuffer(data, np.uint16) & 0x7F80) == 0x7F80).any()
     return dtype not in FLOATS or bool(np.isfinite(np.frombuffer(data, FLOATS[dtype])).all())
+
+
+def print_lines(title: str, lines: list[str]) -> None:
+    """A heading and its lines; nothing where there are none."""
+    if lines:
+        typer.echo("\n".join([f"\n{title}", *(f"  - {line}" for line in lines)]))
 
 
 def fetch(url: str) -> bytes:
@@ -170,7 +225,7 @@ def main(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Check a downloaded bundle: every digest, the signature, the tensors.
+    """Check a downloaded bundle: every digest, the signature, the certificate, the tensors.
 
     Exit code 0 when all is well, else 1.
     """
@@ -200,6 +255,8 @@ def main(
                 f" {result.key_id}",
                 fg="green",
             )
+            print_lines("It certifies:", result.certifies)
+            print_lines("It does not certify:", result.does_not_certify)
     sys.exit(0 if result.ok else 1)
 
 

@@ -131,6 +131,7 @@ def test_the_bundle_holds_the_ranking_drawn_with_pictures_and_is_sealed(
         "report.html",
         "manifest.json",
         "manifest.sig",
+        "certificate.json",
     }
     assert list(dict.fromkeys(seen)) == ["load", "inspect", "evaluate", "deliver"]
     report = Inspection.model_validate_json((tmp_path / "out" / "report.json").read_text())

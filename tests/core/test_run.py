@@ -120,6 +120,7 @@ def test_judging_a_finished_delta_gives_the_numbers_of_its_own_job(
         "grid.png",
         "manifest.json",
         "manifest.sig",
+        "certificate.json",
     }
     assert verify(tmp_path / "out").ok
     assert (
@@ -177,7 +178,13 @@ def test_without_evaluation_there_is_a_delta_and_no_verdict(tiny_judged: Path, t
         signing_key=tmp_path / "key",
     )
     assert outcome.verdict is None
-    assert [o.name for o in outcome.outputs] == ["README.md", LORA, "manifest.json", "manifest.sig"]
+    assert [o.name for o in outcome.outputs] == [
+        "README.md",
+        LORA,
+        "manifest.json",
+        "manifest.sig",
+        "certificate.json",
+    ]
     assert verify(tmp_path / "out").ok
 
 
