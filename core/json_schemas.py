@@ -1,14 +1,16 @@
 """JSON schemas of what a bundle says, by name and version: core/schemas, which docs/schemas links to.
 
 `python -m expunge.core.json_schemas` writes them anew from the pydantic models; with `--check`, compares
-instead. Reading them needs no torch. Within a version, fields are only added, and those may be missing; readers
-pass over fields that they do not know.
+instead. Reading them needs no torch. Within a version, fields are only added, and those may be missing;
+readers pass over fields that they do not know.
 """
 
 import json
 import sys
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 HOME = Path(__file__).parent / "schemas"
 NAMES = ("report-1", "inspection-1", "certificate-1")
@@ -22,14 +24,18 @@ def read(name: str) -> dict[str, Any]:
 
 
 def generate(name: str) -> str:
-    """The schema's text, from its model. A field with a default may be missing, and unknown ones are allowed, so
-    that what other releases of the same version write is valid too.
+    """The schema's text, from its model. A field with a default may be missing, and unknown ones are allowed,
+    so that what other releases of the same version write is valid too.
     """
     from expunge.core.delivery.certificate import Certificate
     from expunge.core.evaluation.report import Report  # here: it brings torch
     from expunge.core.inspection import Inspection
 
-    models = {"report-1": Report, "inspection-1": Inspection, "certificate-1": Certificate}
+    models: dict[str, type[BaseModel]] = {
+        "report-1": Report,
+        "inspection-1": Inspection,
+        "certificate-1": Certificate,
+    }
     head = {"$schema": DRAFT, "$id": f"urn:expunge:{name.replace('-', ':')}"}
     schema = head | opened(models[name].model_json_schema())
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

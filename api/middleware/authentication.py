@@ -14,9 +14,11 @@ from expunge.api.auth import bearer_token, unauthorized, unknown_key
 from expunge.api.caller import Caller
 from expunge.api.problems import Problem
 from expunge.api.services import Services
+from expunge.core import json_schemas
 from expunge.store import keys
 
-PUBLIC = frozenset({"/", "/healthz", "/readyz", "/openapi.json", "/docs", "/signing-keys"})
+PAGES = ("/", "/healthz", "/readyz", "/openapi.json", "/docs", "/signing-keys")
+PUBLIC = frozenset((*PAGES, *(f"/schemas/{name}" for name in json_schemas.NAMES)))
 UNLIMITED = frozenset({"/healthz", "/readyz"})  # probes are not rate limited
 METRICS = "/metrics"
 

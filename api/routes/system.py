@@ -6,8 +6,10 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from expunge.api import pages
 from expunge.api.deps import ServicesDep
+from expunge.api.problems import Problem
 from expunge.api.responses import problem_responses
 from expunge.api.schemas.system import Health, SigningKey, SigningKeys
+from expunge.core import json_schemas
 from expunge.store import signing_keys
 
 router = APIRouter(tags=["system"])
@@ -44,7 +46,7 @@ def read_metrics(services: ServicesDep) -> Response:
 
 @router.get("/signing-keys", responses=problem_responses(public=True))
 def list_signing_keys(services: ServicesDep, response: Response) -> SigningKeys:
-    """List the public keys that sign this service's manifests, or signed them before.
+    """List the public keys that sign this service's manifests and certificates, or signed them before.
 
     `expunge verify --url` reads them.
     """
@@ -59,6 +61,18 @@ def openapi_document(request: Request) -> JSONResponse:
     servers = {"servers": [{"url": root}]} if root else {}
     return JSONResponse(
         {**request.app.openapi(), **servers}, headers={"Cache-Control": "public, max-age=300"}
+    )
+
+
+@router.get("/schemas/{name}", include_in_schema=False)
+def schema_document(name: str) -> JSONResponse:
+    """The JSON schema of a report, an inspection or a certificate."""
+    if name not in json_schemas.NAMES:
+        raise Problem("not_found", f"there is no schema '{name}': there are {', '.join(json_schemas.NAMES)}")
+    return JSONResponse(
+        json_schemas.read(name),
+        media_type="application/schema+json",
+        headers={"Cache-Control": "public, max-age=300"},
     )
 
 

@@ -72,9 +72,9 @@ class Job(FromRow):
     artifacts: list[JobArtifact] = Field(default=[])
     verdict: dict[str, Any] | None = Field(
         description=(
-            "{passed, checks, advice, artifact_sha256}: the report compared with the requested thresholds; for"
-            " each check that did not pass, advice says by how much, and what may help. It is about the delta"
-            " with this sha256, and about no other bytes; null: about the base model itself."
+            "{passed, checks, advice, artifact_sha256}: the report compared with the requested thresholds;"
+            " for each check that did not pass, advice says by how much, and what may help. It is about the"
+            " delta with this sha256, and about no other bytes; null: about the base model itself."
         )
     )
     error: JobError | None

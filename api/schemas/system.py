@@ -9,12 +9,12 @@ from expunge.api.schemas.base import FromRow
 
 
 class SigningKey(FromRow):
-    """An Ed25519 key that signs manifests, or has signed some."""
+    """An Ed25519 key that signs manifests and certificates, or has signed some."""
 
     id: str = Field(
         description=(
-            "The value of `signed_by` in a manifest and of `key_id` in its signature: 16 hex digits of the"
-            " sha256 of the raw key."
+            "The value of `signed_by` in a manifest, of `key_id` in its signature and of `keyid` in the"
+            " certificate's: 16 hex digits of the sha256 of the raw key."
         )
     )
     public_key: str = Field(description="PEM.")

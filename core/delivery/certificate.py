@@ -1,5 +1,5 @@
-"""certificate.json: the outcome of a job as an in-toto statement (v1) in a DSSE envelope, which tools that know
-nothing of Expunge can check. Imports no torch.
+"""certificate.json: the outcome of a job as an in-toto statement (v1) in a DSSE envelope, which tools that
+know nothing of Expunge can check. Imports no torch.
 
 It stands on the manifest: it is derived from the manifest and the report, names both by their sha256, and is
 signed with the same key. Whoever checks a bundle derives it again: it may contradict neither.
@@ -49,8 +49,8 @@ class Certificate(BaseModel):
     reports: list[Resource] = Field(description="What was measured: report.json, its page, its pictures.")
     base_model: Resource | None = Field(
         description=(
-            "The model that was changed or judged. Its digest, `expungeModel1`, is the sha256 over the name and"
-            " the sha256 of each file that is loaded; `expunge check-model` prints it."
+            "The model that was changed or judged. Its digest, `expungeModel1`, is the sha256 over the name"
+            " and the sha256 of each file that is loaded; `expunge check-model` prints it."
         )
     )
     spec: dict[str, Any] = Field(description="The request with every default filled in.")
@@ -150,7 +150,8 @@ def unwrap(envelope: bytes, keys: Sequence[Ed25519PublicKey]) -> Statement:
     except (ValueError, DsseError) as error:
         given = ", ".join(map(signing.key_id, keys))
         raise BadCertificate(
-            f"{FILE} is not signed by the key that has to sign it ({given}), or was changed after it was signed"
+            f"{FILE} is not signed by the key that has to sign it ({given}), or was changed after it was"
+            " signed"
         ) from error
     return read(opened.payload)
 
@@ -166,7 +167,9 @@ def read(payload: bytes) -> Statement:
         if (kind, about) == (STATEMENT, PREDICATE):
             return Statement.model_validate(found)
     except (ValidationError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BadCertificate(f"{FILE} holds no statement that can be read ({type(error).__name__})") from error
+        raise BadCertificate(
+            f"{FILE} holds no statement that can be read ({type(error).__name__})"
+        ) from error
     raise BadCertificate(f"{FILE} is of type '{about}' in '{kind}'; this command knows '{PREDICATE}'")
 
 

@@ -41,7 +41,9 @@ def not_certified(statement: Statement, signature: str) -> list[str]:
     said = statement.predicate
     lines = list[str]()
     if signature != "trusted":
-        lines.append("Who signed it: nobody vouched for the key. Give the signer's with --public-key or --url.")
+        lines.append(
+            "Who signed it: nobody vouched for the key. Give the signer's with --public-key or --url."
+        )
     lines.append("That the signer measured well: --rerun METRIC measures a figure anew.")
     if said.verdict is None:
         lines.append("That anything was erased: no verdict was taken.")

@@ -1,5 +1,5 @@
-"""`expunge verify`: is this bundle what was signed, and what does its certificate say? Digests, sizes, missing
-and extra files, signature, certificate, finite tensors. Needs no torch, but for --rerun.
+"""`expunge verify`: is this bundle what was signed, and what does its certificate say? Digests, sizes,
+missing and extra files, signature, certificate, finite tensors. Needs no torch, but for --rerun.
 """
 
 import json
@@ -119,14 +119,16 @@ def check_signature(
 def check_certificate(
     bundle: Path, payload: bytes, manifest: dict[str, Any], pinned: bytes | None
 ) -> tuple[str, Statement | None, list[str], list[str]]:
-    """Whether the certificate is the signer's, and says what the bundle says: (state, the statement, problems,
-    notes).
+    """Whether the certificate is the signer's, and says what the bundle says: (state, the statement,
+    problems, notes).
 
     payload: the manifest's bytes, and what they hold; pinned: the keys that the caller trusts, PEM.
     """
     # A bundle that was sealed with one has to have it; older ones never had any.
     if "certificate" not in manifest:
-        older = f"no {certificate.FILE}: the bundle is older than certificates; its signed manifest stands alone"
+        older = (
+            f"no {certificate.FILE}: the bundle is older than certificates; its signed manifest stands alone"
+        )
         return "missing", None, [], [older] if "signed_by" in manifest else []
     file = bundle / certificate.FILE
     if file.is_symlink() or not file.is_file():

@@ -33,8 +33,8 @@ class Verdict(BaseModel):
     """`passed` is false when a check failed, null when none failed but one could not be judged (or none was
     asked for).
 
-    `advice`: for each check that did not pass, by how much, and what may help. `artifact_sha256`: of the delta
-    that was judged; null where that was the base model itself.
+    `advice`: for each check that did not pass, by how much, and what may help. `artifact_sha256`: of the
+    delta that was judged; null where that was the base model itself.
     """
 
     passed: bool | None

@@ -10,6 +10,7 @@ import pytest
 
 from expunge.api.app import create_app
 from expunge.api.middleware.authentication import PUBLIC
+from expunge.core import json_schemas
 from expunge.store import db, keys
 from expunge.store.settings import Settings
 from tests.support.service import Tenant, make_settings, problem, serve
@@ -58,6 +59,14 @@ def test_anonymous_learns_nothing_about_unknown_paths(anonymous: httpx.Client, p
 @pytest.mark.parametrize("path", sorted(PUBLIC))
 def test_public_routes_need_no_key(anonymous: httpx.Client, path: str):
     assert anonymous.get(path).status_code == 200
+
+
+def test_the_schemas_are_served_as_committed(anonymous: httpx.Client, tenant: Tenant):
+    answer = anonymous.get("/schemas/report-1")
+    assert answer.json() == json_schemas.read("report-1")
+    assert answer.headers["content-type"] == "application/schema+json"
+    told = problem(tenant.http().get("/schemas/report-9"), 404, "not_found")
+    assert "report-1" in told["detail"]
 
 
 WRONG = [

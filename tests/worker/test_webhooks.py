@@ -41,7 +41,13 @@ def test_a_job_s_end_is_told_thinly_and_signed_over_the_bytes_sent(settings, hoo
     assert message == {
         "type": "job.succeeded",
         "timestamp": message["timestamp"],
-        "data": {"job_id": str(job_id), "kind": "erase", "status": "succeeded", "passed": True},
+        "data": {
+            "job_id": str(job_id),
+            "kind": "erase",
+            "status": "succeeded",
+            "passed": True,
+            "artifact_sha256": "ab" * 32,
+        },
     }
     assert datetime.fromisoformat(message["timestamp"]).tzinfo is not None
     assert b"secret concept" not in got.body

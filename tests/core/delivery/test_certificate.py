@@ -1,5 +1,5 @@
-"""The certificate: what it binds, that others can read it, and that nothing of the bundle can be changed beneath
-it.
+"""The certificate: what it binds, that others can read it, and that nothing of the bundle can be changed
+beneath it.
 """
 
 import base64
@@ -186,7 +186,10 @@ def contradict(folder: Path) -> None:
         (change_artifact, f"{LORA}: changed: sha256 is "),
         (edit("manifest.json", "spec", "seed", value=1), "the manifest was changed after it was signed"),
         (edit("manifest.json", "verdict", "passed", value=True), "the manifest was changed"),
-        (edit_certificate("predicate", "verdict", "passed", value=True), "or was changed after it was signed"),
+        (
+            edit_certificate("predicate", "verdict", "passed", value=True),
+            "or was changed after it was signed",
+        ),
         (edit_certificate("predicate", "spec", "seed", value=1), "or was changed after it was signed"),
         (edit_certificate("subject", value=[{"name": LORA, "digest": {"sha256": "0"}}]), "or was changed"),
         (swap_certificates, "certificate.json belongs to another bundle"),
