@@ -1,7 +1,8 @@
-"""JSON schemas of what a bundle says, by name and version: core/schemas, which docs/schemas links to. Imports no
-torch; core/write_schemas.py writes them.
+"""JSON schemas of what a bundle says, by name and version: core/schemas, which docs/schemas links to. Imports
+no torch; core/write_schemas.py writes them.
 
-Within a version, fields are only added, and those may be missing; readers pass over fields that they do not know.
+Within a version, fields are only added, and those may be missing; readers pass over fields that they do not
+know.
 """
 
 import json

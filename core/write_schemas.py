@@ -1,5 +1,5 @@
-"""`python -m expunge.core.write_schemas` writes the JSON schemas anew from the pydantic models; with `--check`,
-compares them instead.
+"""`python -m expunge.core.write_schemas` writes the JSON schemas anew from the pydantic models; with
+`--check`, compares them instead.
 """
 
 import json
