@@ -41,6 +41,7 @@ class Result(BaseModel):
 
 def verify(bundle: str | Path, public_key: bytes | None = None) -> Result:
     """Check a bundle's folder; `public_key` are the signer's keys, as signing.load_publics reads them."""
+    # Is there a manifest?
     bundle = Path(bundle)
     if not (bundle / MANIFEST).is_file():
         why = (
@@ -49,6 +50,8 @@ def verify(bundle: str | Path, public_key: bytes | None = None) -> Result:
             else "there is no such folder"
         )
         return Result(ok=False, bundle=str(bundle), signature="missing", problems=[why])
+
+    # Who signed it, and does it say what lies here? Does the certificate say the same?
     payload = (bundle / MANIFEST).read_bytes()
     state, key, problems, notes = check_signature(bundle, payload, public_key)
     files: dict[str, Any] = {}
@@ -63,6 +66,8 @@ def verify(bundle: str | Path, public_key: bytes | None = None) -> Result:
         problems, notes = problems + more, notes + said
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as e:
         problems.append(f"{MANIFEST} cannot be read ({type(e).__name__}: {e})")
+
+    # The result; in words only where all is well.
     result = Result(
         ok=not problems,
         bundle=str(bundle),
