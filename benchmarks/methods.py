@@ -4,7 +4,9 @@ For each concept and method: erase, then judge 16 pictures of the erased concept
 (its 15 nearest and 15 strangers). `--styles` erases styles instead, each judged by 16 pictures, as many of
 every other style, and one of each of some 27 objects; the table is one of its own. `--together 5` erases five
 concepts in one job, as the papers' tables do, and judges two pictures of each of 40 others, half of them
-neighbours. Runs that were measured already, with the same weights and spec, are read from the results file.
+neighbours. `--unheld` keeps every other one of the nearest 15 out of every method's search, hold and retain
+sets, and reports PSR-1 of both halves. Runs that were measured already, with the same weights and spec, are
+read from the results file.
 """
 
 import argparse
@@ -20,8 +22,9 @@ from PIL import Image, ImageDraw
 from expunge.core.erasure import erase
 from expunge.core.evaluation.evaluate import evaluate
 from expunge.core.evaluation.judges import judges_for
+from expunge.core.evaluation.pictures import preserved_concepts
 from expunge.core.intervals import wilson
-from expunge.core.models import load_model
+from expunge.core.models import Denoiser, load_model
 from expunge.core.models.folders import BUNDLED
 from expunge.core.models.vocabulary import load_vocabulary
 from expunge.core.specs import METHODS, EraseSpec, EvaluationSpec, UceSpec
@@ -51,6 +54,7 @@ ELSEWHERE = ("church", "dog", "trumpet")  # and those of all others
 JUDGING = EvaluationSpec(erased_images=16, preserved_count=30, preserved_images=1)
 TOGETHER = EvaluationSpec(erased_images=16, preserved_count=40, preserved_images=2)
 SOURCE = "bundled:emoji"
+UNHELD = ", unheld"
 LABEL = 100  # px beside a picture's rows, for the methods' names
 
 
@@ -59,38 +63,63 @@ def judging(spec: EraseSpec) -> EvaluationSpec:
     return JUDGING if len(spec.concepts) == 1 else TOGETHER
 
 
-def asked(spec: EraseSpec) -> str:
+def asked(spec: EraseSpec, unheld: bool) -> str:
     """All that decides a run's figures; fields left at null are not named, so that a new optional field makes
     no result stale.
     """
-    return json.dumps(
-        [
-            [c.name for c in spec.concepts],
-            spec.method.model_dump(exclude_none=True, exclude={"debias"}),
-            spec.seed,
-            judging(spec).model_dump(exclude={"thresholds", "batch_size"}),
-        ]
-    )
+    parts = [
+        [c.name for c in spec.concepts],
+        spec.method.model_dump(exclude_none=True, exclude={"debias"}),
+        spec.seed,
+        judging(spec).model_dump(exclude_none=True, exclude={"thresholds", "batch_size"}),
+    ]
+    return json.dumps([*parts, "unheld"] if unheld else parts)
 
 
-def measure(spec: EraseSpec) -> tuple[dict[str, Any], list[np.ndarray]]:
+def judged_names(model: Denoiser, spec: EraseSpec) -> tuple[list[str], list[str]]:
+    """The preserved concepts: the very nearest and strangers, half and half; and the nearest alone. Of a
+    style these are the other styles.
+    """
+    names = preserved_concepts(model, spec.concepts, [], judging(spec), reach=None)
+    is_style = model.vocabulary.style
+    if any(is_style(c.name) is not None for c in spec.concepts):
+        return names, [name for name in names if is_style(name) is not None]
+    return names, names[: len(names) // 2]
+
+
+def measure(spec: EraseSpec, unheld: bool) -> tuple[dict[str, Any], list[np.ndarray]]:
     """One erasure, judged: its figures, and a strip of pictures (erased, then four neighbours and two
     strangers).
     """
     model = load_model(SOURCE)
+    whole = model.vocabulary
+    names, near = judged_names(model, spec)
+    if unheld:
+        model.vocabulary = whole.without(near[1::2])
     delta = erase(
         model,
         spec,
         callback=lambda p: print(f"\r  {p['phase']} {p.get('step')}/{p.get('total')}   ", end="", flush=True),
     )
+    model.vocabulary = whole
     digest = hashlib.sha256(delta.serialise()).hexdigest()
     judged = evaluate(
-        model, spec.concepts, judging(spec), judges=judges_for(SOURCE), cache=CACHE, delta_digest=digest
+        model,
+        spec.concepts,
+        judging(spec).model_copy(update={"preserved_concepts": names}),
+        judges=judges_for(SOURCE),
+        cache=CACHE,
+        delta_digest=digest,
+        held=delta.info["held"],
     )
     report = judged.report
     figures: dict[str, Any] = {
         m.name: {"value": m.value, "n": m.n} for m in report.metrics if m.concept is None
     }
+    for name, group in (("psr1_in", near[::2]), ("psr1_out", near[1::2])) if unheld else ():
+        of = [m for m in report.metrics if m.name == "psr1" and m.concept in group]
+        n = sum(m.n for m in of)
+        figures[name] = {"value": sum(m.value * m.n for m in of) / n, "n": n}
     erased = [c.name for c in spec.concepts]
     for name in {m.name for m in report.metrics if m.concept in erased}:
         of = [m for m in report.metrics if m.name == name and m.concept in erased and m.value is not None]
@@ -186,6 +215,17 @@ def chosen_table(runs: dict[str, dict[str, Any]], methods: list[str], concepts: 
     return "\n".join(lines)
 
 
+def unheld_table(runs: dict[str, dict[str, Any]], methods: list[str], concepts: list[str]) -> str:
+    """PSR-1 of the neighbours that a method might see while training, and of those kept out of it."""
+    lines = ["| method | ESR-1 | PSR-1, neighbours in training | kept out of it |", "|" + "---|" * 4]
+    for method in methods:
+        rows = [runs[f"{method}/{c}"] for c in concepts if f"{method}/{c}" in runs]
+        if rows:
+            cells = (cell(rows, name) for name in ("esr1", "psr1_in", "psr1_out"))
+            lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def style_table(runs: dict[str, dict[str, Any]], methods: list[str], styles: list[str]) -> str:
     """As `table`, for styles: the style judge's ESR and PSR, the objects' PSR, and whether a style's pictures
     still show their objects.
@@ -253,6 +293,9 @@ def main() -> None:
         "--styles", nargs="*", help="erase styles instead: those named, or every style of the bundled model"
     )
     parser.add_argument("--together", type=int, default=1, metavar="N", help="concepts erased in one job")
+    parser.add_argument(
+        "--unheld", action="store_true", help="train without every other one of the nearest judged concepts"
+    )
     parser.add_argument("--fresh", action="store_true", help="measure again what was measured already")
     args = parser.parse_args()
     of_styles = args.styles is not None
@@ -270,11 +313,11 @@ def main() -> None:
     for concept in args.concepts:
         for method in args.methods:
             spec = EraseSpec(concepts=groups[concept], method=VARIANTS.get(method, method))
-            identity = hashlib.sha256(weights + asked(spec).encode()).hexdigest()
-            key = f"{method}/{concept}"
+            identity = hashlib.sha256(weights + asked(spec, args.unheld).encode()).hexdigest()
+            key = f"{method}{UNHELD if args.unheld else ''}/{concept}"
             drawn = STRIPS / f"{identity}.npy"
             if args.fresh or known.get(key, {}).get("identity") != identity:
-                figures, strip = measure(spec)
+                figures, strip = measure(spec, args.unheld)
                 STRIPS.mkdir(parents=True, exist_ok=True)
                 np.save(drawn, np.stack(strip))
                 known = keep(key, figures | {"identity": identity})
@@ -286,7 +329,12 @@ def main() -> None:
             runs[key] = known[key]
             if drawn.exists():
                 strips[f"base/{concept}"], strips[key] = np.load(drawn)
+    if args.unheld:
+        args.methods = [f"{name}{UNHELD}" for name in args.methods]
+        print("\n" + unheld_table(runs, args.methods, args.concepts))
     print("\n" + (style_table if of_styles else table)(runs, args.methods, args.concepts))
+    if args.unheld:
+        return
     if args.concepts == list(CONCEPTS):
         print("\n" + chosen_table(runs, args.methods, args.concepts))
     shown = [c for c in args.concepts if all(f"{m}/{c}" in strips for m in args.methods)][:3]

@@ -110,6 +110,7 @@ class RunContext:
             delta_digest=change.digest,
             preserve=preserve,
             keys=change.keys,
+            held=held_by(change),
             callback=self.callback,
         )
         prune(self.cache)
@@ -157,6 +158,14 @@ class RunContext:
         outputs = [Output(f.relative_to(self.out).as_posix(), media_type(f), f) for f in files]
         verdict = evaluation.report.verdict.model_dump(mode="json") if evaluation else None
         return Outcome(verdict, outputs)
+
+
+def held_by(change: Change) -> Sequence[str] | None:
+    """What the run saw while training; None where it is not known: of an uploaded delta, and of a stack."""
+    if change.delta is None or change.layers:
+        return None
+    held: Sequence[str] | None = change.delta.info.get("held")
+    return held
 
 
 def warn_of_long_texts(

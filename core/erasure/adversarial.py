@@ -117,6 +117,10 @@ class Adversarial(Method[S]):
             draw = self.batch(i, search.sample(g), g, spec.batch_size)
         return self.with_held(self.loss(draw), g), draw.name
 
+    def held(self) -> list[str] | None:
+        searched = [name for search in self.searches.values() for name in search.names]
+        return [*self.run.preserve, *searched]
+
     def with_held(self, loss: Tensor, g: torch.Generator) -> Tensor:
         """The loss, and the drift of one concept that the user preserves (the second term of Eq. 7)."""
         if not self.kept:

@@ -123,8 +123,14 @@ def fine_tune(
         seconds=time.monotonic() - begun,
         resumed_at=start,
         residual=0.0,
+        held=known(method.held()),
         **finished,
     )
+
+
+def known(names: Sequence[str | None] | None) -> list[str] | None:
+    """Each name once; the empty prompt has none. None where they are not known."""
+    return None if names is None else list(dict.fromkeys(name for name in names if name))
 
 
 def recomputes(model: Denoiser, spec: TrainSpec) -> bool:

@@ -97,6 +97,12 @@ class Method(Generic[S]):
     def load_state(self, state: dict[str, Tensor]) -> None:
         """The inverse of `state`."""
 
+    def held(self) -> list[str] | None:
+        """Names of the concepts, not to be erased, that the losses saw: searched, retained, preserved, or a
+        target. None: not known, so that nothing is taken for unheld.
+        """
+        return None
+
     def finish(self) -> dict[str, Any]:
         """What the method has to say of its run, for `Delta.info`."""
         return {}

@@ -39,11 +39,14 @@ Loss = Callable[[Denoiser, Latents, Texts, S], Tensor]
 
 
 class SingleLoss(Method[S]):
-    """A method that is its loss."""
+    """A method that is its loss.
 
-    def __init__(self, run: Run[S], loss: Loss[S]) -> None:
+    holds: whether the loss reads `Texts.kept`, so that what the job preserves is held.
+    """
+
+    def __init__(self, run: Run[S], loss: Loss[S], holds: bool = True) -> None:
         super().__init__(run)
-        self.loss = loss
+        self.loss, self.holds = loss, holds
         self.concepts = [run.texts(names) for names in run.names]
         self.target_names = [self.target_of(c) for c in run.concepts]
         self.targets = [
@@ -59,6 +62,10 @@ class SingleLoss(Method[S]):
         """The name of what the concept becomes; None is the empty prompt."""
         is_style = self.run.model.vocabulary.style(concept.name) is not None
         return resolve_target(self.run.model, concept, self.run.concepts) if is_style else concept.target
+
+    def held(self) -> list[str] | None:
+        targets = [name for name in self.target_names if name]
+        return [*(self.run.preserve if self.holds else []), *targets]
 
     def prefill(self) -> None:
         """Draw the latents that every step will read, once and with progress."""

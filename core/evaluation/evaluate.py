@@ -14,6 +14,7 @@ from expunge.core.evaluation.metrics import (
     attributes,
     clip_score,
     content,
+    held_concepts,
     lpips,
     nudity,
     recovery,
@@ -40,17 +41,19 @@ def evaluate(
     delta_digest: str,
     preserve: Sequence[str] = (),
     keys: Mapping[str, Tensor] = {},
+    held: Sequence[str] | None = None,
     callback: Callback = ignore,
 ) -> Evaluation:
     """Judge the model as it stands (with its delta on) beside its base model. Restarted, it reads the
     pictures already drawn.
 
-    keys: of a hide job, the recovery key of each concept, (m, D).
+    keys: of a hide job, the recovery key of each concept, (m, D). held: names of the concepts that the run
+    saw while training, `Delta.info["held"]`; None where that is not known.
     """
     # 1. Plan the pictures: what is erased, what must stay, and what a key should bring back.
     unknown = [c for c in erased if c.images and c.name not in model.words]
     erased = [c for c in erased if c not in unknown]
-    preserved = preserved_concepts(model, erased, preserve, spec)
+    preserved = preserved_concepts(model, erased, preserve, spec, held or ())
     pictures = plan(model.vocabulary, erased, preserved, spec)
     hidden = [i for i, p in enumerate(pictures) if p.concept in keys and p.kind == "template"]
     asked_with_key = [pictures[i] for i in hidden]
@@ -73,7 +76,7 @@ def evaluate(
         )
 
     # 4. Judge.
-    seen = Evidence(model, judges, erased, preserved, pictures, base, sanitized, hidden, with_key)
+    seen = Evidence(model, judges, erased, preserved, pictures, base, sanitized, held, hidden, with_key)
     for concept in unknown:
         seen.sheet.lacks("esr1", BY_IMAGES, concept.name)
     for metric in metrics:
@@ -101,7 +104,7 @@ def evaluate(
 
 def metrics_of(spec: EvaluationSpec, *, hidden: bool) -> list[ModuleType]:
     """The metrics that are measured, in the report's order."""
-    always = [success_rates, unseen, attributes, content, clip_score, lpips]
+    always = [success_rates, unseen, held_concepts, attributes, content, clip_score, lpips]
     return [*always, *([recovery] if hidden else []), *([nudity] if spec.nudity else [])]
 
 

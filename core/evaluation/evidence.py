@@ -22,6 +22,7 @@ class Evidence:
     """What every metric reads, and the sheet that they write on.
 
     pictures: what was asked for; base, sanitized: what the two models drew of it, (N, H, W, 3) uint8.
+    held: names of the concepts that the run saw while training; None where that is not known.
     with_key: of a hide job, what the sanitized model drew of the pictures in the rows `hidden` with their
     recovery key, under "", and with a wrong one, under "_wrong_key".
     detections: what NudeNet found in each picture, to be stored.
@@ -34,6 +35,7 @@ class Evidence:
     pictures: list[Picture]
     base: Images
     sanitized: Images
+    held: Sequence[str] | None = None
     hidden: Sequence[int] = ()
     with_key: Mapping[str, Images] = field(default_factory=dict)
     detections: list[dict[str, Any]] = field(default_factory=list)

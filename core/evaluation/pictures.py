@@ -31,6 +31,7 @@ from expunge.core.specs.cost import erased_images, held_out_images, pair_images
 
 CACHE_BYTES = 4 << 30
 CACHED = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{62}\.png")  # as `draw` writes them
+REACH = 20  # how many of the nearest AGE and AP search by default
 CHUNK = 16  # pictures between two progress reports
 Role = Literal["erased", "preserved"]
 Kind = Literal["template", Unseen, "pair"]
@@ -54,11 +55,18 @@ class Picture:
 
 
 def preserved_concepts(
-    model: Denoiser, erased: Sequence[Concept], preserve: Sequence[str], spec: EvaluationSpec
+    model: Denoiser,
+    erased: Sequence[Concept],
+    preserve: Sequence[str],
+    spec: EvaluationSpec,
+    held: Sequence[str] = (),
+    reach: int | None = REACH,
 ) -> list[str]:
     """The preserved concepts to judge: those named in the request or, where the evaluation names none, also
-    nearest neighbours of the erased concepts and strangers, half and half. For an erased style the
-    neighbours are the other styles, up to half of all, and the strangers are objects.
+    nearest neighbours of the erased concepts and others, half and half (see `neighbours_and_strangers`). For
+    an erased style the neighbours are the other styles, up to half of all, and the others are objects.
+
+    held: what the run saw while training; the others begin with the nearest that it did not.
 
     Raises: CoreError where a named concept is itself to be erased.
     """
@@ -81,11 +89,11 @@ def preserved_concepts(
         count = spec.preserved_count
         if styles:
             pool = excluding(model, vocabulary.styles, erased)
-            near = neighbours_and_strangers(model, styles, pool, count // 2)
+            near = neighbours_and_strangers(model, styles, pool, count // 2, held, reach)
             chosen += near
             count -= len(near)
         pool = excluding(model, vocabulary.concepts, erased)
-        chosen += neighbours_and_strangers(model, objects, pool, count)
+        chosen += neighbours_and_strangers(model, objects, pool, count, held, reach)
 
     # Each once, as it was spelt first
     unique: dict[str, str] = {}
@@ -95,9 +103,15 @@ def preserved_concepts(
 
 
 def neighbours_and_strangers(
-    model: Denoiser, erased: Sequence[str], pool: list[str], count: int
+    model: Denoiser,
+    erased: Sequence[str],
+    pool: list[str],
+    count: int,
+    held: Sequence[str] = (),
+    reach: int | None = REACH,
 ) -> list[str]:
-    """`count` names of the pool: half are the nearest to any erased concept in the text encoder's space, half
+    """`count` names of the pool, by their distance from an erased concept in the text encoder's space: half
+    are the nearest, a quarter come next after the `reach`-th (None: no such quarter; see `beyond`), the rest
     are drawn, with a fixed seed, from those farther away. Where nothing is erased, all are drawn.
     """
     if not pool:
@@ -107,10 +121,24 @@ def neighbours_and_strangers(
         return [pool[i] for i in sorted(draw(len(pool))[:count].tolist())]
     away = torch.stack([distances(model, name, pool) for name in erased]).amin(0)
     order = away.argsort(stable=True).tolist()
-    near, rest = order[: count // 2], order[count // 2 :]
+    near, others = order[: count // 2], order[count // 2 :]
+    if reach is not None:
+        seen = {model.vocabulary.key(name) for name in held}
+        unheld = [i for i in others if model.vocabulary.key(pool[i]) not in seen]
+        near = [*near, *beyond(order, others, unheld, reach)[: count // 4]]
+    rest = [i for i in others if i not in near]
     far = rest[min(len(rest) // 2, max(0, len(rest) - count)) :]
     strangers = draw(far)[: count - len(near)].tolist()
     return [pool[i] for i in [*near, *sorted(strangers)]]
+
+
+def beyond(order: list[int], others: list[int], unheld: list[int], reach: int) -> list[int]:
+    """Of `order`, the nearest first, those others that come next after what a search reaches, the unheld
+    first. So they are the same for every method that holds no more than that. Of fewer than twice as many
+    names: all others.
+    """
+    wanted = order[reach:] if len(order) >= 2 * reach else order
+    return sorted((i for i in wanted if i in others), key=lambda i: i not in unheld)
 
 
 def plan(

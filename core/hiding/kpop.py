@@ -114,5 +114,8 @@ class Kpop(Method[Any]):
         for i, prompt in enumerate(self.prompts):
             prompt.load_state(tensors_under(state, f"prompt.{i}."))
 
+    def held(self) -> list[str] | None:
+        return self.hiding.held()
+
     def finish(self) -> dict[str, Any]:
         return self.hiding.finish()

@@ -2,7 +2,8 @@
 
 import json
 import re
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -126,6 +127,15 @@ class Vocabulary:
                 *(f"a {o} {self.style_template.partition('{}')[0]}" for o in self.objects()),
             )
         ]
+
+    def without(self, names: Sequence[str]) -> "Vocabulary":
+        """This vocabulary, with these concepts and styles not among its words: no search, hold or retain set
+        that ranges over it has them.
+        """
+        gone = {self.key(name) for name in names}
+        concepts = [c for c in self.concepts if self.key(c) not in gone]
+        styles = [s for s in self.styles if self.key(s) not in gone]
+        return replace(self, concepts=concepts, styles=styles)
 
     def targets(self, name: str) -> list[str]:
         """Names of the same sort as `name`, itself left out: styles for a style, concepts for a concept."""

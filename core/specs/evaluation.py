@@ -77,8 +77,9 @@ class EvaluationSpec(Spec):
         default=None,
         max_length=512,
         description=(
-            "Concepts that PSR is measured on. Omitted: half nearest neighbours of the erased concepts,"
-            " half random others."
+            "Concepts that PSR is measured on. Omitted: half are the nearest to the erased concepts, a"
+            " quarter the next after the 20th, those first that the method did not hold while training, and"
+            " a quarter are drawn from the rest."
         ),
     )
     preserved_count: int = Field(

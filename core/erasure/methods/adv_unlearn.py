@@ -65,8 +65,8 @@ class AdvUnlearn(Method[AdvUnlearnSpec]):
         self.prompts = [run.prompts(names) for names in run.names]
         self.concepts = [run.texts(names) for names in run.names]
         self.target_names, self.targets = run.targets()
-        names = retained(run, spec.retain_concepts, Purpose.RETAINED)
-        self.kept = [run.prompts([name]) for name in names]
+        self.retained = retained(run, spec.retain_concepts, Purpose.RETAINED)
+        self.kept = [run.prompts([name]) for name in self.retained]
         self.old = [model.encode(prompts) for prompts in self.kept]
         self.tokens = model.text.token_embeddings()
         if spec.latents == "buffer":
@@ -79,6 +79,9 @@ class AdvUnlearn(Method[AdvUnlearnSpec]):
     def few(self) -> int:
         """Trajectories that a retained concept keeps."""
         return few(self.run.spec.trajectories)
+
+    def held(self) -> list[str] | None:
+        return [*self.retained, *self.target_names]
 
     def prefix(self, x: Latents, prompts: list[str], old: Text, g: Generator) -> Tensor:
         """An adversarial prefix (k, D) against the text encoder as it is: sign-gradient descent from random

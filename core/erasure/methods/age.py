@@ -124,6 +124,11 @@ class Age(Adversarial[AgeSpec]):
         total = loss(self.run.model, draw.x_concept, draw.x_picked, draw.concept, draw.picked, spec)
         return self.with_held(total, g), draw.name
 
+    def held(self) -> list[str] | None:
+        spread = [name for shares in self.spread.shares.values() for name in shares.names]
+        targets = [c.target for c in self.run.concepts if c.target]
+        return [*(super().held() or []), *targets, *spread]
+
     def loss(self, draw: Draw) -> Tensor:
         model, target, spec = self.run.model, self.targets[draw.i], self.spec
         if target is None:

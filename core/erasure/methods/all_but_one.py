@@ -31,4 +31,4 @@ def loss(model: Denoiser, x: Latents, texts: Texts, spec: AllButOneSpec) -> Tens
     return guidance + spec.drift_weight * error(new_0, old_0, weights)
 
 
-METHOD = partial(SingleLoss, loss=loss)
+METHOD = partial(SingleLoss, loss=loss, holds=False)

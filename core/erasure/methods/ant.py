@@ -58,7 +58,7 @@ class Ant(SingleLoss[AntSpec]):
 
     def __init__(self, run: Run[AntSpec]) -> None:
         early = keeps_direction(run.trajectories.timesteps, len(run.model.schedule), run.spec)
-        super().__init__(run, partial(loss, early_share=float(early.float().mean())))
+        super().__init__(run, partial(loss, early_share=float(early.float().mean())), holds=False)
 
 
 METHOD = Ant

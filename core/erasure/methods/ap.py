@@ -59,7 +59,9 @@ class Ap(Adversarial[ApSpec]):
         if run.spec.variant == "authors_code":
             run.spec = run.spec.model_copy(update={"space": "x0"})
         super().__init__(run)
-        self.targets = [run.target_texts(c, resolve_target(run.model, c, run.concepts)) for c in run.concepts]
+        self.target_names = [resolve_target(run.model, c, run.concepts) for c in run.concepts]
+        pairs = zip(run.concepts, self.target_names, strict=True)
+        self.targets = [run.target_texts(c, name) for c, name in pairs]
 
     def space(self, concept: Concept) -> list[str]:
         run, spec = self.run, self.spec
@@ -69,6 +71,9 @@ class Ap(Adversarial[ApSpec]):
         if self.spec.search == "pgd":
             return Ascent(names, texts, self.run.texts([concept.name]), self.spec.search_learning_rate)
         return super().search(concept, names, texts)
+
+    def held(self) -> list[str] | None:
+        return [*(super().held() or []), *self.target_names]
 
     def loss(self, draw: Draw) -> Tensor:
         target = self.targets[draw.i]

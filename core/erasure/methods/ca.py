@@ -42,7 +42,7 @@ class Ca(SingleLoss[CaSpec]):
     """
 
     def __init__(self, run: Run[CaSpec]) -> None:
-        super().__init__(run, loss)
+        super().__init__(run, loss, holds=False)
 
     def target_of(self, concept: Concept) -> str:
         return concept.target or candidates(self.run.model, concept, self.run.concepts, 1)[0]

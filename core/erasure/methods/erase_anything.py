@@ -77,6 +77,9 @@ class EraseAnything(Method[EraseAnythingSpec]):
             run.trajectories.prefill(erased, spec.trajectories, run.callback)
             run.trajectories.prefill(self.kept, few(spec.trajectories), run.callback)
 
+    def held(self) -> list[str] | None:
+        return [*(key.removeprefix("keep/") for key in self.kept), *self.target_names]
+
     def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
         run, spec, g = self.run, self.run.spec, self.run.generator(step)
         concept, targets, tokens = self.concepts[i], self.targets[i], self.tokens[i]

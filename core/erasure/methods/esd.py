@@ -25,4 +25,4 @@ def loss(model: Denoiser, x: Latents, texts: Texts, spec: EsdSpec) -> Tensor:
     return error(new, guided_away(old_a, old_c, spec.eta), model.schedule.weights(x.t, spec.space))
 
 
-METHOD = partial(SingleLoss, loss=loss)
+METHOD = partial(SingleLoss, loss=loss, holds=False)

@@ -74,9 +74,11 @@ class Mapped:
 
     def __init__(self, model: Denoiser, request: EraseSpec, spec: MaceSpec) -> None:
         self.prompts, self.tokens = list[list[str]](), list[Tensor]()
-        self.refined = list[tuple[Tensor, Tensor]]()
+        self.refined, names = list[tuple[Tensor, Tensor]](), held_names(model, request, spec)
+        self.held_names = list(names)
         for concept in request.concepts:
             target = concept.target or candidates(model, concept, request.concepts, 1)[0]
+            self.held_names.append(target)
             prompts, tokens = list[str](), list[Tensor]()
             for name in names_of(concept):
                 prompts += model.vocabulary.prompts(name)
@@ -84,7 +86,8 @@ class Mapped:
                 self.refine(model, name, target, tokens[-1])
             self.prompts.append(prompts)
             self.tokens.append(torch.cat(tokens))
-        self.held = condensed(model, held_prompts(model, request, spec) or [""], "all")
+        held = [prompt for name in names for prompt in model.vocabulary.prompts(name)]
+        self.held = condensed(model, held or [""], "all")
 
     def refine(self, model: Denoiser, name: str, target: str, tokens: Tensor) -> None:
         """Add what the tokens around a name, which `tokens` (T, L) marks, become."""
@@ -94,13 +97,12 @@ class Mapped:
             self.refined.append((e[named == 0].double(), g[named == 0].double()))
 
 
-def held_prompts(model: Denoiser, request: EraseSpec, spec: MaceSpec) -> list[str]:
-    """Prompts of what the job preserves, and of the vocabulary where the spec says so."""
+def held_names(model: Denoiser, request: EraseSpec, spec: MaceSpec) -> list[str]:
+    """What the job preserves, and the vocabulary where the spec says so."""
     rest: list[str] = []
     if spec.hold_vocabulary:
         rest = excluding(model, model.vocabulary.concepts, [*request.concepts, *model.erased])
-    names = dict.fromkeys([*request.preserve, *rest])
-    return [prompt for name in names for prompt in model.vocabulary.prompts(name)]
+    return list(dict.fromkeys([*request.preserve, *rest]))
 
 
 class Mace(Method[MaceSpec]):
@@ -193,4 +195,5 @@ def edit(
         values, inputs = torch.cat(wanted), torch.cat(columns)
         layers[n] = solve(values, inputs, mapped.held, spec.ridge, spec.fuse_preserve_scale)
     info = trained.info | {"rank": wear(model, layers, callback), "seconds": time.monotonic() - begun}
+    info["held"] = list(dict.fromkeys(name for name in mapped.held_names if name))
     return Delta.of(model, **{k: v for k, v in info.items() if k != "peak_memory_bytes"})

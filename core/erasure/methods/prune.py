@@ -64,6 +64,10 @@ class Prune(Method[Any]):
         text = texts[torch.randint(len(texts), (size,), generator=g)]
         return drift(run.model, x, text, run.spec.space)
 
+    def held(self) -> list[str] | None:
+        inner = self.inner.held()
+        return None if inner is None else [*inner, *self.kept]
+
     def state(self) -> dict[str, Tensor]:
         return {f"inner.{k}": v for k, v in self.inner.state().items()}
 

@@ -7,6 +7,7 @@ and as large as the layers.
 """
 
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from expunge.core.checkpoints import Checkpoints
 from expunge.core.erasure.closed_form import columns, condensed, edited_layers, wear
 from expunge.core.erasure.delta import Delta
-from expunge.core.erasure.methods.uce import prompts_of
+from expunge.core.erasure.methods.uce import prompts_of, seen_names
 from expunge.core.models import Denoiser
 from expunge.core.progress import Callback
 from expunge.core.specs import EraseSpec, ReceSpec
@@ -70,7 +71,12 @@ def edit(
         n: (w - v, torch.eye(w.shape[1], dtype=w.dtype, device=w.device))
         for n, w, v in zip(names, new, old, strict=True)
     }
-    info = {"columns": int(concept.shape[0]), "rank": wear(model, layers, callback), "residual": 0.0}
+    info: dict[str, Any] = {
+        "columns": int(concept.shape[0]),
+        "rank": wear(model, layers, callback),
+        "residual": 0.0,
+    }
+    info["held"] = seen_names(model, request, spec)
     return Delta.of(
         model, **info, unet_evaluations=model.evaluations - evaluations, seconds=time.monotonic() - begun
     )

@@ -122,6 +122,9 @@ class Score(Method[ScoreSpec]):
         """Trajectories that a neighbour keeps."""
         return few(self.run.spec.trajectories, 8)
 
+    def held(self) -> list[str] | None:
+        return list(self.neighbours)
+
     def draw(self, i: int, g: Generator) -> tuple[Latents, Latents, Text, Text, str]:
         """Latents and texts of concept i and of one of its neighbours, and the neighbour's name."""
         run, spec, size = self.run, self.run.spec, self.run.spec.batch_size

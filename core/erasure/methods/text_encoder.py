@@ -44,6 +44,9 @@ class TextEncoder(Method[TextEncoderSpec]):
             self.target_names, self.targets = run.targets()
             self.old = run.model.encode(self.kept).states if self.kept else torch.empty(0)
 
+    def held(self) -> list[str] | None:
+        return [*self.run.preserve, *self.target_names]
+
     def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
         run, spec, g = self.run, self.run.spec, self.run.generator(step)
         prompts, targets = self.prompts[i], self.targets[i]

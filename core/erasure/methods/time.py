@@ -8,6 +8,7 @@ the text. This alignment is ours.
 """
 
 from time import monotonic
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,8 +71,10 @@ def edit(
 
     # Every prompt of every name, and what it becomes.
     columns: list[tuple[Tensor, Tensor]] = []
+    targets = list[str]()
     for concept in request.concepts:
         target = resolve_target(model, concept, request.concepts, spec.guide)
+        targets.append(target)
         for name in names_of(concept):
             columns += [pairs(model, *prompts) for prompts in replacements(model, name, target)]
     callback({"phase": "encode", "step": 0, "total": 1, "message": f"{len(columns)} prompts to edit"})
@@ -81,7 +84,12 @@ def edit(
     difference, down = factors(e, g, e[:0], spec.ridge)
     names = [n for n in edited_layers(model) if spec.with_to_k or n.endswith("to_v")]
     layers = {n: (model.weight(n).double() @ difference, down) for n in names}
-    info = {"columns": int(e.shape[0]), "rank": wear(model, layers, callback), "residual": 0.0}
+    info: dict[str, Any] = {
+        "columns": int(e.shape[0]),
+        "rank": wear(model, layers, callback),
+        "residual": 0.0,
+    }
+    info["held"] = list(dict.fromkeys(name for name in targets if name))
     return Delta.of(
         model, **info, unet_evaluations=model.evaluations - evaluations, seconds=monotonic() - begun
     )

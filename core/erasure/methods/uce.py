@@ -36,14 +36,28 @@ def prompts_of(
         for word in names_of(concept):
             sources += expand(word)
             targets += vocabulary.replaced(word, target) if spec.expand_prompts else [target]
+    held = held_names(model, request, spec)
+    return sources, targets, [p for name in held for p in expand(name)]
+
+
+def held_names(model: Denoiser, request: EraseSpec, spec: UnifiedEditSpec) -> list[str]:
+    """What the edit holds: what is preserved, attributes, and the vocabulary where the spec says so."""
+    vocabulary = model.vocabulary
     styles = any(vocabulary.style(c.name) is not None for c in request.concepts)
     hold = styles if spec.hold_vocabulary is None else spec.hold_vocabulary
     rest: list[str] = []
     if hold:
         known = [*vocabulary.concepts, *vocabulary.styles]
         rest = excluding(model, known, [*request.concepts, *model.erased])
-    held = dict.fromkeys((*spec.preserve, *request.preserve, *attributes_of(request, vocabulary), *rest))
-    return sources, targets, [p for name in held for p in expand(name)]
+    named = (*spec.preserve, *request.preserve, *attributes_of(request, vocabulary), *rest)
+    return list(dict.fromkeys(named))
+
+
+def seen_names(model: Denoiser, request: EraseSpec, spec: UnifiedEditSpec) -> list[str]:
+    """What the edit holds, and what the concepts become."""
+    edited = [c for c in request.concepts if not c.attributes]
+    targets = [resolve_target(model, c, request.concepts, spec.guide) for c in edited]
+    return list(dict.fromkeys(n for n in [*held_names(model, request, spec), *targets] if n))
 
 
 def edit(
@@ -87,6 +101,7 @@ def edit(
         model,
         **info,
         residual=0.0,
+        held=seen_names(model, request, spec),
         unet_evaluations=model.evaluations - evaluations,
         seconds=time.monotonic() - begun,
     )
