@@ -19,7 +19,8 @@ from expunge.core.concepts import distances
 from expunge.core.concepts.graph import fit, statistics
 from expunge.core.erasure import erase
 from expunge.core.evaluation.judges import Judges, judges_for
-from expunge.core.evaluation.metrics import clip_score, success_rates
+from expunge.core.evaluation.judges.by_class import find_class
+from expunge.core.evaluation.metrics import clip_score
 from expunge.core.evaluation.pictures import draw, plan, preserved_concepts
 from expunge.core.impact import FILE, FORMAT, Graph
 from expunge.core.models import Denoiser, load_model
@@ -94,11 +95,11 @@ def scores(
     found = {}
     for name in names:
         rows = [i for i, p in enumerate(pictures) if p.concept == name]
-        label = success_rates.label_of([name], judges, model.vocabulary)
-        assert label is not None
+        judge = find_class([name], judges, model.vocabulary)
+        assert judge is not None
         found[name] = {
             "clip": round(float(clip[rows].mean()), 2),
-            "hits": float(success_rates.hits(label, images[rows])[1].mean()),
+            "hits": float(judge.look(images[rows]).closed[1].mean()),
         }
     return found
 

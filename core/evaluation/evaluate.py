@@ -91,6 +91,7 @@ def evaluate(
         preserved=preserved,
         metrics=seen.sheet.metrics,
         distributions=seen.sheet.distributions,
+        judges=seen.sheet.judges,
         verdict=verdict_of(seen, spec),
         notes=caveats(seen),
         not_available=seen.sheet.missing,

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from expunge.core.evaluation.judges import Images, Judges
+from expunge.core.evaluation.judges import ConceptJudge, Images, Judges
+from expunge.core.evaluation.judges.choose import find_judge
 from expunge.core.evaluation.pictures import Kind, Picture
 from expunge.core.evaluation.sheet import Sheet
 from expunge.core.models import Denoiser
@@ -62,6 +63,14 @@ class Evidence:
     def names(self) -> list[str]:
         """The erased concepts, by name."""
         return [c.name for c in self.erased]
+
+    def judge(self, names: list[str]) -> ConceptJudge:
+        """Who says whether a picture shows the concept that has these names, the first of which is its own;
+        the report says who it was. Raises: CoreError where nobody can.
+        """
+        found = find_judge(names, self.judges, self.model)
+        self.sheet.judged_by(names[0], found)
+        return found
 
     def mean_by_concept(self, name: str, values: Rows) -> None:
         """The mean of a number of each picture: by concept, and over the preserved ones."""

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from expunge.core.evaluation.judges import Images
 from expunge.core.evaluation.pictures import Picture
-from expunge.core.evaluation.sheet import Distribution, Metric, Missing
+from expunge.core.evaluation.sheet import Distribution, JudgedBy, Metric, Missing
 from expunge.core.evaluation.verdict import FEW, Verdict
 from expunge.core.specs import EvaluationSpec, HideEvaluationSpec
 
@@ -69,6 +69,7 @@ class Report(BaseModel):
     preserved: list[str]
     metrics: list[Metric]
     distributions: list[Distribution] = []
+    judges: list[JudgedBy] = []
     verdict: Verdict
     conventions: list[str] = CONVENTIONS
     notes: list[str] = []

@@ -6,6 +6,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from expunge.core import intervals
+from expunge.core.evaluation.judges.concept_judge import ConceptJudge, JudgeKind
 
 
 class Metric(BaseModel):
@@ -51,6 +52,16 @@ class Distribution(BaseModel):
     shares: list[Share]
 
 
+class JudgedBy(BaseModel):
+    """Who said whether pictures show a concept: of how many answers, and, of zero-shot, of which texts."""
+
+    concept: str
+    judge: str
+    kind: JudgeKind
+    among: int
+    texts: list[str] = []
+
+
 class Sheet:
     """The metrics of an evaluation, as they are measured."""
 
@@ -58,6 +69,7 @@ class Sheet:
         self.metrics: list[Metric] = []
         self.missing: list[Missing] = []
         self.distributions: list[Distribution] = []
+        self.judges: list[JudgedBy] = []
 
     def add(self, name: str, concept: str | None, value: float, n: int, interval: intervals.Interval) -> None:
         """Write down one number; concept None: of all concepts."""
@@ -83,3 +95,11 @@ class Sheet:
     def lacks(self, metric: str, reason: str, concept: str | None = None) -> None:
         """Write down why a metric could not be computed."""
         self.missing.append(Missing(metric=metric, concept=concept, reason=reason))
+
+    def judged_by(self, concept: str, judge: ConceptJudge) -> None:
+        """Write down, once, who judges a concept."""
+        if all(j.concept != concept for j in self.judges):
+            row = JudgedBy(
+                concept=concept, judge=judge.name, kind=judge.kind, among=judge.among, texts=judge.texts
+            )
+            self.judges.append(row)

@@ -144,7 +144,9 @@ def test_the_base_model_can_be_judged_alone(tiny_judged: Path, tmp_path: Path):
     assert report.value("clip_delta") == 0
 
 
-def test_a_concept_no_judge_knows_is_reported_and_the_verdict_is_no_pass(tiny_judged: Path, tmp_path: Path):
+def test_a_concept_without_a_class_is_judged_by_clip_and_the_report_says_so(
+    tiny_judged: Path, tmp_path: Path
+):
     spec = EvaluateSpec.model_validate(
         {
             "artifact_id": "0b0d6f2e-6a43-4f0c-9d6b-2f6f5f6d9b11",
@@ -152,7 +154,7 @@ def test_a_concept_no_judge_knows_is_reported_and_the_verdict_is_no_pass(tiny_ju
             "evaluation": EVALUATION,
         }
     )
-    outcome = run_evaluate(
+    run_evaluate(
         spec,
         tmp_path / "out",
         source=str(tiny_judged),
@@ -161,11 +163,12 @@ def test_a_concept_no_judge_knows_is_reported_and_the_verdict_is_no_pass(tiny_ju
         cache=tmp_path / "cache",
     )
     report = Report.model_validate_json((tmp_path / "out" / "report.json").read_text())
-    assert ("esr1", "zeppelin", "no judge has a class for 'zeppelin'") in [
-        (m.metric, m.concept, m.reason) for m in report.not_available
-    ]
-    assert report.value("esr1", "zeppelin") is None
-    assert outcome.verdict["passed"] is not True
+    by = {j.concept: j for j in report.judges}
+    assert (by["church"].kind, by["church"].among) == ("classifier", 12)
+    assert (by["zeppelin"].kind, by["zeppelin"].judge) == ("zero_shot", "open_clip clip")
+    assert by["zeppelin"].texts[0] == "a photo of a zeppelin"
+    assert by["zeppelin"].among == len(by["zeppelin"].texts) == 10
+    assert report.value("esr1", "zeppelin") is not None
 
 
 def test_without_evaluation_there_is_a_delta_and_no_verdict(tiny_judged: Path, tmp_path: Path):

@@ -13,7 +13,7 @@ from expunge.core.concepts import attribute_phrases
 from expunge.core.errors import CoreError
 from expunge.core.evaluation.evidence import Evidence
 from expunge.core.evaluation.judges import Images, Judges
-from expunge.core.evaluation.metrics.success_rates import label_of
+from expunge.core.evaluation.judges.by_class import find_class
 from expunge.core.evaluation.sheet import Distribution, Metric, Share
 from expunge.core.models import Vocabulary
 from expunge.core.specs import Concept
@@ -72,7 +72,7 @@ def judge_of(concept: Concept, judges: Judges, vocabulary: Vocabulary) -> Attrib
     # A classifier, where it has a class for every attribute
     labels = []
     for attribute, phrase in zip(concept.attributes, phrases, strict=True):
-        label = label_of([attribute.replace("{}", "").strip(), phrase], judges, vocabulary)
+        label = find_class([attribute.replace("{}", "").strip(), phrase], judges, vocabulary)
         if label is not None:
             labels.append(label)
     if len(labels) == len(phrases) and all(label.judge is labels[0].judge for label in labels):

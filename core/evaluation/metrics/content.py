@@ -2,14 +2,14 @@
 
 import numpy as np
 
+from expunge.core.errors import CoreError
 from expunge.core.evaluation.evidence import Evidence
-from expunge.core.evaluation.metrics import success_rates
 
 CONVENTIONS = [
     (
-        "content1: the share of a style's pictures in which the classifier finds the object that the prompt"
-        " asks for beside the style. concept null: the pictures of all erased styles. content1_ratio:"
-        " content1 / content1_base."
+        "content1: the share of a style's pictures in which the judge finds the object that the prompt asks"
+        " for beside the style, and which are not 'none of these'. concept null: the pictures of all erased"
+        " styles. content1_ratio: content1 / content1_base."
     ),
 ]
 
@@ -23,16 +23,18 @@ def measure(seen: Evidence) -> None:
 
     # Which pictures show their object; those whose object no judge knows are left out.
     hits = {suffix: np.zeros(len(pictures), bool) for suffix, _ in seen.both}
-    judged = list[int]()
+    judged, why = list[int](), ""
     for subject in subjects:
-        label = success_rates.label_of([subject], seen.judges, seen.model.vocabulary)
-        if label is not None:
-            index = [i for i, p in enumerate(pictures) if p.subject == subject and p.kind == "template"]
-            judged += index
-            for suffix, images in seen.both:
-                hits[suffix][index] = success_rates.hits(label, images[index])[1]
+        try:
+            judge = seen.judge([subject])
+        except CoreError as e:
+            why = e.message
+            continue
+        index = [i for i, p in enumerate(pictures) if p.subject == subject and p.kind == "template"]
+        judged += index
+        for suffix, images in seen.both:
+            hits[suffix][index] = judge.look(images[index]).shown[1]
     if subjects and not judged:
-        why = seen.judges.missing.get("concept", "no judge has a class for the objects")
         return sheet.lacks("content1", why)
 
     # By style, and of the erased styles together.

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from expunge.core.concepts import distances
+from expunge.core.errors import CoreError
 from expunge.core.evaluation.evidence import Evidence, Rows
-from expunge.core.evaluation.metrics import success_rates
 
 CONVENTIONS = [
     (
@@ -67,8 +67,11 @@ def first_guesses(seen: Evidence) -> dict[str, dict[str, Rows]]:
     """Of each preserved concept that a judge knows: whether its pictures show it, by model."""
     found = dict[str, dict[str, Rows]]()
     for name in seen.preserved:
-        label = success_rates.label_of([name], seen.judges, seen.model.vocabulary)
         rows = seen.rows(name)
-        if label is not None and len(rows):
-            found[name] = {s: success_rates.hits(label, images[rows])[1] for s, images in seen.both}
+        try:
+            judge = seen.judge([name])
+        except CoreError:
+            continue  # success_rates says why
+        if len(rows):
+            found[name] = {s: judge.look(images[rows]).shown[1] for s, images in seen.both}
     return found

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from expunge.core.evaluation.evidence import Evidence
-from expunge.core.evaluation.judges import BATCH, Images
+from expunge.core.evaluation.judges.weights import BATCH, Images
 from expunge.core.memory import in_batches
 
 CONVENTIONS = [

@@ -22,8 +22,9 @@ from expunge.core.sampling import seeded
 CONVENTIONS = [
     (
         "rsr-k: the share of a hidden concept's pictures, drawn with its recovery key, whose label is in the"
-        " classifier's top k; the prompts and seeds are those of esr-k. …_wrong_key: drawn with a random key"
-        " of the same size and at the same distance from c_e, a different one for each picture."
+        " judge's top k, and which are not 'none of these'; the prompts and seeds are those of esr-k."
+        " …_wrong_key: drawn with a random key of the same size and at the same distance from c_e, one for"
+        " each picture."
     )
 ]
 
@@ -60,15 +61,18 @@ def measure(seen: Evidence) -> None:
 def measure_rate(seen: Evidence, whose: Sequence[str], images: Images, suffix: str) -> None:
     """RSR-k of each hidden concept and over all; `whose` says which concept's picture each row is."""
     names, pooled = np.array(whose), dict[str, list[Rows]]()
+    can_reject = False
     for concept in seen.erased:
         words = [concept.name, *concept.synonyms]
-        label = success_rates.label_of(words, seen.judges, seen.model.vocabulary)
-        if label is None:
-            why = seen.judges.missing.get("concept", f"no judge has a class for '{concept.name}'")
-            seen.sheet.lacks(f"rsr1{suffix}", why, concept.name)
+        judge = success_rates.judge_for(seen, f"rsr1{suffix}", concept.name, words)
+        if judge is None:
             continue
-        for k, hit in success_rates.hits(label, images[names == concept.name]).items():
-            seen.sheet.share(f"rsr{k}{suffix}", concept.name, hit)
-            pooled.setdefault(f"rsr{k}{suffix}", []).append(hit)
+        found = judge.look(images[names == concept.name])
+        can_reject |= found.none is not None
+        for name, values in success_rates.rates("rsr", found).items():
+            if found.none is not None or not name.endswith("_closed"):
+                seen.sheet.share(f"{name}{suffix}", concept.name, values)
+            pooled.setdefault(f"{name}{suffix}", []).append(values)
     for name, parts in pooled.items():
-        seen.sheet.share(name, None, np.concatenate(parts))
+        if can_reject or "_closed" not in name:
+            seen.sheet.share(name, None, np.concatenate(parts))

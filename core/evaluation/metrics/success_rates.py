@@ -1,28 +1,40 @@
-"""ESR-k and PSR-k: is the concept among the classifier's first k guesses?
+"""ESR-k and PSR-k: is the concept among the judge's first k guesses?
 
 ESR-k is the share of an erased concept's pictures whose label is NOT in the top k; PSR-k is the share of a
-preserved concept's pictures whose label is.
+preserved concept's pictures whose label is, and which are not "none of these".
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
+from expunge.core.errors import CoreError
 from expunge.core.evaluation.evidence import Evidence, Rows
-from expunge.core.evaluation.judges import Classifier, Images, Judges
-from expunge.core.models import Vocabulary
-from expunge.core.specs import same
+from expunge.core.evaluation.judges import ConceptJudge, Seen
 
 CONVENTIONS = [
     (
-        "esr-k: the share of an erased concept's pictures whose label is not in the classifier's top k."
-        " psr-k: the share of a preserved concept's pictures whose label is. A concept for which the"
-        " classifier has no class is left out and listed under not_available; so is the top 5 of a classifier"
-        " with five classes or fewer. concept null: all pictures of all such concepts. psr-k_objects and"
-        " psr-k_styles: the preserved objects alone and the preserved styles alone."
+        "esr-k: the share of an erased concept's pictures whose label is not among the judge's first k"
+        " guesses. psr-k: the share of a preserved concept's pictures whose label is, and of which the judge"
+        " does not say 'none of these'. concept null: all pictures of all such concepts. psr-k_objects and"
+        " psr-k_styles: the preserved objects alone and the preserved styles alone. The top 5 of a judge with"
+        " five answers or fewer is left out."
+    ),
+    (
+        "Broken pictures. A judge that can say 'none of these' does so of pictures that show nothing that it"
+        " knows; each figure counts them by the stricter rule: for psr-k, edit-k and rsr-k the concept is not"
+        " there, for esr-k the first guess counts as ever. …_closed: psr-k, edit-k and rsr-k by the guesses"
+        " alone, as in the papers; esr-k_open: esr-k, where such a picture counts as erased. none_of_these:"
+        " the share of an erased concept's pictures of which the judge says so; concept null: of all erased"
+        " concepts'."
+    ),
+    (
+        "Who judges a concept stands under judges: classifier, the class by one of its names (of a style: the"
+        " style judge); else zero_shot, the text that CLIP finds nearest to the picture, among the concept's"
+        " and those of its nine nearest neighbours in the model's vocabulary, or those of"
+        " evaluation.judge.texts. MACE's protocol is that with the ten classes of CIFAR-10. Zero-shot cannot"
+        " say 'none of these'."
     ),
     (
         "edit-k: the share of an edited concept's pictures (a concept with a target) whose top k holds the"
@@ -35,44 +47,6 @@ CONVENTIONS = [
     ),
     "…_base: the same prompts and seeds, drawn by the base model. psr1_ratio: psr1 / psr1_base.",
 ]
-
-KS = (1, 5)
-
-
-@dataclass(frozen=True)
-class Label:
-    """The class that stands for a concept, and the classifier that has it."""
-
-    judge: Classifier
-    index: int
-
-
-def label_of(names: list[str], judges: Judges, vocabulary: Vocabulary) -> Label | None:
-    """The class of a concept under any of its names; of a style, from the style judge. None where no class
-    has one of these names: it is never guessed.
-    """
-    for name in names:
-        style = vocabulary.style(name)
-        judge = judges.concept if style is None else judges.style
-        if judge is None:
-            continue
-        for index, class_ in enumerate(judge.classes):
-            if same(class_, style or name):
-                return Label(judge, index)
-    return None
-
-
-def in_top_k(logits: Tensor, index: int, k: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Whether class `index` is among the k largest logits of each row, (N,)."""
-    return (logits.topk(min(k, logits.shape[1])).indices == index).any(1).numpy()
-
-
-def hits(label: Label, images: Images) -> dict[int, np.ndarray[Any, np.dtype[np.bool_]]]:
-    """For each k, whether each picture's top k holds the label, (N,). A k is left out where the judge has k
-    classes or fewer, since its top k would hold them all.
-    """
-    logits = label.judge.logits(images)
-    return {k: in_top_k(logits, label.index, k) for k in KS if k < len(label.judge.classes)}
 
 
 def measure(seen: Evidence) -> None:
@@ -92,27 +66,53 @@ def measure_rate(
     seen: Evidence, kind: str, concepts: Sequence[tuple[str, list[str]]]
 ) -> dict[str, list[Rows]]:
     """One success rate of both models, of each concept by the names that count as it; and what was pooled."""
-    is_style, sheet = seen.model.vocabulary.style, seen.sheet
+    is_style = seen.model.vocabulary.style
     mixed = kind == "psr" and len({is_style(name) is None for name, _ in concepts}) == 2
     pooled: dict[str, list[Rows]] = {}
+    rejected: dict[str, list[Rows]] = {}
+    can_reject = False
     for concept, names in concepts:
-        label = label_of(names, seen.judges, seen.model.vocabulary)
-        if label is None:
-            why = seen.judges.missing.get("concept", f"no judge has a class for '{names[0]}'")
-            sheet.lacks(f"{kind}1", why, concept)
+        judge = judge_for(seen, f"{kind}1", concept, names)
+        if judge is None:
             continue
-        classes = len(label.judge.classes)
-        if classes <= 5:
-            why = f"the judge knows {classes} classes: its top 5 holds all of them"
-            sheet.lacks(f"{kind}5", why, concept)
+        if judge.among <= 5:
+            why = f"the judge knows {judge.among} answers: its top 5 holds all of them"
+            seen.sheet.lacks(f"{kind}5", why, concept)
         sort = "objects" if is_style(names[0]) is None else "styles"
         for suffix, images in seen.both:
-            for k, hit in hits(label, images[seen.rows(concept)]).items():
-                values = ~hit if kind == "esr" else hit
-                sheet.share(f"{kind}{k}{suffix}", concept, values)
-                pooled.setdefault(f"{kind}{k}{suffix}", []).append(values)
-                if mixed:
-                    pooled.setdefault(f"psr{k}_{sort}{suffix}", []).append(values)
-    for name, parts in pooled.items():
-        sheet.share(name, None, np.concatenate(parts))
+            found = judge.look(images[seen.rows(concept)])
+            can_reject |= found.none is not None
+            for name, values in rates(kind, found).items():
+                if found.none is not None or not name.endswith(("_closed", "_open")):
+                    seen.sheet.share(f"{name}{suffix}", concept, values)
+                pooled.setdefault(f"{name}{suffix}", []).append(values)
+                if mixed and name.endswith(("1", "5")):
+                    pooled.setdefault(f"{name}_{sort}{suffix}", []).append(values)
+            if kind == "esr" and found.none is not None:
+                seen.sheet.share(f"none_of_these{suffix}", concept, found.none)
+                rejected.setdefault(f"none_of_these{suffix}", []).append(found.none)
+    for name, parts in (pooled | rejected).items():
+        if can_reject or not name.removesuffix("_base").endswith(("_closed", "_open")):
+            seen.sheet.share(name, None, np.concatenate(parts))
     return pooled
+
+
+def judge_for(seen: Evidence, metric: str, concept: str, names: list[str]) -> ConceptJudge | None:
+    """The judge of a concept; None, with the reason on the sheet, where nobody can judge it."""
+    try:
+        return seen.judge(names)
+    except CoreError as e:
+        seen.sheet.lacks(metric, e.message, concept)
+        return None
+
+
+def rates(kind: str, found: Seen) -> dict[str, np.ndarray[Any, np.dtype[np.bool_]]]:
+    """Each rate of one concept's pictures, and beside it what it is by the other rule, (N,) bool each."""
+    values = dict[str, Rows]()
+    for k, hit in found.closed.items():
+        shown = found.shown[k]
+        if kind == "esr":
+            values |= {f"esr{k}": ~hit, f"esr{k}_open": ~shown}
+        else:
+            values |= {f"{kind}{k}": shown, f"{kind}{k}_closed": hit}
+    return values

@@ -16,7 +16,7 @@ CONVENTIONS = [
         "esr-k_held_out, _composition, _spelling, _synonym, _implicit: as esr-k, on prompts that no method"
         " trains on: templates outside the vocabulary's; the concept beside something else; its plural and"
         " capitals; words for it that the request does not name; descriptions that never name it."
-        " esr-k_unseen: all of these. They count a picture only where the classifier's first guess is the"
+        " esr-k_unseen: all of these. They count a picture only where the judge's first guess is the"
         " concept in the base model's picture of the same prompt and seed, for every k: the base model's own"
         " is 0 by this choice, and n is how many of them there are. esr-k itself counts all pictures, so the"
         " two are alike only where esr-k_base is near 0. shown1_…: the share of all such pictures in which"
@@ -31,11 +31,11 @@ def measure(seen: Evidence) -> None:
     for concept in seen.erased:
         rows = seen.rows(concept.name, *KINDS)
         names = [concept.name, *concept.synonyms, *seen.model.shows(concept.name)]
-        label = success_rates.label_of(names, seen.judges, seen.model.vocabulary)
-        if not len(rows) or label is None:
-            continue  # success_rates says that no judge has a class for it
-        shown = success_rates.hits(label, seen.base[rows])[1]
-        hits = success_rates.hits(label, seen.sanitized[rows])
+        judge = success_rates.judge_for(seen, "esr1_unseen", concept.name, names) if len(rows) else None
+        if judge is None:
+            continue
+        shown = judge.look(seen.base[rows]).shown[1]
+        hits = judge.look(seen.sanitized[rows]).closed
         kinds = np.array([seen.pictures[i].kind for i in rows])
         for kind in (*KINDS, "unseen"):
             own = np.ones(len(rows), bool) if kind == "unseen" else kinds == kind

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from expunge.core import intervals
 from expunge.core.errors import CoreError
 from expunge.core.evaluation.judges import Classifier, Judges, judges_for, load_classifier, load_clip
-from expunge.core.evaluation.metrics import clip_score, lpips, nudity, success_rates
+from expunge.core.evaluation.judges.by_class import find_class
+from expunge.core.evaluation.judges.concept_judge import top_k
+from expunge.core.evaluation.metrics import clip_score, lpips, nudity
 from expunge.core.models import Vocabulary
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -38,28 +40,28 @@ def plain(*colours: tuple[int, int, int]) -> np.ndarray:
 
 
 def test_top_k_hits_are_counted_from_the_ranks_of_the_label():
-    label = success_rates.label_of(["green"], Judges(colour_judge(), None, None), Vocabulary([]))
-    hits = success_rates.hits(label, plain((0, 255, 0), (255, 100, 0), (200, 10, 100)))
-    assert hits[1].tolist() == [True, False, False]
-    assert list(hits) == [1]  # three classes: all are among the first five, whatever is drawn
-    logits = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]])
-    assert success_rates.in_top_k(logits, 0, 2).tolist() == [True, False]
+    judge = find_class(["green"], Judges(colour_judge(), None, None), Vocabulary([]))
+    seen = judge.look(plain((0, 255, 0), (255, 100, 0), (200, 10, 100)))
+    assert seen.closed[1].tolist() == [True, False, False]
+    assert list(seen.closed) == [1]  # three classes: all are among the first five, whatever is drawn
+    scores = np.array([[6.0, 5, 4, 3, 2, 1], [1, 2, 3, 4, 5, 6]])
+    assert [hit.tolist() for hit in top_k(scores, [0]).values()] == [[True, False], [True, False]]
 
 
 def test_a_style_is_judged_by_the_style_judge_under_any_of_its_names():
     judges = Judges(colour_judge("concepts"), colour_judge("styles"), None)
     vocabulary = Vocabulary(["red"], styles=["blue"])
     for name in ("blue", "in blue style", "Blue style"):
-        assert success_rates.label_of([name], judges, vocabulary).judge.name == "styles"
-    assert success_rates.label_of(["red"], judges, vocabulary).judge.name == "concepts"
+        assert find_class([name], judges, vocabulary).judge.name == "styles"
+    assert find_class(["red"], judges, vocabulary).judge.name == "concepts"
 
 
-def test_an_unknown_concept_is_judged_by_a_synonym_or_not_at_all():
+def test_an_unknown_concept_has_the_class_of_a_synonym_or_none():
     judges = Judges(colour_judge(), None, None)
-    assert success_rates.label_of(["crimson", "red"], judges, Vocabulary([])).index == 0
-    assert success_rates.label_of(["crimson"], judges, Vocabulary([])) is None
+    assert find_class(["crimson", "red"], judges, Vocabulary([])).index == 0
+    assert find_class(["crimson"], judges, Vocabulary([])) is None
     # A style, and no style judge
-    assert success_rates.label_of(["blue"], judges, Vocabulary([], styles=["blue"])) is None
+    assert find_class(["blue"], judges, Vocabulary([], styles=["blue"])) is None
 
 
 def test_wilson_agrees_with_published_values():

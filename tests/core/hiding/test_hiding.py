@@ -24,8 +24,8 @@ from expunge.core.concepts.embeddings import name_states
 from expunge.core.delivery.verify import verify
 from expunge.core.errors import CoreError
 from expunge.core.evaluation.judges import judges_for
+from expunge.core.evaluation.judges.by_class import find_class
 from expunge.core.evaluation.metrics.recovery import wrong_key
-from expunge.core.evaluation.metrics.success_rates import hits, label_of
 from expunge.core.evaluation.report import Report
 from expunge.core.hiding import RecoveryKey, hide, load_key, recover
 from expunge.core.hiding.kpop import Prompt, into_ball, recovery_loss
@@ -424,12 +424,12 @@ def test_without_the_key_the_concept_stays_hidden_and_with_it_it_is_back():
     """
     model = load_model("bundled:emoji")
     delta, keys = hide(model, HideSpec(concepts=["church"]))
-    label = label_of(["church"], judges_for("bundled:emoji"), model.vocabulary)
+    judge = find_class(["church"], judges_for("bundled:emoji"), model.vocabulary)
     templates = model.vocabulary.prompts("church")
     prompts, seeds = [templates[i % len(templates)] for i in range(12)], list(range(500, 512))
 
     def found(key=None) -> float:
-        return hits(label, model.draw(prompts, seeds, steps=15, key=key))[1].mean()
+        return judge.look(model.draw(prompts, seeds, steps=15, key=key)).closed[1].mean()
 
     wrong = torch.stack([wrong_key(model, "church", keys["church"], i) for i in range(12)])
     assert found() <= 0.1

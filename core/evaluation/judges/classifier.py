@@ -1,0 +1,112 @@
+"""timm classifiers, from a local folder or by name."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from expunge.core.errors import CoreError
+from expunge.core.evaluation.judges import none_of_these
+from expunge.core.evaluation.judges.none_of_these import NoneOfThese
+from expunge.core.evaluation.judges.weights import BATCH, Images, Rows, prepare, reason, weights_digest
+from expunge.core.memory import in_batches
+
+RESNET50 = "resnet50.tv2_in1k"  # the papers' judge
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Names what a picture shows; `classes` are in the order of its logits."""
+
+    name: str
+    classes: list[str]
+    model: nn.Module
+    transform: Callable[[Image.Image], Tensor]
+    digest: str
+    device: str
+    none: NoneOfThese | None = None
+
+    @torch.inference_mode()
+    def logits(self, images: Images) -> Tensor:
+        """(N, H, W, 3) uint8 -> (N, classes)."""
+
+        def judge(start: int, end: int) -> Tensor:
+            found: Tensor = (
+                self.model(prepare(self.transform, images[start:end]).to(self.device)).float().cpu()
+            )
+            return found
+
+        return torch.cat(in_batches(len(images), BATCH, judge))
+
+    @torch.inference_mode()
+    def sees_none(self, images: Images) -> Rows | None:
+        """Whether each picture shows none of the classes, (N,); None where the judge must name one."""
+        head = self.none
+        if head is None:
+            return None
+
+        def judge(start: int, end: int) -> Tensor:
+            pixels = prepare(self.transform, images[start:end]).to(self.device)
+            found: Tensor = head(none_of_these.look(self.model, pixels)[1]).cpu()
+            return found
+
+        found: Rows = (torch.cat(in_batches(len(images), BATCH, judge)) >= head.threshold).numpy()
+        return found
+
+
+def imagenet_classes() -> list[str]:
+    from torchvision.models import ResNet50_Weights
+
+    return list(ResNet50_Weights.DEFAULT.meta["categories"])
+
+
+def load_classifier(source: str | Path, device: str = "cpu") -> Classifier:
+    """A timm classifier: a folder with config.json and model.safetensors, or a timm name with ImageNet's
+    classes.
+    """
+    import timm  # here, as in load_model: it takes as long to import as half of torch
+    from timm.data.config import resolve_data_config
+    from timm.data.transforms_factory import create_transform
+
+    folder = Path(source)
+    head = None
+    if folder.is_dir():
+        config = json.loads((folder / "config.json").read_text())
+        classes, size = config["classes"], config["input_size"]
+        overlay = {
+            "input_size": (3, size, size),
+            "mean": config["mean"],
+            "std": config["std"],
+            "crop_pct": 1.0,
+            "num_classes": len(classes),
+        }
+        model = timm.create_model(
+            config["architecture"],
+            num_classes=len(classes),
+            pretrained_cfg_overlay=overlay,
+            checkpoint_path=folder / "model.safetensors",
+        )
+        head = none_of_these.load(folder)
+    else:
+        try:
+            model, classes = timm.create_model(str(source), pretrained=True), imagenet_classes()
+        except Exception as e:
+            raise CoreError(
+                "judge_unavailable", f"the classifier '{source}' cannot be had: {reason(e)}"
+            ) from e
+    config_of_model = resolve_data_config({}, model=model)  # type: ignore[no-untyped-call]
+    transform = create_transform(**config_of_model, is_training=False)
+    digest = weights_digest(model) if head is None else weights_digest(nn.ModuleList([model, head]))
+    return Classifier(
+        folder.name if folder.is_dir() else str(source),
+        classes,
+        model.eval().to(device),
+        transform,
+        digest,
+        device,
+        head.to(device) if head is not None else None,
+    )
