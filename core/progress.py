@@ -53,7 +53,7 @@ class Clock:
     def __init__(self, total: int, start: int = 0) -> None:
         self.total, self.start, self.begun = total, start, time.monotonic()
 
-    def eta(self, step: int) -> float | None:
+    def eta(self, step: float) -> float | None:
         """Seconds left at `step`; None before the first step is done."""
         done = step - self.start
         if done <= 0:

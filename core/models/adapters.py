@@ -3,7 +3,7 @@ off, trained, read and written.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,35 @@ class Adapters:
         """Inside, the network's named layers have these weights; afterwards what they had, bit by bit."""
         with lora_factors.holding(self.network, weights):
             yield
+
+    @contextmanager
+    def beside(
+        self, layers: Sequence[str], rank: int, generator: torch.Generator
+    ) -> Iterator[list[nn.Parameter]]:
+        """Inside, a second, fresh LoRA (output unchanged) is on the network's linear layers, whether the
+        delta is worn or switched off; yields its parameters, down (r, in) and up (out, r) of each layer.
+        """
+        parameters, hooks = list[nn.Parameter](), []
+        for name in layers:
+            module = self.network.get_submodule(name)
+            out_features, in_features = self.weight(name).shape
+            down = torch.randn(rank, in_features, generator=generator) / rank
+            pair = [
+                nn.Parameter(part.to(self.weight(name).device))
+                for part in (down, torch.zeros(out_features, rank))
+            ]
+            parameters += pair
+
+            def add(_: Any, inputs: Any, output: Tensor, pair: list[nn.Parameter] = pair) -> Tensor:
+                moved: Tensor = output + (inputs[0].float() @ pair[0].T @ pair[1].T).to(output.dtype)
+                return moved
+
+            hooks.append(module.register_forward_hook(add))
+        try:
+            yield parameters
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def recompute(self, on: bool) -> None:
         """Whether the network's activations are dropped and computed again in the backward pass (gradient

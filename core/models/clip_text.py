@@ -51,6 +51,11 @@ class ClipText:
         ids: dict[str, int] = self.tokenizer.get_vocab()
         return ids
 
+    def special_ids(self) -> list[int]:
+        """Ids of begin, end and padding, and of learned words."""
+        added: dict[int, Any] = self.tokenizer.added_tokens_decoder
+        return sorted({*self.tokenizer.all_special_ids, *added})
+
     def token_embeddings(self, text: str | None = None) -> Tensor:
         """The embeddings of a text's tokens without begin and end, (n, D), float32; of all tokens, (V, D)."""
         table = self.encoder.get_input_embeddings()
@@ -78,7 +83,9 @@ class ClipText:
         return Text.stack([texts[p] for p in prompts])
 
     def encode_with_graph(self, prompts: Sequence[str], prefix: Tensor | None = None) -> Text:
-        """Texts with their graph. A prefix of k token embeddings, (k, D), comes before each prompt's own."""
+        """Texts with their graph. A prefix of k token embeddings, (k, D) for all or (B, k, D), comes before
+        each prompt's own.
+        """
         ids: Tensor = self.tokenizer(
             self.spelled(prompts),
             padding="max_length",
@@ -92,14 +99,16 @@ class ClipText:
 
     @contextmanager
     def prefixed(self, prefix: Tensor | None) -> Iterator[None]:
-        """Inside, every text's embeddings get the prefix (k, D) behind their first; the last k fall off."""
+        """Inside, every text's embeddings get the prefix (k, D) or (B, k, D) behind their first; the last k
+        fall off.
+        """
         if prefix is None:
             yield
             return
 
         def insert(_: Any, __: Any, tokens: Tensor) -> Tensor:
             inserted = prefix.to(tokens.dtype).expand(len(tokens), -1, -1)
-            return torch.cat([tokens[:, :1], inserted, tokens[:, 1 : -len(prefix)]], 1)
+            return torch.cat([tokens[:, :1], inserted, tokens[:, 1 : -prefix.shape[-2]]], 1)
 
         hook = self.encoder.get_input_embeddings().register_forward_hook(insert)
         try:

@@ -125,6 +125,9 @@ class Denoiser(Protocol):
     def picture_side(self) -> int:
         """Pixels of a picture's side."""
 
+    def decode(self, latents: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """The pictures (N, H, W, 3) that clean latents (N, C, h, w) stand for."""
+
     def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the latents of pictures (N, 3, H, W) in [-1, 1]."""
 
@@ -151,6 +154,11 @@ class Denoiser(Protocol):
 
     def recompute(self, on: bool) -> None:
         """Gradient checkpointing of the network, on or off."""
+
+    def beside(
+        self, layers: Sequence[str], rank: int, generator: torch.Generator
+    ) -> AbstractContextManager[list[nn.Parameter]]:
+        """Inside, a second, fresh LoRA is on the network's layers, beside whatever is worn or not."""
 
     def add_lora(self, spec: LoraSpec | TextLoraSpec, component: Component = ...) -> list[nn.Parameter]:
         """Put on a fresh LoRA; returns what is to be trained."""

@@ -100,6 +100,9 @@ def fused_pipeline(layout: Layout, delta: Path) -> StableDiffusionPipeline:
     return pipe
 
 
+DECODED = 16  # latents decoded at once
+
+
 class StableDiffusion(Adapters):
     """A frozen pipeline whose U-Net or text encoder can wear one LoRA adapter: a `Denoiser`.
 
@@ -307,6 +310,19 @@ class StableDiffusion(Adapters):
 
         size = min(batch, self.at_once or batch)
         return np.concatenate(in_batches(len(prompts), size, paint, self.draw_fewer))
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """The pictures (N, H, W, 3) uint8 that clean latents (N, 4, h, w) stand for."""
+        vae = self.pipe.vae
+
+        def paint(start: int, end: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+            z = (latents[start:end] / vae.config.scaling_factor).to(self.dtype)
+            images = self.pipe.image_processor.postprocess(vae.decode(z).sample, output_type="np")
+            pixels: np.ndarray[Any, np.dtype[np.uint8]] = (images * 255).round().astype(np.uint8)
+            return pixels
+
+        return np.concatenate(in_batches(len(latents), self.at_once or DECODED, paint, self.draw_fewer))
 
     def draw_fewer(self, at_once: int) -> None:
         """From now on so many pictures at once, at most, each decoded alone."""

@@ -1,0 +1,21 @@
+"""The delta is left off: a LoRA unloaded, a stock text encoder loaded, a mask's zeros filled.
+
+Whoever has the base model and the delta's file can do so; a fused checkpoint alone does not allow it.
+"""
+
+from expunge.core.attacks.scene import Attempt, Scene
+from expunge.core.specs.attacks.bypass import BypassSpec
+
+WORDS = {
+    "unet": "the LoRA unloaded",
+    "text_encoder": "the stock text encoder loaded",
+    "sparse_mask": "the mask's zeros filled from the base model",
+}
+
+
+def attempt(scene: Scene, spec: BypassSpec) -> Attempt:
+    """Draw the concept without the delta."""
+    left_off = [WORDS.get(change, change) for change in scene.model.changes()]
+    with scene.model.frozen():
+        images = scene.draw_judged(spec.images, lambda prompt: prompt)
+    return Attempt(images, ", ".join(left_off) or "nothing to leave off")

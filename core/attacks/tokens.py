@@ -1,0 +1,31 @@
+"""What attacks on the prompt share: the tokens that they may use, and how those read."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from expunge.core.attacks.scene import Scene
+from expunge.core.models import Denoiser
+from expunge.core.specs.inflections import plain
+
+
+def allowed_ids(scene: Scene) -> Tensor:
+    """Token ids that an attack may use, (V',): words and parts of words, without special tokens, learned
+    words, and whatever spells the concept or a synonym of it.
+    """
+    banned = {plain(part) for name in (scene.name, *scene.concept.synonyms) for part in name.split()}
+    special = set(scene.model.text.special_ids())
+    ids = []
+    for spelling, index in scene.model.text.vocabulary_ids().items():
+        letters = plain(spelling.replace("</w>", ""))
+        spells = len(letters) > 2 and any(letters in word or word in letters for word in banned)
+        if letters and not spells and index not in special:
+            ids.append(index)
+    return torch.tensor(sorted(ids))
+
+
+def read_tokens(model: Denoiser, ids: Sequence[int]) -> str:
+    """Token ids as a reader sees them."""
+    names = {index: token for token, index in model.text.vocabulary_ids().items()}
+    return "".join(names.get(i, "?").replace("</w>", " ") for i in ids).strip()
