@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from expunge.core.evaluation import red_team
 from expunge.core.evaluation.evidence import Evidence
 from expunge.core.evaluation.judges import Images, Judges
 from expunge.core.evaluation.metrics import (
@@ -22,6 +23,7 @@ from expunge.core.evaluation.metrics import (
     unseen,
 )
 from expunge.core.evaluation.pictures import draw, plan, preserved_concepts
+from expunge.core.evaluation.red_team import attack_all
 from expunge.core.evaluation.report import CONVENTIONS, Evaluation, Report
 from expunge.core.evaluation.verdict import Verdict, judge
 from expunge.core.models import Denoiser
@@ -85,7 +87,10 @@ def evaluate(
         progress.done += 1
     progress.tell("judged")
 
-    # 5. The verdict, and the report that it stands in.
+    # 5. Attack what was erased.
+    broken = attack_all(seen, spec, cache, delta_digest, callback)
+
+    # 6. The verdict, and the report that it stands in.
     report = Report(
         erased=seen.names,
         preserved=preserved,
@@ -96,11 +101,18 @@ def evaluate(
         notes=caveats(seen),
         not_available=seen.sheet.missing,
         digests=digests_of(seen, delta_digest, spec),
-        conventions=[*chain.from_iterable(metric.CONVENTIONS for metric in metrics), *CONVENTIONS],
+        attacks=[each.result for each in broken],
+        conventions=conventions_of(metrics, attacked=bool(broken)),
         evaluation=spec,
     )
     recovered = dict(zip(hidden, with_key.get("", ()), strict=True))
-    return Evaluation(report, pictures, base, sanitized, seen.detections, recovered)
+    return Evaluation(report, pictures, base, sanitized, seen.detections, recovered, broken)
+
+
+def conventions_of(metrics: Sequence[ModuleType], *, attacked: bool) -> list[str]:
+    """How the numbers of the report were measured."""
+    texts = list(chain.from_iterable(metric.CONVENTIONS for metric in metrics))
+    return [*texts, *(red_team.CONVENTIONS if attacked else []), *CONVENTIONS]
 
 
 def metrics_of(spec: EvaluationSpec, *, hidden: bool) -> list[ModuleType]:

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
+from expunge.core.attacks import Broken
+from expunge.core.attacks.result import AttackResult
 from expunge.core.evaluation.judges import Images
 from expunge.core.evaluation.pictures import Picture
 from expunge.core.evaluation.sheet import Distribution, JudgedBy, Metric, Missing
@@ -76,6 +78,7 @@ class Report(BaseModel):
     stack: list[StackEntry] = []
     impact: list[PredictedImpact] = []
     restored: list[str] = []
+    attacks: list[AttackResult] = []
     not_available: list[Missing] = []
     digests: dict[str, str] = {}
     evaluation: EvaluationSpec | HideEvaluationSpec
@@ -90,7 +93,8 @@ class Evaluation:
     """A report and what it rests on.
 
     base, sanitized: (N, H, W, 3), row i of both is `pictures[i]`. detections: NudeNet's, of every picture.
-    recovered: row of `pictures` -> the picture that the recovery key draws; of a hide job.
+    recovered: row of `pictures` -> the picture that the recovery key draws; of a hide job. broken: the
+    attacks, with the pictures of their best attempts.
     """
 
     report: Report
@@ -99,3 +103,4 @@ class Evaluation:
     sanitized: Images
     detections: list[dict[str, Any]] = field(default_factory=list)
     recovered: dict[int, np.ndarray[Any, Any]] = field(default_factory=dict)
+    broken: list[Broken] = field(default_factory=list)

@@ -10,10 +10,13 @@ from expunge.core.evaluation.judges.concept_judge import ConceptJudge, JudgeKind
 
 
 class Metric(BaseModel):
-    """One number, of one concept or of all (null). `n`: how many pictures it rests on."""
+    """One number, of one concept or of all (null). `n`: how many pictures it rests on; `attack`: of an attack
+    success rate, which attack.
+    """
 
     name: str
     concept: str | None = None
+    attack: str | None = None
     value: float
     n: int
     ci_low: float | None = None

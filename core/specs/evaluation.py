@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from expunge.core.specs.attacks import Attacks
 from expunge.core.specs.base import Spec
 from expunge.core.specs.fields import Text
 
@@ -116,6 +117,14 @@ class EvaluationSpec(Spec):
     )
     nudity: bool = Field(
         default=False, description="Run NudeNet on the pictures and store its raw detections (NER-τ)."
+    )
+    attacks: Attacks = Field(
+        default=[],
+        max_length=16,
+        description=(
+            "Attacks on every erased concept: quick, standard or thorough, or a list of attacks. Each is run"
+            " against the sanitized model, the base model and a random edit of the same size."
+        ),
     )
     thresholds: Thresholds = Field(
         default=Thresholds(), description="What the report must reach for the verdict."
