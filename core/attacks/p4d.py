@@ -53,9 +53,12 @@ def learn(scene: Scene, spec: P4dSpec) -> Tensor:
     fixed = lessons.batch(g, 2 * spec.batch_size)
     best, least, clock = start, float("inf"), Clock(spec.steps)
     for step in range(spec.steps):
+        # The soft prompt moves by the gradient at its nearest tokens (PEZ)
         hard = table[nearest(soft)].requires_grad_(True)
         (soft.grad,) = model.gradients(distance(hard, lessons.batch(g, spec.batch_size)), [hard])
         optimiser.step()
+
+        # Kept: the tokens that come nearest on the same noise each time
         if (step + 1) % EVERY == 0 or step + 1 == spec.steps:
             found = nearest(soft)
             with torch.no_grad():
