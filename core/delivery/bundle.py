@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from expunge.core import phrasing, sources
 from expunge.core.delivery import card, certificate, manifest, page, signing, stack
 from expunge.core.delivery.fused import fuse
@@ -91,6 +93,7 @@ class Bundle:
     def seal(self, kind: str, facts: dict[str, Any]) -> list[Path]:
         """Seal the folder, with what every manifest states and these facts; returns the bundle's files."""
         shared = {"kind": kind, "context": self.context, "base_model": self.base_facts()}
+        shared["device"] = device_of(self.model)
         return seal(self.folder, shared | facts, self.signing_key)
 
     def base_facts(self) -> dict[str, Any]:
@@ -311,3 +314,10 @@ def outcome_facts(evaluation: Evaluation | None) -> dict[str, Any]:
         "erased": report.erased,
         "preserved": report.preserved,
     }
+
+
+def device_of(model: Denoiser) -> str:
+    """What a model computes on, as far as its numbers depend on it: 'cpu AVX512', 'cuda NVIDIA H100'."""
+    kind = torch.device(model.device).type
+    name = torch.cuda.get_device_name() if kind == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return f"{kind} {name}"

@@ -61,6 +61,7 @@ class Certificate(BaseModel):
     attacks: list[dict[str, Any]] = Field(
         description="The attacks that were run, with their budgets, as the report states them."
     )
+    device: str | None = Field(description="What the pictures were drawn on.")
     libraries: dict[str, str] = Field(description="Versions of what the numbers depend on.")
 
 
@@ -96,6 +97,7 @@ def derive(manifest: Mapping[str, Any], digest: str, report: Mapping[str, Any]) 
             verdict=manifest.get("verdict"),
             judges=judges,
             attacks=attacks_of(report),
+            device=manifest.get("device"),
             libraries=manifest.get("libraries") or {},
         ),
     )

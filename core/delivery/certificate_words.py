@@ -61,7 +61,7 @@ def not_certified(statement: Statement, signature: str) -> list[str]:
 
 
 def verdict_of(verdict: dict[str, Any]) -> str:
-    return VERDICTS.get(verdict.get("passed"), "not shown")
+    return str(verdict.get("status") or VERDICTS.get(verdict.get("passed"), "not shown"))
 
 
 def concepts_of(said: Certificate) -> str:

@@ -14,10 +14,19 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, deserialize
 
+from expunge import extras
 from expunge.core.delivery import certificate, certificate_words, signing
 from expunge.core.delivery.certificate import BadCertificate, Statement
 from expunge.core.delivery.manifest import FORMAT, MANIFEST, SEALS, SIGNATURE, derive_statement, sha256
+from expunge.core.errors import CoreError
+from expunge.core.progress import show
 
+SCIENCE = ("diffusers", "open_clip", "timm", "torch", "transformers")
+OUTCOMES = {
+    "exact": "exactly as reported",
+    "within": "within the 95 % interval",
+    "not reproduced": "not reproduced:",
+}
 FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
 
 
@@ -37,6 +46,7 @@ class Result(BaseModel):
     notes: list[str] = []
     certifies: list[str] = []
     does_not_certify: list[str] = []
+    rerun: dict[str, Any] | None = None
 
 
 def verify(bundle: str | Path, public_key: bytes | None = None) -> Result:
@@ -199,6 +209,33 @@ def finite(dtype: str, data: bytes) -> bool:
     return dtype not in FLOATS or bool(np.isfinite(np.frombuffer(data, FLOATS[dtype])).all())
 
 
+def measure_anew(result: Result, metric: str, concept: str | None, **given: Any) -> None:
+    """Note in the result what a figure is when it is measured anew, and the problem where it is another."""
+    from expunge.core.delivery.rerun import Given, rerun  # here: it needs torch
+
+    try:
+        found = rerun(Path(result.bundle), metric, concept, Given(**given), show)
+    except CoreError as error:
+        result.problems.append(f"{metric} cannot be measured anew: {error.message}")
+    else:
+        result.rerun = found.model_dump(mode="json")
+        if not found.reproduced:
+            result.problems.append(f"{metric} is not what the report says")
+    result.ok = not result.problems
+
+
+def rerun_lines(found: dict[str, Any]) -> list[str]:
+    """Each figure's outcome, and what may explain a difference."""
+    lines = list[str]()
+    for each in found["figures"]:
+        whose = f" of '{each['concept']}'" if each["concept"] else ""
+        reported = f"{each['metric']}{whose}: {each['reported']:.4g} there (n {each['n']})"
+        measured = "nothing" if each["measured"] is None else f"{each['measured']:.4g}"
+        said = f"{OUTCOMES[each['outcome']]} {each['reason']}".strip()
+        lines.append(f"{reported}, {measured} here: {said}")
+    return lines + [f"differs: {line}" for line in found["differs"]]
+
+
 def print_lines(title: str, lines: list[str]) -> None:
     """A heading and its lines; nothing where there are none."""
     if lines:
@@ -231,11 +268,38 @@ def main(
         typer.Option(help="Ask the service at this URL for its keys: whoever answers there vouches."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    rerun: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METRIC", help="Measure this figure of the report anew: esr1, psr1, clip_score …"
+        ),
+    ] = None,
+    concept: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --rerun: of this concept alone.")
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE", help="With --rerun: where the base model lies, as EXPUNGE_MODELS names it."
+        ),
+    ] = None,
+    delta: Annotated[
+        Path | None, typer.Option(help="With --rerun: the delta, where the bundle holds its sha256 alone.")
+    ] = None,
+    recovery_key: Annotated[
+        Path | None, typer.Option(help="With --rerun: a hide job's recovery key, opened.")
+    ] = None,
 ) -> None:
-    """Check a downloaded bundle: every digest, the signature, the certificate, the tensors.
+    """Check a downloaded bundle: every digest, the signature, the certificate, the tensors; with --rerun, a
+    figure of its report too.
 
     Exit code 0 when all is well, else 1.
     """
+    # What is asked
+    if rerun is None and (concept, base, delta, recovery_key) != (None, None, None, None):
+        raise typer.BadParameter("it goes with --rerun METRIC", param_hint="--concept, --base, --delta")
+    if rerun is not None:
+        extras.require("'expunge verify --rerun'", "science", *SCIENCE)
     try:
         pinned = public_key.read_bytes() if public_key else None
         if pinned is not None:
@@ -248,7 +312,13 @@ def main(
                 "give the keys or the service that has them, not both", param_hint="--url"
             )
         pinned = fetch(url)
+
+    # What is found; a figure of a bundle that was changed proves nothing
     result = verify(bundle, pinned)
+    if rerun is not None and result.ok:
+        measure_anew(result, rerun, concept, base=base, delta=delta, recovery_key=recovery_key)
+    elif rerun is not None:
+        result.notes.append(f"{rerun} was not measured anew: the bundle is not as it was signed")
     if as_json:
         typer.echo(result.model_dump_json(indent=1))
     else:
@@ -264,6 +334,8 @@ def main(
             )
             print_lines("It certifies:", result.certifies)
             print_lines("It does not certify:", result.does_not_certify)
+        if result.rerun is not None:
+            print_lines(f"Measured anew, {rerun}:", rerun_lines(result.rerun))
     sys.exit(0 if result.ok else 1)
 
 

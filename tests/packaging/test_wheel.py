@@ -117,6 +117,10 @@ def test_the_command_line_works_without_extras(project: Project, tenant: Tenant)
     assert json.loads(job.stdout)["status"] == "queued", job.stderr
     assert project.run("expunge", "key-pair", "mine").returncode == 0
     assert "manifest.json is missing" in project.run("expunge", "verify", ".").stderr
+    anew = project.run("expunge", "verify", ".", "--rerun", "esr1")
+    assert anew.stderr.startswith(
+        "error: 'expunge verify --rerun' needs: pip install 'expunge[science]' (not inst"
+    )
 
 
 @pytest.mark.parametrize(
