@@ -13,12 +13,19 @@ from expunge.core.evaluation.evidence import Evidence
 from expunge.core.evaluation.judges import Images, Judges
 from expunge.core.evaluation.metrics import (
     attributes,
+    clip_image,
     clip_score,
     content,
+    diversity,
     held_concepts,
+    kid,
     lpips,
     nudity,
+    pairs,
+    papers,
     recovery,
+    still_a_picture,
+    style_kept,
     success_rates,
     unseen,
 )
@@ -117,8 +124,10 @@ def conventions_of(metrics: Sequence[ModuleType], *, attacked: bool) -> list[str
 
 def metrics_of(spec: EvaluationSpec, *, hidden: bool) -> list[ModuleType]:
     """The metrics that are measured, in the report's order."""
-    always = [success_rates, unseen, held_concepts, attributes, content, clip_score, lpips]
-    return [*always, *([recovery] if hidden else []), *([nudity] if spec.nudity else [])]
+    erased = [success_rates, unseen, still_a_picture, attributes]
+    kept = [held_concepts, content, style_kept, pairs, clip_score, clip_image, diversity, kid, lpips]
+    asked = [*([recovery] if hidden else []), *([nudity] if spec.nudity else [])]
+    return [*erased, *kept, *asked, papers]
 
 
 class Progress:

@@ -4,6 +4,7 @@ on.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,14 @@ class Evidence:
     def kept(self) -> Rows:
         """Which of the pictures are the preserved concepts' by their templates, (N,) bool."""
         return np.array([p.role == "preserved" and p.kind == "template" for p in self.pictures], dtype=bool)
+
+    @cached_property
+    def clip_features(self) -> dict[str, Rows] | None:
+        """The CLIP judge's image features of both models' pictures, (N, D) of unit length; None without
+        it.
+        """
+        clip = self.judges.clip
+        return None if clip is None else {s: clip.image_features(images).numpy() for s, images in self.both}
 
     @property
     def names(self) -> list[str]:

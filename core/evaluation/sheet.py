@@ -79,6 +79,10 @@ class Sheet:
         low, high = interval
         self.metrics.append(Metric(name=name, concept=concept, value=value, n=n, ci_low=low, ci_high=high))
 
+    def figure(self, name: str, concept: str | None, value: float, n: int) -> None:
+        """Write down a number without an interval."""
+        self.metrics.append(Metric(name=name, concept=concept, value=value, n=n))
+
     def share(self, name: str, concept: str | None, hits: np.ndarray[Any, Any]) -> None:
         """The share of pictures that are hits, (N,) bool."""
         self.add(name, concept, float(hits.mean()), len(hits), intervals.wilson(int(hits.sum()), len(hits)))

@@ -305,6 +305,14 @@ class StableDiffusion(Adapters):
                 ).images
             self.evaluations += len(text) * steps * (2 if guidance > 1 else 1)
             callback({"phase": phase, "step": end, "total": len(prompts), "eta_s": clock.eta(end)})
+            if not np.isfinite(images).all():
+                raise CoreError(
+                    "pictures_not_finite",
+                    f"the model draws NaN or infinity for a prompt such as '{prompts[start]}': its weights,"
+                    f" or what it computes in {self.dtype}, are out of range; lower method.learning_rate, or"
+                    " load the model in float32",
+                    field="method.learning_rate",
+                )
             pixels: np.ndarray[Any, np.dtype[np.uint8]] = (images * 255).round().astype(np.uint8)
             return pixels
 

@@ -34,6 +34,21 @@ TITLES = {
     "content1": "Objects still shown without the style",
     "content1_ratio": "Objects still shown, ratio to base",
     "lpips": "LPIPS",
+    "clip_image": "CLIP cosine with the base model's picture",
+    "style_kept": "Style kept",
+    "both5": "Both objects shown, of two preserved",
+    "diversity": "Diversity (1 - CLIP cosine)",
+    "kid": "KID",
+    "kid_clip": "KID on CLIP features",
+    "junk": "Constant or noise-like pictures",
+    "ua": "UA (UnlearnCanvas)",
+    "ira": "IRA (UnlearnCanvas)",
+    "cra": "CRA (UnlearnCanvas)",
+    "mace_acc_e": "Acc e (MACE)",
+    "mace_acc_s": "Acc s (MACE)",
+    "mace_acc_g": "Acc g (MACE)",
+    "mace_h_o": "H o (MACE)",
+    "err": "ERR (eval-unlearn)",
     "rsr1": "RSR-1, with the key",
     "rsr5": "RSR-5, with the key",
     "rsr1_wrong_key": "RSR-1, with a wrong key",
@@ -64,6 +79,8 @@ RULES: tuple[tuple[str, Better | None], ...] = (
     (r".*_(base|ceiling|control|floor)", None),  # of another model than the sanitized one
     (r"rsr\d+_wrong_key", "lower"),
     (r"(esr|psr|edit|content|rsr)\d+.*", "higher"),
+    (r"style_kept|both5|ua|ira|cra|mace_acc_s|mace_h_o|err", "higher"),
+    (r"junk|mace_acc_[eg]", "lower"),
     (r"(attribute_distance|ner|leakage|asr|fid|kid|wall_seconds|peak_memory|storage).*", "lower"),
 )
 # metric -> better for an erased concept, and for a preserved one. CLIP δ of a preserved concept says no more
@@ -72,6 +89,7 @@ BY_ROLE: dict[str, tuple[Better | None, Better | None]] = {
     "clip_score": ("lower", "higher"),
     "clip_delta": ("higher", None),
     "lpips": (None, "lower"),
+    "clip_image": (None, "higher"),
 }
 
 
@@ -99,6 +117,10 @@ def format_metric(value: float | None, name: str) -> str:
         return "not judged"
     if name.startswith(("clip", "lpips")):
         return f"{value:.2f}"
+    if name.startswith("kid"):
+        return f"{value:.4f}"
+    if name.startswith("diversity"):
+        return f"{value:.3f}"
     if name.startswith("wall"):
         return f"{value:,.1f} s"
     if name.endswith("nats"):

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from expunge.core.errors import CoreError
 from expunge.core.evaluation.judges import none_of_these
 from expunge.core.evaluation.judges.none_of_these import NoneOfThese
-from expunge.core.evaluation.judges.weights import BATCH, Images, Rows, prepare, reason, weights_digest
-from expunge.core.memory import in_batches
+from expunge.core.evaluation.judges.remembered import Remembered
+from expunge.core.evaluation.judges.weights import Images, Rows, prepare, reason, weights_digest
 
 RESNET50 = "resnet50.tv2_in1k"  # the papers' judge
 
@@ -30,31 +30,33 @@ class Classifier:
     device: str
     none: NoneOfThese | None = None
 
+    seen: Remembered = field(default_factory=Remembered, compare=False, repr=False)
+
     @torch.inference_mode()
+    def read(self, images: Images) -> Tensor:
+        """(N, H, W, 3) uint8 -> (N, classes), or (N, classes + 1) with the probability of none, of one pass.
+        A picture that was seen before costs nothing.
+        """
+
+        def judge(new: Images) -> Tensor:
+            pixels = prepare(self.transform, new).to(self.device)
+            if self.none is None:
+                found: Tensor = self.model(pixels).float().cpu()
+                return found
+            logits, looked = none_of_these.look(self.model, pixels)
+            return torch.cat([logits.float(), self.none(looked)[:, None]], 1).cpu()
+
+        return self.seen.of_images(images, judge)
+
     def logits(self, images: Images) -> Tensor:
         """(N, H, W, 3) uint8 -> (N, classes)."""
+        return self.read(images) if self.none is None else self.read(images)[:, :-1]
 
-        def judge(start: int, end: int) -> Tensor:
-            found: Tensor = (
-                self.model(prepare(self.transform, images[start:end]).to(self.device)).float().cpu()
-            )
-            return found
-
-        return torch.cat(in_batches(len(images), BATCH, judge))
-
-    @torch.inference_mode()
     def sees_none(self, images: Images) -> Rows | None:
         """Whether each picture shows none of the classes, (N,); None where the judge must name one."""
-        head = self.none
-        if head is None:
+        if self.none is None:
             return None
-
-        def judge(start: int, end: int) -> Tensor:
-            pixels = prepare(self.transform, images[start:end]).to(self.device)
-            found: Tensor = head(none_of_these.look(self.model, pixels)[1]).cpu()
-            return found
-
-        found: Rows = (torch.cat(in_batches(len(images), BATCH, judge)) >= head.threshold).numpy()
+        found: Rows = (self.read(images)[:, -1] >= self.none.threshold).numpy()
         return found
 
 

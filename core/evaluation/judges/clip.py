@@ -1,7 +1,7 @@
 """open_clip models, from a local folder or by name."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from expunge.core.errors import CoreError
-from expunge.core.evaluation.judges.weights import BATCH, Images, prepare, reason, weights_digest
-from expunge.core.memory import in_batches
+from expunge.core.evaluation.judges.remembered import Remembered
+from expunge.core.evaluation.judges.weights import Images, prepare, reason, weights_digest
 
 VIT_B_32 = ("ViT-B-32", "openai")  # the papers' judge
 
@@ -28,31 +28,37 @@ class Clip:
     digest: str
     device: str
 
+    seen: Remembered = field(default_factory=Remembered, compare=False, repr=False)
+
     @torch.inference_mode()
+    def image_features(self, images: Images) -> Tensor:
+        """(N, H, W, 3) uint8 -> (N, D), of unit length. A picture that was seen before costs nothing."""
+
+        def judge(new: Images) -> Tensor:
+            pixels = prepare(self.transform, new).to(self.device)
+            found: Tensor = self.model.encode_image(pixels, normalize=True).float().cpu()
+            return found
+
+        return self.seen.of_images(images, judge)
+
+    @torch.inference_mode()
+    def text_features(self, texts: list[str]) -> Tensor:
+        """(N, D), of unit length; a text that was read before costs nothing."""
+
+        def judge(rows: list[int]) -> Tensor:
+            tokens = self.tokenize([texts[i] for i in rows]).to(self.device)
+            found: Tensor = self.model.encode_text(tokens, normalize=True).float().cpu()
+            return found
+
+        return self.seen.of([text.encode() for text in texts], judge)
+
     def cosine(self, images: Images, texts: list[str]) -> np.ndarray[Any, Any]:
         """Cosine similarity of picture i and text i, (N,)."""
+        return (self.image_features(images) * self.text_features(texts)).sum(-1).numpy()
 
-        def compare(start: int, end: int) -> Tensor:
-            picture = self.model.encode_image(
-                prepare(self.transform, images[start:end]).to(self.device), normalize=True
-            )
-            text = self.model.encode_text(self.tokenize(texts[start:end]).to(self.device), normalize=True)
-            found: Tensor = (picture * text).sum(-1).float().cpu()
-            return found
-
-        return torch.cat(in_batches(len(images), BATCH, compare)).numpy()
-
-    @torch.inference_mode()
     def similarities(self, images: Images, texts: list[str]) -> Tensor:
         """Cosine similarity of every picture and every text, (N, T)."""
-        encoded = self.model.encode_text(self.tokenize(texts).to(self.device), normalize=True)
-
-        def compare(start: int, end: int) -> Tensor:
-            pixels = prepare(self.transform, images[start:end]).to(self.device)
-            found: Tensor = (self.model.encode_image(pixels, normalize=True) @ encoded.T).float().cpu()
-            return found
-
-        return torch.cat(in_batches(len(images), BATCH, compare))
+        return self.image_features(images) @ self.text_features(texts).T
 
 
 def load_clip(source: str | Path | tuple[str, str], device: str = "cpu") -> Clip:
