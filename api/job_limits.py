@@ -12,7 +12,7 @@ def check_limits(settings: Settings, spec: JobSpec, judged: int | None = None) -
     Raises: Problem `invalid_request`, naming the field that asks for most.
     """
     for name, limit, unit, asked in (
-        ("EXPUNGE_MAX_STEPS", settings.max_steps, "optimiser steps", optimiser_steps(spec)),
+        ("EXPUNGE_MAX_STEPS", settings.max_steps, "optimiser steps", optimiser_steps(spec, judged)),
         ("EXPUNGE_MAX_PICTURES", settings.max_pictures, "pictures", pictures(spec, judged)),
     ):
         total = sum(asked.values())

@@ -1,8 +1,11 @@
 """Relearning: a small LoRA is fine-tuned beside the delta, on pictures of the concept or on unrelated ones.
 
 Few steps on the concept show how near it still is; steps on other concepts, whether it comes back by itself
-(concept resurgence, Suriyakumar et al., arXiv 2410.08074). The base model's denoising loss, Adam.
+(concept resurgence, Suriyakumar et al., arXiv 2410.08074). Trained on the base model it is a foreign LoRA, as
+people share them, merged into the sanitized model. The base model's denoising loss, Adam.
 """
+
+from contextlib import nullcontext
 
 import torch
 
@@ -32,14 +35,17 @@ def attempt(scene: Scene, spec: RelearnSpec) -> Attempt:
             t = torch.randint(model.schedule.visible, (spec.batch_size,), generator=g).to(model.device)
             jitter, noise = (draw_noise(model, g, spec.batch_size) for _ in range(2))
             x = mean[rows] + deviation[rows] * jitter
-            value = loss(model, x, noise, t, model.encode([prompts[i] for i in rows.tolist()]))
-            for parameter, gradient in zip(parameters, model.gradients(value, parameters), strict=True):
+            with model.frozen() if spec.trained_on == "base" else nullcontext():
+                value = loss(model, x, noise, t, model.encode([prompts[i] for i in rows.tolist()]))
+                gradients = model.gradients(value, parameters)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient
             optimiser.step()
             done = step + 1
             scene.tell(done, clock)
         last = judged()
-    return Attempt(last, f"{spec.steps} steps on {spec.on} pictures", curve=curve)
+    what = "the concept's pictures" if spec.on == "concept" else "unrelated pictures"
+    return Attempt(last, f"{spec.steps} steps on {what} beside the {spec.trained_on} model", curve=curve)
 
 
 def pictures(scene: Scene, spec: RelearnSpec) -> tuple[list[str], Images]:

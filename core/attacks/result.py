@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, SerializeAsAny
+from pydantic import BaseModel
 
-from expunge.core.specs.attacks.attack import AttackSpec, Needs
+from expunge.core.specs.attacks import AnyAttack
+from expunge.core.specs.attacks.attack import Needs
 
 Status = Literal["withstood", "broken", "not shown"]
 TOLERATED = 0.05  # what a judge sees by mistake
@@ -38,7 +39,7 @@ class AttackResult(BaseModel):
     concept: str
     needs: Needs
     citation: str
-    budget: SerializeAsAny[AttackSpec]
+    budget: AnyAttack
     sanitized: Rate
     base: Rate | None = None
     control: Rate | None = None

@@ -8,6 +8,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from expunge.core.delivery import plots
+from expunge.core.delivery.attacks import attack_panels
 from expunge.core.delivery.grid import data_uri, first_rows
 from expunge.core.evaluation.pictures import Role
 from expunge.core.evaluation.report import Evaluation, Report
@@ -129,6 +130,7 @@ def render_report(evaluation: Evaluation, history: Sequence[dict[str, Any]], fac
             report=report,
             has_ner=any(m.name.startswith("ner_") for m in report.metrics),
             panels=concept_panels(evaluation),
+            attack_panels=attack_panels(evaluation.broken),
             rows=overall_rows(report),
             plots=drawings,
             facts=facts,

@@ -3,10 +3,11 @@ dark.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from expunge.core.attacks.result import Rate
 from expunge.core.evaluation.report import PredictedImpact, Report
 from expunge.core.evaluation.sheet import Distribution, Metric, Share
 
@@ -34,11 +35,15 @@ def draw_group(kind: str, hint: str, *marks: str) -> str:
     return f'<g class="{kind}"><title>{escape(hint)}</title>{"".join(marks)}</g>'
 
 
+def shorten(name: str) -> str:
+    """A name that fits beside a plot."""
+    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
+
+
 def draw_row_names(y: float, name: str, value: str, kind: str = "label") -> list[str]:
     """A row's name on the left and its number on the right."""
-    short = name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
     return [
-        draw_text(LEFT - 12, y + 4, short, "end", kind),
+        draw_text(LEFT - 12, y + 4, shorten(name), "end", kind),
         draw_text(WIDTH - RIGHT + 14, y + 4, value, "start", kind),
     ]
 
@@ -105,6 +110,65 @@ def plot_rates(report: Report, kind: str) -> str:
         body.append(draw_interval(metrics[f"{kind}1_base", name], y - 4, "base"))
         body.append(draw_interval(sanitized, y + 4, "sanitized"))
     return wrap_svg(height, f"{kind.upper()}-1 of each concept, base and sanitized model", body)
+
+
+def plot_attacks(rows: Sequence[tuple[str, Rate, Rate | None, Rate | None]]) -> str:
+    """The success rate of each attack on the sanitized model (filled), the base model (hollow) and a random
+    edit (grey), with its interval.
+    """
+    height = len(rows) * BAR + 30
+    body = draw_share_axis(height)
+    for i, (name, sanitized, base, control) in enumerate(rows):
+        y = 16 + i * BAR
+        body += draw_row_names(y, name, f"{sanitized.asr:.0%}")
+        for up, kind, rate in ((-5, "control", control), (0, "base", base), (5, "sanitized", sanitized)):
+            if rate is not None:
+                metric = Metric(
+                    name=f"{name} on {kind}",
+                    concept="",
+                    value=rate.asr,
+                    n=rate.n,
+                    ci_low=rate.ci_low,
+                    ci_high=rate.ci_high,
+                )
+                body.append(draw_interval(metric, y + up, kind))
+    return wrap_svg(height, "Success rate of each attack", body)
+
+
+def plot_curves(rows: Sequence[tuple[str, Mapping[str, Mapping[int, float]]]]) -> str:
+    """Success against the steps of an attack, a drawing for each attack: a line for each model. Empty without
+    any.
+    """
+    return "".join(plot_curve(name, curves) for name, curves in rows)
+
+
+def plot_curve(name: str, curves: Mapping[str, Mapping[int, float]]) -> str:
+    """One attack's curves; a share of 1 is the top."""
+    height, last = 150, max(max(curve) for curve in curves.values())
+
+    def at(step: int, share: float) -> tuple[float, float]:
+        return place_share(step / last), 10 + (1 - share) * (height - 40)
+
+    body = [
+        draw_text(LEFT - 12, 14, "100 %", "end", "tick"),
+        draw_text(LEFT - 12, height - 26, "0 %", "end", "tick"),
+    ]
+    for step in sorted({step for curve in curves.values() for step in curve}):
+        x, _ = at(step, 0)
+        body.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="10" y2="{height - 30}" class="rule"/>')
+        body.append(draw_text(x, height - 12, str(step), "middle", "tick"))
+    for model, curve in curves.items():
+        points = [at(step, share) for step, share in sorted(curve.items())]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        dots = [draw_dot(x, y) for x, y in points]
+        hint = f"{name}, {model}: " + ", ".join(
+            f"{share:.0%} after {n}" for n, share in sorted(curve.items())
+        )
+        body.append(draw_group(model, hint, f'<polyline points="{line}" class="curve"/>', *dots))
+    body.append(
+        draw_text(LEFT - 12, height / 2, name if len(name) <= LONGEST else name[: LONGEST - 1] + "…", "end")
+    )
+    return wrap_svg(height, f"Success of {name} by step", body)
 
 
 def plot_distribution(distribution: Distribution) -> str:

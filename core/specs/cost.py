@@ -5,6 +5,7 @@ Both are counted by the field that asks for them, so that an operator can bound 
 
 from typing import Any
 
+from expunge.core.specs.attacks.attack import AttackSpec
 from expunge.core.specs.evaluation import EvaluationSpec
 from expunge.core.specs.hiding import HideSpec
 from expunge.core.specs.inspection import InspectSpec
@@ -33,12 +34,15 @@ def pair_images(spec: EvaluationSpec, preserved: int) -> int:
     return preserved * spec.preserved_images // 8 if spec.pair_images is None else spec.pair_images
 
 
-def optimiser_steps(spec: JobSpec) -> dict[str, int]:
-    """Optimiser steps by the field that asks for them: of the weights, of inner searches, of learned words
-    and of a recovery key.
+def optimiser_steps(spec: JobSpec, judged: int | None = None) -> dict[str, int]:
+    """Optimiser steps by the field that asks for them: of the weights, of inner searches, of learned words,
+    of a recovery key and of attacks.
+
+    judged: how many concepts the delta has erased, where the spec does not name all of them.
     """
+    attacks = attack_steps(spec, judged)
     if not isinstance(spec, EraseSpec):
-        return {}
+        return attacks
     method, inner = spec.method, inner_of(spec.method)
     steps = getattr(method, "steps", 0) * len(spec.concepts)
     search_every = getattr(inner, "search_every", None)
@@ -51,14 +55,30 @@ def optimiser_steps(spec: JobSpec) -> dict[str, int]:
     }
     if isinstance(spec, HideSpec):
         found["recovery.steps"] = steps * spec.recovery.steps
-    return found
+    return found | attacks
+
+
+def attack_steps(spec: JobSpec, judged: int | None = None) -> dict[str, int]:
+    """Optimiser steps of the attacks: of every attempt on the sanitized model, the base model and a random
+    edit.
+    """
+    attacks, concepts = attacks_of(spec, judged)
+    steps = sum(each.searched() * each.restarts for each in attacks)
+    return {"evaluation.attacks": 3 * steps * concepts} if attacks else {}
+
+
+def attacks_of(spec: JobSpec, judged: int | None) -> tuple[list[AttackSpec], int]:
+    """The attacks of a job, and how many concepts are attacked."""
+    if not isinstance(spec, EraseSpec | EvaluateSpec | CombineSpec) or not spec.evaluation.enabled:
+        return [], 0
+    return spec.evaluation.attacks, judged or len(getattr(spec, "concepts", ()))
 
 
 def pictures(spec: JobSpec, judged: int | None = None) -> dict[str, int]:
     """Pictures by the field that asks for them: to train on, to count attributes, and to judge the base model
     and the sanitized one (in a hide job with the key too).
 
-    `judged`: how many concepts the delta has erased, where the spec does not name all of them.
+    judged: how many concepts the delta has erased, where the spec does not name all of them.
     """
     found: dict[str, int] = {}
     if isinstance(spec, EraseSpec):
@@ -72,6 +92,8 @@ def pictures(spec: JobSpec, judged: int | None = None) -> dict[str, int]:
         found["evaluation.held_out_images"] = 2 * held_out_images(asked, concepts) * concepts
         found["evaluation.preserved_images"] = models * asked.preserved_images * kept
         found["evaluation.pair_images"] = 2 * pair_images(asked, kept)
+        drawn = sum(each.drawn() * each.restarts for each in asked.attacks)
+        found["evaluation.attacks"] = 3 * drawn * concepts
     if isinstance(spec, InspectSpec):
         found["pictures"] = 2 * RANKED * spec.pictures
         found["trajectories"] = spec.trajectories

@@ -62,6 +62,7 @@ PRESETS: dict[Preset, list[dict[str, Any]]] = {
         {"name": "inversion", "restarts": 3},
         {"name": "relearn"},
         {"name": "relearn", "on": "unrelated"},
+        {"name": "relearn", "on": "unrelated", "trained_on": "base"},
     ],
     "thorough": [
         {"name": "bypass"},
@@ -77,6 +78,7 @@ PRESETS: dict[Preset, list[dict[str, Any]]] = {
         {"name": "inversion", "steps": 1000, "vectors": 8, "restarts": 5, "images": 48},
         {"name": "relearn", "steps": 500, "judged_after": [10, 50, 200], "images": 48},
         {"name": "relearn", "steps": 500, "judged_after": [10, 50, 200], "on": "unrelated", "images": 48},
+        {"name": "relearn", "steps": 500, "on": "unrelated", "trained_on": "base", "images": 48},
     ],
 }
 """Budgets by name. `standard` takes the published attacks at a tenth to a third of their steps."""

@@ -31,6 +31,14 @@ class AttackSpec(Published):
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="First seed of the attempts.")
 
+    def drawn(self) -> int:
+        """Pictures that one attempt draws."""
+        return self.images
+
+    def searched(self) -> int:
+        """Optimiser steps of one attempt."""
+        return 0
+
 
 class LearningAttackSpec(AttackSpec):
     """An attack that learns from the base model's pictures of the concept."""
@@ -45,6 +53,12 @@ class LearningAttackSpec(AttackSpec):
         le=200,
         description="Pictures of the concept, drawn by the base model, that the attack learns from.",
     )
+
+    def drawn(self) -> int:
+        return self.images + self.lessons
+
+    def searched(self) -> int:
+        return self.steps
 
 
 class TokenAttackSpec(LearningAttackSpec):

@@ -24,3 +24,6 @@ class CompletionSpec(AttackSpec):
         max_length=8,
         description="Shares of the sampling steps that the base model takes (authors: 1 and 2 of 50 steps).",
     )
+
+    def drawn(self) -> int:
+        return self.images * len(self.beginnings)

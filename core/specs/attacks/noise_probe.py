@@ -31,3 +31,6 @@ class NoiseProbeSpec(AttackSpec):
         max_length=8,
         description=f"Further factors of that noise (authors: {', '.join(map(str, SCALES))}).",
     )
+
+    def drawn(self) -> int:
+        return self.images * len(self.etas) * len(self.scales)

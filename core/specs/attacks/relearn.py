@@ -22,6 +22,13 @@ class RelearnSpec(LearningAttackSpec):
     on: Literal["concept", "unrelated"] = Field(
         default="concept", description="What the LoRA is trained on: the concept, or other concepts."
     )
+    trained_on: Literal["sanitized", "base"] = Field(
+        default="sanitized",
+        description=(
+            "The model that the LoRA is trained beside; base: a foreign LoRA, trained on the base model and"
+            " merged into the sanitized one."
+        ),
+    )
     steps: int = Field(default=200, ge=1, le=20_000, description="Optimiser steps.")
     judged_after: list[int] = Field(
         default=[10, 50],
@@ -30,3 +37,6 @@ class RelearnSpec(LearningAttackSpec):
     )
     rank: int = Field(default=4, ge=1, le=128, description="Rank of the LoRA, on cross-attention.")
     learning_rate: float = Field(default=1e-3, gt=0, le=1, description="Learning rate of Adam.")
+
+    def drawn(self) -> int:
+        return self.lessons + self.images * (1 + sum(step < self.steps for step in self.judged_after))

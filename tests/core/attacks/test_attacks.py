@@ -1,0 +1,347 @@
+"""Attacks: each does what it says on a tiny network, and succeeds where it must on the bundled one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from expunge.core.attacks import Broken, attempt, rate_of, run_attacks
+from expunge.core.attacks.control import product_norm, random_edit
+from expunge.core.attacks.kept import Kept, trim
+from expunge.core.attacks.result import Rate, status_of
+from expunge.core.attacks.scene import HELD_OUT, Attempt, Scene
+from expunge.core.attacks.tokens import allowed_ids, read_tokens
+from expunge.core.attacks.unlearn_diff_atk import project
+from expunge.core.delivery.page import render_report
+from expunge.core.erasure import erase
+from expunge.core.evaluation.evaluate import evaluate
+from expunge.core.evaluation.judges import judges_for
+from expunge.core.evaluation.judges.by_class import find_class
+from expunge.core.evaluation.report import Report
+from expunge.core.intervals import wilson
+from expunge.core.models import load_model
+from expunge.core.models.vocabulary import TEMPLATES
+from expunge.core.progress import ignore
+from expunge.core.specs import Concept, EraseSpec, EvaluateSpec, EvaluationSpec
+from expunge.core.specs.attacks import ATTACKS, NAMES, PRESETS, Attacks
+from expunge.core.specs.attacks.relearn import RelearnSpec
+from expunge.core.specs.cost import optimiser_steps, pictures
+
+SMALL = {
+    "noise_probe": {"etas": [1.0, 1.34]},
+    "ring_a_bell": {"population": 6, "generations": 2},
+    "mma": {"steps": 2, "candidates": 4, "top_k": 4, "tokens": 3},
+    "relearn": {"judged_after": [1]},
+}
+"""The least that each attack can be asked for."""
+
+
+def spec_of(name: str, **more):
+    kind = ATTACKS[name]
+    few = {"images": 2, "steps": 2, "batch_size": 2, "lessons": 2, "tokens": 2, "vectors": 2}
+    given = {
+        key: value for key, value in (few | SMALL.get(name, {}) | more).items() if key in kind.model_fields
+    }
+    return kind.model_validate(given)
+
+
+def scene_of(model, concept="church", judge=None, kept=None, steps=3, seed=0) -> Scene:
+    return Scene(
+        model,
+        Concept(name=concept, synonyms=["chapel"]),
+        ["dog", "tree"],
+        judge or bright,
+        steps=steps,
+        guidance=3.0,
+        batch=4,
+        seed=seed,
+        kept=kept or Kept(None),
+    )
+
+
+def bright(images: np.ndarray) -> np.ndarray:
+    return images.mean((1, 2, 3)) > 127
+
+
+@pytest.fixture(scope="module")
+def model(tiny_sd: Path):
+    """A tiny network that wears a LoRA."""
+    model = load_model(tiny_sd)
+    erase(model, EraseSpec(concepts=["church"], method={"name": "esd", "steps": 1, "batch_size": 1}))
+    return model
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_attack_draws_what_it_says_and_leaves_the_model_as_it_was(model, name):
+    before = {key: value.clone() for key, value in model.delta_tensors().items()}
+    spec, told = spec_of(name), []
+    made = attempt(Scene(**{**vars(scene_of(model)), "callback": told.append}), spec)
+    assert made.images.dtype == np.uint8
+    assert made.images.shape[1:] == (model.picture_side, model.picture_side, 3)
+    assert len(made.images) == spec.images * made.together
+    assert made.found
+    steps = getattr(spec, "steps", None) or getattr(spec, "generations", None)
+    assert [p["step"] for p in told][-1:] == ([steps] if steps else [])
+    after = model.delta_tensors()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_relearning_is_judged_on_the_way(model):
+    made = attempt(scene_of(model), spec_of("relearn", steps=3, judged_after=[1, 2, 9]))
+    assert list(made.curve) == [1, 2]
+    assert all(len(images) == 2 for images in made.curve.values())
+
+
+def test_a_foreign_lora_is_trained_where_the_delta_is_off(model):
+    """Trained beside the sanitized model or beside the base model, it is not the same LoRA."""
+    drawn = [
+        attempt(
+            scene_of(model), spec_of("relearn", on="unrelated", trained_on=where, steps=4, learning_rate=0.1)
+        ).images
+        for where in ("sanitized", "base", "base")
+    ]
+    assert np.array_equal(drawn[1], drawn[2])
+    assert not np.array_equal(drawn[0], drawn[1])
+
+
+def test_bypass_draws_what_the_base_model_draws(model):
+    scene = scene_of(model)
+    made = attempt(scene, spec_of("bypass"))
+    with model.frozen():
+        expected = scene.draw_judged(2, lambda prompt: prompt)
+    assert np.array_equal(made.images, expected)
+    assert made.found == "the LoRA unloaded"
+
+
+def test_without_added_noise_the_probe_draws_as_ddim_does(model):
+    scene = scene_of(model, steps=5)
+    spec = spec_of("noise_probe").model_copy(update={"etas": [0.0], "scales": [1.0]})
+    probed = attempt(scene, spec).images.astype(int)
+    drawn = scene.draw_judged(2, lambda prompt: prompt).astype(int)
+    assert np.abs(probed - drawn).mean() < 2
+
+
+def test_completion_begun_to_the_end_is_the_base_models_picture(model):
+    scene = scene_of(model, steps=4)
+    begun = attempt(scene, spec_of("completion", beginnings=[1.0])).images.astype(int)
+    with model.frozen():
+        base = scene.draw_judged(2, lambda prompt: prompt).astype(int)
+    assert np.abs(begun - base).mean() < 2
+
+
+def test_a_random_edit_has_each_layers_norm_and_is_taken_off_again(model):
+    before = {key: value.clone() for key, value in model.adapter_state().items()}
+    with random_edit(model):
+        edited = model.adapter_state()
+        for name in before:
+            if ".lora_A." not in name:
+                continue
+            other = name.replace(".lora_A.", ".lora_B.")
+            ours, theirs = (
+                product_norm(before[other], before[name]),
+                product_norm(edited[other], edited[name]),
+            )
+            assert theirs == pytest.approx(ours, rel=1e-3, abs=1e-6)
+            assert ours == pytest.approx(float((before[other] @ before[name]).norm()), rel=1e-4, abs=1e-6)
+        assert any(not torch.equal(before[key], edited[key]) for key in before)
+    assert all(torch.equal(before[key], value) for key, value in model.adapter_state().items())
+
+
+def test_no_token_of_an_attack_spells_the_concept(model):
+    scene = scene_of(model)
+    spelled = read_tokens(model, allowed_ids(scene).tolist())
+    everything = read_tokens(model, sorted(model.text.vocabulary_ids().values()))
+    assert "church" in everything
+    words = spelled.lower().split()
+    assert words
+    assert not [word for word in words if (word in "church chapel" and len(word) > 2) or "church" in word]
+
+
+def test_a_row_is_projected_onto_the_nearest_point_of_the_simplex():
+    p = project(torch.tensor([[0.5, 0.5, 0.5], [3.0, 0.0, -1.0], [0.2, 0.3, 0.5]]))
+    assert torch.allclose(p, torch.tensor([[1 / 3, 1 / 3, 1 / 3], [1.0, 0, 0], [0.2, 0.3, 0.5]]), atol=1e-6)
+
+
+def test_held_out_prompts_are_in_no_methods_templates():
+    assert not set(HELD_OUT) & set(TEMPLATES)
+
+
+def test_the_best_attempt_counts_and_several_pictures_may_be_one_try():
+    dark, light = (np.full((4, 4, 3), level, np.uint8) for level in (0, 255))
+    attempts = [
+        Attempt(np.stack([dark, dark, dark, light]), "first", together=2),
+        Attempt(np.stack([light, dark, dark, light]), "second", together=2),
+    ]
+    rate, (images, hits) = rate_of(attempts, bright)
+    assert (rate.asr, rate.n, rate.attempts, rate.found) == (1.0, 2, [0.5, 1.0], "second")
+    assert hits.tolist() == [True, False, False, True]
+    assert images is attempts[1].images
+
+
+def rate(hits: int, n: int) -> Rate:
+    low, high = wilson(hits, n)
+    return Rate(asr=hits / n, n=n, ci_low=low, ci_high=high, attempts=[hits / n], found="")
+
+
+@pytest.mark.parametrize(
+    ("sanitized", "base", "status"),
+    [
+        (rate(8, 16), rate(14, 16), "broken"),
+        (rate(0, 16), rate(14, 16), "withstood"),
+        (rate(0, 16), rate(3, 16), "not shown"),  # the attack finds nothing on the base model either
+        (rate(2, 16), rate(14, 16), "not shown"),
+        (rate(0, 2), rate(2, 2), "not shown"),  # two pictures
+        (rate(16, 16), None, "broken"),
+    ],
+)
+def test_what_an_attack_shows(sanitized, base, status):
+    assert status_of(sanitized, base) == status
+
+
+def run(model, cache, judge=bright, attacks=("paraphrase",), callback=ignore) -> list[Broken]:
+    return list(
+        run_attacks(
+            model,
+            Concept(name="church"),
+            [spec_of(name, restarts=2) for name in attacks],
+            judge,
+            EvaluationSpec(sampling_steps=2),
+            others=["dog"],
+            cache=cache,
+            delta_digest="d",
+            callback=callback,
+        )
+    )
+
+
+def test_an_attack_meets_the_sanitized_model_the_base_model_and_a_random_edit(model, tmp_path):
+    told = []
+    (found,) = run(model, tmp_path, callback=told.append)
+    assert found.result.base is not None
+    assert found.result.control is not None
+    assert len(found.result.sanitized.attempts) == 2
+    assert len(found.images) == len(found.hits)
+    found = run(model, tmp_path, attacks=["transfer"], callback=told.append)
+    steps = [p["step"] / p["total"] for p in told if "transfer" in p["message"]]
+    assert steps == sorted(steps)
+    assert {p["phase"] for p in told} == {"attack"}
+
+
+def without_time(broken: Broken) -> dict[str, Any]:
+    return broken.result.model_dump(exclude={"seconds"})
+
+
+def test_what_is_kept_is_not_run_again_and_is_judged_anew(model, tmp_path, monkeypatch):
+    first = run(model, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model), "draw", None)  # drawing anything would fail
+        again = run(model, tmp_path)
+        all_hits = run(model, tmp_path, judge=lambda images: np.ones(len(images), bool))
+    assert again[0].result.model_copy(update={"seconds": 0}) == first[0].result.model_copy(
+        update={"seconds": 0}
+    )
+    assert all_hits[0].result.sanitized.asr == 1.0
+
+
+def test_a_file_that_is_not_whole_is_made_anew_and_the_oldest_are_deleted(tmp_path):
+    kept, made = Kept(tmp_path), []
+
+    def make():
+        made.append(1)
+        return {"x": torch.zeros(1000)}, "text"
+
+    kept.get({"n": 1}, make)
+    assert kept.get({"n": 1}, make)[1] == "text"
+    assert len(made) == 1
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    kept.get({"n": 1}, make)
+    assert len(made) == 2
+    kept.get({"n": 2}, make)
+    trim(tmp_path, limit=5000)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_presets_and_names_stand_for_attacks():
+    field = TypeAdapter(Attacks)
+    for name, listed in PRESETS.items():
+        assert [each.name for each in field.validate_python(name)] == [each["name"] for each in listed]
+    assert [each.name for each in field.validate_python(["inversion"])] == ["inversion"]
+    assert EvaluationSpec().attacks == []
+    with pytest.raises(ValidationError, match="inversion"):
+        EvaluationSpec(attacks=["inversoin"])
+    with pytest.raises(ValidationError, match="images"):
+        EvaluationSpec(attacks=[{"name": "bypass", "images": 100_000}])
+    assert json.loads(EvaluationSpec(attacks="quick").model_dump_json())["attacks"][-1]["steps"] == 150
+
+
+def test_attacks_are_counted_in_what_a_job_costs():
+    attacks = [{"name": "inversion", "steps": 100, "restarts": 2, "images": 10, "lessons": 5}, "bypass"]
+    asked = {"job_id": "0" * 8 + "-0000-4000-8000-" + "0" * 12, "evaluation": {"attacks": attacks}}
+    spec = EvaluateSpec.model_validate(asked)
+    assert optimiser_steps(spec, judged=2) == {"evaluation.attacks": 3 * 2 * 100 * 2}
+    assert pictures(spec, judged=2)["evaluation.attacks"] == 3 * (2 * 15 + 16) * 2
+    relearn = RelearnSpec(steps=60, judged_after=[10, 50, 200], images=4, lessons=3)
+    assert relearn.drawn() == 3 + 4 * 3
+
+
+@pytest.mark.slow
+def test_an_inversion_brings_back_what_uce_hides():
+    """A red team that finds nothing anywhere is broken."""
+    model = load_model("bundled:emoji")
+    erase(model, EraseSpec(concepts=["church"], method="uce"))
+    seen = find_class(["church"], judges_for("bundled:emoji"), model.vocabulary)
+    scene = Scene(
+        model,
+        Concept(name="church"),
+        [],
+        lambda images: seen.look(images).shown[1],
+        steps=20,
+        guidance=EvaluationSpec().guidance_scale,
+        batch=16,
+        seed=0,
+        kept=Kept(None),
+    )
+    plain_prompt = rate_of([attempt(scene, ATTACKS["paraphrase"](texts=["a church"], images=8))], scene.judge)
+    assert plain_prompt[0].asr <= 0.25
+    found, _ = rate_of([attempt(scene, ATTACKS["inversion"](steps=150, images=12))], scene.judge)
+    assert found.asr >= 0.5, found
+
+
+def test_a_report_says_what_attacks_came_to(tiny_judged: Path, tmp_path):
+    model = load_model(tiny_judged)
+    erase(model, EraseSpec(concepts=["church"], method={"name": "esd", "steps": 1, "batch_size": 1}))
+    spec = EvaluationSpec(
+        erased_images=2,
+        preserved_images=2,
+        preserved_count=2,
+        sampling_steps=2,
+        attacks=[spec_of("paraphrase").model_dump(), spec_of("relearn").model_dump(), "bypass"],
+    )
+    found = evaluate(
+        model,
+        [Concept(name="church")],
+        spec,
+        judges=judges_for(tiny_judged),
+        cache=tmp_path,
+        delta_digest="d",
+    )
+    rates = {(m.name, m.attack): m for m in found.report.metrics if m.attack}
+    assert {attack for _, attack in rates} == {"paraphrase", "relearn", "bypass"}
+    assert ("asr_base", "relearn") in rates
+    assert ("asr_control", "relearn") in rates
+    assert ("asr_base", "bypass") not in rates
+    for result in found.report.attacks:
+        assert rates["asr", result.attack].value == result.sanitized.asr
+    page = render_report(found, [], {"title": "t", "summary": "s", "limits": [], "details": {}})
+    assert "<h2>Attacks</h2>" in page
+    assert page.count("the best attempt") == 3
+    assert "Success of relearn by step" in page
+    again = Report.model_validate_json(found.report.model_dump_json())
+    assert again.attacks[1].sanitized.curve == found.report.attacks[1].sanitized.curve
+    assert again.attacks[1].budget.name == "relearn"
