@@ -30,4 +30,14 @@ def learn(scene: Scene, spec: InversionAttackSpec) -> Tensor:
         learning_rate=spec.learning_rate,
     )
     word = f"<attack-{spec.vectors}>"
-    return invert(scene.model, word, spec.start, list(images), how, scene.seed, scene.callback).cpu()
+    return invert(
+        scene.model, word, start_of(scene, spec), list(images), how, scene.seed, scene.callback
+    ).cpu()
+
+
+def start_of(scene: Scene, spec: InversionAttackSpec) -> str:
+    """The first attempt starts as asked, further ones at other concepts."""
+    later = scene.seed - spec.seed
+    if later <= 0 or not scene.others:
+        return spec.start
+    return scene.others[(later - 1) * 7 % len(scene.others)]

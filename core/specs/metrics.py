@@ -58,6 +58,8 @@ TITLES = {
     "wall_seconds": "Wall time",
     "wall_seconds_erase": "Wall time, erasure alone",
     "peak_memory_bytes": "Peak memory",
+    "asr": "Attack success rate",
+    "asr_control": "Attack success rate, random edit",
     "leakage_nats": "Leakage, lower bound (at most 0.693)",
 }
 UNSEEN = {

@@ -1,11 +1,14 @@
 """What every spec has in common: unknown fields and near-misses of a type are refused by name."""
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from expunge.core.specs import METHODS, EraseSpec
+from expunge.core.specs.attacks import ATTACKS
+from expunge.core.specs.attacks.__main__ import page as attacks_page
 from expunge.core.specs.methods.__main__ import page as methods_page
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +48,18 @@ def test_a_whole_number_may_be_written_with_a_point_and_a_share_without():
 
 def test_the_page_of_methods_is_the_registry_s():
     assert (ROOT / "docs/methods.md").read_text() == methods_page()
+
+
+def test_the_page_of_attacks_is_the_registry_s():
+    assert (ROOT / "docs/attacks.md").read_text() == attacks_page()
+
+
+def test_an_attack_is_named_as_its_files_are():
+    assert list(ATTACKS) == [spec.model_fields["name"].default for spec in ATTACKS.values()]
+    shared = {"__init__", "__main__", "attack"}
+    assert {file.stem for file in (ROOT / "core/specs/attacks").glob("*.py")} - shared == set(ATTACKS)
+    for name in ATTACKS:
+        assert callable(import_module(f"expunge.core.attacks.{name}").attempt)
 
 
 def test_a_method_is_named_as_its_files_are():

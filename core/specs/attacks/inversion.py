@@ -21,4 +21,7 @@ class InversionAttackSpec(LearningAttackSpec):
     name: Literal["inversion"] = "inversion"
     vectors: int = Field(default=4, ge=1, le=16, description="Embeddings of the learned word (paper: 1).")
     learning_rate: float = Field(default=2e-2, gt=0, le=1, description="Learning rate of Adam.")
-    start: Text = Field(default="thing", description="The word whose embedding the search starts from.")
+    start: Text = Field(
+        default="thing",
+        description="The word whose embedding the first attempt starts from; others start at other concepts.",
+    )
