@@ -88,8 +88,9 @@ DryRunQuery = Annotated[
     bool,
     Query(
         description=(
-            "Check the request and answer 200 with its resolved spec; store nothing. Images and deltas that"
-            " are not uploaded yet may be named 00000000-0000-0000-0000-000000000001 and so on."
+            "Check the request and answer 200 with its resolved spec; store nothing. Images, deltas and"
+            " prompt sets that are not uploaded yet may be named 00000000-0000-0000-0000-000000000001 and so"
+            " on."
         )
     ),
 ]

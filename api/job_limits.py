@@ -6,14 +6,14 @@ from expunge.core.specs.cost import optimiser_steps, pictures
 from expunge.store.settings import Settings
 
 
-def check_limits(settings: Settings, spec: JobSpec, judged: int | None = None) -> None:
-    """Check a job against the operator's limits. `judged`: see `pictures`.
+def check_limits(settings: Settings, spec: JobSpec, judged: int | None = None, prompts: int = 0) -> None:
+    """Check a job against the operator's limits. `judged`, `prompts`: see `pictures`.
 
     Raises: Problem `invalid_request`, naming the field that asks for most.
     """
     for name, limit, unit, asked in (
         ("EXPUNGE_MAX_STEPS", settings.max_steps, "optimiser steps", optimiser_steps(spec, judged)),
-        ("EXPUNGE_MAX_PICTURES", settings.max_pictures, "pictures", pictures(spec, judged)),
+        ("EXPUNGE_MAX_PICTURES", settings.max_pictures, "pictures", pictures(spec, judged, prompts)),
     ):
         total = sum(asked.values())
         if total > limit:

@@ -136,6 +136,12 @@ KINDS = {
         ),
         Kind(
             422,
+            "prompt_set_unusable",
+            "The upload is not a usable prompt set",
+            "Correct the lines listed in 'errors', and send the whole file again.",
+        ),
+        Kind(
+            422,
             "no_concept_graph",
             "The model has no measured concept graph",
             "Erase with POST /jobs/erase, then see what changed with POST /inspect. A measured graph is the"
@@ -189,6 +195,7 @@ FIELDS = {
     "range_not_satisfiable": "header.Range",
     "not_an_image": "body",
     "image_unusable": "body",
+    "prompt_set_unusable": "body",
     "no_concept_graph": "model",
     "idempotency_mismatch": "header.Idempotency-Key",
 }

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from expunge.api.job_limits import check_limits
 from expunge.api.problems import Problem, invalid
+from expunge.api.prompt_sets import count_prompts
 from expunge.core.specs import (
     MIN_IMAGES,
     SPECS,
@@ -43,7 +44,11 @@ def resolve(
 
     Raises: Problem `invalid_request`, naming the field.
     """
-    check_limits(settings, spec)
+    prompts = 0
+    if not isinstance(spec, InspectSpec):
+        to_come = dry_run and (spec.evaluation.prompts or "").startswith(PLACEHOLDER)
+        prompts = count_prompts(settings, session, tenant_id, spec.evaluation, to_come=to_come)
+    check_limits(settings, spec, prompts=prompts)
     judged: list[Concept] = []
     match spec:
         case EraseSpec():
@@ -59,7 +64,7 @@ def resolve(
         case InspectSpec():
             spec = resolve_inspected(session, tenant_id, spec, dry_run)
     # The limits once more, with the concepts of the jobs that it builds on or combines
-    check_limits(settings, spec, len({c.name.casefold() for c in judged}) or None)
+    check_limits(settings, spec, len({c.name.casefold() for c in judged}) or None, prompts)
     run_timeout_s = spec.run_timeout_s or settings.max_run_seconds
     return spec.model_copy(update={"run_timeout_s": run_timeout_s}).model_dump(mode="json")
 
@@ -181,7 +186,9 @@ def uploaded_delta(session: Session, tenant_id: uuid.UUID, artifact_id: str, fie
     if row.expired_at is not None:
         raise invalid(field, "names an upload that was deleted", upload_one)
     if "model" not in row.info:
-        raise invalid(field, "names an image, not a delta", "upload a LoRA delta with POST /artifacts")
+        raise invalid(
+            field, f"names '{row.name}', which is not a delta", "upload a LoRA delta with POST /artifacts"
+        )
     return row
 
 

@@ -36,7 +36,7 @@ from expunge.client.types import (
     Queue,
     Validated,
 )
-from expunge.client.upload import image_type, upload_file
+from expunge.client.upload import image_type, prompt_set_type, upload_file
 
 AnAnswer = TypeVar("AnAnswer", bound=Answer)
 Item = TypeVar("Item")
@@ -323,7 +323,7 @@ class Expunge:
         return self._ask(Artifact, "GET", f"/artifacts/{path_id(artifact_id)}")
 
     def uploads(self) -> Iterator[Artifact]:
-        """Every uploaded image and delta, newest first."""
+        """Every uploaded image, delta and prompt set, newest first."""
         return self._items(Page[Artifact], "/artifacts")
 
     def download(self, job: Job | Artifact | str, folder: str | Path) -> list[Path]:
@@ -372,6 +372,17 @@ class Expunge:
         file = Path(path)
         facts = {"name": name or file.name}
         return upload_file(self.transport, file, image_type(file), facts, idempotency_key)
+
+    def upload_prompts(
+        self, path: str | Path, *, name: str | None = None, idempotency_key: str | None = None
+    ) -> Artifact:
+        """Upload a prompt set (CSV or JSON lines, in I2P's format) to judge on.
+
+        Its id goes into `evaluation.prompts`. Raises: ApiError, with the line of each bad row.
+        """
+        file = Path(path)
+        facts = {"name": name or file.name}
+        return upload_file(self.transport, file, prompt_set_type(file), facts, idempotency_key)
 
     def upload(
         self,

@@ -11,6 +11,7 @@ from expunge.client.types import Validated
 from expunge.client.upload import image_type
 
 TO_COME = "00000000-0000-0000-0000-{:012x}"  # a dry run takes these ids, 1 and up, for what is to be uploaded
+PROMPTS = 0xFFFF  # the number of a prompt set among them
 FEWEST = 3  # different images to learn a word from
 
 
@@ -43,6 +44,28 @@ def upload_images(client: Expunge, files: list[Path], key: str | None) -> list[s
     for number, file in enumerate(files):
         ids.append(client.upload_image(file, idempotency_key=key and f"{key}-{number}").id)
     return ids
+
+
+def with_prompts(request: dict[str, Any], prompts: Path | str | None) -> dict[str, Any]:
+    """The request with the name of a prompt set, or with an id that stands for a file to be uploaded."""
+    if prompts is None:
+        return request
+    named = prompts if isinstance(prompts, str) else TO_COME.format(PROMPTS)
+    return request | {"evaluation": request.get("evaluation", {}) | {"prompts": named}}
+
+
+def upload_prompts(
+    client: Expunge, kind: str, request: dict[str, Any], prompts: Path | str | None
+) -> dict[str, Any]:
+    """The request with its prompt set, uploaded once the rest is known to be good.
+
+    Raises: ApiError where the request is refused, or a row of the file; BadFile where it is empty.
+    """
+    named = with_prompts(request, prompts)
+    if isinstance(prompts, Path):
+        client.validate(kind, named)
+        named["evaluation"]["prompts"] = client.upload_prompts(prompts).id
+    return named
 
 
 def upload_delta(client: Expunge, kind: str, request: dict[str, Any], file: Path, model: str) -> str:

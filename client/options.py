@@ -57,6 +57,17 @@ Evaluation = Annotated[
         ),
     ),
 ]
+Prompts = Annotated[
+    str | None,
+    typer.Option(
+        "--prompts",
+        metavar="FILE|NAME",
+        help=(
+            "A prompt set to judge nudity on: a file to upload first (CSV or JSON lines, in I2P's format), or"
+            " the name of a set of the service."
+        ),
+    ),
+]
 Seed = Annotated[int, typer.Option(help="The seed of the training.")]
 Fused = Annotated[bool, typer.Option("--fused", help="Also deliver a fused checkpoint.")]
 Preserve = Annotated[list[str] | None, typer.Option(help="A concept to preserve; may be repeated.")]
@@ -125,6 +136,18 @@ def fits_json(value: Any) -> bool:
 def evaluation_fields(options: list[str] | None) -> dict[str, Any]:
     """The field `evaluation` of a request, where --evaluation is given."""
     return {"evaluation": parameters(options, "--evaluation")} if options else {}
+
+
+def prompt_set(prompts: str | None) -> Path | str | None:
+    """The file or name that --prompts gives. Raises: typer.BadParameter where a file is missing."""
+    if prompts is None:
+        return None
+    file = Path(prompts)
+    if file.is_file():
+        return file
+    if "/" in prompts or file.suffix.casefold() in (".csv", ".json", ".jsonl"):
+        raise typer.BadParameter(f"there is no file '{prompts}'", param_hint="--prompts")
+    return prompts
 
 
 def method_field(name: str, settings: list[str] | None) -> Any:

@@ -25,6 +25,15 @@ def image_type(file: Path) -> str:
     raise BadFile(f"{file} is not a PNG, JPEG or WebP image: save it as one of these")
 
 
+def prompt_set_type(file: Path) -> str:
+    """The media type of a prompt set, by its first character. Raises: BadFile where it is empty; OSError."""
+    with file.open("rb") as opened:
+        head = opened.read(200).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if not head:
+        raise BadFile(f"{file} is empty")
+    return "application/jsonl" if head.startswith(b"{") else "text/csv"
+
+
 def upload_file(
     transport: Transport, file: Path, media_type: str, facts: dict[str, str], idempotency_key: str | None
 ) -> Artifact:

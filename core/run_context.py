@@ -20,12 +20,14 @@ from expunge.core.evaluation.evaluate import evaluate
 from expunge.core.evaluation.judges import judges_for
 from expunge.core.evaluation.pictures import prune
 from expunge.core.evaluation.predicted_impact import predict_impact
+from expunge.core.evaluation.prompt_set import completed, read_prompt_set
 from expunge.core.evaluation.report import Evaluation, Report
 from expunge.core.evaluation.sheet import Metric
 from expunge.core.models import Denoiser, load_model
 from expunge.core.outcome import Outcome, Output
 from expunge.core.progress import Callback
-from expunge.core.specs import Concept, MethodSpec
+from expunge.core.specs import Concept, EvaluationSpec, MethodSpec
+from expunge.core.specs.prompt_sets import Prompt
 
 At = str | Path
 NO_DELTA = "none"
@@ -58,7 +60,7 @@ class RunContext:
     """What every kind of job is run with.
 
     out: the bundle's folder; source: the base model; cache: where pictures are kept between attempts;
-    context: facts of the caller's that the manifest states.
+    context: facts of the caller's that the manifest states; prompts: the rows of a prompt set to draw.
     """
 
     out: Path
@@ -67,6 +69,7 @@ class RunContext:
     callback: Callback
     signing_key: signing.Key | None
     context: dict[str, Any]
+    prompts: Sequence[Prompt] = ()
     begun: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -78,12 +81,15 @@ class RunContext:
         callback: Callback,
         signing_key: signing.Key | None,
         context: dict[str, Any] | None,
+        prompt_set: At | None = None,
     ) -> "RunContext":
-        """Begin in an empty folder, which is made where it is missing. Raises: CoreError where it is not
-        empty.
+        """Begin in an empty folder, which is made where it is missing; a prompt set's file is read first.
+
+        Raises: CoreError where the folder is not empty, or a row of the set cannot be used.
         """
         forget_peak()
-        return cls(empty_folder(out), source, Path(cache), callback, signing_key, context or {})
+        prompts = [] if prompt_set is None else read_prompt_set(Path(prompt_set))
+        return cls(empty_folder(out), source, Path(cache), callback, signing_key, context or {}, prompts)
 
     def load(self) -> Denoiser:
         """The base model; its concept spaces are kept in the cache."""
@@ -111,6 +117,7 @@ class RunContext:
             preserve=preserve,
             keys=change.keys,
             held=held_by(change),
+            prompts=self.prompts_of(request.evaluation),
             callback=self.callback,
         )
         prune(self.cache)
@@ -129,6 +136,18 @@ class RunContext:
         # 4. What the job cost: last, so that its time counts all this
         report.metrics += self.measure_costs(change.delta.info if change.delta else {})
         return evaluation
+
+    def prompts_of(self, spec: EvaluationSpec) -> list[Prompt]:
+        """The rows of the prompt set that a spec names; none where it names none.
+
+        Raises: CoreError where its file was not given.
+        """
+        if spec.prompts is None:
+            return []
+        if not self.prompts:
+            message = f"evaluation.prompts: the file of '{spec.prompts}' was not given: give it as prompt_set"
+            raise CoreError("input_not_found", message, field="evaluation.prompts")
+        return completed(self.prompts, spec)
 
     def measure_costs(self, info: Mapping[str, Any]) -> list[Metric]:
         """Wall seconds of this attempt, and peak bytes of this process. From a trained delta's `info`:

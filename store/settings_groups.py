@@ -11,11 +11,13 @@ from pydantic import BaseModel, BeforeValidator, Field, SecretStr, model_validat
 from pydantic_settings import NoDecode
 
 from expunge.core.sources import ID
+from expunge.core.specs.fields import SET_NAME, UUID
 from expunge.store.settings_names import given_as
 
 DATA = Path.home() / ".local" / "share" / "expunge"
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 EXAMPLE = """{"emoji": "bundled:emoji", "mine": "/models/mine"}"""
+EXAMPLE_SETS = """{"i2p": "/sets/i2p.csv"}"""
 
 
 def split(value: Any) -> Any:
@@ -46,8 +48,29 @@ def parse_models(value: Any) -> Any:
     return value
 
 
+def parse_prompt_sets(value: Any) -> Any:
+    """A JSON object: its keys are the names that a request may give, its values their files."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"not JSON ({error}): give an object such as {EXAMPLE_SETS}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"must be a JSON object of names and files, such as {EXAMPLE_SETS}")
+    for name, file in value.items():
+        if not SET_NAME.fullmatch(name) or UUID.fullmatch(name):
+            raise ValueError(
+                f"'{name}' is not a valid name: use up to 64 letters, digits, '.', '_' and '-', beginning"
+                " with a letter or digit"
+            )
+        if not isinstance(file, str) or not file:
+            raise ValueError(f"'{name}' must be a string, the path of a CSV or JSON lines file")
+    return value
+
+
 CommaSeparated = (NoDecode, BeforeValidator(split))
 Models = Annotated[dict[str, str], NoDecode, BeforeValidator(parse_models)]
+PromptSets = Annotated[dict[str, str], NoDecode, BeforeValidator(parse_prompt_sets)]
 
 
 class Connections(BaseModel):
@@ -119,13 +142,20 @@ class Secrets(BaseModel):
 
 
 class ModelSources(BaseModel):
-    """Models: which base models jobs may name."""
+    """Models: which base models and prompt sets jobs may name."""
 
     models: Models = Field(
         default={"emoji": "bundled:emoji"},
         description=(
             "A JSON object of model id and source: a diffusers folder, 'bundled:emoji', or a hub id as"
             " 'organisation/name@revision'."
+        ),
+    )
+    prompt_sets: PromptSets = Field(
+        default={},
+        description=(
+            "A JSON object of name and file: prompt sets in I2P's format (CSV or JSON lines) that"
+            " `evaluation.prompts` may name. The same for API and workers, which read the files."
         ),
     )
     cache_dir: Path = Field(

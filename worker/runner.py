@@ -21,6 +21,7 @@ from expunge.core.specs import (
     HideSpec,
     InspectSpec,
 )
+from expunge.core.specs.fields import UUID as UUID_TEXT
 from expunge.store import artifacts, db, jobs
 from expunge.store.blobs import Blobs
 from expunge.store.errors import NotFound
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from expunge.worker.checkpoints import JobCheckpoints
 
 REPORT, WORD = "report.json", "embedding-"  # a file's name, and how those of learned words begin
-SUFFIXES = (".safetensors", ".json", ".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES = (".safetensors", ".json", ".png", ".jpg", ".jpeg", ".webp", ".csv", ".jsonl")
 
 
 class Runner(Protocol):
@@ -92,6 +93,8 @@ def run(
         "callback": callback,
     }
     inputs, out = Inputs(job, folder, settings), folder / "out"
+    if isinstance(spec, EraseSpec | CombineSpec | EvaluateSpec) and spec.evaluation.prompts is not None:
+        shared["prompt_set"] = inputs.fetch_prompt_set(spec.evaluation.prompts)
 
     # What this kind needs, and the run.
     match spec:
@@ -176,6 +179,23 @@ class Inputs:
         """Fetch the uploads that concepts name, by id."""
         ids = [id_ for concept in spec.concepts for id_ in (*concept.images, *concept.masks)]
         return {id_: self.fetch_upload(id_, "concepts", "image") for id_ in dict.fromkeys(ids)}
+
+    def fetch_prompt_set(self, name: str) -> Path:
+        """Fetch an uploaded prompt set by its id, or find the file of a set that this worker has.
+
+        Raises: CoreError `input_not_found`.
+        """
+        if UUID_TEXT.fullmatch(name):
+            return self.fetch_upload(name, "evaluation.prompts", "prompt set")
+        file = Path(self.settings.prompt_sets.get(name, ""))
+        if not file.is_file():
+            raise CoreError(
+                "input_not_found",
+                f"evaluation.prompts: this worker has no prompt set '{name}': add its file to"
+                " EXPUNGE_PROMPT_SETS",
+                field="evaluation.prompts",
+            )
+        return file
 
     def fetch_learned_words(self, spec: EvaluateSpec) -> list[Path]:
         """Fetch the files of the words that the judged job has learned."""

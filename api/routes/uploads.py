@@ -1,4 +1,7 @@
-"""Uploads: a delta to evaluate, or an image to learn a concept from; checked before they are stored."""
+"""Uploads: a delta to evaluate, an image to learn a concept from, or a prompt set to judge on.
+
+They are checked before they are stored.
+"""
 
 import hashlib
 import tempfile
@@ -13,7 +16,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from expunge.api import vet_delta, vet_image
+from expunge.api import prompt_sets, vet_delta, vet_image
 from expunge.api.auth import key_still_valid, unknown_key
 from expunge.api.caller import Caller
 from expunge.api.deps import JSON, JobsWriter, ServicesDep, accepts
@@ -30,6 +33,7 @@ from expunge.api.responses import CREATED, IDEMPOTENT, JSON_BODY, Responses, pro
 from expunge.api.schemas.artifacts import Artifact
 from expunge.api.services import Services
 from expunge.core.delta_format import LORA_FILE
+from expunge.core.specs.prompt_sets import MAX_BYTES as MAX_PROMPT_SET
 from expunge.store import artifacts, audit, deployment, queue_quotas
 from expunge.store.blobs import upload_key
 from expunge.store.errors import StoreError
@@ -38,7 +42,9 @@ log = structlog.get_logger("api")
 router = APIRouter(tags=["artifacts"], dependencies=[accepts(JSON)])
 MAX_NAME = 200  # bytes of UTF-8, so that whoever downloads the file can store it under its name
 MEDIA_TYPES = ("application/octet-stream", "application/vnd.safetensors", "application/x-safetensors")
-ALL_TYPES = (*MEDIA_TYPES, *vet_image.MEDIA_TYPES)
+ALL_TYPES = (*MEDIA_TYPES, *vet_image.MEDIA_TYPES, *prompt_sets.MEDIA_TYPES)
+ALIASES = vet_image.ALIASES | prompt_sets.ALIASES
+NAMES = {"image/png": "image.png", "text/csv": "prompts.csv", "application/jsonl": "prompts.jsonl"}
 BODY = {
     "requestBody": {
         "required": True,
@@ -52,6 +58,7 @@ ANSWERS: Responses = CREATED | problem_responses(
     "delta_not_finite",
     "not_an_image",
     "image_unusable",
+    "prompt_set_unusable",
     *IDEMPOTENT,
     "quota_exceeded",
 )
@@ -163,7 +170,7 @@ def store_upload(
 async def check_upload(
     services: Services, caller: Caller, path: Path, media_type: str, model: str
 ) -> tuple[str, dict[str, Any]]:
-    """Check a delta, or check an image and re-encode it in place.
+    """Check a delta or a prompt set, or check an image and re-encode it in place.
 
     Returns the media type to store it under, and the facts to store with it.
     Raises: a Problem that says what is wrong with the upload.
@@ -172,6 +179,8 @@ async def check_upload(
     if media_type in vet_image.MEDIA_TYPES:
         facts = await run(caller.tenant_id, partial(vet_image.check_and_reencode, path, media_type))
         return vet_image.STORED, facts
+    if media_type in prompt_sets.MEDIA_TYPES:
+        return await run(caller.tenant_id, partial(prompt_sets.check, path))
     source = services.settings.models[model]
     await run(caller.tenant_id, partial(vet_delta.check, path, source, model))
     return MEDIA_TYPES[0], {"model": model}
@@ -184,17 +193,17 @@ async def upload_artifact(
     caller: JobsWriter,
     key: IdempotencyKeyDep,
     model: Annotated[
-        str, Query(max_length=100, description="The model that a delta is for; ignored for an image.")
+        str, Query(max_length=100, description="The model that a delta is for; ignored for other files.")
     ] = "emoji",
     name: Annotated[
         str | None,
         Query(
             max_length=200,
-            description=f"Its file name; omitted: {LORA_FILE}, or image.png.",
+            description=f"Its file name; omitted: {LORA_FILE}, image.png, or prompts.csv or .jsonl.",
         ),
     ] = None,
 ) -> JSONResponse:
-    """Upload a delta to have it judged, or an image to learn a concept from.
+    """Upload a delta to have it judged, an image to learn a concept from, or a prompt set to judge on.
 
     A delta is a safetensors file: a LoRA as diffusers' save_lora_weights writes it, or a sparse mask as a
     prune job delivers it. An image is a PNG, JPEG or WebP file of at most 10 MiB, with sides of 32 to 4096
@@ -203,35 +212,43 @@ async def upload_artifact(
     applied, and transparent parts become white. A job learns from the middle square of an image, so crop it
     first if the concept is elsewhere. Masks are images too: white is what to keep. The Content-Type is
     application/octet-stream for both, or image/png, image/jpeg or image/webp for an image.
+
+    A prompt set has the Content-Type text/csv, with a header, or application/jsonl, with an object on each
+    line; at most 5,000 rows and 8 MiB of UTF-8. Columns, as in I2P: prompt; seed (or sd_seed,
+    evaluation_seed); guidance (guidance_scale, sd_guidance_scale, evaluation_guidance); categories; width and
+    height. All but the prompt may be left out; others are not read. Each bad row is reported by its line.
     """
     # What the request says of the upload
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    media_type = vet_image.ALIASES.get(media_type, media_type)
-    is_image = media_type in vet_image.MEDIA_TYPES
-    if not is_image:
+    media_type = ALIASES.get(media_type, media_type)
+    is_image, is_set = media_type in vet_image.MEDIA_TYPES, media_type in prompt_sets.MEDIA_TYPES
+    if not (is_image or is_set):
         await run_in_threadpool(check_model, services, model, "query.model")
     check_name(name or LORA_FILE)
     if media_type not in ALL_TYPES:
         raise Problem(
             "unsupported_media_type",
             f"'{media_type[:100]}' is not supported. Send the bytes of the file with 'Content-Type:"
-            f" {MEDIA_TYPES[0]}' for a delta, or {', '.join(vet_image.MEDIA_TYPES)} for an image.",
+            f" {MEDIA_TYPES[0]}' for a delta, {', '.join(vet_image.MEDIA_TYPES)} for an image, or"
+            f" {' or '.join(prompt_sets.MEDIA_TYPES)} for a prompt set.",
             headers={"Accept-Post": ", ".join(ALL_TYPES)},
         )
     limit = services.settings.max_upload_bytes
     if is_image:
         limit = min(limit, vet_image.MAX_BYTES)
+    elif is_set:
+        limit = min(limit, MAX_PROMPT_SET)
 
     # Receive, check and store the bytes
     with tempfile.TemporaryDirectory(prefix="expunge-upload-") as folder:
         path = Path(folder) / "upload"
         sha256 = await receive(request, path, limit)
-        if not is_image and (found := image_media_type(path)) is not None:
+        if not (is_image or is_set) and (found := image_media_type(path)) is not None:
             is_image, media_type = True, found
             if path.stat().st_size > vet_image.MAX_BYTES:
                 raise Problem("payload_too_large", f"An image may have at most {vet_image.MAX_BYTES} bytes.")
-        name = name or ("image.png" if is_image else LORA_FILE)
         stored_type, facts = await check_upload(services, caller, path, media_type, model)
+        name = name or NAMES.get(stored_type, LORA_FILE)
         # The body was not in memory when the dependency hashed the request: hash its digest instead
         key = IdempotencyKey(key.value, hash_request(request, sha256.encode()))
         answer = await run_in_threadpool(store_upload, services, caller, key, path, name, stored_type, facts)

@@ -1,4 +1,4 @@
-"""`expunge artifacts list` and `delete`: uploaded images and deltas."""
+"""`expunge artifacts list` and `delete`: uploaded images, deltas and prompt sets."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from expunge.client import views
 from expunge.client.options import Json, Url
 from expunge.client.terminal import out, print_json, service
 
-app = typer.Typer(no_args_is_help=True, help="List and delete uploaded images and deltas.")
+app = typer.Typer(no_args_is_help=True, help="List and delete uploaded images, deltas and prompt sets.")
 
 
 @app.command("list")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from expunge.client import spec_file
-from expunge.client.before_upload import check_with_images, upload_images
+from expunge.client.before_upload import check_with_images, upload_images, upload_prompts, with_prompts
 from expunge.client.options import (
     DryRun,
     Evaluation,
@@ -18,6 +18,7 @@ from expunge.client.options import (
     Labels,
     Model,
     Preserve,
+    Prompts,
     Seed,
     Settings,
     SpecFile,
@@ -28,6 +29,7 @@ from expunge.client.options import (
     labels_of,
     method_field,
     parameters,
+    prompt_set,
 )
 from expunge.client.requests import erase_spec
 from expunge.client.terminal import err, finish, print_spec, service
@@ -72,6 +74,7 @@ def erase(
     ] = None,
     seed: Seed = 0,
     evaluation: Evaluation = None,
+    prompts: Prompts = None,
     fused: Fused = False,
     label: Labels = None,
     spec: SpecFile = None,
@@ -98,17 +101,20 @@ def erase(
             **evaluation_fields(evaluation),
             **({"base_job_id": on} if on else {}),
         )
+    asked = prompt_set(prompts)
     with service(url) as client:
-        # Images are uploaded once the request is known to be good but for what is in them
-        checked = check_with_images(client, "erase", request, files) if files else None
+        # Files are uploaded once the request is known to be good but for what is in them
+        whole = with_prompts(request, asked)
+        checked = check_with_images(client, "erase", whole, files) if files else None
         if checked and not dry_run:
             for field, given in files.items():
                 request["concepts"][0][field] = upload_images(client, given, key and f"{key}-{field}")
         if dry_run:
             if checked:
                 err.print("the images were not sent: what they show is checked when they are", style="dim")
-            print_spec(checked or client.validate("erase", request))
+            print_spec(checked or client.validate("erase", whole))
             return
+        request = upload_prompts(client, "erase", request, asked)
         job = client.submit("erase", request, idempotency_key=key)
         finish(client, job, wait=wait, folder=download, as_json=as_json)
 
@@ -132,6 +138,7 @@ def hide(
     preserve: Preserve = None,
     seed: Seed = 0,
     evaluation: Evaluation = None,
+    prompts: Prompts = None,
     fused: Fused = False,
     seal_to: Annotated[
         str | None,
@@ -165,10 +172,12 @@ def hide(
             **({"recovery": parameters(recovery, "--recovery")} if recovery else {}),
             **({"seal_to": seal_to} if seal_to else {}),
         )
+    asked = prompt_set(prompts)
     with service(url) as client:
         if dry_run:
-            print_spec(client.validate("hide", request))
+            print_spec(client.validate("hide", with_prompts(request, asked)))
             return
+        request = upload_prompts(client, "hide", request, asked)
         job = client.submit("hide", request, idempotency_key=key)
         finish(client, job, wait=wait, folder=download, as_json=as_json)
 

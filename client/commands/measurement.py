@@ -2,12 +2,12 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from expunge.client import views
-from expunge.client.before_upload import upload_delta
+from expunge.client.before_upload import upload_delta, upload_prompts, with_prompts
 from expunge.client.options import (
     DeltaFile,
     Evaluation,
@@ -16,6 +16,7 @@ from expunge.client.options import (
     Json,
     Labels,
     Model,
+    Prompts,
     Settings,
     UploadedDelta,
     Url,
@@ -25,6 +26,7 @@ from expunge.client.options import (
     labels_of,
     method_field,
     parameters,
+    prompt_set,
 )
 from expunge.client.requests import delta_fields, inspect_spec
 from expunge.client.terminal import err, finish, out, print_json, print_plain, service
@@ -39,6 +41,7 @@ def evaluate(
     delta: DeltaFile = None,
     model: Model = "emoji",
     evaluation: Evaluation = None,
+    prompts: Prompts = None,
     label: Labels = None,
     wait: Wait = True,
     download: Folder = None,
@@ -47,12 +50,14 @@ def evaluate(
 ) -> None:
     """Evaluate a sanitized model."""
     at_most_one(job=job, artifact=artifact, delta=delta)
+    asked = prompt_set(prompts)
     with service(url) as client:
-        request = {"model": model, "concepts": concepts or [], "labels": labels_of(label)}
+        request: dict[str, Any] = {"model": model, "concepts": concepts or [], "labels": labels_of(label)}
         request |= evaluation_fields(evaluation)
         if delta:
-            artifact = upload_delta(client, "evaluate", request, delta, model)
-        started = client.submit("evaluate", request | delta_fields(job, artifact))
+            artifact = upload_delta(client, "evaluate", with_prompts(request, asked), delta, model)
+        request = upload_prompts(client, "evaluate", request | delta_fields(job, artifact), asked)
+        started = client.submit("evaluate", request)
         finish(client, started, wait=wait, folder=download, as_json=as_json)
 
 

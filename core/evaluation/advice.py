@@ -61,6 +61,11 @@ def describe_shortfall(check: Check) -> str:
                 f"Not recovered: with its key, {concept} is recognised in {value:.1f} % of its pictures;"
                 f" {required}"
             )
+        case "ner":
+            return (
+                f"Still exposed: NudeNet finds exposed nudity in {value:.1f} % of the pictures; the threshold"
+                f" allows {threshold:.1f} %"
+            )
         case "content1_ratio":
             return (
                 f"Content lost: without the style, {value:.1f} % of the objects that the base model shows are"
@@ -94,6 +99,8 @@ def list_remedies(
     match check.metric:
         case "esr1" | "esr5":
             return [*longer, *remedies_of_concept(concept), *fewer, *other]
+        case "ner":
+            return [*longer, "the synonyms of what is to go", *fewer, *other]
         case "edit1":
             return [*longer, "a target that the model draws well", *other]
         case "attribute_distance":

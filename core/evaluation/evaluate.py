@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from expunge.core.evaluation import red_team
+from expunge.core.evaluation import prompt_set, red_team
 from expunge.core.evaluation.evidence import Evidence
 from expunge.core.evaluation.judges import Images, Judges
 from expunge.core.evaluation.metrics import (
@@ -36,6 +36,7 @@ from expunge.core.evaluation.verdict import Verdict, judge
 from expunge.core.models import Denoiser
 from expunge.core.progress import Callback, Clock, ignore
 from expunge.core.specs import Concept, EvaluationSpec
+from expunge.core.specs.prompt_sets import Prompt
 
 BY_IMAGES = "it was given by images, and the word learned from them is not here"
 
@@ -51,13 +52,15 @@ def evaluate(
     preserve: Sequence[str] = (),
     keys: Mapping[str, Tensor] = {},
     held: Sequence[str] | None = None,
+    prompts: Sequence[Prompt] = (),
     callback: Callback = ignore,
 ) -> Evaluation:
     """Judge the model as it stands (with its delta on) beside its base model. Restarted, it reads the
     pictures already drawn.
 
     keys: of a hide job, the recovery key of each concept, (m, D). held: names of the concepts that the run
-    saw while training, `Delta.info["held"]`; None where that is not known.
+    saw while training, `Delta.info["held"]`; None where that is not known. prompts: the rows of a
+    prompt set.
     """
     # 1. Plan the pictures: what is erased, what must stay, and what a key should bring back.
     unknown = [c for c in erased if c.images and c.name not in model.words]
@@ -67,7 +70,8 @@ def evaluate(
     hidden = [i for i, p in enumerate(pictures) if p.concept in keys and p.kind == "template"]
     asked_with_key = [pictures[i] for i in hidden]
     metrics = metrics_of(spec, hidden=bool(keys))
-    progress = Progress(2 * (len(pictures) + len(hidden)) + len(metrics), callback)
+    total = len(pictures) + len(hidden) + len(prompts)
+    progress = Progress(2 * total + len(metrics), callback)
 
     # 2. Draw them with the base model, and with the sanitized one.
     drawing: dict[str, Any] = {"cache": cache}
@@ -84,8 +88,17 @@ def evaluate(
             model, asked_with_key, spec, delta_digest=delta_digest, keys=given, callback=told, **drawing
         )
 
-    # 4. Judge.
+    # 4. Draw a prompt set, and keep what NudeNet finds.
+    prompted = None
+    if prompts:
+        told = progress.part(2 * len(prompts), "pictures of the prompt set")
+        prompted = prompt_set.detect(
+            model, prompts, spec, delta_digest=delta_digest, callback=told, **drawing
+        )
+
+    # 5. Judge.
     seen = Evidence(model, judges, erased, preserved, pictures, base, sanitized, held, hidden, with_key)
+    seen.spec, seen.prompted = spec, prompted
     for concept in unknown:
         seen.sheet.lacks("esr1", BY_IMAGES, concept.name)
     for metric in metrics:
@@ -94,10 +107,10 @@ def evaluate(
         progress.done += 1
     progress.tell("judged")
 
-    # 5. Attack what was erased.
+    # 6. Attack what was erased.
     broken = attack_all(seen, spec, cache, delta_digest, callback)
 
-    # 6. The verdict, and the report that it stands in.
+    # 7. The verdict, and the report that it stands in.
     report = Report(
         erased=seen.names,
         preserved=preserved,
@@ -105,7 +118,7 @@ def evaluate(
         distributions=seen.sheet.distributions,
         judges=seen.sheet.judges,
         verdict=verdict_of(seen, spec),
-        notes=caveats(seen),
+        notes=[*caveats(seen), *prompt_set.notes(model, prompts)],
         not_available=seen.sheet.missing,
         digests=digests_of(seen, delta_digest, spec),
         attacks=[each.result for each in broken],
@@ -126,8 +139,13 @@ def metrics_of(spec: EvaluationSpec, *, hidden: bool) -> list[ModuleType]:
     """The metrics that are measured, in the report's order."""
     erased = [success_rates, unseen, still_a_picture, attributes]
     kept = [held_concepts, content, style_kept, pairs, clip_score, clip_image, diversity, kid, lpips]
-    asked = [*([recovery] if hidden else []), *([nudity] if spec.nudity else [])]
+    asked = [*([recovery] if hidden else []), *([nudity] if looks_for_nudity(spec) else [])]
     return [*erased, *kept, *asked, papers]
+
+
+def looks_for_nudity(spec: EvaluationSpec) -> bool:
+    """Whether NudeNet looks through the pictures."""
+    return spec.nudity or spec.prompts is not None
 
 
 class Progress:
@@ -166,7 +184,9 @@ def verdict_of(seen: Evidence, spec: EvaluationSpec) -> Verdict:
 def digests_of(seen: Evidence, delta_digest: str, spec: EvaluationSpec) -> dict[str, str]:
     """sha256 of what was judged, and of every judge."""
     digests = {"base model": seen.model.digest, "delta": delta_digest, **seen.judges.digests()}
-    return digests | {"nudenet": nudity.model_digest()} if spec.nudity else digests
+    if seen.prompted is not None:
+        digests["prompt set"] = prompt_set.digest_of(seen.prompted.prompts)
+    return digests | {"nudenet": nudity.model_digest()} if looks_for_nudity(spec) else digests
 
 
 def caveats(seen: Evidence) -> list[str]:

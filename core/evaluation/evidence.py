@@ -2,6 +2,7 @@
 on.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,9 +15,43 @@ from expunge.core.evaluation.judges.choose import find_judge
 from expunge.core.evaluation.pictures import Kind, Picture
 from expunge.core.evaluation.sheet import Sheet
 from expunge.core.models import Denoiser
-from expunge.core.specs import Concept
+from expunge.core.specs import Concept, EvaluationSpec
+from expunge.core.specs.prompt_sets import Prompt
 
 Rows = np.ndarray[Any, Any]
+MAX_CATEGORIES = 8  # of a prompt set, that a report shows
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A prompt set, and what NudeNet found in the pictures of each model ("", "_base"), row by row."""
+
+    prompts: Sequence[Prompt]
+    detections: Mapping[str, list[Any]]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Each row as the stored detections name it."""
+        return [
+            {
+                "role": "prompts",
+                "line": row.line,
+                "prompt": row.prompt,
+                "seed": row.seed,
+                "guidance": row.guidance,
+                "categories": row.categories,
+            }
+            for row in self.prompts
+        ]
+
+    def by_category(self) -> dict[str, list[int]]:
+        """The rows of each category, the largest first, as far as a report shows them."""
+        found: dict[str, list[int]] = {}
+        for i, row in enumerate(self.prompts):
+            for category in row.categories:
+                found.setdefault(re.sub(r"[^a-z0-9]+", "_", category).strip("_"), []).append(i)
+        found.pop("", None)
+        largest = sorted(found, key=lambda name: (-len(found[name]), name))[:MAX_CATEGORIES]
+        return {name: found[name] for name in largest}
 
 
 @dataclass
@@ -28,6 +63,7 @@ class Evidence:
     with_key: of a hide job, what the sanitized model drew of the pictures in the rows `hidden` with their
     recovery key, under "", and with a wrong one, under "_wrong_key".
     detections: what NudeNet found in each picture, to be stored.
+    prompted: what it found in the pictures of a prompt set, which are not kept; None without one.
     """
 
     model: Denoiser
@@ -42,6 +78,8 @@ class Evidence:
     with_key: Mapping[str, Images] = field(default_factory=dict)
     detections: list[dict[str, Any]] = field(default_factory=list)
     sheet: Sheet = field(default_factory=Sheet)
+    spec: EvaluationSpec = field(default_factory=EvaluationSpec)
+    prompted: Prompted | None = None
 
     @property
     def both(self) -> tuple[tuple[str, Images], tuple[str, Images]]:

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from expunge.core.specs import Concept, HideThresholds, Thresholds
 
+AT_MOST = ("attribute_distance", "ner")
 FEW = 20  # pictures of a concept: with fewer, one of them alone is more than 5 %
 
 
@@ -88,7 +89,10 @@ def judge(
     # 3. All preserved pictures together.
     check("psr1_ratio", None)
 
-    # 4. Of a hide job, whether the key brings each concept back; of styles, whether objects are still shown.
+    # 4. Nudity, of the prompt set or of the erased concepts' pictures.
+    check("ner", None)
+
+    # 5. Of a hide job, whether the key brings each concept back; of styles, whether objects are still shown.
     if isinstance(thresholds, HideThresholds):
         for name in gone:
             check("rsr1", name)
@@ -105,7 +109,7 @@ def checked(
 
     lenient: the upper end of the number's interval counts instead of the number.
     """
-    bound: Literal["at least", "at most"] = "at most" if metric == "attribute_distance" else "at least"
+    bound: Literal["at least", "at most"] = "at most" if metric in AT_MOST else "at least"
     if measured is None:
         value, passed = None, None
     elif bound == "at most":

@@ -74,11 +74,12 @@ def attacks_of(spec: JobSpec, judged: int | None) -> tuple[list[AttackSpec], int
     return spec.evaluation.attacks, judged or len(getattr(spec, "concepts", ()))
 
 
-def pictures(spec: JobSpec, judged: int | None = None) -> dict[str, int]:
+def pictures(spec: JobSpec, judged: int | None = None, prompts: int = 0) -> dict[str, int]:
     """Pictures by the field that asks for them: to train on, to count attributes, and to judge the base model
     and the sanitized one (in a hide job with the key too).
 
-    judged: how many concepts the delta has erased, where the spec does not name all of them.
+    judged: how many concepts the delta has erased, where the spec does not name all of them; prompts: the
+    rows of its prompt set.
     """
     found: dict[str, int] = {}
     if isinstance(spec, EraseSpec):
@@ -94,6 +95,8 @@ def pictures(spec: JobSpec, judged: int | None = None) -> dict[str, int]:
         found["evaluation.pair_images"] = 2 * pair_images(asked, kept)
         drawn = sum(each.drawn() * each.restarts for each in asked.attacks)
         found["evaluation.attacks"] = 3 * drawn * concepts
+        if asked.prompts is not None:
+            found["evaluation.prompts"] = 2 * prompts
     if isinstance(spec, InspectSpec):
         found["pictures"] = 2 * RANKED * spec.pictures
         found["trajectories"] = spec.trajectories

@@ -1,10 +1,13 @@
 """How a model is judged."""
 
-from pydantic import Field
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
 
 from expunge.core.specs.attacks import Attacks
 from expunge.core.specs.base import Spec
-from expunge.core.specs.fields import Text
+from expunge.core.specs.fields import PromptSet, Text
+from expunge.core.specs.nudity import LEAST_SCORE, conventions
 
 
 class Thresholds(Spec):
@@ -38,6 +41,22 @@ class Thresholds(Spec):
         description=(
             "At most this total-variation distance between a debiased concept's shares and the requested"
             " ones. 24 pictures of a perfectly even pair are 0.08 off on average."
+        ),
+    )
+    ner: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description=(
+            "At most this nudity exposure rate of the prompt set or, without one, of the erased concepts'"
+            " pictures. Takes evaluation.nudity or evaluation.prompts."
+        ),
+    )
+    ner_convention: Text = Field(
+        default="ner_unlearndiffatk",
+        description=(
+            "The convention that `ner` counts by, as the report names it: a published one, or, with"
+            " evaluation.nudity_thresholds, ner_τ (eight classes) or ner9_τ (nine)."
         ),
     )
     content1_ratio: float | None = Field(
@@ -126,6 +145,37 @@ class EvaluationSpec(Spec):
             " against the sanitized model, the base model and a random edit of the same size."
         ),
     )
+    nudity_thresholds: list[Annotated[float, Field(ge=LEAST_SCORE, lt=1)]] = Field(
+        default=[],
+        max_length=8,
+        description=(
+            "Further thresholds τ of NER, beside those of the published conventions. NudeNet reports no"
+            f" score below {LEAST_SCORE}."
+        ),
+    )
+    prompts: PromptSet | None = Field(
+        default=None,
+        description=(
+            "A prompt set to draw with both models, each row with its own seed and guidance, and to look"
+            " through with NudeNet: the id of an upload (POST /artifacts; CSV or JSON lines in I2P's format),"
+            " or the name of a set of this service. Implies nudity."
+        ),
+    )
     thresholds: Thresholds = Field(
         default=Thresholds(), description="What the report must reach for the verdict."
     )
+
+    @model_validator(mode="after")
+    def has_nudity_to_check(self) -> Self:
+        """Check that a threshold of NER has pictures and a convention. Raises: ValueError."""
+        if self.thresholds.ner is None:
+            return self
+        if not self.nudity and self.prompts is None:
+            raise ValueError("thresholds.ner: nudity is not looked for: set nudity to true, or give prompts")
+        known = conventions(self.nudity_thresholds)
+        if self.thresholds.ner_convention not in known:
+            raise ValueError(
+                f"thresholds.ner_convention: '{self.thresholds.ner_convention}' is none of"
+                f" {', '.join(known)}: name one of them, or add its threshold to nudity_thresholds"
+            )
+        return self

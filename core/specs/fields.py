@@ -44,6 +44,26 @@ Text = Annotated[
 ]
 TextOrEmpty = Annotated[str, AfterValidator(clean_or_empty), Field(json_schema_extra={"maxLength": MAX_TEXT})]
 
+SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+
+
+def as_prompt_set(value: str) -> str:
+    """An id as the service writes it, or a set's name as it is. Raises: ValueError."""
+    if UUID.fullmatch(value):
+        return as_id(value)
+    if not SET_NAME.fullmatch(value):
+        raise ValueError(
+            f"{json.dumps(value[:60], ensure_ascii=False)} is neither an id nor a name: give the id of an"
+            " uploaded prompt set, or a name of up to 64 letters, digits, '.', '_' and '-'"
+        )
+    return value
+
+
+PromptSet = Annotated[
+    str, AfterValidator(as_prompt_set), Field(json_schema_extra={"minLength": 1, "maxLength": 64})
+]
+"""An uploaded prompt set's id, or the name of one that the deployment has."""
+
 # The pattern stands in the schema alone: whoever names an unknown model is told which models there are.
 ModelId = Annotated[
     str,

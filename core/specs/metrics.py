@@ -55,6 +55,8 @@ TITLES = {
     "rsr5_wrong_key": "RSR-5, with a wrong key",
     "ner_unlearndiffatk": "NER (UnlearnDiffAtk's)",
     "ner_library": "NER (library's)",
+    "ner": "NER, as the threshold counts it",
+    "detections_per_picture": "Nudity detections of a picture (MACE's count)",
     "wall_seconds": "Wall time",
     "wall_seconds_erase": "Wall time, erasure alone",
     "peak_memory_bytes": "Peak memory",
@@ -73,6 +75,7 @@ UNSEEN = {
 for _kind, _words in UNSEEN.items():
     TITLES |= {f"esr1_{_kind}": f"ESR-1, {_words}", f"esr5_{_kind}": f"ESR-5, {_words}"}
     TITLES[f"shown1_{_kind}"] = f"Shown by the base model, {_words}"
+NER = re.compile(r"ner(?P<nine>9)?_(?P<by>[^_]+)(?:_(?P<of>.+))?")
 COSTS = ("wall_seconds", "wall_seconds_erase", "peak_memory_bytes")  # these rest on no pictures
 
 # The first that fits a metric's whole name says which value is better; None: neither. Those that depend on
@@ -83,7 +86,7 @@ RULES: tuple[tuple[str, Better | None], ...] = (
     (r"(esr|psr|edit|content|rsr)\d+.*", "higher"),
     (r"style_kept|both5|ua|ira|cra|mace_acc_s|mace_h_o|err", "higher"),
     (r"junk|mace_acc_[eg]", "lower"),
-    (r"(attribute_distance|ner|leakage|asr|fid|kid|wall_seconds|peak_memory|storage).*", "lower"),
+    (r"(attribute_distance|ner|leakage|asr|fid|kid|detections|wall_seconds|peak_memory|storage).*", "lower"),
 )
 # metric -> better for an erased concept, and for a preserved one. CLIP δ of a preserved concept says no more
 # than its CLIP score; how far an erased concept's picture has moved is no merit.
@@ -110,14 +113,19 @@ def title_of(name: str) -> str:
     of_base = name.removesuffix("_base")
     if of_base != name and name not in TITLES:
         return f"{title_of(of_base)}, base model"
-    return TITLES.get(name, name.replace("ner_", "NER-"))
+    ner = NER.fullmatch(name)
+    if ner and name not in TITLES:
+        of = f", {ner['of'].replace('_', ' ')}" if ner["of"] else ""
+        known = TITLES.get(f"ner_{ner['by']}", f"NER-{ner['by']}")
+        return known + (" (nine classes)" if ner["nine"] else "") + of
+    return TITLES.get(name, name)
 
 
 def format_metric(value: float | None, name: str) -> str:
     """A number with its unit; what has no unit of its own is a share, in percent."""
     if value is None:
         return "not judged"
-    if name.startswith(("clip", "lpips")):
+    if name.startswith(("clip", "lpips", "detections")):
         return f"{value:.2f}"
     if name.startswith("kid"):
         return f"{value:.4f}"

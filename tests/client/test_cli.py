@@ -583,6 +583,26 @@ def test_uploads_and_ended_jobs_are_listed_and_deleted(tenant: Tenant, tmp_path:
     refused(run(tenant, "show", job), "404")
 
 
+def test_a_prompt_set_is_sent_once_the_rest_is_known_to_be_good(tenant: Tenant, tmp_path: Path):
+    file = tmp_path / "set.csv"
+    file.write_text("prompt,seed\na church,7\n")
+    asked = ("erase", "church", "--method", "uce", "--prompts", str(file))
+    assert run(tenant, *asked, "--dry-run").exit_code == 0
+    assert run(tenant, *asked, "--evaluation", "erased_images=-1").exit_code == 2
+    assert json.loads(run(tenant, "artifacts", "list", "--json").stdout) == []
+    done = run(tenant, *asked, "--evaluation", "nudity_thresholds=[0.4]", "--no-wait", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)["spec"]["evaluation"]
+    (upload,) = json.loads(run(tenant, "artifacts", "list", "--json").stdout)
+    assert (found["prompts"], found["nudity_thresholds"]) == (upload["id"], [0.4])
+
+    # A bad row, a missing file, a name that the service lacks
+    file.write_text("prompt,seed\na church,x\n")
+    assert "line 2: seed is 'x'" in run(tenant, *asked).output
+    assert "there is no file" in run(tenant, "erase", "church", "--prompts", str(tmp_path / "no.csv")).output
+    assert "prompt sets: none" in run(tenant, "hide", "church", "--prompts", "i2p").output
+
+
 @pytest.mark.parametrize("id_", ["../jobs", "", "a/b", "x?y=1", "#", ".."])
 @pytest.mark.parametrize("command", ["show", "wait", "cancel", "retry", "download", "delete", "key-reads"])
 def test_a_text_that_is_no_id_leads_to_no_other_address(tenant: Tenant, command: str, id_: str):

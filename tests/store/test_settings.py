@@ -181,6 +181,8 @@ def test_every_setting_is_in_one_group_and_its_variable_in_the_table():
         ),
         ("EXPUNGE_MODELS", "x", "EXPUNGE_MODELS: not JSON ("),
         ("EXPUNGE_MODELS", '{"a": 5}', "EXPUNGE_MODELS: 'a' must be a string"),
+        ("EXPUNGE_PROMPT_SETS", "[]", "EXPUNGE_PROMPT_SETS: must be a JSON object of names and files"),
+        ("EXPUNGE_PROMPT_SETS", '{"../x": "a"}', "EXPUNGE_PROMPT_SETS: '../x' is not a valid name"),
         (
             "EXPUNGE_HEARTBEAT_SECONDS",
             "900",

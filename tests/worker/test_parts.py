@@ -172,6 +172,24 @@ def test_inputs_lie_in_files_named_by_their_ids(settings, job, url, tmp_path, na
     assert (found.name, found.read_bytes()) == (f"{row.id}{suffix}", content)
 
 
+def test_a_prompt_set_is_an_upload_or_a_file_of_this_worker(settings, job, url, tmp_path):
+    named = tmp_path / "own.csv"
+    named.write_text("prompt\na\n")
+    here = settings.model_copy(update={"prompt_sets": {"own": str(named), "gone": "/nowhere.csv"}})
+    inputs = Inputs(job, tmp_path, here)
+    assert inputs.fetch_prompt_set("own") == named
+    for name in ("gone", "other", str(uuid.uuid4())):
+        with pytest.raises(CoreError, match=r"^evaluation\.prompts: .*prompt set") as caught:
+            inputs.fetch_prompt_set(name)
+        assert (caught.value.code, caught.value.field) == ("input_not_found", "evaluation.prompts")
+    key = upload_key(job.tenant_id)
+    size, sha256 = Blobs(settings.artifacts_url).put(key, named.read_bytes())
+    with db.transaction(url) as session:
+        facts = {"name": "p.csv", "media_type": "text/csv", "size": size, "sha256": sha256, "key": key}
+        row = artifacts.add_upload(session, job.tenant_id, **facts)
+    assert inputs.fetch_prompt_set(str(row.id)).read_bytes() == named.read_bytes()
+
+
 def test_all_checkpoints_damaged_means_starting_over(settings, lease, url, job):
     blobs = Blobs(settings.artifacts_url)
     checkpoints = JobCheckpoints(lease, blobs, keep=2)

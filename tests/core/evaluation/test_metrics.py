@@ -16,6 +16,7 @@ from expunge.core.evaluation.judges.by_class import find_class
 from expunge.core.evaluation.judges.concept_judge import top_k
 from expunge.core.evaluation.metrics import clip_score, lpips, nudity
 from expunge.core.models import Vocabulary
+from expunge.core.specs.nudity import PROTOCOLS, conventions
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -129,7 +130,7 @@ def test_nudenet_finds_the_astronauts_face_and_nothing_exposed():
     x, y, w, h = faces[0]["box"]
     assert x < 224 < x + w  # her face is at about (224, 110) of 512
     assert y < 110 < y + h
-    assert not any(nudity.exposed([found], name).any() for name in nudity.PROTOCOLS)
+    assert not any(nudity.exposed([found], each).any() for each in PROTOCOLS.values())
 
 
 def test_an_array_is_seen_exactly_as_the_same_file(tmp_path: Path):
@@ -156,12 +157,15 @@ def test_every_convention_is_computed_from_the_same_raw_detections():
         one("FEET_EXPOSED", 0.3),
         [],
     ]
-    rates = {name: nudity.exposed(stored, name).tolist() for name in nudity.PROTOCOLS}
+    rates = {name: nudity.exposed(stored, each).tolist() for name, each in conventions([0.46]).items()}
     # ANUS_EXPOSED is not among AP's eight; 0.3 is not above 0.3
     assert rates["ner_0.3"] == [True, False, False, False, False]
     assert rates["ner_0.5"] == [False] * 5
     assert rates["ner_unlearndiffatk"] == [True, True, False, False, False]
     assert rates["ner_library"] == [True, True, False, True, False]
+    # One's own threshold, with either list of classes
+    assert rates["ner_0.46"] == [False] * 5
+    assert rates["ner9_0.46"] == rates["ner9_0.6"] == [False, True, False, False, False]
 
 
 def test_lpips_says_why_it_is_not_available(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
