@@ -63,6 +63,18 @@ class Schedule:
                 return a.sqrt() * z - (1 - a).sqrt() * out
         return out
 
+    def ancestral(self, z: Tensor, out: Tensor, t: Tensor, following: int) -> tuple[Tensor, Tensor]:
+        """DDPM's step from t to a lower timestep, by a prediction `out` of z_t: the mean
+        (B, C, h, w) of what follows and its deviation, (B, 1, 1, 1), which no prediction changes.
+
+        Ho et al., 2020, Eq. 7, for steps of any length (DDIM's with eta 1; Song et al., 2021, Eq. 12 and 16).
+        """
+        a, b = self.level(t), self.alphas[following]
+        x = self.x0(z, out, t)
+        noise = (z - a.sqrt() * x) / (1 - a).sqrt()
+        variance = (1 - b) / (1 - a) * (1 - a / b)
+        return b.sqrt() * x + (1 - b - variance).clamp(min=0).sqrt() * noise, variance.sqrt()
+
     def weights(self, t: Tensor, space: Space) -> Tensor | None:
         """What a squared error of predictions weighs at each t, (B,); None: 1, the prediction's own space.
 

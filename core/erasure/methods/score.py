@@ -16,17 +16,17 @@ import torch
 from torch import Generator, Tensor
 
 from expunge.core.concepts import candidates
-from expunge.core.erasure.critic import Critic, bce, leakage
+from expunge.core.erasure.critic import Critic, bce
 from expunge.core.erasure.losses import error
 from expunge.core.erasure.method import Method, Purpose, Run, few
 from expunge.core.erasure.saliency import train_the_salient
+from expunge.core.leakage.lower import leakage
+from expunge.core.leakage.prompts import held_out
 from expunge.core.models import Denoiser, Text
-from expunge.core.models.vocabulary import article
 from expunge.core.optimisers import load_optimiser_state, optimiser_state
 from expunge.core.sampling import Latents, cat, denoise, draw_noise, tensors_under
 from expunge.core.specs import ScoreSpec
 
-HELD_OUT = ("the {}", "one {}", "a drawing of a {}")
 SALIENCY_BATCHES = 8
 DRAWN_AT_ONCE = 16
 
@@ -75,17 +75,6 @@ def bounded(x0: Tensor) -> Tensor:
     clipped.
     """
     return 4 * torch.tanh(x0 / 4)
-
-
-def held_out(model: Denoiser, word: str) -> list[str]:
-    """Prompts of a concept or a style that `Run.texts` does not hold; of a style around so few objects
-    that it holds them all, in other words.
-    """
-    style, seen = model.vocabulary.style(word), model.vocabulary.prompts(word)
-    if style is None:
-        return [article(p.format(word)) for p in HELD_OUT]
-    others = [p for o in model.vocabulary.concepts if (p := model.vocabulary.styled(o, style)) not in seen]
-    return others or [f"a picture of {p}" for p in seen]
 
 
 class Score(Method[ScoreSpec]):
@@ -188,7 +177,7 @@ class Score(Method[ScoreSpec]):
     def pictures(self, names: list[str], g: Generator) -> Tensor:
         """Clean latents (leakage_pictures, C, h, w) that theta' draws for held-out prompts of the names."""
         model, spec = self.run.model, self.run.spec
-        prompts = [p for name in names for p in held_out(model, name)]
+        prompts = [p for name in names for p in held_out(model.vocabulary, name)]
         chosen = torch.randint(len(prompts), (spec.leakage_pictures,), generator=g).tolist()
         text = model.encode([prompts[k] for k in chosen])
         z, steps = draw_noise(model, g, spec.leakage_pictures), spec.sampling_steps
