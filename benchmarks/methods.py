@@ -10,7 +10,6 @@ read from the results file.
 """
 
 import argparse
-import fcntl
 import hashlib
 import json
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from benchmarks.results_file import add
 from expunge.core.erasure import erase
 from expunge.core.evaluation.evaluate import evaluate
 from expunge.core.evaluation.judges import judges_for
@@ -135,17 +135,6 @@ def measure(spec: EraseSpec, unheld: bool) -> tuple[dict[str, Any], list[np.ndar
     first = {p.concept: i for i, p in reversed(list(enumerate(judged.pictures)))}
     shown = [first[c] for c in (*erased, *report.preserved[:4], *report.preserved[-2:])]
     return figures, [judged.base[shown], judged.sanitized[shown]]
-
-
-def keep(key: str, run: dict[str, Any]) -> dict[str, Any]:
-    """Add a run to the results file, beside what another process may have added meanwhile; what it then
-    holds.
-    """
-    with RESULTS.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        known: dict[str, Any] = (json.loads(RESULTS.read_text()) if RESULTS.exists() else {}) | {key: run}
-        RESULTS.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
-    return known
 
 
 def cell(rows: list[dict[str, Any]], name: str) -> str:
@@ -320,7 +309,7 @@ def main() -> None:
                 figures, strip = measure(spec, args.unheld)
                 STRIPS.mkdir(parents=True, exist_ok=True)
                 np.save(drawn, np.stack(strip))
-                known = keep(key, figures | {"identity": identity})
+                known = add(RESULTS, key, figures | {"identity": identity})
                 print(
                     f"\r{key}: ESR-1 {figures['esr1']['value']:.3f}, PSR-1 {figures['psr1']['value']:.3f} of"
                     f" {figures['psr1_base']['value']:.3f}, {figures['seconds']:.0f} s",

@@ -16,7 +16,7 @@ def attempt(scene: Scene, spec: InversionAttackSpec) -> Attempt:
     """Learn a word for the concept, and draw it."""
     vectors = learn(scene, spec)
     word = scene.say(vectors)
-    images = scene.draw_judged(spec.images, lambda prompt: prompt, word)
+    images = scene.draw_judged(spec.images, lambda prompt: prompt, word, spec.guidance_scale)
     return Attempt(images, f"a learned word of {len(vectors)} vectors", vectors=vectors)
 
 

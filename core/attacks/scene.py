@@ -48,18 +48,25 @@ class Scene:
     def name(self) -> str:
         return self.concept.name
 
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Images:
-        """Pictures of the attacked model."""
-        how: dict[str, Any] = {"steps": self.steps, "guidance": self.guidance, "batch": self.batch}
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int], guidance: float | None = None) -> Images:
+        """Pictures of the attacked model; guidance: None for the evaluation's."""
+        asked = self.guidance if guidance is None else guidance
+        how: dict[str, Any] = {"steps": self.steps, "guidance": asked, "batch": self.batch}
         return self.model.draw(prompts, seeds, **how)
 
-    def draw_judged(self, count: int, prompt: Callable[[str], str], name: str | None = None) -> Images:
+    def draw_judged(
+        self,
+        count: int,
+        prompt: Callable[[str], str],
+        name: str | None = None,
+        guidance: float | None = None,
+    ) -> Images:
         """`count` pictures by held-out templates with fresh seeds.
 
         prompt: what stands for each held-out prompt of `name` (the concept's own where none is given).
         """
         asked = [prompt(text) for text in judged_prompts(self.name if name is None else name, count)]
-        return self.draw(asked, judged_seeds(count))
+        return self.draw(asked, judged_seeds(count), guidance)
 
     def lessons(self, count: int) -> tuple[list[str], Images]:
         """The base model's pictures of the concept, and the prompts that drew them."""

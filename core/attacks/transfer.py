@@ -21,5 +21,5 @@ def attempt(scene: Scene, spec: TransferSpec) -> Attempt:
     facts = {"word": scene.concept.model_dump(), "budget": budget, "seed": scene.seed}
     vectors = scene.kept.get(facts, make)[0]["vectors"]
     word = scene.say(vectors)
-    images = scene.draw_judged(spec.images, lambda prompt: prompt, word)
+    images = scene.draw_judged(spec.images, lambda prompt: prompt, word, spec.guidance_scale)
     return Attempt(images, f"a word of {len(vectors)} vectors, learned on the base model", vectors=vectors)

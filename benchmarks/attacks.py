@@ -1,0 +1,118 @@
+"""Methods under attack on the bundled model: `python -m benchmarks.attacks`.
+
+Each method's sanitized model is attacked by `--attacks` (names, or a preset), on each of `--concepts`; beside
+it stand the same attack on the base model (ceiling) and on a random edit of the same size (control). Deltas
+are kept in build/deltas, attempts in build/pictures; rows that were measured already, at the same budget, are
+read from the results file.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from benchmarks.deltas import put_on
+from benchmarks.results_file import add
+from expunge.core.attacks import run_attacks
+from expunge.core.concepts import excluding
+from expunge.core.evaluation.judges import judges_for
+from expunge.core.evaluation.judges.by_class import find_class
+from expunge.core.evaluation.red_team import OTHERS, seeing
+from expunge.core.models import load_model
+from expunge.core.progress import Progress
+from expunge.core.specs import Concept, EraseSpec, EvaluationSpec
+from expunge.core.specs.attacks import Attacks
+from expunge.core.specs.attacks.attack import AttackSpec
+
+HERE = Path(__file__).parent
+RESULTS, CACHE = HERE / "results" / "attacks.json", HERE.parent / "build" / "pictures"
+SOURCE = "bundled:emoji"
+CONCEPTS = ("church", "owl", "trumpet", "teapot", "fire engine")
+METHODS = ("uce", "esd", "age", "rece", "prune", "adv_unlearn", "score")
+ASKED = (
+    {"name": "inversion", "restarts": 3},
+    {"name": "unlearn_diff_atk", "restarts": 3},
+    {"name": "noise_probe"},
+    {"name": "bypass"},
+)
+
+
+def measure(method: str, concept: str, attacks: list[AttackSpec], known: dict[str, Any]) -> dict[str, Any]:
+    """The rows of one erasure, those of `known` left out; each is written as it comes."""
+    wanted = [each for each in attacks if row_key(method, concept, each) not in known]
+    if not wanted:
+        return known
+    model = load_model(SOURCE)
+    digest = put_on(model, EraseSpec.model_validate({"concepts": [concept], "method": method}), told)
+    judge = find_class([concept], judges_for(SOURCE), model.vocabulary)
+    if judge is None:
+        raise SystemExit(f"{concept}: no class of the judge has this name")
+    others = excluding(model, model.vocabulary.concepts, [Concept(name=concept)])
+    for broken in run_attacks(
+        model,
+        Concept(name=concept),
+        wanted,
+        seeing(judge),
+        EvaluationSpec(),
+        others=others[:: max(1, len(others) // OTHERS)],
+        cache=CACHE,
+        delta_digest=digest,
+        callback=told,
+    ):
+        result = broken.result
+        row = result.model_dump(mode="json", exclude={"citation", "needs"})
+        known = add(RESULTS, row_key(method, concept, result.budget), row)
+        print(f"\n{method}, {concept}, {result.attack}: {cell(row)}, {result.status}", flush=True)
+    return known
+
+
+def row_key(method: str, concept: str, spec: AttackSpec) -> str:
+    """What names a row: another budget is another row."""
+    return f"{method}/{concept}/{json.dumps(spec.model_dump(mode='json'), sort_keys=True)}"
+
+
+def told(progress: Progress) -> None:
+    """A line on the terminal."""
+    where = f"{progress.get('message') or progress['phase']} {progress.get('step')}/{progress.get('total')}"
+    print(f"\r  {where[:100]:100}", end="", flush=True)
+
+
+def cell(row: dict[str, Any]) -> str:
+    """Success in per cent: sanitized (95 % interval), ceiling, control."""
+    rate = row["sanitized"]
+    low, high = 100 * rate["ci_low"], 100 * rate["ci_high"]
+    text = f"{100 * rate['asr']:.0f} ({low:.0f}–{high:.0f})"
+    beside = [f"{100 * row[name]['asr']:.0f}" if row[name] else "–" for name in ("base", "control")]
+    return f"{text} / {' / '.join(beside)}"
+
+
+def table(rows: dict[str, Any], methods: list[str], concepts: list[str], attacks: list[AttackSpec]) -> str:
+    """A line for each attack and concept, a column for each method."""
+    lines = [f"| attack | concept | {' | '.join(methods)} |", "|" + "---|" * (len(methods) + 2)]
+    for attack in attacks:
+        for concept in concepts:
+            found = [rows.get(row_key(method, concept, attack)) for method in methods]
+            if any(found):
+                cells = " | ".join(cell(row) if row else "" for row in found)
+                lines.append(f"| {attack.name} | {concept} | {cells} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--concepts", nargs="+", default=list(CONCEPTS))
+    parser.add_argument("--attacks", default=json.dumps(ASKED), help="a preset's name, or a list in JSON")
+    parser.add_argument("--table", action="store_true", help="print what is known, measure nothing")
+    given = parser.parse_args()
+    text = given.attacks
+    asked: list[AttackSpec] = TypeAdapter(Attacks).validate_python(
+        json.loads(text) if text.startswith("[") else text
+    )
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for name in given.concepts if not given.table else []:
+        for used in given.methods:
+            results = measure(used, name, asked, results)
+    print(f"\n{table(results, given.methods, given.concepts, asked)}")
