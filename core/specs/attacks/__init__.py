@@ -47,7 +47,7 @@ PRESETS: dict[Preset, list[dict[str, Any]]] = {
     "quick": [
         {"name": "bypass"},
         {"name": "noise_probe", "images": 6, "etas": [1.0, 1.34, 1.68]},
-        {"name": "inversion", "steps": 150},
+        {"name": "inversion"},
     ],
     "standard": [
         {"name": "bypass"},

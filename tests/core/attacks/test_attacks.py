@@ -277,7 +277,7 @@ def test_presets_and_names_stand_for_attacks():
         EvaluationSpec(attacks=["inversoin"])
     with pytest.raises(ValidationError, match="images"):
         EvaluationSpec(attacks=[{"name": "bypass", "images": 100_000}])
-    assert json.loads(EvaluationSpec(attacks="quick").model_dump_json())["attacks"][-1]["steps"] == 150
+    assert json.loads(EvaluationSpec(attacks="quick").model_dump_json())["attacks"][-1]["steps"] == 300
 
 
 def test_attacks_are_counted_in_what_a_job_costs():
@@ -309,7 +309,7 @@ def test_an_inversion_brings_back_what_uce_hides():
     )
     plain_prompt = rate_of([attempt(scene, ATTACKS["paraphrase"](texts=["a church"], images=8))], scene.judge)
     assert plain_prompt[0].asr <= 0.25
-    found, _ = rate_of([attempt(scene, ATTACKS["inversion"](steps=150, images=12))], scene.judge)
+    found, _ = rate_of([attempt(scene, ATTACKS["inversion"](images=12))], scene.judge)
     assert found.asr >= 0.5, found
 
 
