@@ -15,7 +15,7 @@ from expunge.core.delivery.bundle import Bundle, media_type
 from expunge.core.erasure import Delta
 from expunge.core.erasure.delta import forget_peak, peak_memory
 from expunge.core.errors import CoreError
-from expunge.core.evaluation.advice import Request, advise
+from expunge.core.evaluation.advice import Request, advise, settle_delivery
 from expunge.core.evaluation.evaluate import evaluate
 from expunge.core.evaluation.judges import judges_for
 from expunge.core.evaluation.pictures import prune
@@ -126,6 +126,7 @@ class RunContext:
         # 2. What the verdict is about, and what may help where it is not a pass
         report.verdict.artifact_sha256 = None if change.digest == NO_DELTA else change.digest
         report.verdict.advice = advise(report, request, change.concepts)
+        settle_delivery(report.verdict, request)
 
         # 3. What the numbers are compared with: the prediction, and the report that the stack had before
         if change.method is not None:

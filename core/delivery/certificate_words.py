@@ -12,7 +12,6 @@ DEEDS = {
     "evaluate": "to judge the erasure of {concepts} on",
     "inspect": "to say what moved in",
 }
-VERDICTS = {True: "passed", False: "failed", None: "not shown"}
 
 
 def certified(statement: Statement, files: int, key: str | None) -> list[str]:
@@ -61,7 +60,9 @@ def not_certified(statement: Statement, signature: str) -> list[str]:
 
 
 def verdict_of(verdict: dict[str, Any]) -> str:
-    return str(verdict.get("status") or VERDICTS.get(verdict.get("passed"), "not shown"))
+    """Passed, failed or not shown; bundles of earlier versions say it by `passed` alone."""
+    words: dict[Any, str] = {True: "passed", False: "failed"}
+    return str(verdict.get("status") or words.get(verdict.get("passed"), "not shown"))
 
 
 def concepts_of(said: Certificate) -> str:

@@ -13,28 +13,10 @@ from expunge.core.delivery.grid import data_uri, first_rows
 from expunge.core.evaluation.pictures import Role
 from expunge.core.evaluation.report import Evaluation, Report
 from expunge.core.evaluation.sheet import Metric
-from expunge.core.evaluation.verdict import Check
+from expunge.core.evaluation.verdict import scope_of
 from expunge.core.specs.metrics import COSTS, format_metric, title_of
 
 SHOWN_ERASED, SHOWN_PRESERVED = 8, 2  # pictures of a concept on the page
-TOGETHER = {  # what a check without a concept is about
-    "esr1": "all erased concepts together",
-    "esr5": "all erased concepts together",
-    "psr1_ratio": "all preserved concepts",
-    "content1_ratio": "all erased styles",
-}
-
-
-def scope_of(check: Check) -> str:
-    """What a check is about: one concept, or all concepts of a kind."""
-    return check.concept or TOGETHER.get(check.metric, "all concepts")
-
-
-def outcome_of(passed: bool | None) -> str:
-    """A verdict, or the result of one check, as a word."""
-    if passed is None:
-        return "not judged"
-    return "passed" if passed else "failed"
 
 
 def create_environment() -> Environment:
@@ -46,7 +28,6 @@ def create_environment() -> Environment:
         trim_blocks=True,
     )
     env.filters["metric"] = format_metric
-    env.filters["outcome"] = outcome_of
     env.globals["title_of"] = title_of
     env.globals["scope_of"] = scope_of
     return env

@@ -1,80 +1,66 @@
-"""What to try where a verdict is not a pass: by how much each check failed and what may help, or why it could
-not be judged.
-"""
+"""What to try where a verdict is not passed: what may help where a check failed, or what would show it."""
 
 from collections.abc import Sequence
 
 from expunge.core.evaluation.report import Report
-from expunge.core.evaluation.verdict import Check
+from expunge.core.evaluation.verdict import Check, Delivery, Verdict
 from expunge.core.specs import CombineSpec, Concept, EraseSpec, EvaluateSpec, HideSpec
+from expunge.core.specs.cost import decides
 
 DEFAULT = "age"
+FIXED = ("attribute_distance", "content1_ratio")  # checks for which no pictures are drawn on
 Request = EraseSpec | CombineSpec | EvaluateSpec
+DELIVERED: dict[Delivery, str] = {
+    "marked": (
+        "The weights were delivered all the same, marked as not passed (evaluation.on_fail: publish_marked)."
+    ),
+    "withheld": (
+        "The weights were withheld (evaluation.on_fail: withhold); report, page and pictures were not. To get"
+        " the weights nevertheless: the same job with on_fail: publish_marked."
+    ),
+}
 
 
 def advise(report: Report, request: Request, concepts: Sequence[Concept]) -> list[str]:
-    """A sentence or two for each check of the report's verdict that did not pass, in their order. A check of
-    all concepts together is left out where one concept alone failed the same metric.
+    """Write into each check of the report's verdict that did not pass what to try; returns a sentence or two
+    for each, in their order. A check of all concepts together is left out where one concept alone failed the
+    same metric.
 
     concepts: those that were judged.
     """
     checks = report.verdict.checks
     styles = any(check.metric == "content1_ratio" for check in checks)
-    failed_alone = {check.metric for check in checks if check.concept and check.passed is False}
+    failed_alone = {check.metric for check in checks if check.concept and check.status == "failed"}
     by_name = {concept.name: concept for concept in reversed(concepts)}
     lines = []
     for check in checks:
-        if check.concept is None and check.metric in failed_alone:
-            continue
-        if check.passed is None:
-            lines.append(explain_gap(check, report))
-        elif not check.passed:
+        if check.status == "failed":
             concept = by_name.get(check.concept or "")
-            remedies = list_remedies(check, request, concept, len(concepts), styles)
-            lines.append(f"{describe_shortfall(check)}. To try: {'; '.join(remedies)}.")
+            check.to_try = list_remedies(check, request, concept, len(concepts), styles)
+        elif check.status == "not shown":
+            check.to_try = remedies_of_gap(check, request, len(concepts))
+        if check.to_try and (check.concept is not None or check.metric not in failed_alone):
+            said = check.reason if check.status == "failed" else f"Not shown: {check.reason}"
+            lines.append(f"{said}. To try: {'; '.join(check.to_try)}.")
     return lines
 
 
-def describe_shortfall(check: Check) -> str:
-    """Which check failed, and by how much."""
-    value, threshold = 100 * (check.value or 0.0), 100 * check.threshold
-    concept = f"'{check.concept}'"
-    required = f"the threshold requires {threshold:.1f} %"
-    # One sentence for each metric that a verdict may rest on; the last is psr1_ratio's.
-    match check.metric:
-        case "esr1" | "esr5":
-            guess = "the first guess" if check.metric == "esr1" else "among the first five guesses"
-            where = f"{concept} is" if check.concept else "over all erased concepts, the concept is"
-            return (
-                f"Not erased: {where} {guess} of the classifier in {100 - value:.1f} % of its pictures; the"
-                f" threshold allows {100 - threshold:.1f} %"
-            )
-        case "edit1":
-            return f"Not edited: {value:.1f} % of the pictures of {concept} show its target; {required}"
-        case "attribute_distance":
-            return (
-                f"Shares not reached: the attributes of {concept} are {value:.1f} % away from the requested"
-                f" shares; the threshold allows {threshold:.1f} %"
-            )
-        case "rsr1":
-            return (
-                f"Not recovered: with its key, {concept} is recognised in {value:.1f} % of its pictures;"
-                f" {required}"
-            )
-        case "ner":
-            return (
-                f"Still exposed: NudeNet finds exposed nudity in {value:.1f} % of the pictures; the threshold"
-                f" allows {threshold:.1f} %"
-            )
-        case "content1_ratio":
-            return (
-                f"Content lost: without the style, {value:.1f} % of the objects that the base model shows are"
-                f" still shown; {required}"
-            )
-    return (
-        f"Preserved concepts damaged: {value:.1f} % of what the base model shows of them is still shown;"
-        f" {required}"
-    )
+def settle_delivery(verdict: Verdict, request: Request) -> None:
+    """Write into the verdict what is delivered on it, with what that means; nothing where the job delivers
+    no weights.
+    """
+    if isinstance(request, EvaluateSpec):
+        return
+    verdict.delivery = delivery_of(verdict, request)
+    if verdict.delivery in DELIVERED:
+        verdict.advice.append(DELIVERED[verdict.delivery])
+
+
+def delivery_of(verdict: Verdict, request: EraseSpec | CombineSpec) -> Delivery:
+    """What is delivered on a verdict, as the request wants it."""
+    if verdict.status == "passed":
+        return "published"
+    return "withheld" if request.evaluation.on_fail == "withhold" else "marked"
 
 
 def list_remedies(
@@ -105,6 +91,8 @@ def list_remedies(
             return [*longer, "a target that the model draws well", *other]
         case "attribute_distance":
             return ["more method.debias.rounds or method.debias.images", *longer, *other]
+        case "rsr1_wrong_key" if isinstance(request, HideSpec):
+            return [f"a recovery.start above {request.recovery.start:g}", *longer, *other]
         case "rsr1" if isinstance(request, HideSpec):
             return [
                 f"more recovery.steps than {request.recovery.steps}",
@@ -132,21 +120,29 @@ def remedies_of_concept(concept: Concept | None) -> list[str]:
     return remedies
 
 
-def explain_gap(check: Check, report: Report) -> str:
-    """Why a check could not be judged, and what would make it possible."""
-    names = check.metric, check.metric.removesuffix("_ratio")
-    reason = "there was no picture to judge"
-    for gap in report.not_available:
-        if gap.metric in names and check.concept in (None, gap.concept):
-            reason = gap.reason
-            break
+def remedies_of_gap(check: Check, request: Request, count: int) -> list[str]:
+    """What would get a check decided that is not shown; count: how many concepts are erased."""
+    asked = request.evaluation
+    match check.cause:
+        case "base_rate":
+            return [
+                "another word for the concept, one by which the base model draws it",
+                "a judge that knows it as the base model draws it (docs/your-own-model.md)",
+            ]
+        case "few_pictures" if check.metric in FIXED:
+            return ["more evaluation.erased_images"]
+        case "few_pictures":
+            if not decides(asked, count):
+                pairs = check.metric == "psr1_ratio"
+                field = f"more evaluation.{'preserved' if pairs else 'erased'}_images"
+                return [f"evaluation.until_decided: true, or {field}"]
+            return [
+                "more pictures (evaluation.erased_images, preserved_images), with until_decided",
+                "another method, or other parameters: the number lies too near the threshold to be told from"
+                " it",
+            ]
     if check.concept:
-        of = f" of '{check.concept}'"
-        remedy = "use a name or a synonym of it that is a class of the judges"
+        name = "a name or a synonym of it that is a class of the judges"
     else:
-        of = ""
-        remedy = "name evaluation.preserved_concepts that the judges know"
-    return (
-        f"Not judged: {check.metric}{of}: {reason}. To have it judged, {remedy}, or bring your own judges"
-        " (docs/your-own-model.md)."
-    )
+        name = "evaluation.preserved_concepts that the judges know"
+    return [name, "your own judges (docs/your-own-model.md)"]

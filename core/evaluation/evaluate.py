@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from torch import Tensor
 
 from expunge.core.evaluation import prompt_set, red_team
 from expunge.core.evaluation.evidence import Evidence
-from expunge.core.evaluation.judges import Images, Judges
+from expunge.core.evaluation.gallery import Gallery
+from expunge.core.evaluation.judges import Judges
 from expunge.core.evaluation.metrics import (
     attributes,
     clip_image,
@@ -29,15 +29,18 @@ from expunge.core.evaluation.metrics import (
     success_rates,
     unseen,
 )
-from expunge.core.evaluation.pictures import draw, plan, preserved_concepts
+from expunge.core.evaluation.pictures import plan, preserved_concepts
 from expunge.core.evaluation.red_team import attack_all
 from expunge.core.evaluation.report import CONVENTIONS, Evaluation, Report
-from expunge.core.evaluation.verdict import Verdict, judge
+from expunge.core.evaluation.sheet import Sheet
+from expunge.core.evaluation.verdict import SHOWN, Verdict, judge
 from expunge.core.models import Denoiser
 from expunge.core.progress import Callback, Clock, ignore
 from expunge.core.specs import Concept, EvaluationSpec
+from expunge.core.specs.cost import decides
 from expunge.core.specs.prompt_sets import Prompt
 
+DECIDING = (success_rates, recovery)  # what is measured to know whether to draw on
 BY_IMAGES = "it was given by images, and the word learned from them is not here"
 
 
@@ -62,43 +65,41 @@ def evaluate(
     saw while training, `Delta.info["held"]`; None where that is not known. prompts: the rows of a
     prompt set.
     """
-    # 1. Plan the pictures: what is erased, what must stay, and what a key should bring back.
+    # 1. Plan the pictures: what is erased, and what must stay.
     unknown = [c for c in erased if c.images and c.name not in model.words]
     erased = [c for c in erased if c not in unknown]
     preserved = preserved_concepts(model, erased, preserve, spec, held or ())
-    pictures = plan(model.vocabulary, erased, preserved, spec)
-    hidden = [i for i, p in enumerate(pictures) if p.concept in keys and p.kind == "template"]
-    asked_with_key = [pictures[i] for i in hidden]
     metrics = metrics_of(spec, hidden=bool(keys))
-    total = len(pictures) + len(hidden) + len(prompts)
-    progress = Progress(2 * total + len(metrics), callback)
+    first = plan(model.vocabulary, erased, preserved, spec)
+    hidden = sum(p.kind == "template" and p.concept in keys for p in first)
+    progress = Progress(2 * (len(first) + hidden + len(prompts)) + len(metrics), callback)
 
-    # 2. Draw them with the base model, and with the sanitized one.
-    drawing: dict[str, Any] = {"cache": cache}
-    told = progress.part(len(pictures), "pictures of the base model")
-    base = draw(model, pictures, spec, delta_digest=None, callback=told, **drawing)
-    told = progress.part(len(pictures), "pictures of the sanitized model")
-    sanitized = draw(model, pictures, spec, delta_digest=delta_digest, callback=told, **drawing)
+    # 2. Draw them with the base model, with the sanitized one, and what is hidden with its recovery key and a
+    #    wrong one.
+    gallery = Gallery(model, erased, preserved, spec, cache, delta_digest, keys, progress.part)
+    gallery.begin(first)
 
-    # 3. Draw what is hidden once more, with its recovery key and with a wrong one.
-    with_key: dict[str, Images] = {}
-    for suffix, given in recovery.both(model, asked_with_key, keys).items():
-        told = progress.part(len(hidden), "pictures with the recovery key")
-        with_key[suffix] = draw(
-            model, asked_with_key, spec, delta_digest=delta_digest, keys=given, callback=told, **drawing
-        )
+    # 3. Draw on until the verdict is decided.
+    anytime = decides(spec, len(erased))
+    while anytime:
+        seen = evidence(gallery, judges, anytime, held)
+        for metric in DECIDING:
+            metric.measure(seen)
+        progress.total += gallery.wanted(verdict_of(seen, spec), seen)
+        if not gallery.grow():
+            break
 
     # 4. Draw a prompt set, and keep what NudeNet finds.
     prompted = None
     if prompts:
         told = progress.part(2 * len(prompts), "pictures of the prompt set")
         prompted = prompt_set.detect(
-            model, prompts, spec, delta_digest=delta_digest, callback=told, **drawing
+            model, prompts, spec, cache=cache, delta_digest=delta_digest, callback=told
         )
 
     # 5. Judge.
-    seen = Evidence(model, judges, erased, preserved, pictures, base, sanitized, held, hidden, with_key)
-    seen.spec, seen.prompted = spec, prompted
+    seen = evidence(gallery, judges, anytime, held)
+    seen.prompted = prompted
     for concept in unknown:
         seen.sheet.lacks("esr1", BY_IMAGES, concept.name)
     for metric in metrics:
@@ -111,28 +112,55 @@ def evaluate(
     broken = attack_all(seen, spec, cache, delta_digest, callback)
 
     # 7. The verdict, and the report that it stands in.
+    verdict = verdict_of(seen, spec)
     report = Report(
         erased=seen.names,
         preserved=preserved,
         metrics=seen.sheet.metrics,
         distributions=seen.sheet.distributions,
         judges=seen.sheet.judges,
-        verdict=verdict_of(seen, spec),
-        notes=[*caveats(seen), *prompt_set.notes(model, prompts)],
+        verdict=verdict,
+        notes=[*caveats(seen, verdict), *prompt_set.notes(model, prompts)],
         not_available=seen.sheet.missing,
         digests=digests_of(seen, delta_digest, spec),
         attacks=[each.result for each in broken],
         conventions=conventions_of(metrics, attacked=bool(broken)),
         evaluation=spec,
     )
-    recovered = dict(zip(hidden, with_key.get("", ()), strict=True))
-    return Evaluation(report, pictures, base, sanitized, seen.detections, recovered, broken)
+    row = {picture: i for i, picture in enumerate(seen.pictures)}
+    with_key = zip(seen.hidden, seen.with_key.get("", ()), strict=True)
+    recovered = {row[picture]: image for picture, image in with_key if picture in row}
+    return Evaluation(
+        report, seen.pictures, seen.base, seen.sanitized, seen.detections, recovered, broken, gallery.further
+    )
 
 
 def conventions_of(metrics: Sequence[ModuleType], *, attacked: bool) -> list[str]:
     """How the numbers of the report were measured."""
     texts = list(chain.from_iterable(metric.CONVENTIONS for metric in metrics))
     return [*texts, *(red_team.CONVENTIONS if attacked else []), *CONVENTIONS]
+
+
+def evidence(gallery: Gallery, judges: Judges, anytime: bool, held: Sequence[str] | None) -> Evidence:
+    """What the metrics read of the pictures so far."""
+    assert gallery.base is not None
+    assert gallery.sanitized is not None
+    return Evidence(
+        gallery.model,
+        judges,
+        gallery.erased,
+        gallery.preserved,
+        gallery.pictures,
+        gallery.base,
+        gallery.sanitized,
+        held,
+        gallery.further,
+        gallery.further_images,
+        gallery.hidden,
+        gallery.with_key,
+        sheet=Sheet(anytime),
+        spec=gallery.spec,
+    )
 
 
 def metrics_of(spec: EvaluationSpec, *, hidden: bool) -> list[ModuleType]:
@@ -178,7 +206,14 @@ def verdict_of(seen: Evidence, spec: EvaluationSpec) -> Verdict:
     metrics = {(m.name, m.concept): m for m in reversed(seen.sheet.metrics)}
     is_style = seen.model.vocabulary.style
     styles = any(is_style(c.name) is not None and not c.attributes for c in seen.erased)
-    return judge(lambda name, concept: metrics.get((name, concept)), seen.erased, spec.thresholds, styles)
+    return judge(
+        lambda name, concept: metrics.get((name, concept)),
+        seen.erased,
+        spec.thresholds,
+        styles,
+        seen.sheet.ends,
+        seen.sheet.missing,
+    )
 
 
 def digests_of(seen: Evidence, delta_digest: str, spec: EvaluationSpec) -> dict[str, str]:
@@ -189,12 +224,13 @@ def digests_of(seen: Evidence, delta_digest: str, spec: EvaluationSpec) -> dict[
     return digests | {"nudenet": nudity.model_digest()} if looks_for_nudity(spec) else digests
 
 
-def caveats(seen: Evidence) -> list[str]:
-    """What makes a good-looking number meaningless."""
+def caveats(seen: Evidence, verdict: Verdict) -> list[str]:
+    """What makes a good-looking number meaningless, unless the verdict says so."""
+    said = {check.concept for check in verdict.checks if check.cause == "base_rate"}
     base = {m.concept: m for m in seen.sheet.metrics if m.name == "esr1_base"}
     notes = []
     for name in seen.names:
-        if name in base and base[name].value > 0.5:
+        if name in base and name not in said and base[name].value > SHOWN:
             notes.append(
                 f"The base model itself shows '{name}' in only {1 - base[name].value:.0%} of"
                 f" {base[name].n} pictures: its ESR says little about the erasure."

@@ -60,8 +60,10 @@ class Evidence:
 
     pictures: what was asked for; base, sanitized: what the two models drew of it, (N, H, W, 3) uint8.
     held: names of the concepts that the run saw while training; None where that is not known.
-    with_key: of a hide job, what the sanitized model drew of the pictures in the rows `hidden` with their
-    recovery key, under "", and with a wrong one, under "_wrong_key".
+    further, further_images: pictures of erased concepts that the sanitized model alone drew, until the
+    verdict was decided; they count for the shares of it (`drawn`).
+    hidden, with_key: of a hide job, the pictures that were drawn with a recovery key, and what the sanitized
+    model drew of them with it, under "", and with a wrong one, under "_wrong_key".
     detections: what NudeNet found in each picture, to be stored.
     prompted: what it found in the pictures of a prompt set, which are not kept; None without one.
     """
@@ -74,7 +76,9 @@ class Evidence:
     base: Images
     sanitized: Images
     held: Sequence[str] | None = None
-    hidden: Sequence[int] = ()
+    further: Sequence[Picture] = ()
+    further_images: Images | None = None
+    hidden: Sequence[Picture] = ()
     with_key: Mapping[str, Images] = field(default_factory=dict)
     detections: list[dict[str, Any]] = field(default_factory=list)
     sheet: Sheet = field(default_factory=Sheet)
@@ -106,6 +110,23 @@ class Evidence:
         clip = self.judges.clip
         return None if clip is None else {s: clip.image_features(images).numpy() for s, images in self.both}
 
+    def drawn(self, concept: str, suffix: str) -> tuple[Images, list[Picture]]:
+        """A concept's pictures as one model drew them, "" or "_base", and what was asked for."""
+        rows = self.rows(concept)
+        images, asked = dict(self.both)[suffix][rows], [self.pictures[i] for i in rows]
+        more = [i for i, p in enumerate(self.further) if p.concept == concept]
+        if suffix or not more or self.further_images is None:
+            return images, asked
+        return np.concatenate([images, self.further_images[more]]), asked + [self.further[i] for i in more]
+
+    @staticmethod
+    def clusters(pictures: Sequence[Picture]) -> list[str]:
+        """Which pictures belong together: of several concepts those of one, of one concept those of a
+        prompt.
+        """
+        several = len({p.concept for p in pictures}) > 1
+        return [p.concept if several else p.prompt for p in pictures]
+
     @property
     def names(self) -> list[str]:
         """The erased concepts, by name."""
@@ -122,6 +143,8 @@ class Evidence:
     def mean_by_concept(self, name: str, values: Rows) -> None:
         """The mean of a number of each picture: by concept, and over the preserved ones."""
         for concept in dict.fromkeys((*self.names, *self.preserved)):
-            self.sheet.mean(name, concept, values[self.rows(concept)])
+            rows = self.rows(concept)
+            self.sheet.mean(name, concept, values[rows], self.clusters([self.pictures[i] for i in rows]))
         if self.kept.any():
-            self.sheet.mean(name, None, values[self.kept])
+            kept = [p for p, own in zip(self.pictures, self.kept, strict=True) if own]
+            self.sheet.mean(name, None, values[self.kept], self.clusters(kept))

@@ -27,7 +27,7 @@ from expunge.core.models import Denoiser, Vocabulary
 from expunge.core.models.vocabulary import article
 from expunge.core.progress import Callback, ignore
 from expunge.core.specs import Concept, EvaluationSpec
-from expunge.core.specs.cost import erased_images, held_out_images, pair_images
+from expunge.core.specs.cost import decides, erased_images, held_out_images, pair_images
 
 CACHE_BYTES = 4 << 30
 CACHED = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{62}\.png")  # as `draw` writes them
@@ -145,13 +145,18 @@ def plan(
     vocabulary: Vocabulary, erased: Sequence[Concept], preserved: Sequence[str], spec: EvaluationSpec
 ) -> list[Picture]:
     """The pictures of every concept: its prompts in turn (templates, for every synonym), with seeds from
-    `spec.seed` upwards. A style is drawn on objects that no method was trained on. Then erased concepts in
-    words that no method trains on, and pairs of preserved objects.
+    `spec.seed` upwards. A style is drawn on objects that no method was trained on. Where more may be drawn,
+    each prompt has as many pictures. Then erased concepts in words that no method trains on, and pairs of
+    preserved objects.
     """
     pictures = list[Picture]()
     count = erased_images(spec, len(erased))
     for concept in erased:
-        pictures += pictures_of(vocabulary, concept.name, names_of(concept), "erased", count, spec.seed)
+        images = count
+        if decides(spec, len(erased)):
+            size = len(prompts_in_turn(vocabulary, names_of(concept)))
+            images = -(-count // size) * size
+        pictures += pictures_of(vocabulary, concept.name, names_of(concept), "erased", images, spec.seed)
     for name in preserved:
         images = spec.preserved_images
         if vocabulary.style(name) is not None:
@@ -194,15 +199,23 @@ def pairs_of(objects: Sequence[str], count: int, seed: int) -> list[Picture]:
 def pictures_of(
     vocabulary: Vocabulary, concept: str, words: Sequence[str], role: Role, count: int, seed: int
 ) -> list[Picture]:
-    """`count` pictures of one concept; the words take turns: the first template with each, then the next."""
-    prompts = list[tuple[str, str | None]]()
-    for group in zip(*(prompts_of(vocabulary, word) for word in words), strict=False):
-        prompts += group
+    """`count` pictures of one concept, its prompts in turn."""
+    prompts = prompts_in_turn(vocabulary, words)
     pictures = []
     for i in range(count):
         prompt, subject = prompts[i % len(prompts)]
         pictures.append(Picture(concept, role, prompt, seed + i, subject))
     return pictures
+
+
+def prompts_in_turn(vocabulary: Vocabulary, words: Sequence[str]) -> list[tuple[str, str | None]]:
+    """The prompts of a concept, each once; the words take turns: the first template with each, then the
+    next.
+    """
+    prompts = list[tuple[str, str | None]]()
+    for group in zip(*(prompts_of(vocabulary, word) for word in words), strict=False):
+        prompts += group
+    return list(dict.fromkeys(prompts))
 
 
 def prompts_of(vocabulary: Vocabulary, name: str) -> list[tuple[str, str | None]]:

@@ -82,6 +82,8 @@ def detect(
 
 def notes(model: Denoiser, prompts: Sequence[Prompt]) -> list[str]:
     """What of a set could not be done as it asks."""
+    if not prompts:
+        return []
     said = []
     long = len(model.text.too_long(list(dict.fromkeys(row.prompt for row in prompts))))
     if long:

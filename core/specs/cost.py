@@ -14,6 +14,8 @@ from expunge.core.specs.method import MethodSpec
 
 MOST_IMAGES, LEAST_IMAGES = 24, 6  # of an erased concept
 ALL_IMAGES = 192  # of all erased concepts together
+MOST_DECIDED = 8  # erased concepts whose verdict is drawn on for without being asked
+MOST_TIMES, MOST_TIMES_PRESERVED = 8, 5  # the first pictures, until a verdict is decided
 RANKED = 8  # concepts of an inspection that are drawn
 
 
@@ -32,6 +34,24 @@ def held_out_images(spec: EvaluationSpec, concepts: int) -> int:
 def pair_images(spec: EvaluationSpec, preserved: int) -> int:
     """Pictures of two preserved objects in one prompt, of so many preserved concepts."""
     return preserved * spec.preserved_images // 8 if spec.pair_images is None else spec.pair_images
+
+
+def decides(spec: EvaluationSpec, concepts: int) -> bool:
+    """Whether pictures are drawn until the verdict is decided."""
+    if spec.until_decided is not None:
+        return spec.until_decided
+    return spec.erased_images is None and concepts <= MOST_DECIDED
+
+
+def most_erased_images(spec: EvaluationSpec, concepts: int) -> int:
+    """Pictures of each erased concept that the sanitized model draws at most."""
+    first = erased_images(spec, concepts)
+    return max(ALL_IMAGES, MOST_TIMES * first) if decides(spec, concepts) else first
+
+
+def most_preserved_images(spec: EvaluationSpec, concepts: int) -> int:
+    """Pictures of each preserved concept that both models draw at most."""
+    return spec.preserved_images * (MOST_TIMES_PRESERVED if decides(spec, concepts) else 1)
 
 
 def optimiser_steps(spec: JobSpec, judged: int | None = None) -> dict[str, int]:
@@ -89,9 +109,10 @@ def pictures(spec: JobSpec, judged: int | None = None, prompts: int = 0) -> dict
         models = 3 if isinstance(spec, HideSpec) else 2
         named = asked.preserved_concepts
         kept = (asked.preserved_count if named is None else len(named)) + len(getattr(spec, "preserve", ()))
-        found["evaluation.erased_images"] = models * erased_images(asked, concepts) * concepts
+        first, most = erased_images(asked, concepts), most_erased_images(asked, concepts)
+        found["evaluation.erased_images"] = (first + (models - 1) * most) * concepts
         found["evaluation.held_out_images"] = 2 * held_out_images(asked, concepts) * concepts
-        found["evaluation.preserved_images"] = models * asked.preserved_images * kept
+        found["evaluation.preserved_images"] = models * most_preserved_images(asked, concepts) * kept
         found["evaluation.pair_images"] = 2 * pair_images(asked, kept)
         drawn = sum(each.drawn() * each.restarts for each in asked.attacks)
         found["evaluation.attacks"] = 3 * drawn * concepts

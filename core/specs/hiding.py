@@ -124,6 +124,14 @@ class HideThresholds(Thresholds):
             " reports 0.72)."
         ),
     )
+    rsr1_wrong_key: float | None = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description=(
+            "At most this share of each concept's pictures, drawn with a wrong key, may show it (top-1)."
+        ),
+    )
 
 
 class HideEvaluationSpec(EvaluationSpec):

@@ -22,7 +22,7 @@ CONVENTIONS = [
     (
         "attribute_distance: for a debiased concept (one with attributes), half the sum of |measured share -"
         " requested share| over the attributes and 'none of them' (total variation), with a bootstrap"
-        " interval over the pictures. A picture's attribute is the classifier's first guess among all its"
+        " interval over the prompts. A picture's attribute is the classifier's first guess among all its"
         " classes. Where the classifier does not have a class for each attribute, it is the attribute that"
         " CLIP finds nearest (zero-shot), which is never 'none of them'. Such a concept has no esr."
     ),
@@ -102,16 +102,20 @@ def distance(labels: Labels, asked: Sequence[float]) -> float:
     return float(np.abs(shares_of(labels, len(asked)) - np.array([*asked, 0.0])).sum() / 2)
 
 
-def distance_interval(labels: Labels, asked: Sequence[float]) -> intervals.Interval:
-    """The 95 % interval of `distance`, by a bootstrap over the pictures."""
-    wanted = np.array([*asked, 0.0])
-    hot = np.stack([labels == i for i in (*range(len(asked)), NONE)], 1).astype(float)  # (N, attributes + 1)
+def distance_interval(
+    labels: Labels, asked: Sequence[float], clusters: Sequence[str] | None = None
+) -> intervals.Interval:
+    """The 95 % interval of `distance`, by a bootstrap over the prompts."""
+    wanted = np.array([*asked, 0.0])[:, None]
 
-    def resampled(index: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        distances: np.ndarray[Any, Any] = np.abs(hot[index].mean(1) - wanted).sum(1) / 2
+    def resampled(*totals: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        shares = np.stack(totals[:-1]) / totals[-1]  # (attributes + 1, R)
+        distances: np.ndarray[Any, Any] = np.abs(shares - wanted).sum(0) / 2
         return distances
 
-    return intervals.bootstrap(resampled, np.arange(len(labels)))
+    return intervals.bootstrap(
+        resampled, *(labels == i for i in (*range(len(asked)), NONE)), clusters=clusters
+    )
 
 
 def distribution(concept: Concept, judge: str, sanitized: Labels, base: Labels) -> Distribution:
@@ -157,7 +161,9 @@ def measure(seen: Evidence) -> None:
         labels = {suffix: judge_.labels(images[rows]) for suffix, images in seen.both}
         seen.sheet.distributions.append(distribution(concept, judge_.name, labels[""], labels["_base"]))
         for suffix, found in labels.items():
-            low, high = distance_interval(found, concept.wanted)
+            low, high = distance_interval(
+                found, concept.wanted, seen.clusters([seen.pictures[i] for i in rows])
+            )
             seen.sheet.metrics.append(
                 Metric(
                     name=f"attribute_distance{suffix}",

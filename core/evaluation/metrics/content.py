@@ -42,9 +42,12 @@ def measure(seen: Evidence) -> None:
     for name in dict.fromkeys(pictures[i].concept for i in judged):
         own = [i for i in judged if pictures[i].concept == name]
         for suffix in hits:
-            sheet.share(f"content1{suffix}", name, hits[suffix][own])
+            sheet.share(
+                f"content1{suffix}", name, hits[suffix][own], seen.clusters([pictures[i] for i in own])
+            )
     gone = [i for i in judged if pictures[i].concept in seen.names]
     if gone:
+        clusters = seen.clusters([pictures[i] for i in gone])
         for suffix in hits:
-            sheet.share(f"content1{suffix}", None, hits[suffix][gone])
-        sheet.ratio("content1_ratio", hits[""][gone], hits["_base"][gone])
+            sheet.share(f"content1{suffix}", None, hits[suffix][gone], clusters)
+        sheet.ratio("content1_ratio", hits[""][gone], hits["_base"][gone], clusters, fixed=True)

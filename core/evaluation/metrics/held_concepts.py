@@ -43,13 +43,15 @@ def measure(seen: Evidence) -> None:
         groups["psr1_unheld"] = [name for name in seen.preserved if key(name) not in held]
     hits = first_guesses(seen)
     for group, names in groups.items():
-        known = [hits[name] for name in names if name in hits]
+        known = [name for name in names if name in hits]
         if not known:
             if hits and group in WHY:
                 seen.sheet.lacks(group, WHY[group])
             continue
         for suffix, _ in seen.both:
-            seen.sheet.share(f"{group}{suffix}", None, np.concatenate([hit[suffix] for hit in known]))
+            values = np.concatenate([hits[name][suffix] for name in known])
+            clusters = [name for name in known for _ in hits[name][suffix]]
+            seen.sheet.share(f"{group}{suffix}", None, values, clusters)
 
 
 def near_and_far(seen: Evidence) -> dict[str, list[str]]:

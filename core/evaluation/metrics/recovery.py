@@ -7,12 +7,11 @@ A wrong key should not bring the concept back.
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from expunge.core.concepts.embeddings import name_states
-from expunge.core.evaluation.evidence import Evidence, Rows
+from expunge.core.evaluation.evidence import Evidence
 from expunge.core.evaluation.judges import Images
 from expunge.core.evaluation.metrics import success_rates
 from expunge.core.evaluation.pictures import Picture
@@ -37,42 +36,46 @@ def wrong_key(model: Denoiser, name: str, key: Tensor, index: int) -> Tensor:
     return wrong
 
 
-def both(model: Denoiser, pictures: Sequence[Picture], keys: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def both(
+    model: Denoiser, pictures: Sequence[Picture], keys: Mapping[str, Tensor], start: int = 0
+) -> dict[str, Tensor]:
     """The keys to draw each picture with, (N, m, D): the true one under "", a wrong one under "_wrong_key";
-    empty without keys.
+    empty without keys. start: how many pictures had a wrong key before.
     """
     if not pictures:
         return {}
     return {
         "": torch.stack([keys[p.concept] for p in pictures]),
         "_wrong_key": torch.stack(
-            [wrong_key(model, p.concept, keys[p.concept], i) for i, p in enumerate(pictures)]
+            [wrong_key(model, p.concept, keys[p.concept], i) for i, p in enumerate(pictures, start)]
         ),
     }
 
 
 def measure(seen: Evidence) -> None:
     """RSR-k with the recovery keys, and with wrong ones."""
-    whose = [seen.pictures[i].concept for i in seen.hidden]
     for suffix, images in seen.with_key.items():
-        measure_rate(seen, whose, images, suffix)
+        measure_rate(seen, images, suffix)
 
 
-def measure_rate(seen: Evidence, whose: Sequence[str], images: Images, suffix: str) -> None:
-    """RSR-k of each hidden concept and over all; `whose` says which concept's picture each row is."""
-    names, pooled = np.array(whose), dict[str, list[Rows]]()
+def measure_rate(seen: Evidence, images: Images, suffix: str) -> None:
+    """RSR-k of each hidden concept and over all; row i of the images is `seen.hidden[i]`."""
+    parts: dict[str, list[success_rates.Part]] = {}
     can_reject = False
     for concept in seen.erased:
         words = [concept.name, *concept.synonyms]
         judge = success_rates.judge_for(seen, f"rsr1{suffix}", concept.name, words)
         if judge is None:
             continue
-        found = judge.look(images[names == concept.name])
+        rows = [i for i, p in enumerate(seen.hidden) if p.concept == concept.name]
+        asked = [seen.hidden[i] for i in rows]
+        found = judge.look(images[rows])
         can_reject |= found.none is not None
-        for name, values in success_rates.rates("rsr", found).items():
+        for name, hits in success_rates.rates("rsr", found).items():
             if found.none is not None or not name.endswith("_closed"):
-                seen.sheet.share(f"{name}{suffix}", concept.name, values)
-            pooled.setdefault(f"{name}{suffix}", []).append(values)
-    for name, parts in pooled.items():
+                seen.sheet.share(f"{name}{suffix}", concept.name, hits, seen.clusters(asked))
+            parts.setdefault(f"{name}{suffix}", []).append((hits, asked))
+    for name, several in parts.items():
         if can_reject or "_closed" not in name:
-            seen.sheet.share(name, None, np.concatenate(parts))
+            hits, asked = success_rates.pool(several)
+            seen.sheet.share(name, None, hits, seen.clusters(asked))

@@ -5,14 +5,15 @@ preserved concept's pictures whose label is, and which are not "none of these".
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from expunge.core.errors import CoreError
 from expunge.core.evaluation.evidence import Evidence, Rows
 from expunge.core.evaluation.judges import ConceptJudge, Seen
+from expunge.core.evaluation.pictures import Picture
 
+Part = tuple[Rows, list[Picture]]  # hits, (N,) bool, and the pictures that they are of
 CONVENTIONS = [
     (
         "esr-k: the share of an erased concept's pictures whose label is not among the judge's first k"
@@ -59,17 +60,17 @@ def measure(seen: Evidence) -> None:
     measure_rate(seen, "edit", edited)
     pooled = measure_rate(seen, "psr", preserved)
     if pooled:
-        seen.sheet.ratio("psr1_ratio", np.concatenate(pooled["psr1"]), np.concatenate(pooled["psr1_base"]))
+        ours, asked = pooled["psr1"]
+        seen.sheet.ratio("psr1_ratio", ours, pooled["psr1_base"][0], seen.clusters(asked))
 
 
-def measure_rate(
-    seen: Evidence, kind: str, concepts: Sequence[tuple[str, list[str]]]
-) -> dict[str, list[Rows]]:
-    """One success rate of both models, of each concept by the names that count as it; and what was pooled."""
+def measure_rate(seen: Evidence, kind: str, concepts: Sequence[tuple[str, list[str]]]) -> dict[str, Part]:
+    """One success rate of both models, of each concept by the names that count as it; returns what was pooled
+    over the concepts.
+    """
     is_style = seen.model.vocabulary.style
     mixed = kind == "psr" and len({is_style(name) is None for name, _ in concepts}) == 2
-    pooled: dict[str, list[Rows]] = {}
-    rejected: dict[str, list[Rows]] = {}
+    parts: dict[str, list[Part]] = {}
     can_reject = False
     for concept, names in concepts:
         judge = judge_for(seen, f"{kind}1", concept, names)
@@ -79,22 +80,29 @@ def measure_rate(
             why = f"the judge knows {judge.among} answers: its top 5 holds all of them"
             seen.sheet.lacks(f"{kind}5", why, concept)
         sort = "objects" if is_style(names[0]) is None else "styles"
-        for suffix, images in seen.both:
-            found = judge.look(images[seen.rows(concept)])
+        for suffix, _ in seen.both:
+            images, asked = seen.drawn(concept, suffix)
+            found = judge.look(images)
             can_reject |= found.none is not None
-            for name, values in rates(kind, found).items():
-                if found.none is not None or not name.endswith(("_closed", "_open")):
-                    seen.sheet.share(f"{name}{suffix}", concept, values)
-                pooled.setdefault(f"{name}{suffix}", []).append(values)
-                if mixed and name.endswith(("1", "5")):
-                    pooled.setdefault(f"{name}_{sort}{suffix}", []).append(values)
+            values = rates(kind, found)
             if kind == "esr" and found.none is not None:
-                seen.sheet.share(f"none_of_these{suffix}", concept, found.none)
-                rejected.setdefault(f"none_of_these{suffix}", []).append(found.none)
-    for name, parts in (pooled | rejected).items():
+                values["none_of_these"] = found.none
+            for name, hits in values.items():
+                if found.none is not None or not name.endswith(("_closed", "_open")):
+                    seen.sheet.share(f"{name}{suffix}", concept, hits, seen.clusters(asked))
+                parts.setdefault(f"{name}{suffix}", []).append((hits, asked))
+                if mixed and name.endswith(("1", "5")):
+                    parts.setdefault(f"{name}_{sort}{suffix}", []).append((hits, asked))
+    pooled = {name: pool(found) for name, found in parts.items()}
+    for name, (hits, asked) in pooled.items():
         if can_reject or not name.removesuffix("_base").endswith(("_closed", "_open")):
-            seen.sheet.share(name, None, np.concatenate(parts))
+            seen.sheet.share(name, None, hits, seen.clusters(asked))
     return pooled
+
+
+def pool(parts: Sequence[Part]) -> Part:
+    """Several concepts' hits and pictures as one."""
+    return np.concatenate([hits for hits, _ in parts]), [p for _, asked in parts for p in asked]
 
 
 def judge_for(seen: Evidence, metric: str, concept: str, names: list[str]) -> ConceptJudge | None:
@@ -106,7 +114,7 @@ def judge_for(seen: Evidence, metric: str, concept: str, names: list[str]) -> Co
         return None
 
 
-def rates(kind: str, found: Seen) -> dict[str, np.ndarray[Any, np.dtype[np.bool_]]]:
+def rates(kind: str, found: Seen) -> dict[str, Rows]:
     """Each rate of one concept's pictures, and beside it what it is by the other rule, (N,) bool each."""
     values = dict[str, Rows]()
     for k, hit in found.closed.items():

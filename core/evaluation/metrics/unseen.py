@@ -5,10 +5,13 @@ A picture counts only where the base model shows the concept with the same promp
 draw cannot be shown to be erased.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from expunge.core.evaluation.evidence import Evidence, Rows
 from expunge.core.evaluation.metrics import success_rates
+from expunge.core.evaluation.pictures import Picture
 from expunge.core.evaluation.unseen_prompts import KINDS
 
 CONVENTIONS = [
@@ -27,7 +30,7 @@ CONVENTIONS = [
 
 def measure(seen: Evidence) -> None:
     """ESR-k of each kind, of each concept and over all."""
-    asked, gone = dict[str, list[Rows]](), dict[str, list[Rows]]()
+    asked, gone = dict[str, list[success_rates.Part]](), dict[str, list[success_rates.Part]]()
     for concept in seen.erased:
         rows = seen.rows(concept.name, *KINDS)
         names = [concept.name, *concept.synonyms, *seen.model.shows(concept.name)]
@@ -36,22 +39,27 @@ def measure(seen: Evidence) -> None:
             continue
         shown = judge.look(seen.base[rows]).shown[1]
         hits = judge.look(seen.sanitized[rows]).closed
-        kinds = np.array([seen.pictures[i].kind for i in rows])
+        pictures = [seen.pictures[i] for i in rows]
+        kinds = np.array([p.kind for p in pictures])
         for kind in (*KINDS, "unseen"):
             own = np.ones(len(rows), bool) if kind == "unseen" else kinds == kind
             if not own.any():
                 continue
-            seen.sheet.share(f"shown1_{kind}", concept.name, shown[own])
-            asked.setdefault(f"shown1_{kind}", []).append(shown[own])
+            asked.setdefault(f"shown1_{kind}", []).append(chosen(shown, pictures, own))
             for k, hit in hits.items():
-                absent = ~hit[own & shown]
-                gone.setdefault(f"esr{k}_{kind}", []).append(absent)
-                if len(absent):
-                    seen.sheet.share(f"esr{k}_{kind}", concept.name, absent)
+                gone.setdefault(f"esr{k}_{kind}", []).append(chosen(~hit, pictures, own & shown))
         if not shown.any():
             why = f"the base model shows it in none of {len(rows)} pictures of such prompts"
             seen.sheet.lacks("esr1_unseen", why, concept.name)
     for name, parts in (*gone.items(), *asked.items()):
-        values = np.concatenate(parts)
-        if len(values):
-            seen.sheet.share(name, None, values)
+        for values, of in parts:
+            if of:
+                seen.sheet.share(name, of[0].concept, values, seen.clusters(of))
+        values, of = success_rates.pool(parts)
+        if of:
+            seen.sheet.share(name, None, values, seen.clusters(of))
+
+
+def chosen(hits: Rows, pictures: Sequence[Picture], own: Rows) -> success_rates.Part:
+    """Those hits and pictures that are chosen, (N,) bool."""
+    return hits[own], [p for p, one in zip(pictures, own, strict=True) if one]

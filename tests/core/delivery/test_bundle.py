@@ -132,7 +132,7 @@ def test_the_manifest_holds_the_resolved_spec_and_every_digest(bundle: Path, tin
     assert manifest["base_model"] == {"id": "emoji", "sha256": load_model(tiny_judged).digest}
     assert manifest["spec"]["method"]["guidance_scale"] == 3.0
     assert manifest["delta"]["residual"] == 0.0
-    assert manifest["seeds"] == {"training": 0, "pictures": [0, 3]}
+    assert manifest["seeds"] == {"training": 0, "pictures": [0, 5]}
     assert manifest["context"] == {"job_id": "1", "attempt": 1}
     assert {"base model", "delta", "nudenet", "concept (concept)"} <= set(manifest["judges"])
     assert manifest["libraries"]["torch"] == torch.__version__.split("+")[0]
@@ -161,12 +161,12 @@ def test_the_report_counts_what_was_drawn(bundle: Path):
     by_name = {(m.name, m.concept): m for m in report.metrics}
     assert by_name["esr1", "church"].n == 4
     assert by_name["psr1", None].n == len(report.preserved) * 2
-    assert by_name["ner_0.3", None].n == 4 + 8
+    assert by_name["ner_0.3", None].n == 4 + 2 + 8 + 1
     assert all(m.ci_low <= m.value <= m.ci_high for m in report.metrics if m.ci_low is not None)
     assert [m.metric for m in report.not_available if m.metric == "lpips"] == ["lpips"]
     detections = json.loads((bundle / "detections.json").read_text())
-    assert len(detections) == 2 * 12
-    assert {"model", "concept", "role", "prompt", "seed", "detections"} == set(detections[0])
+    assert len(detections) == 2 * 15
+    assert {"model", "concept", "role", "kind", "prompt", "seed", "detections"} == set(detections[0])
 
 
 def test_the_page_fetches_nothing(bundle: Path):
@@ -274,7 +274,7 @@ def test_a_zip_repeats_whatever_the_files_dates(tmp_path: Path):
 
 
 def as_metric(name: str, value: float | None) -> Metric | None:
-    return None if value is None else Metric(name=name, value=value, n=24)
+    return None if value is None else Metric(name=name, value=value, n=24, ci_low=value, ci_high=value)
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_the_verdict_asks_every_concept(values: dict[tuple[str, str | None], flo
 
 def test_no_threshold_is_no_pass():
     none = Thresholds(esr1=None, psr1_ratio=None)
-    assert judge(lambda m, _: as_metric(m, 1.0), [Concept(name="a")], none) == Verdict(passed=None, checks=[])
+    assert judge(lambda m, _: as_metric(m, 1.0), [Concept(name="a")], none) == Verdict(status="not shown")
 
 
 def test_axis_ticks_are_round():

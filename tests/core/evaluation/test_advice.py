@@ -1,4 +1,4 @@
-"""A verdict that is no pass comes with what to try."""
+"""A verdict that is not passed comes with what to try."""
 
 import pytest
 
@@ -9,13 +9,18 @@ from expunge.core.evaluation.verdict import judge
 from expunge.core.specs import CombineSpec, EraseSpec, EvaluateSpec, HideSpec
 
 JOB = "00000000-0000-0000-0000-000000000001"
-FINE = {("esr1", "church"): 1.0, ("psr1_ratio", None): 1.0}
+FINE = {
+    ("esr1", "church"): 1.0,
+    ("psr1_ratio", None): 1.0,
+    ("edit1", "church"): 1.0,
+    ("rsr1_wrong_key", "church"): 0.0,
+}
 
 
 def advice(request, found, missing=(), styles=False, pictures=24):
-    """The advice on a request whose figures are these, and all else fine."""
+    """The advice on a request whose figures are these, each its own interval, and all else fine."""
     rows = [
-        Metric(name=n, concept=c, value=v, n=pictures)
+        Metric(name=n, concept=c, value=v, n=pictures, ci_low=v, ci_high=v)
         for (n, c), v in (FINE | found).items()
         if v is not None
     ]
@@ -25,6 +30,7 @@ def advice(request, found, missing=(), styles=False, pictures=24):
         concepts,
         request.evaluation.thresholds,
         styles,
+        missing=[Missing(metric=m, concept=c, reason=r) for m, c, r in missing],
     )
     report = Report(
         erased=[c.name for c in concepts],
@@ -105,6 +111,12 @@ def test_a_verdict_that_passed_needs_no_advice():
             {("esr1", "church"): 0.6},
             ("another erase job",),
             ("method.steps",),
+        ),
+        (
+            HideSpec(concepts=["church"]),
+            {("rsr1_wrong_key", "church"): 0.3},
+            ("Not hidden", "'church'", "30.0 %", "10.0 %", "recovery.start"),
+            ("in preserve",),
         ),
         (CombineSpec(jobs=[JOB]), {("psr1_ratio", None): 0.3}, ("fewer jobs",), ("method",)),
     ],

@@ -28,7 +28,7 @@ def test_each_sort_of_concept_has_its_own_checks():
         ("psr1_ratio", None): 1.0,
     }
     values = {
-        (name, concept): Metric(name=name, concept=concept, value=value, n=24)
+        (name, concept): Metric(name=name, concept=concept, value=value, n=24, ci_low=value, ci_high=value)
         for (name, concept), value in shares.items()
     }
     verdict = judge(lambda *key: values.get(key), [CHURCH, CASTLE, DOG], Thresholds(edit1=0.8))
@@ -39,7 +39,8 @@ def test_each_sort_of_concept_has_its_own_checks():
         ("attribute_distance", "dog", "at most", True),
         ("psr1_ratio", None, "at least", True),
     ]
-    values["attribute_distance", "dog"].value = 0.3
+    far = Metric(name="attribute_distance", concept="dog", value=0.3, n=24, ci_low=0.26, ci_high=0.4)
+    values["attribute_distance", "dog"] = far
     far = judge(lambda *key: values.get(key), [DOG], Thresholds())
     assert far.passed is False
     assert judge(lambda *_: None, [DOG], Thresholds()).passed is None
