@@ -124,6 +124,12 @@ KINDS = {
         ),
         Kind(
             422,
+            "bad_judge",
+            "The upload is not a judge that can be used",
+            "Make the file with 'expunge pack-judge FOLDER FILE' from a timm or open_clip folder.",
+        ),
+        Kind(
+            422,
             "not_an_image",
             "The upload is not an image of its media type",
             "Send a complete PNG, JPEG or WebP file with the matching Content-Type.",
@@ -193,6 +199,7 @@ FIELDS = {
     "payload_too_large": "body",
     "unsupported_media_type": "header.Content-Type",
     "range_not_satisfiable": "header.Range",
+    "bad_judge": "body",
     "not_an_image": "body",
     "image_unusable": "body",
     "prompt_set_unusable": "body",

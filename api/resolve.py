@@ -22,6 +22,7 @@ from expunge.core.specs import (
     EraseSpec,
     EvaluateSpec,
     InspectSpec,
+    JudgeSpec,
     Names,
 )
 from expunge.store import artifacts, jobs
@@ -63,6 +64,8 @@ def resolve(
             spec = resolve_evaluated(session, tenant_id, spec, dry_run)
         case InspectSpec():
             spec = resolve_inspected(session, tenant_id, spec, dry_run)
+    if not isinstance(spec, InspectSpec):
+        check_judge(session, tenant_id, spec.evaluation.judge, dry_run)
     # The limits once more, with the concepts of the jobs that it builds on or combines
     check_limits(settings, spec, len({c.name.casefold() for c in judged}) or None, prompts)
     run_timeout_s = spec.run_timeout_s or settings.max_run_seconds
@@ -190,6 +193,24 @@ def uploaded_delta(session: Session, tenant_id: uuid.UUID, artifact_id: str, fie
             field, f"names '{row.name}', which is not a delta", "upload a LoRA delta with POST /artifacts"
         )
     return row
+
+
+def check_judge(session: Session, tenant_id: uuid.UUID, judge: JudgeSpec | None, dry_run: bool) -> None:
+    """Check that the judge of an evaluation, where it names one, is an upload that still has its bytes.
+
+    Raises: Problem `invalid_request`.
+    """
+    field, upload_one = "evaluation.judge.artifact_id", "upload a judge with POST /artifacts"
+    if judge is None or judge.artifact_id is None or (dry_run and judge.artifact_id.startswith(PLACEHOLDER)):
+        return
+    try:
+        row = artifacts.get(session, tenant_id, uuid.UUID(judge.artifact_id), lock=True)
+    except NotFound as error:
+        raise invalid(field, f"there is no artifact {judge.artifact_id}", upload_one) from error
+    if row.job_id is not None or "judge" not in row.info:
+        raise invalid(field, f"names '{row.name}', which is not an uploaded judge", upload_one)
+    if row.expired_at is not None:
+        raise invalid(field, "names an upload that was deleted", upload_one)
 
 
 def check_same_model(spec: AnySpec, model: str, what: str) -> None:

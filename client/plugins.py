@@ -40,6 +40,7 @@ PLUGINS = {
     "key-pair": Plugin("Make a key pair for sealed recovery keys."),
     "unseal": Plugin("Open a sealed recovery key."),
     "check-model": Plugin("Say whether a model of your own can be used.", "science", ("diffusers", "torch")),
+    "pack-judge": Plugin("Pack a judge of your own for its upload.", "science", ("safetensors",)),
     "fetch-judges": Plugin("Fetch the judges of such models ahead.", "science", ("open_clip", "torch")),
 }
 OTHER = Plugin("Comes with an installed package.")

@@ -51,6 +51,7 @@ def run_erase(
     signing_key: signing.Key | None = None,
     context: dict[str, Any] | None = None,
     prompt_set: At | None = None,
+    judge_file: At | None = None,
     base: At | None = None,
     base_report: At | None = None,
     images: Mapping[str, At] = {},
@@ -60,9 +61,13 @@ def run_erase(
 
     base: the delta file of an earlier job whose sanitized model this one starts from; base_report: what was
     measured of it. images: the uploads that concepts name, by artifact id: their words are learned first, and
-    delivered. prompt_set: the file that evaluation.prompts means.
+    delivered. prompt_set: the file that evaluation.prompts means; judge_file: the one that evaluation.judge
+    means.
     """
-    run, asked = RunContext.begin(out, source, cache, callback, signing_key, context, prompt_set), spec
+    run, asked = (
+        RunContext.begin(out, source, cache, callback, signing_key, context, prompt_set, judge_file),
+        spec,
+    )
 
     # 1. Load the base model, and the erasures that this one stands on.
     model = run.load()
@@ -135,12 +140,13 @@ def run_combine(
     signing_key: signing.Key | None = None,
     context: dict[str, Any] | None = None,
     prompt_set: At | None = None,
+    judge_file: At | None = None,
 ) -> Outcome:
     """Sum jobs' own deltas into one, judge it, and write the bundle into `out`.
 
     restored: concepts whose job was left out.
     """
-    run = RunContext.begin(out, source, cache, callback, signing_key, context, prompt_set)
+    run = RunContext.begin(out, source, cache, callback, signing_key, context, prompt_set, judge_file)
 
     # 1. Load the base model, and sum the deltas.
     model = run.load()
@@ -177,11 +183,12 @@ def run_hide(
     signing_key: signing.Key | None = None,
     context: dict[str, Any] | None = None,
     prompt_set: At | None = None,
+    judge_file: At | None = None,
 ) -> Outcome:
     """Hide, judge, write the bundle into `out`, and the recovery key into `key_folder`: outside the bundle,
     whose manifest holds its digest alone.
     """
-    run = RunContext.begin(out, source, cache, callback, signing_key, context, prompt_set)
+    run = RunContext.begin(out, source, cache, callback, signing_key, context, prompt_set, judge_file)
 
     # 1. Load the base model.
     model = run.load()
@@ -222,12 +229,13 @@ def run_evaluate(
     signing_key: signing.Key | None = None,
     context: dict[str, Any] | None = None,
     prompt_set: At | None = None,
+    judge_file: At | None = None,
 ) -> Outcome:
     """Judge a delta (or, without one, the base model) and write the report's bundle into `out`.
 
     words: files of the learned words that it changed.
     """
-    run = RunContext.begin(out, source, cache, callback, signing_key, context, prompt_set)
+    run = RunContext.begin(out, source, cache, callback, signing_key, context, prompt_set, judge_file)
 
     # 1. Load the base model, the words that concepts were given by, and the delta.
     model = run.load()

@@ -60,7 +60,8 @@ class RunContext:
     """What every kind of job is run with.
 
     out: the bundle's folder; source: the base model; cache: where pictures are kept between attempts;
-    context: facts of the caller's that the manifest states; prompts: the rows of a prompt set to draw.
+    context: facts of the caller's that the manifest states; prompts: the rows of a prompt set to draw;
+    judge_file: the upload that evaluation.judge names.
     """
 
     out: Path
@@ -70,6 +71,7 @@ class RunContext:
     signing_key: signing.Key | None
     context: dict[str, Any]
     prompts: Sequence[Prompt] = ()
+    judge_file: Path | None = None
     begun: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -82,6 +84,7 @@ class RunContext:
         signing_key: signing.Key | None,
         context: dict[str, Any] | None,
         prompt_set: At | None = None,
+        judge_file: At | None = None,
     ) -> "RunContext":
         """Begin in an empty folder, which is made where it is missing; a prompt set's file is read first.
 
@@ -89,7 +92,9 @@ class RunContext:
         """
         forget_peak()
         prompts = [] if prompt_set is None else read_prompt_set(Path(prompt_set))
-        return cls(empty_folder(out), source, Path(cache), callback, signing_key, context or {}, prompts)
+        judge = Path(judge_file) if judge_file is not None else None
+        facts = context or {}
+        return cls(empty_folder(out), source, Path(cache), callback, signing_key, facts, prompts, judge)
 
     def load(self) -> Denoiser:
         """The base model; its concept spaces are kept in the cache."""
@@ -111,7 +116,7 @@ class RunContext:
             model,
             change.concepts,
             request.evaluation,
-            judges=judges_for(self.source, str(model.device)),
+            judges=judges_for(self.source, str(model.device), request.evaluation.judge, self.judge_file),
             cache=self.cache,
             delta_digest=change.digest,
             preserve=preserve,

@@ -2,27 +2,16 @@
 digests.
 """
 
-import hashlib
 import json
 import shutil
-from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 
 from recipes import data, text_encoder
-from recipes.common import STYLES, TEMPLATES, WORK, log
+from recipes.common import BUNDLED, STYLES, TEMPLATES, WORK, digests, log
 from recipes.judges import OUT as JUDGES
 from recipes.unet import scheduler
-
-BUNDLED = Path(__file__).parents[1] / "core" / "bundled"
-
-
-def digests(folder: Path) -> None:
-    """SHA256SUMS over every file, in the form `sha256sum -c` reads."""
-    files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name != "SHA256SUMS")
-    lines = [f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.relative_to(folder)}" for f in files]
-    (folder / "SHA256SUMS").write_text("\n".join(lines) + "\n")
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """What the recipes share: where things lie, the vocabulary, prompts, seeds, atomic checkpoints."""
 
+import hashlib
 import json
 import os
 import random
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from expunge.core.models.vocabulary import article
 
 HERE = Path(__file__).parent
+BUNDLED = HERE.parent / "core" / "bundled"
 WORK = Path(os.environ.get("EXPUNGE_RECIPE_DIR", HERE.parent / "build" / "model"))
 
 # The style's words in a prompt, the artist, and the npm package (pinned) that carries the pictures.
@@ -54,6 +56,13 @@ def log(stage: str, **values) -> None:
         ),
         flush=True,
     )
+
+
+def digests(folder: Path) -> None:
+    """SHA256SUMS over every file, in the form `sha256sum -c` reads."""
+    files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name != "SHA256SUMS")
+    lines = [f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.relative_to(folder)}" for f in files]
+    (folder / "SHA256SUMS").write_text("\n".join(lines) + "\n")
 
 
 def save_checkpoint(path: Path, tensors: dict[str, torch.Tensor], **meta) -> None:

@@ -14,8 +14,7 @@ from expunge.core.evaluation.judges import load_classifier
 from expunge.core.intervals import wilson
 from expunge.core.models import load_model
 from expunge.core.models.vocabulary import article
-from recipes.assemble import BUNDLED, digests
-from recipes.common import STYLES
+from recipes.common import BUNDLED, STYLES, digests
 from recipes.text_encoder import neighbours
 
 CARD = BUNDLED / "emoji" / "README.md"

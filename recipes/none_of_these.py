@@ -24,8 +24,7 @@ from expunge.core.models import load_model
 from expunge.core.models.vocabulary import article
 from expunge.core.specs import Concept, EraseSpec, EsdSpec, UceSpec
 from recipes import data
-from recipes.assemble import BUNDLED, digests
-from recipes.common import STYLES, WORK, log, seed_everything
+from recipes.common import BUNDLED, STYLES, WORK, digests, log, seed_everything
 from recipes.judges import jitter
 from recipes.vae import to_tensor
 
@@ -33,7 +32,6 @@ OUT = WORK / "none_of_these"
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "none_of_these.json"
 THINGS = ("Objects", "Travel & Places", "Animals & Nature", "Food & Drink", "Activities")
 HIDDEN, FALSE_REJECTIONS = 64, 0.02
-ROUNDS = {"train": (0,), "calibrate": (1, 2), "test": (3,)}  # of one picture of each concept
 Pictures = np.ndarray
 
 
@@ -224,33 +222,18 @@ def strokes(count: int, seed: int) -> Pictures:
 
 
 ABSURD = {
-    "uce": [
-        UceSpec(erase_scale=1e4, ridge=1e-3, tokens="all"),
-        UceSpec(erase_scale=1e4, ridge=1e-3, guide="pizza"),
-    ],
-    "esd": [
-        EsdSpec(steps=40, learning_rate=0.05, eta=20),
-        EsdSpec(steps=40, learning_rate=0.02, eta=10, lora={"target_modules": "full"}),
-    ],
+    "UCE": UceSpec(erase_scale=1e4, ridge=1e-3, tokens="all"),
+    "ESD": EsdSpec(steps=25, learning_rate=0.03, eta=20, batch_size=2),
 }
-ERASED = ("church", "dog", "guitar", "pizza")
 
 
 def sanitized(method: str) -> Pictures:
-    """What is left of a model from which a concept was erased at an absurd strength."""
-    out = []
-    for i, name in enumerate(ERASED[:2]):
-        for j, spec in enumerate(ABSURD[method]):
-            model = load_model("bundled:emoji")
-            erase(
-                model,
-                EraseSpec(model="emoji", concepts=[Concept(name=name)], method=spec),
-                callback=lambda _: None,
-            )
-            names = model.vocabulary.concepts[3 * i + j :: 9]
-            prompts = [article(f"a photo of a {n}") for n in (*([name] * 6), *names)]
-            out.append(model.draw(prompts, [900_000 + k for k in range(len(prompts))]))
-    return np.concatenate(out)
+    """What is left of a model from which the church was erased at an absurd strength."""
+    model = load_model("bundled:emoji")
+    request = EraseSpec(model="emoji", concepts=[Concept(name="church")], method=ABSURD[method])
+    erase(model, request, callback=lambda _: None)
+    names = [*["church"] * 4, *model.vocabulary.concepts[3::5]]
+    return model.draw([article(f"a photo of a {n}") for n in names], [900_000 + i for i in range(len(names))])
 
 
 # --- the head -------------------------------------------------------------------------------------------
@@ -264,10 +247,9 @@ def read(judge, pictures: Pictures | Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def round_trip(model, x: Tensor) -> Tensor:
+def round_trip(model, x: Tensor) -> Pictures:
     """The same pictures through the VAE, as everything that is drawn has gone."""
-    z = torch.cat([model.moments(part)[0] for part in x.split(64)])
-    return to_tensor(decoded(model, z))
+    return decoded(model, torch.cat([model.moments(part)[0] for part in x.split(64)]))
 
 
 def made(real: Tensor, labels: Tensor, strange: Tensor, seed: int) -> Iterator[tuple[str, Tensor]]:
@@ -332,73 +314,68 @@ def calibrate(head: NoneOfThese, good: Tensor, bad: Tensor) -> None:
 def main() -> None:
     model = load_model("bundled:emoji")
     judge = load_classifier(BUNDLED / "judges" / "concept")
+    classes = torch.arange(len(judge.classes))
 
-    # 1. Pictures that take long: of the bundled model, and of what is left of it
-    turns = {
-        name: np.concatenate([kept(f"base-{r}", lambda r=r: drawn(model, r)) for r in rs])
-        for name, rs in ROUNDS.items()
-    }
+    # 1. Emoji of the vocabulary, and others, a fifth of them to validate on; through the VAE too
     real = to_tensor(data.load()[0])
     labels = torch.arange(len(real)) // len(STYLES)
-    on_the_way = kept("half-denoised", lambda: half_denoised(model, real, 900, 1))
-    on_the_way_val = kept("half-denoised-2", lambda: half_denoised(model, real, 240, 2))
-    unseen = {f"sanitized by {m}": kept(m, lambda m=m: sanitized(m)) for m in ABSURD}
-    for name, strength in (("slightly", 1.0), ("badly", 2.0)):
-        turns[name] = np.concatenate(
-            [kept(f"broken-{name}-{k}", lambda k=k, s=strength: broken(model, k, s, 40)) for k in range(4)]
-        )
-
-    # 2. Emoji outside the vocabulary: a fifth of them to validate on
     strange, names = data.others(THINGS)
     order = {n: i for i, n in enumerate(sorted(set(names)))}
-    held = np.array([order[n] % 5 == 4 for n in names])
+    held = torch.tensor([order[n] % 5 == 4 for n in names])
     strange_x = to_tensor(strange)
-    trips = round_trip(model, real), round_trip(model, strange_x)
+    trips = to_tensor(kept("real", lambda: round_trip(model, real)))
+    strange_trips = to_tensor(kept("strange", lambda: round_trip(model, strange_x)))
+
+    # 2. Pictures that take long: of the bundled model, and of what is left of it
+    half_way = [kept(f"half-denoised-{k}", lambda k=k: half_denoised(model, real, 360, k)) for k in range(2)]
+    wrecks = [kept(f"broken-{k}", lambda k=k: broken(model, k, 2.0, 30)) for k in range(3)]
+    unseen = {f"sanitized by {m}": kept(m, lambda m=m: sanitized(m)) for m in ABSURD}
+    own = [to_tensor(kept(f"base-{k}", lambda k=k: drawn(model, k))) for k in range(2)]
+    to_train_on, to_test_on, to_calibrate_on = own[0][::2], own[0][1::2], own[1]
 
     # 3. Train
     g = torch.Generator().manual_seed(5)
-    good = [read(judge, jitter(x, g)) for x in (real, trips[0]) for _ in range(4)]
-    good += [read(judge, real), read(judge, trips[0])]
-    good += [read(judge, turns["train"])] + [
-        read(judge, jitter(to_tensor(turns["train"]), g)) for _ in range(6)
-    ]
+    good = [read(judge, jitter(x, g)) for x in (real, trips) for _ in range(3)]
+    good += [read(judge, real), read(judge, trips), read(judge, to_train_on)]
+    good += [read(judge, jitter(to_train_on, g)) for _ in range(6)]
     bad: dict[str, list[Tensor]] = {}
-    for k in range(4):
-        source = (real, strange_x) if k % 2 else trips
+    for k in range(3):
+        source = (real, strange_x) if k == 1 else (trips, strange_trips)
         for kind, x in made(source[0], labels, source[1][~held], k):
             bad.setdefault(kind, []).append(read(judge, x))
-    bad["half-denoised"] = [read(judge, on_the_way)]
-    bad["broken network"] = [read(judge, turns["badly"][:120])]
+    bad["half-denoised"] = [read(judge, half_way[0])]
+    bad["broken network"] = [read(judge, np.concatenate(wrecks[:2]))]
     head = train(torch.cat(good), {kind: torch.cat(parts) for kind, parts in bad.items()}, 6)
 
     # 4. Calibrate on pictures of the base model that its classifier names rightly
-    x = read(judge, turns["calibrate"])
-    right = x[:, -226:-6].argmax(1) == torch.arange(220).repeat(len(ROUNDS["calibrate"]))
-    val = {kind: read(judge, x) for kind, x in made(trips[0], labels, trips[1][held], 99)}
-    val["half-denoised"] = read(judge, on_the_way_val)
-    val["broken network"] = read(judge, turns["badly"][120:])
-    calibrate(head, x[right], torch.cat(list(val.values())))
+    def named_rightly(x: Tensor, labels: Tensor) -> Tensor:
+        rows = read(judge, x)
+        return rows[rows[:, -6 - len(classes) : -6].argmax(1) == labels]
+
+    validation = {kind: read(judge, x) for kind, x in made(trips, labels, strange_trips[held], 99)}
+    validation["half-denoised"] = read(judge, half_way[1])
+    validation["broken network"] = read(judge, wrecks[2])
+    calibrate(head, named_rightly(to_calibrate_on, classes), torch.cat(list(validation.values())))
 
     # 5. Measure: on more pictures of the base model, on kinds trained on, and on kinds that nobody trained on
     unseen |= {"lattices": lattices(300, 1), "strokes": strokes(300, 1)}
-    unseen |= {"smileys": data.others(("Smileys & Emotion",))[0], "flags": data.others(("Flags",))[0]}
-    unseen |= {"signs": data.others(("Symbols",))[0], "slightly broken network": turns["slightly"]}
-    x = read(judge, turns["test"])
-    right = x[:, -226:-6].argmax(1) == torch.arange(220).repeat(len(ROUNDS["test"]))
+    for name, category in (("smileys", "Smileys & Emotion"), ("flags", "Flags"), ("signs", "Symbols")):
+        unseen[name] = data.others((category,))[0]
 
-    def rejected(read: Tensor) -> dict[str, float | int]:
+    def rejected(rows: Tensor) -> dict[str, float | int]:
         with torch.no_grad():
-            return {"share": float((head(read) >= head.threshold).float().mean()), "n": len(read)}
+            share = float((head(rows) >= head.threshold).float().mean())
+        return {"share": round(share, 4), "n": len(rows)}
 
     measured = {
         "threshold": head.threshold,
         "temperature": head.temperature,
         "good": {
-            "base model, test": rejected(x[right]),
-            "emoji of the vocabulary": rejected(read(judge, real)),
+            "base model": rejected(named_rightly(to_test_on, classes[1::2])),
+            "emoji": rejected(read(judge, real)),
         },
-        "trained on": {kind: rejected(r) for kind, r in val.items()},
-        "unseen": {kind: rejected(read(judge, p)) for kind, p in unseen.items()},
+        "trained on": {kind: rejected(rows) for kind, rows in validation.items()},
+        "unseen": {kind: rejected(read(judge, x)) for kind, x in unseen.items()},
     }
     print(json.dumps(measured, indent=1))
     save(head, measured)

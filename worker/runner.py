@@ -20,6 +20,7 @@ from expunge.core.specs import (
     EvaluateSpec,
     HideSpec,
     InspectSpec,
+    JudgeSpec,
 )
 from expunge.core.specs.fields import UUID as UUID_TEXT
 from expunge.store import artifacts, db, jobs
@@ -93,8 +94,10 @@ def run(
         "callback": callback,
     }
     inputs, out = Inputs(job, folder, settings), folder / "out"
-    if isinstance(spec, EraseSpec | CombineSpec | EvaluateSpec) and spec.evaluation.prompts is not None:
-        shared["prompt_set"] = inputs.fetch_prompt_set(spec.evaluation.prompts)
+    if isinstance(spec, EraseSpec | CombineSpec | EvaluateSpec):
+        shared["judge_file"] = inputs.fetch_judge(spec.evaluation.judge)
+        if spec.evaluation.prompts is not None:
+            shared["prompt_set"] = inputs.fetch_prompt_set(spec.evaluation.prompts)
 
     # What this kind needs, and the run.
     match spec:
@@ -219,6 +222,12 @@ class Inputs:
         if job_id is None:
             return self.fetch_upload(artifact_id, f"{prefix}artifact_id", "delta")
         return self.fetch_from_job(job_id, (LORA_FILE, MASK_FILE), f"{prefix}job_id")
+
+    def fetch_judge(self, judge: JudgeSpec | None) -> Path | None:
+        """Fetch the judge that the client uploaded; None where the request names none."""
+        if judge is None or judge.artifact_id is None:
+            return None
+        return self.fetch_upload(judge.artifact_id, "evaluation.judge.artifact_id", "judge")
 
     def list_restored(self, spec: CombineSpec) -> list[str]:
         """Names of the concepts that stacks of the combined jobs erase and the combination does not."""

@@ -1,4 +1,4 @@
-"""Uploads: a delta to evaluate, an image to learn a concept from, or a prompt set to judge on.
+"""Uploads: a delta or a judge to evaluate with, an image to learn from, or a prompt set to judge on.
 
 They are checked before they are stored.
 """
@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from expunge.api import prompt_sets, vet_delta, vet_image
+from expunge.api import prompt_sets, vet_delta, vet_image, vet_judge
 from expunge.api.auth import key_still_valid, unknown_key
 from expunge.api.caller import Caller
 from expunge.api.deps import JSON, JobsWriter, ServicesDep, accepts
@@ -56,6 +56,7 @@ ANSWERS: Responses = CREATED | problem_responses(
     "not_safetensors",
     "delta_does_not_fit",
     "delta_not_finite",
+    "bad_judge",
     "not_an_image",
     "image_unusable",
     "prompt_set_unusable",
@@ -170,7 +171,7 @@ def store_upload(
 async def check_upload(
     services: Services, caller: Caller, path: Path, media_type: str, model: str
 ) -> tuple[str, dict[str, Any]]:
-    """Check a delta or a prompt set, or check an image and re-encode it in place.
+    """Check a delta, a judge or a prompt set, or check an image and re-encode it in place.
 
     Returns the media type to store it under, and the facts to store with it.
     Raises: a Problem that says what is wrong with the upload.
@@ -181,6 +182,8 @@ async def check_upload(
         return vet_image.STORED, facts
     if media_type in prompt_sets.MEDIA_TYPES:
         return await run(caller.tenant_id, partial(prompt_sets.check, path))
+    if await run(caller.tenant_id, partial(vet_judge.is_judge_file, path)):
+        return MEDIA_TYPES[0], await run(caller.tenant_id, partial(vet_judge.check, path))
     source = services.settings.models[model]
     await run(caller.tenant_id, partial(vet_delta.check, path, source, model))
     return MEDIA_TYPES[0], {"model": model}
@@ -203,15 +206,17 @@ async def upload_artifact(
         ),
     ] = None,
 ) -> JSONResponse:
-    """Upload a delta to have it judged, an image to learn a concept from, or a prompt set to judge on.
+    """Upload a delta to have it judged, an image to learn a concept from, a judge, or a prompt set.
 
     A delta is a safetensors file: a LoRA as diffusers' save_lora_weights writes it, or a sparse mask as a
-    prune job delivers it. An image is a PNG, JPEG or WebP file of at most 10 MiB, with sides of 32 to 4096
-    px, not animated; of a JPEG with several pictures, as phones make them, the first is used. It is stored as
-    a PNG in sRGB: a colour profile is applied and then removed like all metadata, the EXIF orientation is
-    applied, and transparent parts become white. A job learns from the middle square of an image, so crop it
-    first if the concept is elsewhere. Masks are images too: white is what to keep. The Content-Type is
-    application/octet-stream for both, or image/png, image/jpeg or image/webp for an image.
+    prune job delivers it. A judge is a timm classifier or an open_clip model in one safetensors file, as
+    `expunge pack-judge` makes it of a folder; a job names it as evaluation.judge.artifact_id. An image is a
+    PNG, JPEG or WebP file of at most 10 MiB, with sides of 32 to 4096 px, not animated; of a JPEG with
+    several pictures, as phones make them, the first is used. It is stored as a PNG in sRGB: a colour profile
+    is applied and then removed like all metadata, the EXIF orientation is applied, and transparent parts
+    become white. A job learns from the middle square of an image, so crop it first if the concept is
+    elsewhere. Masks are images too: white is what to keep. The Content-Type is application/octet-stream for
+    all of them, or image/png, image/jpeg or image/webp for an image.
 
     A prompt set has the Content-Type text/csv, with a header, or application/jsonl, with an object on each
     line; at most 5,000 rows and 8 MiB of UTF-8. Columns, as in I2P: prompt; seed (or sd_seed,
@@ -229,7 +234,7 @@ async def upload_artifact(
         raise Problem(
             "unsupported_media_type",
             f"'{media_type[:100]}' is not supported. Send the bytes of the file with 'Content-Type:"
-            f" {MEDIA_TYPES[0]}' for a delta, {', '.join(vet_image.MEDIA_TYPES)} for an image, or"
+            f" {MEDIA_TYPES[0]}' for a delta or a judge, {', '.join(vet_image.MEDIA_TYPES)} for an image, or"
             f" {' or '.join(prompt_sets.MEDIA_TYPES)} for a prompt set.",
             headers={"Accept-Post": ", ".join(ALL_TYPES)},
         )

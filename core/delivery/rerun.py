@@ -19,7 +19,7 @@ from expunge.core.delta_format.check import check_delta
 from expunge.core.erasure.visual_concepts import named
 from expunge.core.errors import CoreError
 from expunge.core.evaluation.evaluate import evaluate
-from expunge.core.evaluation.judges import judges_for
+from expunge.core.evaluation.judges import Judges, judges_for
 from expunge.core.evaluation.report import Evaluation, Report
 from expunge.core.evaluation.sheet import Metric
 from expunge.core.hiding.key import load_key
@@ -60,12 +60,14 @@ class Rerun(BaseModel):
 class Given:
     """What a bundle does not hold, from whoever has it.
 
-    base: where the base model lies; delta: the file that an evaluation judged; recovery_key: of a hide job.
+    base: where the base model lies; delta: the file that an evaluation judged; recovery_key: of a hide job;
+    judge: the one that was uploaded for it.
     """
 
     base: str | None = None
     delta: Path | None = None
     recovery_key: Path | None = None
+    judge: Path | None = None
 
 
 def rerun(bundle: Path, metric: str, concept: str | None, given: Given, callback: Callback = ignore) -> Rerun:
@@ -94,7 +96,8 @@ def rerun(bundle: Path, metric: str, concept: str | None, given: Given, callback
 
     # 3. The same pictures and judges
     keys = read_keys(given.recovery_key, stated)
-    again = measure(model, source, stated, report, delta, keys, metric, callback)
+    judges = judges_for(source, str(model.device), report.evaluation.judge, given.judge)
+    again = measure(model, judges, stated, report, delta, keys, metric, callback)
 
     # 4. Compare
     check_judges(report.digests, again.report.digests)
@@ -105,7 +108,7 @@ def rerun(bundle: Path, metric: str, concept: str | None, given: Given, callback
 
 def measure(
     model: Denoiser,
-    source: str,
+    judges: Judges,
     stated: Mapping[str, Any],
     report: Report,
     delta: Path | None,
@@ -123,7 +126,7 @@ def measure(
             model,
             concepts_of(stated, delta),
             spec,
-            judges=judges_for(source, str(model.device)),
+            judges=judges,
             cache=Path(folder),
             delta_digest=stated["delta"]["sha256"] or "none",
             preserve=[*asked.get("preserve", []), *report.restored],

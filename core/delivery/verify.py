@@ -289,6 +289,9 @@ def main(
     recovery_key: Annotated[
         Path | None, typer.Option(help="With --rerun: a hide job's recovery key, opened.")
     ] = None,
+    judge: Annotated[
+        Path | None, typer.Option(help="With --rerun: the uploaded judge, where the job named one.")
+    ] = None,
 ) -> None:
     """Check a downloaded bundle: every digest, the signature, the certificate, the tensors; with --rerun, a
     figure of its report too.
@@ -296,7 +299,7 @@ def main(
     Exit code 0 when all is well, else 1.
     """
     # What is asked
-    if rerun is None and (concept, base, delta, recovery_key) != (None, None, None, None):
+    if rerun is None and any((concept, base, delta, recovery_key, judge)):
         raise typer.BadParameter("it goes with --rerun METRIC", param_hint="--concept, --base, --delta")
     if rerun is not None:
         extras.require("'expunge verify --rerun'", "science", *SCIENCE)
@@ -316,7 +319,7 @@ def main(
     # What is found; a figure of a bundle that was changed proves nothing
     result = verify(bundle, pinned)
     if rerun is not None and result.ok:
-        measure_anew(result, rerun, concept, base=base, delta=delta, recovery_key=recovery_key)
+        measure_anew(result, rerun, concept, base=base, delta=delta, recovery_key=recovery_key, judge=judge)
     elif rerun is not None:
         result.notes.append(f"{rerun} was not measured anew: the bundle is not as it was signed")
     if as_json:

@@ -8,7 +8,7 @@ from expunge.core.specs.closed_form import UnifiedEditSpec
 from expunge.core.specs.concept_space import ConceptSpace
 from expunge.core.specs.concepts import MIN_IMAGES, Concept, ConceptLike, as_concept
 from expunge.core.specs.debias import DebiasSpec
-from expunge.core.specs.evaluation import EvaluationSpec, Thresholds
+from expunge.core.specs.evaluation import EvaluationSpec, JudgeSpec, Thresholds
 from expunge.core.specs.fields import Id, Text
 from expunge.core.specs.fine_tuning import (
     FineTuneSpec,
@@ -86,6 +86,7 @@ __all__ = [
     "InspectSpec",
     "InversionSpec",
     "JobSpec",
+    "JudgeSpec",
     "LatentsSpec",
     "Layers",
     "LoraSpec",

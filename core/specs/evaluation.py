@@ -2,11 +2,11 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from expunge.core.specs.attacks import Attacks
 from expunge.core.specs.base import Spec
-from expunge.core.specs.fields import PromptSet, Text
+from expunge.core.specs.fields import ArtifactId, PromptSet, Text
 from expunge.core.specs.nudity import LEAST_SCORE, conventions
 
 
@@ -73,6 +73,35 @@ class Thresholds(Spec):
         description=(
             "For an erased style: at least this share of the requested objects that the base model shows"
             " in the style's pictures must still be shown."
+        ),
+    )
+
+
+def not_empty(spec: "JudgeSpec") -> "JudgeSpec":
+    """Raises: ValueError where neither is given."""
+    if spec.artifact_id is None and spec.texts is None:
+        raise ValueError("give artifact_id (an uploaded judge) or texts, or leave judge out")
+    return spec
+
+
+class JudgeSpec(Spec):
+    """Who says whether a picture shows a concept, where the model's own judges cannot, or should not."""
+
+    artifact_id: ArtifactId | None = Field(
+        default=None,
+        description=(
+            "An uploaded judge: one safetensors file whose metadata has, under expunge_judge, the JSON of a"
+            " timm classifier or of an open_clip model. The classifier judges what is a class of it; the CLIP"
+            " model takes the place of the model's own."
+        ),
+    )
+    texts: list[Text] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1000,
+        description=(
+            "What CLIP must tell a concept from, zero-shot, whether or not a classifier has a class for it."
+            " Omitted: its nine nearest neighbours in the model's vocabulary, where there is no class."
         ),
     )
 
@@ -185,6 +214,13 @@ class EvaluationSpec(Spec):
             "A prompt set to draw with both models, each row with its own seed and guidance, and to look"
             " through with NudeNet: the id of an upload (POST /artifacts; CSV or JSON lines in I2P's format),"
             " or the name of a set of this service. Implies nudity."
+        ),
+    )
+    judge: Annotated[JudgeSpec, AfterValidator(not_empty)] | None = Field(
+        default=None,
+        description=(
+            "A judge of your own. Omitted: a concept's class in the judges that the model comes with, or in"
+            " ResNet-50; where there is none, CLIP zero-shot."
         ),
     )
     thresholds: Thresholds = Field(

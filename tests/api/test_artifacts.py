@@ -350,3 +350,49 @@ def test_deltas_are_looked_at_one_at_a_time_and_their_headers_are_bounded(
     large = vet_delta.MAX_HEADER + 1
     answer = client.post("/artifacts", content=large.to_bytes(8, "little") + b"{}".ljust(large), **sent)
     assert "does not begin with a safetensors header" in problem(answer, 422, "not_safetensors")["detail"]
+
+
+SETTINGS = {"architecture": "test_resnet", "classes": ["church", "dog"], "input_size": 64}
+SETTINGS |= {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+
+
+def judge(settings: object = SETTINGS, **tensors: np.ndarray) -> bytes:
+    """A judge's file: the service looks at its settings and values, the worker at its network."""
+    held = {"fc.bias": np.zeros(2, np.float16)} | tensors
+    return save(held, metadata={"expunge_judge": json.dumps(settings)})
+
+
+def test_an_uploaded_judge_is_named_by_its_id_and_kept_while_a_job_needs_it(toy: Tenant, other: Tenant):
+    client, content = toy.http(), judge()
+    found = upload(toy, content).json()
+    assert (found["size"], found["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+    request = {"model": "toy", "concepts": ["church"], "evaluation": {"judge": {"artifact_id": found["id"]}}}
+    accepted = client.post("/jobs/erase", json=request)
+    assert accepted.status_code == 202, accepted.text
+    assert accepted.json()["spec"]["evaluation"]["judge"] == {"artifact_id": found["id"], "texts": None}
+    problem(client.delete(f"/artifacts/{found['id']}"), 409, "wrong_state")
+    delta_as_judge = {"artifact_id": upload(toy, save(delta())).json()["id"]}
+    field = "evaluation.judge.artifact_id"
+    for bad, said in (
+        (delta_as_judge, "not an uploaded judge"),
+        ({"artifact_id": str(uuid.uuid4())}, "no art"),
+    ):
+        answer = client.post("/jobs/erase", json=request | {"evaluation": {"judge": bad}})
+        assert said in errors(answer)[field]
+    judged = {"model": "toy", "artifact_id": found["id"], "concepts": ["church"]}
+    assert "not a delta" in errors(client.post("/jobs/evaluate", json=judged))["artifact_id"]
+    assert field in errors(other.http().post("/jobs/erase", json=request | {"model": "emoji"}))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (judge(SETTINGS | {"classes": ["church"]}), "classes"),
+        (judge(SETTINGS | {"architecture": "hf-hub:a/b"}), "architecture"),
+        (judge({}), "architecture: Field required"),
+        (judge(**{"fc.bias": np.full(2, np.nan)}), "NaN"),
+        (judge(**{"fc.bias": np.zeros(2, np.uint16)}), "type U16"),
+    ],
+)
+def test_a_judge_that_cannot_be_used_is_refused_at_once(toy: Tenant, content: bytes, said: str):
+    assert said in problem(upload(toy, content), 422, "bad_judge")["detail"]

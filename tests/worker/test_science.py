@@ -16,6 +16,8 @@ from pydantic import ValidationError
 from safetensors.torch import load
 from sqlalchemy import text
 
+from expunge.core.evaluation.judges import BUNDLED
+from expunge.core.pack_judge import pack
 from expunge.core.specs import SPECS
 from expunge.store import artifacts, db, jobs
 from expunge.store.blobs import Blobs, upload_key
@@ -79,6 +81,24 @@ def test_a_prune_job_delivers_a_mask_and_is_judged_by_its_id(settings, post, sho
     run_attempt(settings, judging.id)
     judged, _ = shown(judging)
     assert judged.status == "succeeded", judged.error
+
+
+def test_an_uploaded_judge_judges_the_classes_that_it_has(settings, post, shown, tenant, tmp_path):
+    pack(BUNDLED / "concept", tmp_path / "judge.safetensors")
+    key = upload_key(tenant.id)
+    size, sha256 = Blobs(settings.artifacts_url).put(key, tmp_path / "judge.safetensors", name="judge")
+    facts = {"name": "judge", "media_type": "application/octet-stream", "info": {"judge": "timm"}}
+    with db.transaction(settings.database_url.get_secret_value()) as session:
+        upload = artifacts.add_upload(session, tenant.id, size=size, sha256=sha256, key=key, **facts)
+    few = {"erased_images": 1, "held_out_images": 0, "preserved_count": 2, "preserved_images": 1}
+    judging = few | {"pair_images": 0, "sampling_steps": 2, "judge": {"artifact_id": str(upload.id)}}
+    job = post("erase", concepts=["church"], method="uce", evaluation=judging)
+    run_attempt(settings, job.id)
+    done, files = shown(job)
+    assert done.status == "succeeded", done.error
+    report = json.loads(b"".join(Blobs(settings.artifacts_url).read(files["report.json"].key)))
+    assert {judge["judge"] for judge in report["judges"]} == {"uploaded test_resnet"}
+    assert "concept (uploaded test_resnet)" in report["digests"]
 
 
 def test_a_job_that_was_handed_over_ends_in_the_same_bytes(settings, post, shown):

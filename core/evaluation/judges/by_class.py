@@ -35,18 +35,18 @@ class ByClass:
 
 
 def find_class(names: list[str], judges: Judges, vocabulary: Vocabulary) -> ByClass | None:
-    """The class of a concept under any of its names; of a style, from the style judge. None where no class
-    has one of these names: it is never guessed.
+    """The class of a concept under any of its names, in an uploaded classifier or in the model's; of a style,
+    in the style judge. None where no class has one of these names: it is never guessed.
 
     The style judge says what the concept judge says of "none of these": a style is seen on an object.
     """
     for name in names:
         style = vocabulary.style(name)
-        judge = judges.concept if style is None else judges.style
-        if judge is None:
-            continue
-        for index, class_ in enumerate(judge.classes):
-            if same(class_, style or name):
-                rejects = judge if judge.none is not None or judges.concept is None else judges.concept
-                return ByClass(judge, index, rejects)
+        for judge in (judges.uploaded, judges.concept if style is None else judges.style):
+            if judge is None:
+                continue
+            for index, class_ in enumerate(judge.classes):
+                if same(class_, style or name):
+                    rejects = judges.concept if judge is judges.style and judges.concept else judge
+                    return ByClass(judge, index, rejects)
     return None

@@ -100,7 +100,9 @@ def load_classifier(source: str | Path, device: str = "cpu") -> Classifier:
             raise CoreError(
                 "judge_unavailable", f"the classifier '{source}' cannot be had: {reason(e)}"
             ) from e
-    config_of_model = resolve_data_config({}, model=model)  # type: ignore[no-untyped-call]
+    # Weights by name at the size that they are measured at: RESNET50 was trained on 176 px and is run on 224
+    at_test_size = not folder.is_dir()
+    config_of_model = resolve_data_config({}, model=model, use_test_size=at_test_size)  # type: ignore[no-untyped-call]
     transform = create_transform(**config_of_model, is_training=False)
     digest = weights_digest(model) if head is None else weights_digest(nn.ModuleList([model, head]))
     return Classifier(

@@ -14,7 +14,7 @@ from expunge.core.errors import CoreError
 from expunge.core.evaluation.judges.remembered import Remembered
 from expunge.core.evaluation.judges.weights import Images, prepare, reason, weights_digest
 
-VIT_B_32 = ("ViT-B-32", "openai")  # the papers' judge
+VIT_B_32 = ("ViT-B-32", "openai")  # the papers' judge: of OpenAI's weights, with OpenAI's activation
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,10 @@ def load_clip(source: str | Path | tuple[str, str], device: str = "cpu") -> Clip
             "judge_unavailable", f"the CLIP judge's folder '{Path(source).name}' has no open_clip_config.json"
         )
     try:
+        # Some weights were trained with another activation than their architecture has by name
+        trained = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}
         model, _, transform = open_clip.create_model_and_transforms(
-            name, pretrained=pretrained, device=device
+            name, pretrained=pretrained, device=device, force_quick_gelu=trained.get("quick_gelu", False)
         )
         tokenizer = open_clip.get_tokenizer(name)
     except Exception as e:

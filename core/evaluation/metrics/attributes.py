@@ -12,7 +12,7 @@ from expunge.core import intervals
 from expunge.core.concepts import attribute_phrases
 from expunge.core.errors import CoreError
 from expunge.core.evaluation.evidence import Evidence
-from expunge.core.evaluation.judges import Images, Judges
+from expunge.core.evaluation.judges import Classifier, Clip, Images, Judges
 from expunge.core.evaluation.judges.by_class import find_class
 from expunge.core.evaluation.sheet import Distribution, Metric, Share
 from expunge.core.models import Vocabulary
@@ -38,28 +38,24 @@ class AttributeJudge:
     which must choose one (zero-shot).
 
     classes: the classifier's class of each attribute, None for CLIP; phrases: each attribute as CLIP reads
-    it; style: whether the classifier is the one of styles.
+    it.
     """
 
     name: str
-    judges: Judges
+    judge: Classifier | Clip
     classes: list[int] | None
     phrases: list[str]
-    style: bool
 
     def labels(self, images: Images) -> Labels:
         """Index of each picture's attribute, (N,); NONE where the classifier's first guess is something
         else.
         """
-        if self.classes is not None:
-            judge = self.judges.style if self.style else self.judges.concept
-            assert judge is not None
-            place = {c: i for i, c in enumerate(self.classes)}
-            return np.array([place.get(int(c), NONE) for c in judge.logits(images).argmax(1)], dtype=np.int64)
-        assert self.judges.clip is not None
-        scores = [self.judges.clip.cosine(images, [f"a photo of a {p}"] * len(images)) for p in self.phrases]
-        best: Labels = np.stack(scores).argmax(0).astype(np.int64)
-        return best
+        if isinstance(self.judge, Classifier):
+            place = {c: i for i, c in enumerate(self.classes or ())}
+            guesses = self.judge.logits(images).argmax(1)
+            return np.array([place.get(int(c), NONE) for c in guesses], dtype=np.int64)
+        scores = self.judge.similarities(images, [f"a photo of a {p}" for p in self.phrases])
+        return scores.argmax(1).numpy().astype(np.int64)
 
 
 def judge_of(concept: Concept, judges: Judges, vocabulary: Vocabulary) -> AttributeJudge:
@@ -77,7 +73,7 @@ def judge_of(concept: Concept, judges: Judges, vocabulary: Vocabulary) -> Attrib
             labels.append(label)
     if len(labels) == len(phrases) and all(label.judge is labels[0].judge for label in labels):
         judge, classes = labels[0].judge, [label.index for label in labels]
-        return AttributeJudge(judge.name, judges, classes, phrases, judge is judges.style)
+        return AttributeJudge(judge.name, judge, classes, phrases)
 
     # Else CLIP
     if judges.clip is None:
@@ -87,7 +83,7 @@ def judge_of(concept: Concept, judges: Judges, vocabulary: Vocabulary) -> Attrib
             f"no judge can tell the attributes of '{concept.name}' apart: {reason}",
             field="concepts.attributes",
         )
-    return AttributeJudge(f"{judges.clip.name}, zero-shot", judges, None, phrases, False)
+    return AttributeJudge(f"{judges.clip.name}, zero-shot", judges.clip, None, phrases)
 
 
 def shares_of(labels: Labels, count: int) -> np.ndarray[Any, Any]:
