@@ -52,8 +52,8 @@ Evaluation = Annotated[
     typer.Option(
         "--evaluation",
         help=(
-            "A parameter of the evaluation, for example erased_images=8, thresholds.esr1=0.9 or"
-            " enabled=false; may be repeated."
+            "A parameter of the evaluation, for example erased_images=8, thresholds.esr1=0.9, attacks=quick"
+            " or enabled=false; may be repeated."
         ),
     ),
 ]

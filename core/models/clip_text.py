@@ -35,6 +35,8 @@ class ClipText:
 
     def token_ids(self, prompts: Sequence[str], *, cut: bool = True) -> list[list[int]]:
         """Each prompt's token ids with begin and end, not padded; cut to what the encoder reads."""
+        if not prompts:
+            return []  # the tokenizer refuses none
         how: dict[str, Any] = (
             {"truncation": True, "max_length": self.max_tokens} if cut else {"truncation": False}
         )
