@@ -17,6 +17,7 @@ from expunge.core.attacks.scene import HELD_OUT, Attempt, Scene
 from expunge.core.attacks.tokens import allowed_ids, read_tokens
 from expunge.core.attacks.unlearn_diff_atk import project
 from expunge.core.delivery.page import render_report
+from expunge.core.delta_format import mask
 from expunge.core.erasure import erase
 from expunge.core.evaluation.evaluate import evaluate
 from expunge.core.evaluation.judges import judges_for
@@ -67,16 +68,33 @@ def bright(images: np.ndarray) -> np.ndarray:
     return images.mean((1, 2, 3)) > 127
 
 
-@pytest.fixture(scope="module")
-def model(tiny_sd: Path):
-    """A tiny network that wears a LoRA."""
+WORN = {
+    "lora": {"name": "esd", "steps": 1, "batch_size": 1},
+    "text_encoder_lora": {"name": "text_encoder", "steps": 1},
+    "sparse_mask": {"name": "prune", "steps": 1, "method": {"name": "esd", "batch_size": 1}},
+}
+
+
+def wearing(tiny_sd: Path, kind: str):
+    """A tiny network that wears a delta of the kind."""
     model = load_model(tiny_sd)
-    erase(model, EraseSpec(concepts=["church"], method={"name": "esd", "steps": 1, "batch_size": 1}))
+    erase(model, EraseSpec(concepts=["church"], method=WORN[kind]))
     return model
 
 
+@pytest.fixture(scope="module")
+def model(tiny_sd: Path):
+    return wearing(tiny_sd, "lora")
+
+
+@pytest.fixture(scope="module", params=list(WORN))
+def any_model(tiny_sd: Path, request):
+    return wearing(tiny_sd, request.param)
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_an_attack_draws_what_it_says_and_leaves_the_model_as_it_was(model, name):
+def test_an_attack_draws_what_it_says_and_leaves_the_model_as_it_was(any_model, name):
+    model = any_model
     before = {key: value.clone() for key, value in model.delta_tensors().items()}
     spec, told = spec_of(name), []
     made = attempt(Scene(**{**vars(scene_of(model)), "callback": told.append}), spec)
@@ -132,6 +150,25 @@ def test_completion_begun_to_the_end_is_the_base_models_picture(model):
     with model.frozen():
         base = scene.draw_judged(2, lambda prompt: prompt).astype(int)
     assert np.abs(begun - base).mean() < 2
+
+
+def test_a_random_edit_of_a_mask_has_as_many_zeros(tiny_sd):
+    model = wearing(tiny_sd, "sparse_mask")
+    worn = {key: value.clone() for key, value in model.delta_tensors().items()}
+    for key in worn:
+        shape = model.weight(mask.layer_name(key)).shape
+        third = (torch.arange(shape.numel()) % 3 > 0).view(shape).numpy()
+        worn[key] = torch.from_numpy(mask.pack(third))
+    model.load_delta(worn)
+    with random_edit(model):
+        edited = {key: value.clone() for key, value in model.delta_tensors().items()}
+    assert edited.keys() == worn.keys()
+    assert any(not torch.equal(edited[key], worn[key]) for key in worn)
+    for key, bits in worn.items():
+        shape = model.weight(mask.layer_name(key)).shape
+        assert mask.unpack(edited[key].numpy(), shape).sum() == mask.unpack(bits.numpy(), shape).sum()
+    after = model.delta_tensors()
+    assert all(torch.equal(worn[key], after[key]) for key in worn)
 
 
 def test_a_random_edit_has_each_layers_norm_and_is_taken_off_again(model):
