@@ -17,6 +17,7 @@ from expunge.core.evaluation.metrics import (
     clip_score,
     content,
     diversity,
+    fid,
     held_concepts,
     kid,
     lpips,
@@ -120,7 +121,11 @@ def evaluate(
         distributions=seen.sheet.distributions,
         judges=seen.sheet.judges,
         verdict=verdict,
-        notes=[*caveats(seen, verdict), *prompt_set.notes(model, prompts)],
+        notes=[
+            *caveats(seen, verdict),
+            *still_a_picture.caveats(seen),
+            *prompt_set.notes(model, prompts),
+        ],
         not_available=seen.sheet.missing,
         digests=digests_of(seen, delta_digest, spec),
         attacks=[each.result for each in broken],
@@ -166,7 +171,7 @@ def evidence(gallery: Gallery, judges: Judges, anytime: bool, held: Sequence[str
 def metrics_of(spec: EvaluationSpec, *, hidden: bool) -> list[ModuleType]:
     """The metrics that are measured, in the report's order."""
     erased = [success_rates, unseen, still_a_picture, attributes]
-    kept = [held_concepts, content, style_kept, pairs, clip_score, clip_image, diversity, kid, lpips]
+    kept = [held_concepts, content, style_kept, pairs, clip_score, clip_image, diversity, kid, fid, lpips]
     asked = [*([recovery] if hidden else []), *([nudity] if looks_for_nudity(spec) else [])]
     return [*erased, *kept, *asked, papers]
 
@@ -219,6 +224,7 @@ def verdict_of(seen: Evidence, spec: EvaluationSpec) -> Verdict:
 def digests_of(seen: Evidence, delta_digest: str, spec: EvaluationSpec) -> dict[str, str]:
     """sha256 of what was judged, and of every judge."""
     digests = {"base model": seen.model.digest, "delta": delta_digest, **seen.judges.digests()}
+    digests |= seen.networks
     if seen.prompted is not None:
         digests["prompt set"] = prompt_set.digest_of(seen.prompted.prompts)
     return digests | {"nudenet": nudity.model_digest()} if looks_for_nudity(spec) else digests

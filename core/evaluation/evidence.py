@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from expunge.core.evaluation.judges import ConceptJudge, Images, Judges
+from expunge.core.evaluation.judges.broken import KnowsBroken, Limits
 from expunge.core.evaluation.judges.choose import find_judge
+from expunge.core.evaluation.judges.inception import Inception, load_inception
 from expunge.core.evaluation.pictures import Kind, Picture
 from expunge.core.evaluation.sheet import Sheet
 from expunge.core.models import Denoiser
@@ -66,6 +68,7 @@ class Evidence:
     model drew of them with it, under "", and with a wrong one, under "_wrong_key".
     detections: what NudeNet found in each picture, to be stored.
     prompted: what it found in the pictures of a prompt set, which are not kept; None without one.
+    networks: sha256 of what judged besides the judges.
     """
 
     model: Denoiser
@@ -84,6 +87,8 @@ class Evidence:
     sheet: Sheet = field(default_factory=Sheet)
     spec: EvaluationSpec = field(default_factory=EvaluationSpec)
     prompted: Prompted | None = None
+    networks: dict[str, str] = field(default_factory=dict)
+    loaded: Inception | None = None
 
     @property
     def both(self) -> tuple[tuple[str, Images], tuple[str, Images]]:
@@ -102,13 +107,40 @@ class Evidence:
         """Which of the pictures are the preserved concepts' by their templates, (N,) bool."""
         return np.array([p.role == "preserved" and p.kind == "template" for p in self.pictures], dtype=bool)
 
+    @property
+    def templates(self) -> Rows:
+        """Which of the pictures are of a template, (M,): those that means over pictures are of."""
+        return np.array([i for i, p in enumerate(self.pictures) if p.kind == "template"], dtype=int)
+
+    def spread(self, values: Rows) -> Rows:
+        """Numbers of the templates' pictures, (M, ...), in the rows of all pictures, (N, ...); else 0."""
+        found = np.zeros((len(self.pictures), *values.shape[1:]), values.dtype)
+        found[self.templates] = values
+        return found
+
     @cached_property
     def clip_features(self) -> dict[str, Rows] | None:
-        """The CLIP judge's image features of both models' pictures, (N, D) of unit length; None without
-        it.
+        """The CLIP judge's image features of both models' pictures, (N, D) of unit length, 0 where they are
+        not of a template; None without it.
         """
-        clip = self.judges.clip
-        return None if clip is None else {s: clip.image_features(images).numpy() for s, images in self.both}
+        clip, rows = self.judges.clip, self.templates
+        if clip is None or not len(rows):
+            return None
+        return {
+            suffix: self.spread(clip.image_features(images[rows]).numpy()) for suffix, images in self.both
+        }
+
+    def inception(self) -> Inception:
+        """The network of KID and FID. Raises: CoreError where it is not here."""
+        if self.loaded is None:
+            self.loaded = load_inception(self.judges.inception, str(self.model.device))
+            self.networks[f"features ({self.loaded.name})"] = self.loaded.digest
+        return self.loaded
+
+    @cached_property
+    def limits(self) -> Limits:
+        """Beyond which a picture is constant or noise-like, by the base model's pictures."""
+        return Limits.of(self.base)
 
     def drawn(self, concept: str, suffix: str) -> tuple[Images, list[Picture]]:
         """A concept's pictures as one model drew them, "" or "_base", and what was asked for."""
@@ -138,7 +170,7 @@ class Evidence:
         """
         found = find_judge(names, self.judges, self.model)
         self.sheet.judged_by(names[0], found)
-        return found
+        return KnowsBroken(found, self.limits)
 
     def mean_by_concept(self, name: str, values: Rows) -> None:
         """The mean of a number of each picture: by concept, and over the preserved ones."""

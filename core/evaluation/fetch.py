@@ -42,7 +42,23 @@ def lpips() -> str:
     return "LPIPS (AlexNet), which says how far a picture has moved"
 
 
-JUDGES: tuple[Callable[[], str], ...] = (concept, clip, lpips)
+def inception() -> str:
+    import torch
+
+    from expunge.core.evaluation.judges.inception import URL, load_inception, weights_file
+
+    if not weights_file().exists() and not os.environ.get("HF_HUB_OFFLINE"):
+        weights_file().parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(URL, str(weights_file()), progress=False)
+        except OSError as error:
+            raise CoreError("judge_unavailable", f"Inception's weights cannot be had: {error}") from error
+    return (
+        f"Inception ({load_inception().name}), which says how far all pictures together have moved (KID, FID)"
+    )
+
+
+JUDGES: tuple[Callable[[], str], ...] = (concept, clip, lpips, inception)
 
 
 def main(
@@ -50,7 +66,8 @@ def main(
         bool, typer.Option("--check", help="Fetch nothing: say what is there and what is missing.")
     ] = False,
 ) -> None:
-    """Fetch the judges that models without judges of their own are judged with: ResNet-50, CLIP, LPIPS.
+    """Fetch the judges that models without judges of their own are judged with: ResNet-50, CLIP, LPIPS,
+    Inception.
     Exit code 1 when one is missing.
     """
     if check:

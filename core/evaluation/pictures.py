@@ -7,12 +7,12 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -239,7 +239,8 @@ def draw(
     """Draw the pictures, (N, H, W, 3): with the base model where `delta_digest` is None, else with the model
     as it is. Pictures in the cache are read instead.
 
-    keys: of a hide job, the recovery key to draw each picture with, (N, m, D).
+    keys: of a hide job, the recovery key to draw each picture with, (N, m, D). A picture that is not finite
+    is black for an erased concept. Raises: CoreError where it is of a preserved one.
     """
     # Which pictures the cache lacks
     key_digests: list[str | None] = [None] * len(pictures)
@@ -255,10 +256,8 @@ def draw(
     callback({"phase": "evaluate", "step": done, "total": len(pictures)})
 
     # Draw them, a chunk at a time: each is on disk before the next chunk starts
-    size = max(CHUNK, spec.batch_size)
     with model.frozen() if delta_digest is None else nullcontext():
-        for start in range(0, len(todo), size):
-            chunk = todo[start : start + size]
+        for role, chunk in chunks(todo, pictures, max(CHUNK, spec.batch_size)):
             drawn = model.draw(
                 [pictures[i].prompt for i in chunk],
                 [pictures[i].seed for i in chunk],
@@ -266,6 +265,7 @@ def draw(
                 guidance=spec.guidance_scale,
                 batch=spec.batch_size,
                 key=None if keys is None else keys[chunk],
+                finite=role == "preserved",
             )
             for i, image in zip(chunk, drawn, strict=True):
                 images[i] = image
@@ -273,6 +273,13 @@ def draw(
             done += len(chunk)
             callback({"phase": "evaluate", "step": done, "total": len(pictures)})
     return np.stack([image for image in images if image is not None])
+
+
+def chunks(rows: list[int], pictures: Sequence[Picture], size: int) -> Iterator[tuple[Role, list[int]]]:
+    """The rows in pieces of one role, `size` at most: the erased concepts' first."""
+    for role in get_args(Role):
+        own = [i for i in rows if pictures[i].role == role]
+        yield from ((role, own[start : start + size]) for start in range(0, len(own), size))
 
 
 def key_of(

@@ -116,10 +116,13 @@ class Denoiser(Protocol):
         guidance: float = 7.5,
         batch: int = 16,
         key: Tensor | None = None,
+        finite: bool = True,
         callback: Callback = ...,
         phase: str = "draw",
     ) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Pictures; row i depends on prompt i, seed i and (recovery) key i alone."""
+        """Pictures; row i depends on prompt i, seed i and (recovery) key i alone. Raises: CoreError where one
+        is not finite; unless `finite`, it is black.
+        """
 
     @property
     def picture_side(self) -> int:

@@ -271,6 +271,7 @@ class StableDiffusion(Adapters):
         guidance: float = 7.5,
         batch: int = 16,
         key: Tensor | None = None,
+        finite: bool = True,
         callback: Callback = ignore,
         phase: str = "draw",
     ) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -278,7 +279,10 @@ class StableDiffusion(Adapters):
 
         `batch` are drawn at once; where memory runs out half as many, from then on and in later calls, and
         each is decoded alone. `key` is a recovery key, (m, D) for all or (N, m, D): it is appended to the
-        prompts; the empty prompt repeats its last state instead.
+        prompts; the empty prompt repeats its last state instead. A picture that is not finite is an error;
+        unless `finite`, it is black.
+
+        Raises: CoreError where a picture is not finite.
         """
         clock = Clock(len(prompts))
         empty = self.encode([""])
@@ -305,14 +309,16 @@ class StableDiffusion(Adapters):
                 ).images
             self.evaluations += len(text) * steps * (2 if guidance > 1 else 1)
             callback({"phase": phase, "step": end, "total": len(prompts), "eta_s": clock.eta(end)})
-            if not np.isfinite(images).all():
+            broken = ~np.isfinite(images).all((1, 2, 3))
+            if broken.any() and finite:
                 raise CoreError(
                     "pictures_not_finite",
-                    f"the model draws NaN or infinity for a prompt such as '{prompts[start]}': its weights,"
-                    f" or what it computes in {self.dtype}, are out of range; lower method.learning_rate, or"
-                    " load the model in float32",
+                    f"the model draws NaN or infinity for '{prompts[start + int(broken.argmax())]}': its"
+                    f" weights, or what it computes in {self.dtype}, are out of range; lower"
+                    " method.learning_rate, or load the model in float32",
                     field="method.learning_rate",
                 )
+            images[broken] = 0
             pixels: np.ndarray[Any, np.dtype[np.uint8]] = (images * 255).round().astype(np.uint8)
             return pixels
 

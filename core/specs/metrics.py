@@ -40,6 +40,7 @@ TITLES = {
     "diversity": "Diversity (1 - CLIP cosine)",
     "kid": "KID",
     "kid_clip": "KID on CLIP features",
+    "fid": "FID, against the base model",
     "junk": "Constant or noise-like pictures",
     "ua": "UA (UnlearnCanvas)",
     "ira": "IRA (UnlearnCanvas)",
@@ -129,6 +130,8 @@ def format_metric(value: float | None, name: str) -> str:
         return f"{value:.2f}"
     if name.startswith("kid"):
         return f"{value:.4f}"
+    if name.startswith("fid"):
+        return f"{value:.1f}"
     if name.startswith("diversity"):
         return f"{value:.3f}"
     if name.startswith("wall"):

@@ -20,7 +20,8 @@ class Judges:
     """Who judges a model's pictures; a judge that cannot be had is None and its reason is in `missing`.
 
     texts: where CLIP is to judge, what it must tell a concept from; None: its neighbours, and only where
-    there is no class. uploaded: a client's own classifier, asked first.
+    there is no class. uploaded: a client's own classifier, asked first. inception: the folder that
+    brings Inception's weights; it is read where it is needed.
     """
 
     concept: Classifier | None
@@ -29,6 +30,7 @@ class Judges:
     missing: dict[str, str] = field(default_factory=dict)
     texts: list[str] | None = None
     uploaded: Classifier | None = None
+    inception: Path | None = None
 
     def digests(self) -> dict[str, str]:
         return {
@@ -72,7 +74,13 @@ def judges_for(
         except CoreError as e:
             missing[kind] = e.message
     classifier = theirs if isinstance(theirs, Classifier) else None
-    return Judges(**found, missing=missing, texts=asked.texts if asked else None, uploaded=classifier)
+    return Judges(
+        **found,
+        missing=missing,
+        texts=asked.texts if asked else None,
+        uploaded=classifier,
+        inception=folder and folder / "inception",
+    )
 
 
 def load_asked(asked: JudgeSpec, file: Path | None, device: str) -> Classifier | Clip | None:

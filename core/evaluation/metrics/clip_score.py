@@ -28,8 +28,10 @@ def measure(seen: Evidence) -> None:
     """CLIP score of both models' pictures with their own prompts, and its drop."""
     if seen.judges.clip is None:
         return seen.sheet.lacks("clip_score", seen.judges.missing["clip"])
-    prompts = [p.prompt for p in seen.pictures]
-    ours = clip_scores(seen.judges.clip, seen.sanitized, prompts)
-    theirs = clip_scores(seen.judges.clip, seen.base, prompts)
+    rows = seen.templates
+    prompts = [seen.pictures[i].prompt for i in rows]
+    ours, theirs = (
+        seen.spread(clip_scores(seen.judges.clip, images[rows], prompts)) for _, images in seen.both
+    )
     for name, values in (("clip_score", ours), ("clip_score_base", theirs), ("clip_delta", theirs - ours)):
         seen.mean_by_concept(name, values)

@@ -62,6 +62,9 @@ def measure(seen: Evidence) -> None:
     """How far each sanitized picture is from the base model's."""
     why = unavailable()
     if why is not None:
-        return seen.sheet.lacks("lpips", why)
+        seen.sheet.lacks("lpips", why)
+        return
     net = network(str(seen.model.device))
-    seen.mean_by_concept("lpips", distances(net, seen.base, seen.sanitized))
+    rows = seen.templates
+    if len(rows):
+        seen.mean_by_concept("lpips", seen.spread(distances(net, seen.base[rows], seen.sanitized[rows])))

@@ -8,20 +8,25 @@ import torch
 from torch import nn
 
 from expunge.core.errors import CoreError
+from expunge.core.evaluation.evaluate import evaluate
 from expunge.core.evaluation.evidence import Evidence
-from expunge.core.evaluation.judges import Classifier, Images, Judges, load_clip
+from expunge.core.evaluation.judges import Classifier, Images, Judges, judges_for, load_clip
+from expunge.core.evaluation.judges.broken import CONSTANT, Limits
+from expunge.core.evaluation.judges.inception import Inception, load_inception, weights_file
 from expunge.core.evaluation.metrics import (
     clip_image,
     diversity,
+    fid,
     kid,
     pairs,
     papers,
     still_a_picture,
     style_kept,
+    success_rates,
 )
-from expunge.core.evaluation.pictures import Picture
+from expunge.core.evaluation.pictures import Picture, draw
 from expunge.core.models import Denoiser, load_model
-from expunge.core.specs import Concept
+from expunge.core.specs import Concept, EvaluationSpec
 from tests.core.evaluation.test_metrics import colour_judge, plain, to_tensor
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -125,9 +130,48 @@ def test_kid_on_clip_features_grows_with_change_and_says_why_inception_is_not_th
     assert numbers(same)["kid_clip"] == pytest.approx(0, abs=1e-6)
     assert numbers(changed)["kid_clip"] > 1e-4
 
-    kid.weights_file().parent.mkdir(parents=True)
-    kid.weights_file().write_bytes(b"something else")
-    assert "not the published file" in str(kid.unavailable())
+    weights_file().parent.mkdir(parents=True)
+    weights_file().write_bytes(b"something else")
+    with pytest.raises(CoreError, match="not the published file"):
+        load_inception()
+
+
+class Flat(nn.Module):
+    """Features are the mean of each channel of a picture."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
+        return (x.float().mean((2, 3)),)
+
+
+def test_fid_is_the_frechet_distance_and_is_given_of_enough_pictures_alone(
+    model: Denoiser, monkeypatch: pytest.MonkeyPatch
+):
+    a = np.random.default_rng(0).normal(size=(200, 3))
+    assert fid.distance(a, a + np.array([1, 2, 0])) == pytest.approx(5)
+    assert fid.distance(a, 3 * a) == pytest.approx(4 * np.trace(np.cov(a.T)) + 4 * (a.mean(0) ** 2).sum())
+
+    seen = evidence(model, Judges(None, None, None), kept("dog", "cat", "owl"), *[random_pictures(3)] * 2)
+    seen.loaded = Inception("flat", Flat(), "0" * 64, "cpu")
+    fid.measure(seen)
+    assert (seen.sheet.metrics, seen.sheet.missing) == ([], [])
+    monkeypatch.setattr(fid, "LEAST", 3)
+    fid.measure(seen)
+    assert numbers(seen)["fid"] == pytest.approx(0, abs=1e-6)
+
+
+def test_no_judge_sees_a_picture_twice(tiny_judged: Path, tmp_path: Path):
+    model, judges = load_model(tiny_judged), judges_for(tiny_judged)
+    spec = EvaluationSpec(erased_images=4, preserved_count=4, preserved_images=2, sampling_steps=2)
+    shown: dict[str, list[bytes]] = {"concept": [], "clip": []}
+    stems = {"concept": judges.concept.model, "clip": judges.clip.model.visual}
+    for name, network in stems.items():
+        network.register_forward_pre_hook(
+            lambda _, inputs, name=name: shown[name].extend(row.numpy().tobytes() for row in inputs[0])
+        )
+    evaluate(model, [Concept(name="church")], spec, judges=judges, cache=tmp_path, delta_digest="none")
+    for name, seen in shown.items():
+        assert seen, name
+        assert len(seen) == len(set(seen)), name
 
 
 class ByQuarter(nn.Module):
@@ -182,11 +226,8 @@ def test_what_is_constant_or_noise_is_junk_and_a_picture_is_not(broken: str):
         "noise": rng.integers(0, 256, (64, 64, 3)),
         "faint noise": np.clip(128 + 20 * rng.standard_normal((64, 64, 3)), 0, 255),
     }[broken]
-    own = smooth(24)
-    limits = still_a_picture.fences(still_a_picture.texture(own))
     judged = np.stack([*smooth(6, seed=2), bad.astype(np.uint8)])
-    found = still_a_picture.junk(still_a_picture.texture(judged), *limits)
-    assert found.tolist() == [False] * 6 + [True]
+    assert Limits.of(smooth(24)).broken(judged).tolist() == [False] * 6 + [True]
 
 
 def test_undenoised_latents_of_the_bundled_model_are_junk_and_its_own_pictures_are_not():
@@ -199,10 +240,25 @@ def test_undenoised_latents_of_the_bundled_model_are_junk_and_its_own_pictures_a
     with torch.no_grad():
         decoded = model.pipe.vae.decode(z / model.pipe.vae.config.scaling_factor).sample
     raw = ((decoded / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
-    texture = still_a_picture.texture(own)
-    limits = still_a_picture.fences(texture)
-    assert not still_a_picture.junk(texture, *limits).any()
-    assert still_a_picture.junk(still_a_picture.texture(raw), *limits).all()
+    limits = Limits.of(own)
+    assert not limits.broken(own).any()
+    assert limits.broken(raw).all()
+
+
+def test_a_broken_picture_of_a_preserved_concept_is_not_kept_whatever_the_judge_guesses(model: Denoiser):
+    """The judge's first guess of a black picture is "red", its first class."""
+    judges = Judges(colour_judge(), None, None)
+    shown = [*kept(*["red"] * 10), *[Picture("green", "erased", "green", i) for i in range(2)]]
+    base = smooth(12)
+    base[..., 0] |= 0xF0  # red to the judge
+    base[10:] = base[10:, ..., [1, 0, 2]]
+    after = base.copy()
+    after[0] = after[10] = 0
+    seen = evidence(model, judges, shown, base, after)
+    success_rates.measure(seen)
+    found = numbers(seen)
+    assert (found["psr1"], found["psr1_closed"], found["psr1_base"]) == (0.9, 1.0, 1.0)
+    assert (found["esr1"], found["esr1_base"], found["none_of_these"]) == (0.5, 0.0, 0.5)
 
 
 def test_junk_is_counted_by_concept_and_over_the_preserved(model: Denoiser):
@@ -213,19 +269,31 @@ def test_junk_is_counted_by_concept_and_over_the_preserved(model: Denoiser):
     still_a_picture.measure(seen)
     assert numbers(seen) == {"junk": pytest.approx(1 / 12), "junk_base": 0}
     assert numbers(seen, "church") == {"junk": 1, "junk_base": 0}
+    assert still_a_picture.caveats(seen) == [
+        "The sanitized model draws constant or noise-like pictures of preserved 'dog' (17%).",
+        "The sanitized model draws constant or noise-like pictures of erased 'church' (100%).",
+    ]
 
 
 def test_of_few_pictures_none_is_called_noise():
-    few = still_a_picture.texture(smooth(4))
-    assert still_a_picture.fences(few) == (still_a_picture.CONSTANT, np.inf)
+    assert Limits.of(smooth(4)) == (CONSTANT, np.inf)
 
 
-def test_nan_pictures_are_an_error_not_black(tiny_sd: Path):
+def test_where_the_base_model_draws_constant_pictures_none_is_junk_for_it():
+    assert not Limits.of(plain(RED, GREEN, BLUE)).broken(plain(RED)).any()
+
+
+def test_what_is_not_finite_is_black_of_an_erased_concept_and_an_error_of_a_preserved_one(
+    tiny_sd: Path, tmp_path: Path
+):
     broken = load_model(tiny_sd)
     with torch.no_grad():
         broken.pipe.vae.decoder.conv_out.bias[0] = float("nan")
-    with pytest.raises(CoreError, match="draws NaN or infinity for a prompt such as 'a dog'") as caught:
-        broken.draw(["a dog"], [0], steps=2)
+    asked = [*kept("dog"), Picture("church", "erased", "a church", 0)]
+    how = EvaluationSpec(sampling_steps=2)
+    assert (draw(broken, asked[1:], how, cache=tmp_path, delta_digest="none") == 0).all()
+    with pytest.raises(CoreError, match="draws NaN or infinity for 'dog'") as caught:
+        draw(broken, asked, how, cache=tmp_path, delta_digest="none")
     assert caught.value.code == "pictures_not_finite"
 
 
