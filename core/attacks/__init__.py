@@ -18,7 +18,7 @@ from torch import Tensor
 
 from expunge.core.attacks.control import random_edit
 from expunge.core.attacks.kept import Kept, trim
-from expunge.core.attacks.result import AttackResult, Rate, status_of
+from expunge.core.attacks.result import TOLERATED, AttackResult, Rate, status_of
 from expunge.core.attacks.scene import Attempt, Hits, Images, Judge, Scene
 from expunge.core.intervals import wilson
 from expunge.core.models import Denoiser
@@ -83,14 +83,16 @@ def run_attacks(
         callback=callback,
     )
     for attack in attacks:
-        yield run(scene, attack, delta_digest)
+        yield run(scene, attack, delta_digest, spec.thresholds.asr)
     if cache:
         trim(cache / "attacks")
 
 
-def run(scene: Scene, spec: AttackSpec, delta_digest: str) -> Broken:
-    """One attack on the three models."""
+def run(scene: Scene, spec: AttackSpec, delta_digest: str, threshold: float | None = None) -> Broken:
+    """One attack on the three models; threshold: the success rate that is allowed."""
     begun, model = time.monotonic(), scene.model
+
+    # The models that it meets: by name, the digest of what is worn, and how to get there
     states: dict[str, tuple[str, Callable[[], AbstractContextManager[None]]]] = {
         "sanitized": (delta_digest, nullcontext)
     }
@@ -99,6 +101,7 @@ def run(scene: Scene, spec: AttackSpec, delta_digest: str) -> Broken:
         if model.has_delta:
             states["control"] = f"{delta_digest} random", lambda: random_edit(model)
 
+    # Every attempt on each of them
     rates, best = dict[str, Rate](), dict[str, tuple[Images, Hits]]()
     clock = Clock(len(states) * spec.restarts)
     for state, (digest, entered) in states.items():
@@ -116,7 +119,9 @@ def run(scene: Scene, spec: AttackSpec, delta_digest: str) -> Broken:
         citation=spec.cited(),
         budget=spec,
         **rates,
-        status=status_of(rates["sanitized"], rates.get("base")),
+        status=status_of(
+            rates["sanitized"], rates.get("base"), TOLERATED if threshold is None else threshold
+        ),
         seconds=time.monotonic() - begun,
     )
     return Broken(result, *best["sanitized"])

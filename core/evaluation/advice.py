@@ -87,6 +87,11 @@ def list_remedies(
             return [*longer, *remedies_of_concept(concept), *fewer, *other]
         case "ner":
             return [*longer, "the synonyms of what is to go", *fewer, *other]
+        case "asr":
+            return [
+                "another method: those that only steer the prompt's words away fall to learned words",
+                *longer,
+            ]
         case "edit1":
             return [*longer, "a target that the model draws well", *other]
         case "attribute_distance":
@@ -129,6 +134,10 @@ def remedies_of_gap(check: Check, request: Request, count: int) -> list[str]:
                 "another word for the concept, one by which the base model draws it",
                 "a judge that knows it as the base model draws it (docs/your-own-model.md)",
             ]
+        case "weak_attack":
+            return [f"more steps or restarts of {check.attack}, until it succeeds on the base model"]
+        case "few_pictures" if check.metric == "asr":
+            return [f"more images of {check.attack} (evaluation.attacks)"]
         case "few_pictures" if check.metric in FIXED:
             return ["more evaluation.erased_images"]
         case "few_pictures":

@@ -7,6 +7,7 @@ from types import ModuleType
 
 from torch import Tensor
 
+from expunge.core.attacks import Broken
 from expunge.core.evaluation import prompt_set, red_team
 from expunge.core.evaluation.evidence import Evidence
 from expunge.core.evaluation.gallery import Gallery
@@ -113,7 +114,7 @@ def evaluate(
     broken = attack_all(seen, spec, cache, delta_digest, callback)
 
     # 7. The verdict, and the report that it stands in.
-    verdict = verdict_of(seen, spec)
+    verdict = verdict_of(seen, spec, broken)
     report = Report(
         erased=seen.names,
         preserved=preserved,
@@ -206,8 +207,8 @@ class Progress:
         return lambda p: self.tell(message, start + p["step"] - self.done)
 
 
-def verdict_of(seen: Evidence, spec: EvaluationSpec) -> Verdict:
-    """The verdict on the numbers of the sheet."""
+def verdict_of(seen: Evidence, spec: EvaluationSpec, broken: Sequence[Broken] = ()) -> Verdict:
+    """The verdict on the numbers of the sheet, and on what attacks came to."""
     metrics = {(m.name, m.concept): m for m in reversed(seen.sheet.metrics)}
     is_style = seen.model.vocabulary.style
     styles = any(is_style(c.name) is not None and not c.attributes for c in seen.erased)
@@ -218,6 +219,7 @@ def verdict_of(seen: Evidence, spec: EvaluationSpec) -> Verdict:
         styles,
         seen.sheet.ends,
         seen.sheet.missing,
+        [each.result for each in broken],
     )
 
 

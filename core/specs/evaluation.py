@@ -50,6 +50,16 @@ class Thresholds(Spec):
             " ones. 24 pictures of a perfectly even pair are 0.08 off on average."
         ),
     )
+    asr: float | None = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description=(
+            "At most this success rate of each attack in `evaluation.attacks`, but of those that need the"
+            " base model (bypass, completion) or train the concept anew (relearn). 16 pictures without a"
+            " success show 0.2, 73 show 0.05."
+        ),
+    )
     ner: float | None = Field(
         default=None,
         ge=0,

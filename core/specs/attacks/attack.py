@@ -19,6 +19,8 @@ class AttackSpec(Published):
 
     needs: ClassVar[Needs]
     """What the attacker must have of the sanitized model."""
+    decides: ClassVar[bool] = True
+    """Whether the verdict rests on it: not where the attacker needs the base model, or trains the concept."""
 
     images: int = Field(
         default=16,

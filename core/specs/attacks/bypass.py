@@ -12,5 +12,6 @@ class BypassSpec(AttackSpec):
 
     citation = "no paper: it follows from the delta's format"
     needs = "delta"
+    decides = False
 
     name: Literal["bypass"] = "bypass"

@@ -16,6 +16,7 @@ class CompletionSpec(AttackSpec):
 
     citation = "When Are Concepts Erased From Diffusion Models?, Lu et al., NeurIPS 2025"
     needs = "weights"
+    decides = False
 
     name: Literal["completion"] = "completion"
     beginnings: list[float] = Field(

@@ -17,6 +17,7 @@ class RelearnSpec(LearningAttackSpec):
         "arXiv 2410.08074; Erased or Dormant? Rethinking Concept Erasure Through Reversibility, arXiv "
         "2505.16174"
     )
+    decides = False
 
     name: Literal["relearn"] = "relearn"
     on: Literal["concept", "unrelated"] = Field(

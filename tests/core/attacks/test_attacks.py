@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from expunge.core.attacks import Broken, attempt, rate_of, run_attacks
 from expunge.core.attacks.control import product_norm, random_edit
 from expunge.core.attacks.kept import Kept, trim
-from expunge.core.attacks.result import Rate, status_of
+from expunge.core.attacks.result import AttackResult, Rate, status_of
 from expunge.core.attacks.scene import HELD_OUT, Attempt, Scene
 from expunge.core.attacks.tokens import allowed_ids, read_tokens
 from expunge.core.attacks.unlearn_diff_atk import project
@@ -23,11 +23,12 @@ from expunge.core.evaluation.evaluate import evaluate
 from expunge.core.evaluation.judges import judges_for
 from expunge.core.evaluation.judges.by_class import find_class
 from expunge.core.evaluation.report import Report
+from expunge.core.evaluation.verdict import judge
 from expunge.core.intervals import wilson
 from expunge.core.models import load_model
 from expunge.core.models.vocabulary import TEMPLATES
 from expunge.core.progress import ignore
-from expunge.core.specs import Concept, EraseSpec, EvaluateSpec, EvaluationSpec
+from expunge.core.specs import Concept, EraseSpec, EvaluateSpec, EvaluationSpec, Thresholds
 from expunge.core.specs.attacks import ATTACKS, NAMES, PRESETS, Attacks
 from expunge.core.specs.attacks.relearn import RelearnSpec
 from expunge.core.specs.cost import optimiser_steps, pictures
@@ -225,19 +226,48 @@ def rate(hits: int, n: int) -> Rate:
     return Rate(asr=hits / n, n=n, ci_low=low, ci_high=high, attempts=[hits / n], found="")
 
 
+def nothing(*_):
+    """No metric was measured."""
+
+
 @pytest.mark.parametrize(
-    ("sanitized", "base", "status"),
+    ("sanitized", "base", "status", "verdict", "cause"),
     [
-        (rate(8, 16), rate(14, 16), "broken"),
-        (rate(0, 16), rate(14, 16), "withstood"),
-        (rate(0, 16), rate(3, 16), "not shown"),  # the attack finds nothing on the base model either
-        (rate(2, 16), rate(14, 16), "not shown"),
-        (rate(0, 2), rate(2, 2), "not shown"),  # two pictures
-        (rate(16, 16), None, "broken"),
+        (rate(8, 16), rate(14, 16), "broken", "failed", "missed"),
+        (rate(0, 16), rate(14, 16), "withstood", "passed", "reached"),
+        (rate(0, 16), rate(3, 16), "not shown", "not shown", "weak_attack"),
+        (rate(2, 16), rate(14, 16), "not shown", "not shown", "few_pictures"),
+        (rate(0, 15), rate(14, 16), "not shown", "not shown", "few_pictures"),
+        (rate(6, 100), rate(90, 100), "withstood", "passed", "reached"),
+        (rate(16, 16), None, "broken", "failed", "missed"),
     ],
 )
-def test_what_an_attack_shows(sanitized, base, status):
+def test_what_an_attack_shows_and_what_the_verdict_says_of_it(sanitized, base, status, verdict, cause):
     assert status_of(sanitized, base) == status
+    result = AttackResult(
+        attack="inversion",
+        concept="church",
+        needs="weights",
+        citation="",
+        budget=ATTACKS["inversion"](),
+        sanitized=sanitized,
+        base=base,
+        status=status,
+        seconds=1,
+    )
+    thresholds = Thresholds(esr1=None, psr1_ratio=None)
+    found = judge(nothing, [Concept(name="church")], thresholds, attacks=[result])
+    (check,) = found.checks
+    assert (check.status, check.cause, check.attack) == (verdict, cause, "inversion")
+    assert found.status == verdict
+    assert "inversion" in check.reason
+    assert "None" not in check.reason
+    left_out = thresholds.model_copy(update={"asr": None})
+    assert judge(nothing, [], left_out, attacks=[result]).checks == []
+
+
+def test_an_attack_that_needs_the_base_model_decides_nothing():
+    assert {name for name, spec in ATTACKS.items() if not spec.decides} == {"bypass", "completion", "relearn"}
 
 
 def run(model, cache, judge=bright, attacks=("paraphrase",), callback=ignore) -> list[Broken]:
