@@ -73,6 +73,13 @@ KINDS = {
         ),
         Kind(
             409,
+            "artifact_withheld",
+            "The artifact is withheld, because the job's verdict is not 'passed'",
+            "The job's report.json and report.html say why, and what to try. For these weights nevertheless,"
+            " run the job again with `evaluation.on_fail: publish_marked`.",
+        ),
+        Kind(
+            409,
             "idempotency_in_flight",
             "The first request with this Idempotency-Key is still running",
             "Repeat the request after the number of seconds in Retry-After.",

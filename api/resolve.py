@@ -93,6 +93,7 @@ def check_base_job(session: Session, tenant_id: uuid.UUID, spec: EraseSpec) -> l
     if spec.base_job_id is None:
         return []
     row = finished_job(session, tenant_id, spec.base_job_id, "base_job_id", STACKABLE)
+    check_not_withheld(session, row, "base_job_id")
     check_same_model(spec, row.spec["model"], "job")
     check_stackable(row, "base_job_id")
     check_not_erased(spec, row)
@@ -104,6 +105,7 @@ def check_combined_jobs(session: Session, tenant_id: uuid.UUID, spec: CombineSpe
     concepts: list[Concept] = []
     for i, job_id in enumerate(spec.jobs):
         row = finished_job(session, tenant_id, job_id, f"jobs[{i}]", ("erase",))
+        check_not_withheld(session, row, f"jobs[{i}]")
         check_stackable(row, f"jobs[{i}]")
         check_same_model(spec, row.spec["model"], "job")
         concepts += [Concept.model_construct(**c) for c in row.spec["concepts"]]
@@ -169,6 +171,19 @@ def finished_job(
             f"make them again: POST the spec of GET /jobs/{row.id} to /jobs/{row.kind}",
         )
     return row
+
+
+def check_not_withheld(session: Session, row: JobRow, field: str) -> None:
+    """What is withheld from everybody is not delivered as a part of another job's delta either.
+
+    Raises: Problem `invalid_request`.
+    """
+    if any(file.withheld for file in artifacts.list_of_job(session, row.tenant_id, row.id)):
+        raise invalid(
+            field,
+            "names a job whose weights are withheld, because its verdict is not 'passed'",
+            "name another, or run that one again with evaluation.on_fail: publish_marked",
+        )
 
 
 def uploaded_delta(session: Session, tenant_id: uuid.UUID, artifact_id: str, field: str) -> ArtifactRow:

@@ -329,13 +329,15 @@ class Expunge:
     def download(self, job: Job | Artifact | str, folder: str | Path) -> list[Path]:
         """Download a job's artifacts, or one Artifact, into a folder; every sha256 is verified.
 
-        An earlier download is resumed. A job's recovery key is left out: pass it as an Artifact. Raises:
-        IntegrityError where the bytes are wrong.
+        An earlier download is resumed. A job's recovery key is left out: pass it as an Artifact; and what is
+        withheld (`Artifact.withheld`), as nobody may have it. Raises: IntegrityError where the bytes are
+        wrong.
         """
         if isinstance(job, Artifact):
             wanted = [job]
         else:
-            wanted = [artifact for artifact in self.artifacts(job) if artifact.kind != "recovery_key"]
+            found = self.artifacts(job)
+            wanted = [each for each in found if each.kind != "recovery_key" and not each.withheld]
         return [download_artifact(self.transport, artifact, Path(folder)) for artifact in wanted]
 
     def link(self, artifact: Artifact | str, *, lifetime_s: int = 900) -> ArtifactLink:

@@ -19,8 +19,8 @@ def print_version(asked: bool) -> None:
 
 HELP = """Erase concepts from text-to-image models, with measured proof.
 
-Exit codes: 0 success; 1 a job or its verdict failed; 2 a request, file or address is wrong, or the service \
-refused; 70 unexpected error; 130 Ctrl-C.
+Exit codes: 0 success; 1 a job failed, or its verdict is not "passed"; 2 a request, file or address is \
+wrong, or the service refused; 70 unexpected error; 130 Ctrl-C.
 """
 
 

@@ -58,7 +58,7 @@ def print_spec(checked: Validated) -> None:
 
 
 def finish(client: Expunge, job: Job, *, wait: bool, folder: Path | None, as_json: bool) -> None:
-    """Follow, download and print a job; exit code 0 only if it succeeded and its verdict did not fail."""
+    """Follow, download and print a job; exit code 0 only if it succeeded and its verdict is passed."""
     (job,) = follow_all(client, [job], wait=wait, folder=folder, as_json=as_json)
     if as_json:
         print_json(job)

@@ -28,6 +28,7 @@ class Artifact(Answer):
     revoked_at: datetime | None = None
     expired_at: datetime | None = None
     corrupt_at: datetime | None = None
+    withheld: bool = False
 
 
 class ArtifactLink(Answer):
@@ -91,18 +92,23 @@ class Job(Answer):
         return self.status in TERMINAL
 
     @property
+    def outcome(self) -> str | None:
+        """The verdict in a word: "passed", "failed" or "not shown"; None where nothing was judged."""
+        if self.verdict is None:
+            return None
+        words: dict[Any, str] = {True: "passed", False: "failed"}  # of services that say it by `passed` alone
+        return str(self.verdict.get("status") or words.get(self.verdict.get("passed"), "not shown"))
+
+    @property
     def passed(self) -> bool | None:
-        """The verdict: True, False, or None where there is none or it could not be decided."""
-        passed = (self.verdict or {}).get("passed")
-        return None if passed is None else bool(passed)
+        """The same as True, False, or None where there is no verdict or it was not shown."""
+        return {"passed": True, "failed": False}.get(self.outcome or "")
 
     @property
     def ok(self) -> bool:
-        """Whether the job succeeded and is shown to meet every threshold that was requested."""
+        """Whether the job succeeded and its verdict is "passed", or no threshold was asked for."""
         thresholds = (self.verdict or {}).get("checks")
-        return self.status == "succeeded" and (
-            self.passed is True or (self.passed is None and not thresholds)
-        )
+        return self.status == "succeeded" and (self.outcome == "passed" or not thresholds)
 
 
 class Event(Answer):

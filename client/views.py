@@ -20,11 +20,12 @@ COLOURS = {
     "running": "cyan",
     "queued": "blue",
 }
+OUTCOMES = {"passed": "[green]passed[/]", "failed": "[red]failed[/]", "not shown": "[yellow]not shown[/]"}
 
 
 def status_text(job: Job) -> str:
     """The job's status in its colour, and its verdict."""
-    verdict = {True: ", verdict pass", False: ", verdict fail", None: ""}[job.passed]
+    verdict = f", verdict: {job.outcome}" if job.outcome else ""
     return f"[{COLOURS.get(job.status, 'white')}]{job.status}[/]{verdict}"
 
 
@@ -132,18 +133,26 @@ def reads_table(reads: Iterable[KeyRead]) -> Table:
     return table
 
 
+def outcome_of(check: Mapping[str, Any]) -> str:
+    """A check's result in a word; services of before say it by `passed` alone."""
+    words: dict[Any, str] = {True: "passed", False: "failed"}
+    said = check.get("status") or words.get(check.get("passed"), "not shown")
+    return str(said) if said in OUTCOMES else "not shown"
+
+
 def verdict_table(verdict: Mapping[str, Any]) -> Table:
     """The checks of a verdict, one a row."""
-    table = Table("metric", "value", "needed", "", box=None, header_style="bold")
+    table = Table("metric", "value", "interval", "needed", "", box=None, header_style="bold")
     for check in verdict.get("checks", []):
         value, needed = check.get("value"), check.get("threshold")
-        passed = check.get("passed")
+        low, high = check.get("ci_low"), check.get("ci_high")
         table.add_row(
             escape(" ".join(str(check[key]) for key in ("metric", "concept") if check.get(key))),
             f"{value:.3f}" if isinstance(value, float) else str(value),
+            "" if low is None or high is None else f"{low:.3f} – {high:.3f}",
             ("≤ " if check.get("bound") == "at most" else "")
             + (f"{needed:.3f}" if isinstance(needed, float) else str(needed)),
-            {True: "[green]pass[/]", False: "[red]fail[/]"}.get(passed, "not judged"),
+            OUTCOMES[outcome_of(check)],
         )
     return table
 
@@ -281,7 +290,7 @@ def show_job(console: Console, job: Job) -> None:
     for artifact in job.artifacts:
         console.print(
             f"  {escape(artifact.name)}  {artifact.size:,} bytes  sha256 {artifact.sha256[:16]}… "
-            f" [dim]{artifact.id}[/]"
+            f" [dim]{artifact.id}[/]{' [yellow]withheld[/]' if artifact.withheld else ''}"
         )
 
 

@@ -7,12 +7,16 @@ from typing import Any
 
 @dataclass
 class Output:
-    """A file of the bundle, by its name in the bundle; or a recovery key, which is no part of it."""
+    """A file of the bundle, by its name in the bundle; or a recovery key, which is no part of it.
+
+    withheld: it is kept, but nobody may download it, as the verdict did not pass (`evaluation.on_fail`).
+    """
 
     name: str
     media_type: str
     path: Path
     kind: str = "file"
+    withheld: bool = False
 
 
 @dataclass

@@ -212,7 +212,8 @@ def run_hide(
         files = write_erasure(bundle, spec, delta, evaluation, recovery_key=key_facts(key, key_file, spec))
     outcome = run.outcome(files, evaluation)
     media_type = "application/octet-stream" if spec.seal_to else MEDIA_TYPES[".safetensors"]
-    outcome.outputs.append(Output(key_file.name, media_type, key_file, "recovery_key"))
+    withheld = any(output.withheld for output in outcome.outputs)
+    outcome.outputs.append(Output(key_file.name, media_type, key_file, "recovery_key", withheld))
     return outcome
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from expunge.core.delivery import signing, stack
 from expunge.core.delivery.bundle import Bundle, media_type
+from expunge.core.delivery.manifest import WEIGHTS
 from expunge.core.erasure import Delta
 from expunge.core.erasure.delta import forget_peak, peak_memory
 from expunge.core.errors import CoreError
@@ -180,9 +181,13 @@ class RunContext:
 
     def outcome(self, files: Sequence[Path], evaluation: Evaluation | None) -> Outcome:
         """What the job ends with: the verdict, and the bundle's files."""
-        outputs = [Output(f.relative_to(self.out).as_posix(), media_type(f), f) for f in files]
-        verdict = evaluation.report.verdict.model_dump(mode="json") if evaluation else None
-        return Outcome(verdict, outputs)
+        verdict = evaluation.report.verdict if evaluation else None
+        withhold = verdict is not None and verdict.delivery == "withheld"
+        outputs = []
+        for file in files:
+            name, withheld = file.relative_to(self.out).as_posix(), withhold and file.suffix in WEIGHTS
+            outputs.append(Output(name, media_type(file), file, withheld=withheld))
+        return Outcome(verdict.model_dump(mode="json") if verdict else None, outputs)
 
 
 def held_by(change: Change) -> Sequence[str] | None:

@@ -100,7 +100,7 @@ def verdict_table(report: dict) -> Table:
         "value",
         "95 % interval",
         "pictures",
-        title=f"verdict: {'PASS' if report['verdict']['passed'] else 'FAIL'}",
+        title=f"verdict: {report['verdict']['status']}",
         title_style="bold",
     )
     names = {

@@ -6,7 +6,7 @@ fits and LostLease is raised. All times are the database's now(), so a worker's 
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -57,6 +57,7 @@ class NewArtifact:
     sha256: str
     key: str
     kind: str = "file"
+    info: dict[str, Any] = field(default_factory=dict)
 
 
 def leased(

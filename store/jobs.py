@@ -26,7 +26,7 @@ from sqlalchemy.orm import Session
 
 from expunge.store import events, webhook_deliveries
 from expunge.store.errors import NotFinished, NotFound, WrongState
-from expunge.store.models import Artifact, Job
+from expunge.store.models import WITHHELD, Artifact, Job
 from expunge.store.statuses import JobStatus
 
 # PostgreSQL uses a partial index for a prepared statement only where the status is written out in it.
@@ -114,6 +114,7 @@ NAMES_AND_VALUES = [
     for name in ARTIFACT_COLUMNS
     for part in (literal(name, literal_execute=True), getattr(Artifact, name))
 ]
+NAMES_AND_VALUES += [literal(WITHHELD, literal_execute=True), Artifact.info.has_key(WITHHELD)]
 ARTIFACTS_AS_JSON = (
     select(
         func.coalesce(

@@ -26,6 +26,7 @@ from expunge.store.statuses import JobStatus, in_sql
 QUEUED = f"status = '{JobStatus.QUEUED}'"
 ACTIVE = f"status in {in_sql(JobStatus.active())}"
 LEASED = f"status in {in_sql(JobStatus.leased())}"
+WITHHELD = "withheld"  # the key of an artifact's info that says so
 ENDED = f"status in {in_sql(JobStatus.terminal())}"
 JOB_MODEL = "coalesce(spec ->> 'model', '')"  # the id of a job's model, as ix_jobs_queued_model has it
 
@@ -325,7 +326,8 @@ class Artifact(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     key: Mapped[str] = mapped_column(unique=True, doc="Where the bytes lie in the artifact store.")
     info: Mapped[dict[str, Any]] = mapped_column(
-        server_default=text("'{}'"), doc="What an upload was checked against, and the like."
+        server_default=text("'{}'"),
+        doc="What an upload was checked against, and the like; of a job's file, whether it is withheld.",
     )
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     revoked_at: Mapped[datetime | None] = mapped_column(
@@ -338,6 +340,11 @@ class Artifact(Base):
     corrupt_at: Mapped[datetime | None] = mapped_column(
         doc="Since when the bytes are known to be gone or other than their sha256."
     )
+
+    @property
+    def withheld(self) -> bool:
+        """Whether nobody may download it, as the job's verdict did not pass."""
+        return self.info.get(WITHHELD) is True
 
 
 class ArtifactRead(Base):

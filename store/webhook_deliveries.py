@@ -53,11 +53,16 @@ def enqueue(session: Session, job: Job) -> None:
     assert job.finished_at is not None
     event = f"job.{job.status}"
     verdict = job.verdict or {}
+    checks = [check for check in verdict.get("checks", ()) if check.get("status") != "passed"]
+    causes = [check["cause"] for check in checks if check.get("cause")]
     data = {
         "job_id": str(job.id),
         "kind": job.kind,
         "status": job.status,
+        "verdict": verdict.get("status"),
         "passed": verdict.get("passed"),
+        "causes": list(dict.fromkeys(causes)),
+        "delivery": verdict.get("delivery"),
         "artifact_sha256": verdict.get("artifact_sha256"),
     }
     body = payload(event, job.finished_at, data)

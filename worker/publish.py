@@ -1,5 +1,6 @@
 """The end of a successful run: upload the bytes, read and hash them again, then make them the job's artifacts
-in one transaction.
+in one transaction. What the verdict withholds is kept too, so that it can be judged again, but marked: nobody
+may download it.
 """
 
 import time
@@ -12,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from expunge.store import attempts
 from expunge.store.attempts import NewArtifact
 from expunge.store.blobs import Blobs, output_key
+from expunge.store.models import WITHHELD
 from expunge.worker import metrics
 from expunge.worker.lease import Lease
 
@@ -33,7 +35,16 @@ def publish(lease: Lease, blobs: Blobs, outcome: "Outcome", progress: dict[str, 
             key = output_key(job.tenant_id, job.id, job.attempt, job.fence)
             size, sha256 = blobs.put(key, output.path, name=output.name)
             stored.append(
-                NewArtifact(uuid.uuid4(), output.name, output.media_type, size, sha256, key, output.kind)
+                NewArtifact(
+                    uuid.uuid4(),
+                    output.name,
+                    output.media_type,
+                    size,
+                    sha256,
+                    key,
+                    output.kind,
+                    {WITHHELD: True} if output.withheld else {},
+                )
             )
             lease.note_alive()
         stale = lease.write(

@@ -58,6 +58,7 @@ CONTENT: Responses = {
     **problem_responses(
         "link_expired",
         "not_found",
+        "artifact_withheld",
         "recovery_key_revoked",
         "artifact_expired",
         "range_not_satisfiable",
@@ -146,6 +147,16 @@ def check_not_deleted(row: ArtifactRow) -> None:
         )
 
 
+def check_not_withheld(row: ArtifactRow) -> None:
+    """Raises: Problem `artifact_withheld` where the job's verdict keeps the bytes from everybody."""
+    if row.withheld:
+        raise Problem(
+            "artifact_withheld",
+            f"'{row.name}' of job {row.job_id} is withheld: its verdict is not 'passed', and the request says"
+            " evaluation.on_fail: withhold.",
+        )
+
+
 async def verify_bytes(services: Services, row: ArtifactRow) -> None:
     """Check the stored bytes before any of them is sent; flag a damaged artifact for the operator.
 
@@ -194,6 +205,7 @@ async def download_artifact(
     scope = "keys:read" if secret else "artifacts:read"
     check_scope(caller, scope)
     check_not_deleted(row)
+    check_not_withheld(row)
 
     # Answers without a body
     headers = download_headers(row)
@@ -229,6 +241,7 @@ async def download_artifact(
         "malformed_request",
         "not_found",
         "wrong_state",
+        "artifact_withheld",
         "recovery_key_revoked",
         "artifact_expired",
         "payload_too_large",
@@ -259,6 +272,7 @@ async def create_artifact_link(
             " 'keys:read'.",
         )
     check_not_deleted(row)
+    check_not_withheld(row)
     await verify_bytes(services, row)
     expires = signed_urls.expiry(spec.lifetime_s)
     url = services.blobs.presign(row.key, timedelta(seconds=spec.lifetime_s))

@@ -18,6 +18,15 @@ KindField = Field(
 )
 
 
+WithheldField = Field(
+    default=False,
+    description=(
+        "Whether it cannot be downloaded, because the job's verdict is not 'passed' and its request says"
+        " `evaluation.on_fail: withhold`."
+    ),
+)
+
+
 class Artifact(FromRow):
     """A file that a job made, or that a client uploaded."""
 
@@ -40,6 +49,7 @@ class Artifact(FromRow):
         default=None,
         description="When the bytes were found to be damaged or missing; null while they are intact.",
     )
+    withheld: bool = WithheldField
 
 
 class ArtifactList(BaseModel):
@@ -62,6 +72,7 @@ class JobArtifact(FromRow):
     media_type: str
     size: int
     sha256: str
+    withheld: bool = WithheldField
 
 
 class ArtifactLink(BaseModel):

@@ -72,9 +72,12 @@ class Job(FromRow):
     artifacts: list[JobArtifact] = Field(default=[])
     verdict: dict[str, Any] | None = Field(
         description=(
-            "{passed, checks, advice, artifact_sha256}: the report compared with the requested thresholds;"
-            " for each check that did not pass, advice says by how much, and what may help. It is about the"
-            " delta with this sha256, and about no other bytes; null: about the base model itself."
+            "{status, passed, checks, delivery, advice, artifact_sha256}: the report's intervals held against"
+            " the requested thresholds. status is 'passed', 'failed' or 'not shown' (passed says the same as"
+            " true, false and null), of the whole and of each check, which also has its value, interval,"
+            " reason, and to_try: what may help, the likeliest first. delivery: 'published', 'marked' (as not"
+            " passed) or 'withheld'. It is about the delta with this sha256, and about no other bytes; null:"
+            " about the base model itself."
         )
     )
     error: JobError | None

@@ -19,7 +19,7 @@ from expunge.client.terminal import (
 
 
 def wait(ids: JobIds, download: Folder = None, url: Url = None, as_json: Json = False) -> None:
-    """Follow jobs to their end; exit code 0 only if all succeeded and no verdict failed."""
+    """Follow jobs to their end; exit code 0 only if all succeeded and every verdict is passed."""
     with service(url) as client:
         jobs = [client.job(id_) for id_ in ids]
         finish_all(client, jobs, wait=True, folder=download, as_json=as_json)
@@ -73,6 +73,10 @@ def download(id_: JobId, folder: IntoFolder = Path("."), url: Url = None, as_jso
     """Download a job's artifacts; resumes an earlier download, and verifies every sha256."""
     with service(url) as client:
         paths = client.download(id_, folder)
+        withheld = [artifact.name for artifact in client.artifacts(id_) if artifact.withheld]
+        if withheld:
+            message = f"withheld, as the verdict is not 'passed': {', '.join(withheld)}"
+            err.print(message, style="yellow", markup=False, highlight=False)
         if not paths:
             job = client.job(id_)
             message = f"job {job.id} is {job.status}: there is nothing to download"

@@ -14,6 +14,7 @@ from expunge.core.delivery import certificate, signing
 
 FORMAT = "expunge-bundle/1"
 MANIFEST, SIGNATURE, REPORT = "manifest.json", "manifest.sig", "report.json"
+WEIGHTS = (".safetensors", ".zip")  # how the names of files end that hold weights or learned words
 SEALS = (MANIFEST, SIGNATURE, certificate.FILE)  # what no manifest lists: each is made after it
 LIBRARIES = (
     "expunge",
@@ -56,7 +57,8 @@ def seal(folder: Path, facts: dict[str, Any], key: signing.Key | None) -> list[P
     }
     if private is not None:
         content |= {"signed_by": signing.key_id(private.public_key()), "certificate": certificate.FILE}
-    content |= {**facts, "libraries": libraries(), "files": list_files(folder)}
+    withheld = (facts.get("verdict") or {}).get("delivery") == "withheld"
+    content |= {**facts, "libraries": libraries(), "files": list_files(folder, withheld=withheld)}
     payload = (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
     (folder / MANIFEST).write_bytes(payload)
     if private is None:
@@ -81,10 +83,15 @@ def read_report(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def list_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """sha256 and size of each file in `folder`, by name; without the seals."""
+def list_files(folder: Path, *, withheld: bool = False) -> dict[str, dict[str, Any]]:
+    """sha256 and size of each file in `folder`, by name; without the seals. withheld: files of weights are
+    marked so: whoever has the rest of the bundle has it whole.
+    """
     files = {}
     for file in folder.rglob("*"):
         if file.is_file() and file.name not in SEALS:
-            files[file.relative_to(folder).as_posix()] = {"sha256": sha256(file), "size": file.stat().st_size}
+            entry: dict[str, Any] = {"sha256": sha256(file), "size": file.stat().st_size}
+            if withheld and file.suffix in WEIGHTS:
+                entry["withheld"] = True
+            files[file.relative_to(folder).as_posix()] = entry
     return dict(sorted(files.items()))

@@ -72,6 +72,7 @@ def verify(bundle: str | Path, public_key: bytes | None = None) -> Result:
         if manifest["format"] != FORMAT:
             problems.append(f"{MANIFEST} has format '{manifest['format']}', this command knows '{FORMAT}'")
         problems += check_files(bundle, files, manifest)
+        notes += note_withheld(bundle, files)
         certified, statement, more, said = check_certificate(bundle, payload, manifest, public_key)
         problems, notes = problems + more, notes + said
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as e:
@@ -179,6 +180,8 @@ def check_files(bundle: Path, files: dict[str, Any], manifest: dict[str, Any]) -
             problems.append(f"{name}: the manifest names a file outside the bundle")
             continue
         file = bundle / name
+        if entry.get("withheld") is True and not file.exists():
+            continue
         if file.is_symlink() or not file.is_file():
             problems.append(f"{name}: missing" if not file.exists() else f"{name}: not a plain file")
         elif file.stat().st_size != entry["size"]:
@@ -190,6 +193,14 @@ def check_files(bundle: Path, files: dict[str, Any], manifest: dict[str, Any]) -
     sealed = set(SEALS) if "certificate" in manifest else {MANIFEST, SIGNATURE}
     present = {f.relative_to(bundle).as_posix() for f in bundle.rglob("*") if f.is_file() or f.is_symlink()}
     return problems + [f"{name}: not in the manifest" for name in sorted(present - set(files) - sealed)]
+
+
+def note_withheld(bundle: Path, files: dict[str, Any]) -> list[str]:
+    """What the bundle lacks because its verdict did not pass."""
+    names = [name for name, entry in files.items() if entry.get("withheld") and not (bundle / name).exists()]
+    if not names:
+        return []
+    return [f"withheld, as the verdict did not pass: {', '.join(sorted(names))}"]
 
 
 def check_tensors(file: Path) -> list[str]:

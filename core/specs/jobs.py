@@ -174,6 +174,11 @@ class EvaluateSpec(JobSpec):
             raise ValueError(
                 "concepts: an uploaded delta does not say what it erases: name the concepts to judge"
             )
+        if self.evaluation.on_fail == "withhold":
+            raise ValueError(
+                "evaluation.on_fail: an evaluate job delivers no weights to withhold: omit it, and give it to"
+                " the job that makes them"
+            )
         erased = distinct_names(self.concepts)
         check_apart("evaluation.preserved_concepts", self.evaluation.preserved_concepts or (), erased)
         return self

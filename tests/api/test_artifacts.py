@@ -46,6 +46,26 @@ def test_artifacts_are_listed_with_size_and_digest(tenant: Tenant, tmp_path: Pat
     assert client.get("/jobs").json()["items"][0]["artifacts"][0]["name"] == "a.txt"
 
 
+def test_what_the_verdict_withholds_is_listed_and_not_given_out(tenant: Tenant, tmp_path: Path):
+    client, job = tenant.http(), tenant.erase()["id"]
+    files = {"report.json": b"{}", "delta.safetensors": b"delta", "recovery_key.safetensors": b"key"}
+    made = tenant.finish(job, files, tmp_path, {"status": "failed"}, {*files} - {"report.json"})
+    ids = {each.name: str(each.id) for each in made}
+    listed = {a["name"]: a["withheld"] for a in client.get(f"/jobs/{job}/artifacts").json()["items"]}
+    assert listed == {"report.json": False, "delta.safetensors": True, "recovery_key.safetensors": True}
+    assert {a["name"]: a["withheld"] for a in client.get(f"/jobs/{job}").json()["artifacts"]} == listed
+    assert client.get(f"/artifacts/{ids['report.json']}/content").content == b"{}"
+    for ask in (client.get, client.head):
+        assert ask(f"/artifacts/{ids['delta.safetensors']}/content").status_code == 409
+    refused = client.get(f"/artifacts/{ids['delta.safetensors']}/content", headers={"Range": "bytes=0-0"})
+    found = problem(refused, 409, "artifact_withheld")
+    assert "'delta.safetensors' of job" in found["detail"]
+    assert "on_fail: withhold" in found["detail"]
+    problem(client.post(f"/artifacts/{ids['delta.safetensors']}/link", json={}), 409, "artifact_withheld")
+    key = tenant.http("keys:read", "artifacts:read")
+    problem(key.get(f"/artifacts/{ids['recovery_key.safetensors']}/content"), 409, "artifact_withheld")
+
+
 @pytest.mark.parametrize("suffix", ["", "/content"])
 def test_anothers_artifact_looks_like_none(tenant: Tenant, other: Tenant, made: str, suffix: str):
     found = problem(other.http().get(f"/artifacts/{made}{suffix}"), 404, "not_found")

@@ -63,6 +63,17 @@ def test_a_combination_names_finished_erase_jobs_of_the_model_once_each(tenant: 
     assert set(errors(client.post("/jobs/combine", json={"jobs": []}))) == {"jobs"}
 
 
+def test_what_is_withheld_is_not_delivered_as_a_part_of_another_but_can_be_judged(tenant: Tenant, tmp_path):
+    job = tenant.erase(concepts=["church"])["id"]
+    tenant.finish(job, {"delta": b"delta"}, tmp_path, {"status": "failed"}, {"delta"})
+    client = tenant.http()
+    combined = errors(client.post("/jobs/combine", json={"jobs": [job]}))
+    assert "withheld, because its verdict is not 'passed'" in combined["jobs[0]"]
+    onto = {"concepts": ["dog"], "method": "uce", "base_job_id": job}
+    assert set(errors(client.post("/jobs/erase", json=onto))) == {"base_job_id"}
+    assert client.post("/jobs/evaluate", json={"job_id": job}).status_code == 202
+
+
 def test_judging_a_stacked_job_judges_all_that_its_stack_has_erased(tenant: Tenant, done, tmp_path):
     dog = finished(tenant, tmp_path, concepts=["dog"], base_job_id=done)
     answer = tenant.http().post("/jobs/evaluate", json={"job_id": dog})
@@ -83,7 +94,7 @@ def test_what_a_stack_has_erased_counts_towards_its_pictures(tenant: Tenant, tmp
     jobs = [finished(tenant, tmp_path, concepts=[f"{letter}{i} x" for i in range(20)]) for letter in "abc"]
     with serve(tenant.settings.model_copy(update={"max_pictures": 2000})) as (url, _):
         client = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {tenant.key()}"})
-        asked = {"evaluation": {"erased_images": 20}}
+        asked = {"evaluation": {"erased_images": 20, "held_out_images": 0}}
         for path, body in (
             ("/jobs/combine", {"jobs": jobs}),
             (

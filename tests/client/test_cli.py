@@ -430,7 +430,10 @@ CHECK = {"metric": "esr1", "concept": "church", "value": 0.9, "threshold": 0.95,
     ("verdict", "code", "shown"),
     [
         (None, 0, "succeeded"),
-        ({"passed": True, "checks": [{**CHECK, "value": 1.0, "passed": True}]}, 0, "verdict pass"),
+        ({"passed": True, "checks": [{**CHECK, "value": 1.0, "passed": True}]}, 0, "verdict: passed"),
+        ({"status": "passed", "checks": [{**CHECK, "status": "passed"}]}, 0, "verdict: passed"),
+        ({"status": "not shown", "checks": [{**CHECK, "status": "not shown"}]}, 1, "verdict: not shown"),
+        ({"status": "failed", "checks": [{**CHECK, "ci_low": 0.8, "ci_high": 0.94}]}, 1, "0.800 – 0.940"),
         ({"passed": False, "checks": [CHECK]}, 1, "esr1 church"),
         (
             {"passed": False, "checks": [CHECK], "advice": ["Not erased: [church]."]},
@@ -464,6 +467,16 @@ def test_wait_downloads_what_succeeded(tenant: Tenant, tmp_path: Path):
     tenant.finish(job["id"], {"report.json": b"{}"}, tmp_path)
     assert run(tenant, "wait", job["id"], "--download", str(tmp_path / "out")).exit_code == 0
     assert (tmp_path / "out" / "report.json").read_bytes() == b"{}"
+
+
+def test_download_says_what_is_withheld_and_brings_the_rest(tenant: Tenant, tmp_path: Path):
+    job, files = tenant.erase()["id"], {"report.json": b"{}", "delta.safetensors": b"delta"}
+    tenant.finish(job, files, tmp_path, {"status": "failed", "checks": [CHECK]}, {"delta.safetensors"})
+    assert "delta.safetensors" in run(tenant, "show", job).stdout
+    done = run(tenant, "download", job, str(tmp_path / "out"))
+    assert done.exit_code == 0
+    assert "withheld, as the verdict is not 'passed': delta.safetensors" in done.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.json"]
 
 
 def test_download_names_the_files(tenant: Tenant, tmp_path: Path):

@@ -198,6 +198,9 @@ def test_wait_gives_up_after_its_timeout(expunge: Expunge):
         ("succeeded", {"passed": None, "checks": []}, True),
         ("succeeded", {"passed": None, "checks": [{}]}, False),
         ("succeeded", {"passed": False, "checks": [{}]}, False),
+        ("succeeded", {"status": "passed", "checks": [{}]}, True),
+        ("succeeded", {"status": "not shown", "checks": [{}]}, False),
+        ("succeeded", {"status": "failed", "checks": [{}]}, False),
         ("failed", None, False),
     ],
 )

@@ -46,12 +46,10 @@ def test_uce_takes_the_church_out_and_the_report_says_so(tmp_path: Path):
     assert report.value("psr1_base") >= 0.6
     # The church's CLIP score falls most
     assert report.value("clip_delta", "church") > report.value("clip_delta")
-    assert outcome.verdict["checks"][0] == {
-        "metric": "esr1",
-        "concept": "church",
-        "value": report.value("esr1", "church"),
-        "threshold": 0.95,
-        "bound": "at least",
-        "passed": True,
-    }
+    check = outcome.verdict["checks"][0]
+    assert (check["metric"], check["concept"], check["threshold"]) == ("esr1", "church", 0.95)
+    assert check["value"] == report.value("esr1", "church")
+    assert check["status"] == "not shown"  # as flawless as its few pictures are, they show no 95 %
+    assert check["cause"] == "few_pictures"
+    assert check["ci_low"] < 0.95 <= check["ci_high"]
     assert verify(tmp_path / "out", (tmp_path / "key.pem.pub").read_bytes()).signature == "trusted"

@@ -4,7 +4,7 @@ import hashlib
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +20,7 @@ from expunge.store import attempts, db, deployment, jobs, keys
 from expunge.store.attempts import NewArtifact
 from expunge.store.blobs import Blobs
 from expunge.store.keys import SCOPES
+from expunge.store.models import WITHHELD
 from expunge.store.settings import Settings
 from tests.support.service_role import as_service
 
@@ -101,7 +102,13 @@ class Tenant:
             )
 
     def publish(
-        self, job_id: str, fence: int, files: dict[str, bytes], folder: Path, verdict: dict | None = None
+        self,
+        job_id: str,
+        fence: int,
+        files: dict[str, bytes],
+        folder: Path,
+        verdict: dict | None = None,
+        withheld: Collection[str] = (),
     ) -> list[NewArtifact]:
         """Store files and end the job, as a worker does."""
         made = []
@@ -120,6 +127,7 @@ class Tenant:
                     hashlib.sha256(content).hexdigest(),
                     key,
                     kind,
+                    {WITHHELD: True} if name in withheld else {},
                 )
             )
         with db.transaction(self.database) as session:
@@ -127,9 +135,14 @@ class Tenant:
         return made
 
     def finish(
-        self, job_id: str, files: dict[str, bytes], folder: Path, verdict: dict | None = None
+        self,
+        job_id: str,
+        files: dict[str, bytes],
+        folder: Path,
+        verdict: dict | None = None,
+        withheld: Collection[str] = (),
     ) -> list[NewArtifact]:
-        return self.publish(job_id, self.claim(job_id), files, folder, verdict)
+        return self.publish(job_id, self.claim(job_id), files, folder, verdict, withheld)
 
     def count(self) -> int:
         with db.transaction(self.database) as session:

@@ -63,7 +63,10 @@ def end(url, tenant) -> Callable[..., uuid.UUID]:
             )
             claimed = attempts.claim(session, job.id, owner="test", lease=LEASE)
             assert claimed is not None
-            verdict = {"passed": True, "esr1": 1.0, "artifact_sha256": "ab" * 32}
+            few = {"metric": "esr1", "concept": "a secret concept", "status": "not shown"}
+            checks = [few | {"cause": "few_pictures", "reason": "a secret concept"}, {"status": "passed"}]
+            verdict = {"status": "not shown", "passed": None, "checks": checks, "delivery": "marked"}
+            verdict["artifact_sha256"] = "ab" * 32
             attempts.publish(session, job.id, claimed.fence, [], verdict=verdict, progress=None)
             return job.id
 

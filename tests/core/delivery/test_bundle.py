@@ -174,8 +174,8 @@ def test_the_page_fetches_nothing(bundle: Path):
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", html)
     assert "@import" not in html
     assert "<script" not in html
-    # Four erased pairs, one pair for each preserved concept
-    assert html.count("data:image/png;base64,") == 2 * 4 + 2 * 4
+    # Four erased pairs, two in words that no method trains on, and one for each preserved concept
+    assert html.count("data:image/png;base64,") == 2 * 6 + 2 * 4
     assert "prefers-color-scheme: dark" in html
 
 

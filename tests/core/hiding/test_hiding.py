@@ -279,6 +279,7 @@ def test_the_report_says_what_the_key_and_a_wrong_key_recover(bundle):
         assert all(m.ci_low <= m.value <= m.ci_high for m in rows.values())
     asked = {(c.metric, c.concept) for c in report.verdict.checks}
     assert {("rsr1", "church"), ("rsr1", "dog"), ("esr1", "church"), ("psr1_ratio", None)} <= asked
+    assert ("rsr1_wrong_key", "church") in asked
     assert report.evaluation.thresholds.rsr1 == 0.5
     assert any("rsr-k" in line for line in report.conventions)
     page = (bundle / "report.html").read_text()
