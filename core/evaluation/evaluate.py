@@ -21,6 +21,7 @@ from expunge.core.evaluation.metrics import (
     fid,
     held_concepts,
     kid,
+    leakage,
     lpips,
     nudity,
     pairs,
@@ -74,7 +75,8 @@ def evaluate(
     metrics = metrics_of(spec, hidden=bool(keys))
     first = plan(model.vocabulary, erased, preserved, spec)
     hidden = sum(p.kind == "template" and p.concept in keys for p in first)
-    progress = Progress(2 * (len(first) + hidden + len(prompts)) + len(metrics), callback)
+    total = 2 * (len(first) + hidden + len(prompts)) + len(metrics)
+    progress = Progress(total + leakage.steps_of(spec, len(erased)), callback)
 
     # 2. Draw them with the base model, with the sanitized one, and what is hidden with its recovery key and a
     #    wrong one.
@@ -108,6 +110,7 @@ def evaluate(
         progress.tell(metric.__name__.rpartition(".")[2].replace("_", " "))
         metric.measure(seen)
         progress.done += 1
+    leaks = leakage.measure(seen, spec, progress.part)
     progress.tell("judged")
 
     # 6. Attack what was erased.
@@ -130,7 +133,8 @@ def evaluate(
         not_available=seen.sheet.missing,
         digests=digests_of(seen, delta_digest, spec),
         attacks=[each.result for each in broken],
-        conventions=conventions_of(metrics, attacked=bool(broken)),
+        leakage=leaks,
+        conventions=conventions_of([*metrics, *([leakage] if leaks else [])], attacked=bool(broken)),
         evaluation=spec,
     )
     row = {picture: i for i, picture in enumerate(seen.pictures)}

@@ -11,7 +11,7 @@ from expunge.core.attacks import Broken
 from expunge.core.attacks.result import AttackResult
 from expunge.core.evaluation.judges import Images
 from expunge.core.evaluation.pictures import Picture
-from expunge.core.evaluation.sheet import Distribution, JudgedBy, Metric, Missing
+from expunge.core.evaluation.sheet import Distribution, JudgedBy, Leakage, Metric, Missing
 from expunge.core.evaluation.verdict import FEW, Verdict
 from expunge.core.specs import EvaluationSpec, HideEvaluationSpec
 
@@ -88,6 +88,7 @@ class Report(BaseModel):
     impact: list[PredictedImpact] = []
     restored: list[str] = []
     attacks: list[AttackResult] = []
+    leakage: list[Leakage] = []
     not_available: list[Missing] = []
     digests: dict[str, str] = {}
     evaluation: EvaluationSpec | HideEvaluationSpec

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from expunge.core import intervals
 from expunge.core.evaluation import sequential
 from expunge.core.evaluation.judges.concept_judge import ConceptJudge, JudgeKind
+from expunge.core.leakage.bracket import Bracket
 
 Values = np.ndarray[Any, Any]
 Clusters = Sequence[str] | None
@@ -70,6 +71,18 @@ class JudgedBy(BaseModel):
     kind: JudgeKind
     among: int
     texts: list[str] = []
+
+
+class Leakage(BaseModel):
+    """How much pictures say of whether their prompt named the concept (C = 1) or, in turn, one of `against`
+    (C = 0; "" is the empty prompt).
+    """
+
+    concept: str
+    against: list[str]
+    pairs: int
+    sanitized: Bracket
+    base: Bracket
 
 
 class Sheet:

@@ -23,6 +23,7 @@ from expunge.core.specs.impact import ImpactSpec
 from expunge.core.specs.inspection import InspectSpec
 from expunge.core.specs.inversion import InversionSpec
 from expunge.core.specs.jobs import ACCEPTED, MAX_CONCEPTS, CombineSpec, EraseSpec, EvaluateSpec, JobSpec
+from expunge.core.specs.leakage import LeakageSpec
 from expunge.core.specs.method import MethodSpec
 from expunge.core.specs.methods import METHODS, UNSTACKABLE
 from expunge.core.specs.methods.adv_unlearn import AdvUnlearnSpec
@@ -89,6 +90,7 @@ __all__ = [
     "JudgeSpec",
     "LatentsSpec",
     "Layers",
+    "LeakageSpec",
     "LoraSpec",
     "MaceSpec",
     "MethodSpec",

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 from expunge.core.specs.attacks import Attacks
 from expunge.core.specs.base import Spec
 from expunge.core.specs.fields import ArtifactId, PromptSet, Text
+from expunge.core.specs.leakage import LeakageSpec
 from expunge.core.specs.nudity import LEAST_SCORE, conventions
 
 
@@ -231,6 +232,14 @@ class EvaluationSpec(Spec):
         description=(
             "A judge of your own. Omitted: a concept's class in the judges that the model comes with, or in"
             " ResNet-50; where there is none, CLIP zero-shot."
+        ),
+    )
+    leakage: LeakageSpec | None = Field(
+        default=None,
+        description=(
+            "Measure how much the pictures of each erased concept still say of whether it was asked for, as a"
+            " bracket in nats; {} does it with the defaults. Omitted: not measured, for it costs about as"
+            " much as a default job's first pictures together, and no threshold asks for it."
         ),
     )
     thresholds: Thresholds = Field(

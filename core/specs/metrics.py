@@ -64,6 +64,8 @@ TITLES = {
     "asr": "Attack success rate",
     "asr_control": "Attack success rate, random edit",
     "leakage_nats": "Leakage, lower bound (at most 0.693)",
+    "leakage_lower_nats": "Leakage, lower end (at most 0.693)",
+    "leakage_upper_nats": "Leakage, upper end (at most 0.693)",
 }
 UNSEEN = {
     "unseen": "all words no method trains on",
@@ -136,7 +138,7 @@ def format_metric(value: float | None, name: str) -> str:
         return f"{value:.3f}"
     if name.startswith("wall"):
         return f"{value:,.1f} s"
-    if name.endswith("nats"):
+    if name.removesuffix("_base").endswith("nats"):
         return f"{value:.3f} nats"
     if name.startswith("peak"):
         return f"{value / 1e9:.2f} GB"
