@@ -147,7 +147,7 @@ def verdict_table(verdict: Mapping[str, Any]) -> Table:
         value, needed = check.get("value"), check.get("threshold")
         low, high = check.get("ci_low"), check.get("ci_high")
         table.add_row(
-            escape(" ".join(str(check[key]) for key in ("metric", "concept") if check.get(key))),
+            escape(" ".join(str(check[key]) for key in ("metric", "attack", "concept") if check.get(key))),
             f"{value:.3f}" if isinstance(value, float) else str(value),
             "" if low is None or high is None else f"{low:.3f} – {high:.3f}",
             ("≤ " if check.get("bound") == "at most" else "")

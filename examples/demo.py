@@ -15,9 +15,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from expunge import Event, Expunge
+from expunge.client.views import verdict_table
 
 ROOT = Path(__file__).parents[1]
 OUT, DATA = ROOT / "demo-output", ROOT / "build" / "demo-data"
@@ -93,31 +93,6 @@ def watch(client: Expunge, job_id: str) -> None:
         client.wait(job_id, show)
 
 
-def verdict_table(report: dict) -> Table:
-    """The figures that decide, with their intervals."""
-    table = Table(
-        "figure",
-        "value",
-        "95 % interval",
-        "pictures",
-        title=f"verdict: {report['verdict']['status']}",
-        title_style="bold",
-    )
-    names = {
-        "esr1": f"“{CONCEPT}” is gone (ESR-1)",
-        "esr5": f"“{CONCEPT}” is gone, even from the top five (ESR-5)",
-        "psr1_base": "others drawn right, before (PSR-1 base)",
-        "psr1": "others drawn right, after (PSR-1)",
-        "psr1_ratio": "others, after / before",
-    }
-    for metric in report["metrics"]:
-        if metric["concept"] is None and metric["name"] in names:
-            low, high = metric["ci_low"], metric["ci_high"]
-            interval = f"{low:.1%} – {high:.1%}" if low is not None else ""
-            table.add_row(names[metric["name"]], f"{metric['value']:.1%}", interval, str(metric["n"]))
-    return table
-
-
 def main() -> None:
     if OUT.exists() and not (OUT / "manifest.json").is_file():
         sys.exit(f"{OUT} is no earlier demo's output: move it away, and run again")
@@ -138,7 +113,8 @@ def main() -> None:
             shutil.rmtree(OUT, ignore_errors=True)
             client.download(job, OUT)
         report = json.loads((OUT / "report.json").read_text())
-        console.print(verdict_table(report))
+        console.print(f"   verdict: [bold]{report['verdict']['status']}[/]")
+        console.print(verdict_table(report["verdict"]))
         console.print("[bold]4. Verifying[/] digests and signature")
         subprocess.run([EXPUNGE, "verify", OUT], check=True)
         console.print("[bold]5. Plain diffusers[/] loads the LoRA and draws, before and after")
