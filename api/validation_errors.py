@@ -96,6 +96,10 @@ OBJECTS: dict[Any, Explanation] = {
         "must be an object",
         'write {"enabled": false}, or {"erased_images": 8}, or omit it to use its defaults',
     ),
+    "leakage": (
+        "must be an object",
+        'write {} for the defaults, or {"pairs": 48}, or omit it: then it is not measured',
+    ),
 }
 """What to write where an object is expected, by its model or by the field's name."""
 

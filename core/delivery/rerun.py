@@ -120,6 +120,8 @@ def measure(
     spec, asked = report.evaluation, stated["spec"]
     if not metric.startswith("ner"):
         spec = spec.model_copy(update={"nudity": False})  # it changes no picture
+    if not metric.startswith("leakage"):
+        spec = spec.model_copy(update={"leakage": None})  # it draws for itself
     training = (stated["delta"].get("training") or {}) if not stated.get("stack") else {}
     with tempfile.TemporaryDirectory() as folder:
         return evaluate(

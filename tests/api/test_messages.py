@@ -195,6 +195,11 @@ def test_a_refusal_is_one_sentence_and_one_remedy_of_the_operation_that_was_call
             'evaluation: must be an object: write {"enabled": false}',
         ),
         (
+            "/jobs/evaluate",
+            {"job_id": ID, "evaluation": {"leakage": True}},
+            "evaluation.leakage: must be an object: write {} for the defaults",
+        ),
+        (
             "/jobs/erase",
             {"concepts": ["x"], "method": {"name": "age", "concept_space": ["a", 5]}},
             "method.concept_space[1]: must be a text, not 5",
