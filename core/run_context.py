@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from expunge.core import sources
 from expunge.core.delivery import signing, stack
 from expunge.core.delivery.bundle import Bundle, media_type
 from expunge.core.delivery.manifest import WEIGHTS
@@ -24,10 +25,11 @@ from expunge.core.evaluation.predicted_impact import predict_impact
 from expunge.core.evaluation.prompt_set import completed, read_prompt_set
 from expunge.core.evaluation.report import Evaluation, Report
 from expunge.core.evaluation.sheet import Metric
+from expunge.core.evaluation.untested import list_untested
 from expunge.core.models import Denoiser, load_model
 from expunge.core.outcome import Outcome, Output
 from expunge.core.progress import Callback
-from expunge.core.specs import Concept, EvaluationSpec, MethodSpec
+from expunge.core.specs import Concept, EvaluateSpec, EvaluationSpec, MethodSpec
 from expunge.core.specs.prompt_sets import Prompt
 
 At = str | Path
@@ -133,6 +135,13 @@ class RunContext:
         report.verdict.artifact_sha256 = None if change.digest == NO_DELTA else change.digest
         report.verdict.advice = advise(report, request, change.concepts)
         settle_delivery(report.verdict, request)
+
+        report.not_tested = list_untested(
+            report,
+            evaluation.pictures,
+            foreign_base=sources.parse(self.source).kind != "bundled",
+            foreign_delta=isinstance(request, EvaluateSpec) and request.artifact_id is not None,
+        )
 
         # 3. What the numbers are compared with: the prediction, and the report that the stack had before
         if change.method is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from expunge.core import phrasing, sources
-from expunge.core.delivery import card, certificate, manifest, page, signing, stack
+from expunge.core.delivery import card, certificate, manifest, page, review, signing, stack
 from expunge.core.delivery.fused import fuse
 from expunge.core.delivery.grid import data_uri, draw_grid
 from expunge.core.delta_format import LORA_FILE
@@ -157,6 +157,7 @@ def write_erasure(
             "title": phrasing.headline(concepts, evaluation.report.verdict.passed, hidden),
             "summary": f"{card.method_name(spec)} was run for {info.get('seconds', 0.0):.1f} s to {deed}.",
             "limits": limits,
+            "asked": review.asked(concepts, asked),
             "lessons": [lesson_facts(model, lesson, spec.inversion.show_images) for lesson in lessons],
             "details": {
                 "method": spec.method.model_dump_json(),
@@ -239,6 +240,7 @@ def write_combination(
             "title": phrasing.headline(stack.concepts_of(layers), evaluation.report.verdict.passed),
             "summary": f"{summary}.",
             "limits": card.list_limits(bundle.model.changes(), spec.fused),
+            "asked": review.asked(stack.concepts_of(layers), spec),
             "details": {"jobs": ", ".join(spec.jobs), **manifest.libraries()},
         }
         bundle.write_report(evaluation, facts)
@@ -267,6 +269,7 @@ def write_evaluation(
         "title": phrasing.headline(concepts, evaluation.report.verdict.passed),
         "summary": f"Evaluation of {judged} '{spec.model}'.",
         "limits": limits,
+        "asked": review.asked(concepts, spec),
         "details": {"delta": delta_digest or "none", **manifest.libraries()},
     }
     bundle.write_report(evaluation, facts)

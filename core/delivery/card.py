@@ -96,10 +96,7 @@ def list_limits(
     limits.append(STOCK_ENCODER if "text_encoder" in changes else UNTOUCHED)
     if fused:
         limits.append(UNFILTERED)
-    limits.append(NOT_ATTACKED)
-    if judged:
-        limits += JUDGED
-    return limits
+    return [*limits, *(JUDGED if judged else [NOT_ATTACKED])]
 
 
 def escape_markdown(text: str) -> str:

@@ -10,13 +10,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from expunge.core.delivery import plots
 from expunge.core.delivery.attacks import attack_panels
 from expunge.core.delivery.grid import data_uri, first_rows
+from expunge.core.delivery.review import captions, evidence, most_hurt, question, telling_row, worst_pictures
 from expunge.core.evaluation.pictures import Role
 from expunge.core.evaluation.report import Evaluation, Report
 from expunge.core.evaluation.sheet import Metric
 from expunge.core.evaluation.verdict import scope_of
 from expunge.core.specs.metrics import COSTS, format_metric, title_of
 
-SHOWN_ERASED, SHOWN_PRESERVED = 8, 2  # pictures of a concept on the page
+SHOWN_ERASED, SHOWN_PRESERVED = 8, 1  # pictures of a concept on the page
 
 
 def create_environment() -> Environment:
@@ -30,6 +31,7 @@ def create_environment() -> Environment:
     env.filters["metric"] = format_metric
     env.globals["title_of"] = title_of
     env.globals["scope_of"] = scope_of
+    env.globals["question"] = question
     return env
 
 
@@ -37,7 +39,7 @@ def concept_panels(evaluation: Evaluation) -> list[dict[str, Any]]:
     """A panel for each erased concept, then for each preserved one."""
     report = evaluation.report
     erased = [concept_panel(evaluation, name, "erased", SHOWN_ERASED) for name in report.erased]
-    preserved = [concept_panel(evaluation, name, "preserved", SHOWN_PRESERVED) for name in report.preserved]
+    preserved = [concept_panel(evaluation, name, "preserved", SHOWN_PRESERVED) for name in most_hurt(report)]
     return erased + preserved
 
 
@@ -54,10 +56,13 @@ def concept_panel(evaluation: Evaluation, name: str, role: Role, count: int) -> 
         rate = "esr1"
 
     rows = [i for i, picture in enumerate(evaluation.pictures) if picture.concept == name]
+    first = first_rows(evaluation.pictures, name, count if role == "erased" else len(rows))
+    if role == "preserved":
+        first = telling_row(evaluation, first)[:count]
     return {
         "role": role,
         "name": name,
-        "pairs": [picture_pair(evaluation, i) for i in first_rows(evaluation.pictures, name, count)],
+        "pairs": [picture_pair(evaluation, i) for i in first],
         "same": all(np.array_equal(evaluation.base[i], evaluation.sanitized[i]) for i in rows),
         "rate": rate,
         "value": report.value(rate, name),
@@ -76,6 +81,7 @@ def picture_pair(evaluation: Evaluation, row: int) -> dict[str, Any]:
         "recovered": None if recovered is None else data_uri(recovered),
         "prompt": picture.prompt,
         "seed": picture.seed,
+        **captions(evaluation, row),
     }
 
 
@@ -110,6 +116,8 @@ def render_report(evaluation: Evaluation, history: Sequence[dict[str, Any]], fac
         .render(
             report=report,
             has_ner=any(m.name.startswith("ner_") for m in report.metrics),
+            evidence=evidence(report, evaluation.pictures),
+            worst=worst_pictures(evaluation),
             panels=concept_panels(evaluation),
             attack_panels=attack_panels(evaluation.broken),
             rows=overall_rows(report),

@@ -36,6 +36,7 @@ from expunge.core.evaluation.pictures import plan, preserved_concepts
 from expunge.core.evaluation.red_team import attack_all
 from expunge.core.evaluation.report import CONVENTIONS, Evaluation, Report
 from expunge.core.evaluation.sheet import Sheet
+from expunge.core.evaluation.sights import look_through
 from expunge.core.evaluation.verdict import SHOWN, Verdict, judge
 from expunge.core.models import Denoiser
 from expunge.core.progress import Callback, Clock, ignore
@@ -141,7 +142,15 @@ def evaluate(
     with_key = zip(seen.hidden, seen.with_key.get("", ()), strict=True)
     recovered = {row[picture]: image for picture, image in with_key if picture in row}
     return Evaluation(
-        report, seen.pictures, seen.base, seen.sanitized, seen.detections, recovered, broken, gallery.further
+        report,
+        seen.pictures,
+        seen.base,
+        seen.sanitized,
+        seen.detections,
+        recovered,
+        broken,
+        gallery.further,
+        look_through(seen),
     )
 
 

@@ -1,6 +1,6 @@
 """The report: its metrics with their intervals, its conventions, its verdict."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from expunge.core.attacks.result import AttackResult
 from expunge.core.evaluation.judges import Images
 from expunge.core.evaluation.pictures import Picture
 from expunge.core.evaluation.sheet import Distribution, JudgedBy, Leakage, Metric, Missing
+from expunge.core.evaluation.sights import Sight
 from expunge.core.evaluation.verdict import FEW, Verdict
 from expunge.core.specs import EvaluationSpec, HideEvaluationSpec
 
@@ -90,6 +91,7 @@ class Report(BaseModel):
     attacks: list[AttackResult] = []
     leakage: list[Leakage] = []
     not_available: list[Missing] = []
+    not_tested: list[str] = []
     digests: dict[str, str] = {}
     evaluation: EvaluationSpec | HideEvaluationSpec
 
@@ -105,7 +107,8 @@ class Evaluation:
     base, sanitized: (N, H, W, 3), row i of both is `pictures[i]`. detections: NudeNet's, of every picture.
     recovered: row of `pictures` -> the picture that the recovery key draws; of a hide job. broken: the
     attacks, with the pictures of their best attempts. further: what the sanitized model alone drew until the
-    verdict was decided.
+    verdict was decided. sights: what the judges see in each picture of the sanitized model
+    ("") and of the base model ("_base"); empty where nobody looked.
     """
 
     report: Report
@@ -116,3 +119,4 @@ class Evaluation:
     recovered: dict[int, np.ndarray[Any, Any]] = field(default_factory=dict)
     broken: list[Broken] = field(default_factory=list)
     further: Sequence[Picture] = ()
+    sights: Mapping[str, Sequence[Sight | None]] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from expunge.core.evaluation.judges.concept_judge import ConceptJudge, JudgeKind, Seen
+from expunge.core.evaluation.judges.concept_judge import ConceptJudge, Guesses, JudgeKind, Seen
 from expunge.core.evaluation.judges.weights import Images, Rows
 
 CONSTANT = 2.0  # of 255: a standard deviation below it is a constant picture to the eye
@@ -101,3 +101,7 @@ class KnowsBroken:
         if not broken.any():
             return found
         return Seen(found.closed, broken if found.none is None else found.none | broken)
+
+    def guesses(self, images: Images) -> Guesses:
+        """(N, H, W, 3) uint8 -> each answer's probability."""
+        return self.judge.guesses(images)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from expunge.core.evaluation.judges.bench import Judges
 from expunge.core.evaluation.judges.classifier import Classifier
-from expunge.core.evaluation.judges.concept_judge import JudgeKind, Seen, top_k
+from expunge.core.evaluation.judges.concept_judge import Guesses, JudgeKind, Seen, softmax, top_k
 from expunge.core.evaluation.judges.weights import Images
 from expunge.core.models import Vocabulary
 from expunge.core.specs import same
@@ -32,6 +32,10 @@ class ByClass:
         """(N, H, W, 3) uint8 -> what is seen."""
         logits = self.judge.logits(images).numpy()
         return Seen(top_k(logits, [self.index]), self.rejects.sees_none(images))
+
+    def guesses(self, images: Images) -> Guesses:
+        """(N, H, W, 3) uint8 -> each class's probability."""
+        return Guesses(self.judge.classes, softmax(self.judge.logits(images).numpy()), self.index)
 
 
 def find_class(names: list[str], judges: Judges, vocabulary: Vocabulary) -> ByClass | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from expunge.core.evaluation.judges.weights import Images, Rows
 
 JudgeKind = Literal["classifier", "zero_shot"]
 KS = (1, 5)
+Scores = np.ndarray[Any, np.dtype[np.floating]]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,16 @@ class Seen:
         return shown
 
 
+class Guesses(NamedTuple):
+    """The answers that a judge chooses from, the probability that it gives each of them, (N, answers), and
+    which of them is the concept.
+    """
+
+    answers: list[str]
+    shares: Scores
+    own: int
+
+
 class ConceptJudge(Protocol):
     """Says of pictures whether they show one concept.
 
@@ -52,8 +63,18 @@ class ConceptJudge(Protocol):
     def look(self, images: Images) -> Seen:
         """(N, H, W, 3) uint8 -> what is seen."""
 
+    def guesses(self, images: Images) -> Guesses:
+        """(N, H, W, 3) uint8 -> each answer's probability."""
 
-def top_k(scores: np.ndarray[tuple[int, int], np.dtype[np.floating]], wanted: list[int]) -> dict[int, Rows]:
+
+def top_k(scores: Scores, wanted: list[int]) -> dict[int, Rows]:
     """For each k, whether one of the wanted columns is among a row's k largest, (N,)."""
     order = np.argsort(-scores, 1, kind="stable")
     return {k: np.asarray(np.isin(order[:, :k], wanted).any(axis=1)) for k in KS if k < scores.shape[1]}
+
+
+def softmax(scores: Scores) -> Scores:
+    """Scores to probabilities, (N, answers)."""
+    grown = np.exp(scores - scores.max(axis=1, keepdims=True))
+    shares: Scores = grown / grown.sum(axis=1, keepdims=True)
+    return shares

@@ -10,12 +10,13 @@ import torch
 
 from expunge.core.concepts import distances
 from expunge.core.evaluation.judges.clip import Clip
-from expunge.core.evaluation.judges.concept_judge import JudgeKind, Seen, top_k
+from expunge.core.evaluation.judges.concept_judge import Guesses, JudgeKind, Scores, Seen, softmax, top_k
 from expunge.core.evaluation.judges.weights import Images
 from expunge.core.models import Denoiser, Vocabulary
 from expunge.core.models.vocabulary import article
 
 NEIGHBOURS = 9
+TEMPERATURE = 100.0  # of CLIP's logits (Radford et al., 2021)
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,19 @@ class ZeroShot:
 
     def look(self, images: Images) -> Seen:
         """(N, H, W, 3) uint8 -> what is seen. Of several names of the concept the nearest counts."""
+        return Seen(top_k(self.scores(images), [0]))
+
+    def scores(self, images: Images) -> Scores:
+        """Cosine similarity with the nearest of the concept's names, and with each other text, (N, among)."""
         scores = self.judge.similarities(images, self.texts)
         best = scores[:, : self.own].amax(1, keepdim=True)
-        return Seen(top_k(torch.cat([best, scores[:, self.own :]], 1).numpy(), [0]))
+        found: Scores = torch.cat([best, scores[:, self.own :]], 1).numpy()
+        return found
+
+    def guesses(self, images: Images) -> Guesses:
+        """(N, H, W, 3) uint8 -> each text's probability, at CLIP's own temperature."""
+        answers = [self.texts[0], *self.texts[self.own :]]
+        return Guesses(answers, softmax(TEMPERATURE * self.scores(images)), 0)
 
 
 def zero_shot(names: list[str], clip: Clip, model: Denoiser, others: list[str] | None = None) -> ZeroShot:

@@ -175,7 +175,12 @@ def test_the_page_fetches_nothing(bundle: Path):
     assert "@import" not in html
     assert "<script" not in html
     # Four erased pairs, two in words that no method trains on, and one for each preserved concept
-    assert html.count("data:image/png;base64,") == 2 * 6 + 2 * 4
+    shown, worst, _ = re.split("<h2>(?:The (?:ten )?worst|Preserved)", html, maxsplit=2)
+    assert shown.count("data:image/png;base64,") == 2 * 6
+    assert 2 * 6 <= worst.count("data:image/png;base64,") <= 2 * 10
+    assert html.count("data:image/png;base64,") - worst.count("data:image/png;base64,") == 2 * (6 + 4)
+    for line in json.loads((bundle / "report.json").read_text())["not_tested"]:
+        assert line in unescape(html)
     assert "prefers-color-scheme: dark" in html
 
 

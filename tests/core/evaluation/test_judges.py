@@ -15,6 +15,7 @@ from expunge.core.evaluation.judges.choose import find_judge
 from expunge.core.evaluation.judges.zero_shot import zero_shot
 from expunge.core.evaluation.metrics import success_rates
 from expunge.core.evaluation.pictures import Picture
+from expunge.core.evaluation.sights import look_through
 from expunge.core.models import load_model
 from expunge.core.specs import Concept
 
@@ -105,3 +106,33 @@ def test_nobody_can_judge_a_learned_word_without_a_class_and_the_message_says_wh
     assert find_judge(["<my-face>", "church"], judges, model).kind == "classifier"
     with pytest.raises(CoreError, match=r"no judge has a class for 'blimp'; no hub.*fetch-judges"):
         find_judge(["blimp"], replace(judges, clip=None, missing={"clip": "no hub"}), model)
+
+
+def test_what_is_seen_in_each_picture_is_counted_as_the_rates_count_it(tiny_sd: Path):
+    evidence_ = evidence(load_model(tiny_sd), Rejecting, DRAWN)
+    found = look_through(evidence_)
+    assert [(s.guess, s.none, s.shows) for s in found[""]] == [
+        ("church", True, True),
+        ("dog", False, False),
+        ("dog", False, True),
+        ("dog", True, False),
+    ]
+    assert all(s.shows and not s.none for s in found["_base"])
+    success_rates.measure(evidence_)
+    rates = {(m.name, m.concept): m.value for m in evidence_.sheet.metrics}
+    assert rates["esr1", "church"] == 1 - np.mean([s.shows for s in found[""][:2]])
+    assert rates["psr1", "dog"] == np.mean([s.shows for s in found[""][2:]])
+    # One of seven answers has the logit 1, the others 0
+    assert found[""][0].sure == pytest.approx(np.e / (np.e + 6))
+    assert found[""][1].sure == pytest.approx(1 / (np.e + 6))
+
+
+def test_zero_shot_gives_the_probability_of_the_concept_by_the_nearest_of_its_names(tiny_judged: Path):
+    model, judges = load_model(tiny_judged), judges_for(tiny_judged)
+    judge = zero_shot(["church", "chapel"], judges.clip, model, ["dog", "castle"])
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    found = judge.guesses(images)
+    assert found.answers == ["a photo of a church", "a photo of a dog", "a photo of a castle"]
+    assert found.shares.shape == (3, 3)
+    assert found.shares.sum(axis=1) == pytest.approx(1)
+    assert ((found.shares.argmax(axis=1) == 0) == judge.look(images).closed[1]).all()
