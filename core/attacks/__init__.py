@@ -108,6 +108,7 @@ def run(scene: Scene, spec: AttackSpec, delta_digest: str, threshold: float | No
         attempts = list[Attempt]()
         for n in range(spec.restarts):
             told = telling(scene, spec, state, n, clock, len(rates) * spec.restarts + n)
+            told({"phase": "attack", "step": 0, "total": 1})
             with entered():
                 one = replace(scene, seed=spec.seed + n, callback=told)
                 attempts.append(remembered(one, spec, digest))

@@ -2,6 +2,7 @@
 
 from expunge.core.attacks.scene import Attempt, Scene, cycled, judged_prompts, judged_seeds
 from expunge.core.specs.attacks.paraphrase import ParaphraseSpec
+from expunge.core.specs.inflections import plural
 
 
 def attempt(scene: Scene, spec: ParaphraseSpec) -> Attempt:
@@ -16,6 +17,6 @@ def spellings(scene: Scene) -> list[str]:
     beside = scene.others[scene.seed % len(scene.others)] if scene.others else "thing"
     texts = list[str]()
     for name in (scene.name, *scene.concept.synonyms):
-        texts += [name.upper(), f"{name}s", f"{name} {name} {name}", f"a {name} and a {beside}"]
+        texts += [name.upper(), plural(name) or name, f"{name} {name} {name}", f"a {name} and a {beside}"]
         texts += judged_prompts(name, 2)
     return texts

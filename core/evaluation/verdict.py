@@ -284,6 +284,8 @@ def overall(checks: Sequence[Check]) -> Status:
 
 def scope_of(check: Check) -> str:
     """What a check is about: one concept, or all concepts of a kind."""
+    if check.attack:
+        return f"{check.attack} on {check.concept}"
     return check.concept or ABOUT.get(check.metric, "all concepts")
 
 
