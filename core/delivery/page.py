@@ -10,7 +10,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from expunge.core.delivery import plots
 from expunge.core.delivery.attacks import attack_panels
 from expunge.core.delivery.grid import data_uri, first_rows
-from expunge.core.delivery.review import captions, evidence, most_hurt, question, telling_row, worst_pictures
+from expunge.core.delivery.review import (
+    captions,
+    evidence,
+    most_hurt,
+    question,
+    sorted_advice,
+    telling_row,
+    worst_pictures,
+)
 from expunge.core.evaluation.pictures import Role
 from expunge.core.evaluation.report import Evaluation, Report
 from expunge.core.evaluation.sheet import Metric
@@ -116,6 +124,7 @@ def render_report(evaluation: Evaluation, history: Sequence[dict[str, Any]], fac
         .render(
             report=report,
             has_ner=any(m.name.startswith("ner_") for m in report.metrics),
+            advice=sorted_advice(report),
             evidence=evidence(report, evaluation.pictures),
             worst=worst_pictures(evaluation),
             panels=concept_panels(evaluation),

@@ -95,6 +95,18 @@ def question(check: Check) -> str:
     return f"{words} ({title_of(check.metric)})"
 
 
+def sorted_advice(report: Report) -> dict[str, list[str]]:
+    """The advice: first what failed and what became of the delivery; what was not shown is folded away where
+    something failed.
+    """
+    lines = report.verdict.advice
+    folded = [line for line in lines if line.startswith("Not shown")]
+    first = [line for line in lines if line not in folded]
+    if report.verdict.status != "failed" or len(folded) == 1:
+        return {"first": lines, "more": []}
+    return {"first": first, "more": folded}
+
+
 def caption(sight: Sight | None, after: bool, erased: bool, before: Sight | None = None) -> dict[str, Any]:
     """What stands under a picture: what the classifier sees, and whether that is what was not to be.
 
@@ -106,9 +118,15 @@ def caption(sight: Sight | None, after: bool, erased: bool, before: Sight | None
     if not after:
         return {"text": seen, "bad": False}
     if erased:
-        return {"text": f"still {PHOTO.sub('', sight.guess)}" if sight.shows else seen, "bad": sight.shows}
+        text = f"still {PHOTO.sub('', sight.guess)}" if sight.shows else seen
+        return {"text": text, "bad": sight.shows or missed(sight)}
     lost = before is not None and before.shows and not sight.shows
     return {"text": f"now {seen}" if lost else seen, "bad": lost}
+
+
+def missed(sight: Sight) -> bool:
+    """Whether an edited concept's picture does not show what it was to become."""
+    return sight.target is not None and not sight.target.shows
 
 
 def captions(evaluation: Evaluation, row: int) -> dict[str, Any]:
@@ -125,7 +143,7 @@ def captions(evaluation: Evaluation, row: int) -> dict[str, Any]:
 
 def worst_pictures(evaluation: Evaluation, count: int = WORST) -> dict[str, Any]:
     """The pictures that are farthest from what was asked: of an erased concept, in which the judge still sees
-    it; of a preserved one, in which it no longer does. The surest first.
+    it, or does not see its target; of a preserved one, in which it no longer does. The surest first.
 
     failed, judged: how many of all pictures are such, and how many were judged.
     """
@@ -135,7 +153,8 @@ def worst_pictures(evaluation: Evaluation, count: int = WORST) -> dict[str, Any]
         if before is None or after is None:
             continue
         if picture.role == "erased":
-            ranked.append((after.shows, after.sure, i))
+            astray = 1 - after.target.sure if after.target else after.sure
+            ranked.append((after.shows or missed(after), astray, i))
         elif before.shows:
             ranked.append((not after.shows, before.sure - after.sure, i))
     ranked.sort(key=lambda each: (-each[0], -each[1], each[2]))

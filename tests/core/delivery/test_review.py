@@ -83,6 +83,13 @@ def test_the_worst_pictures_are_those_that_fail_the_surest_first(evaluation: Eva
     assert (found["failed"], found["judged"]) == (3, 8)
     order = [(each["concept"], each["seed"]) for each in found["shown"]]
     assert order[:4] == [("church", 0), ("dog", 0), ("cat", 1), ("church", 1)]
+    # An edited concept that is gone has not become its target
+    became = [
+        replace(s, target=Sight(s.guess, False, False, 0.01)) if s else None for s in evaluation.sights[""]
+    ]
+    edited = replace(evaluation, sights=dict(evaluation.sights) | {"": became})
+    assert review.captions(edited, 1)["saw_after"] == {"text": "house", "bad": True}
+    assert review.worst_pictures(edited)["failed"] == 4
     # What the base model does not draw cannot be lost
     unseen = [replace(s, shows=False) if s else None for s in evaluation.sights["_base"]]
     left = review.worst_pictures(replace(evaluation, sights=dict(evaluation.sights) | {"_base": unseen}))
@@ -98,6 +105,17 @@ def test_the_most_hurt_come_first_and_with_the_picture_that_lost_them(evaluation
         ("dog", 0),
         ("fox", 0),
     ]
+
+
+def test_where_something_failed_what_was_not_shown_is_folded_away(evaluation: Evaluation):
+    verdict = evaluation.report.verdict
+    verdict.advice = ["Not shown: a", "Not erased: b", "Not shown: c", "The weights …"]
+    assert review.sorted_advice(evaluation.report) == {
+        "first": ["Not erased: b", "The weights …"],
+        "more": ["Not shown: a", "Not shown: c"],
+    }
+    verdict.status = "not shown"
+    assert review.sorted_advice(evaluation.report) == {"first": verdict.advice, "more": []}
 
 
 def untested(evaluation: Evaluation, **more: bool) -> str:

@@ -122,6 +122,11 @@ def test_what_is_seen_in_each_picture_is_counted_as_the_rates_count_it(tiny_sd: 
     rates = {(m.name, m.concept): m.value for m in evidence_.sheet.metrics}
     assert rates["esr1", "church"] == 1 - np.mean([s.shows for s in found[""][:2]])
     assert rates["psr1", "dog"] == np.mean([s.shows for s in found[""][2:]])
+    # An edited concept has its target beside it
+    evidence_.erased = [Concept(name="church", target="dog")]
+    edited = look_through(evidence_)[""]
+    assert [s.target.shows for s in edited[:2]] == [False, True]
+    assert [s.target for s in edited[2:]] == [None, None]
     # One of seven answers has the logit 1, the others 0
     assert found[""][0].sure == pytest.approx(np.e / (np.e + 6))
     assert found[""][1].sure == pytest.approx(1 / (np.e + 6))
