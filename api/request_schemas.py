@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field
 from expunge.api import signed_urls
 from expunge.core.specs import Spec
 from expunge.store.keys import Scope
-from expunge.store.webhooks import Event as WebhookEvent
+from expunge.store.webhooks import EVENTS, Event as WebhookEvent
 
 DAY = 86_400  # seconds
 T = TypeVar("T")
@@ -64,7 +64,7 @@ class WebhookRequest(Spec):
     """A new webhook."""
 
     url: Url
-    events: Events = Field(default=["job.succeeded", "job.failed", "job.cancelled", "job.expired"])
+    events: Events = Field(default=list(EVENTS))
     description: Line = Field(default="", description="For people.")
     enabled: bool = Field(
         default=True, description="A disabled webhook is not notified of what happens in the meantime."

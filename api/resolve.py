@@ -264,12 +264,7 @@ def check_not_erased(spec: EraseSpec, base: JobRow) -> None:
 
 def concepts_of_stack(session: Session, tenant_id: uuid.UUID, row: JobRow) -> list[Concept]:
     """All concepts that a job's delta erases: its own, and those of the jobs it builds on or combines."""
-    found: dict[str, Concept] = {}
-    for member in jobs.list_stack(session, tenant_id, row):
-        for fields in member.spec.get("concepts", []):
-            concept = Concept.model_construct(**fields)
-            found[concept.name.casefold()] = concept
-    return list(found.values())
+    return [Concept.model_construct(**fields) for fields in jobs.concepts_of_stack(session, tenant_id, row)]
 
 
 def only_concept_of_stack(session: Session, tenant_id: uuid.UUID, row: JobRow) -> Concept | None:

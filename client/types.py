@@ -78,11 +78,13 @@ class Job(Answer):
     progress: dict[str, Any] | None = None
     artifacts: list[Artifact] = []
     verdict: dict[str, Any] | None = None
+    latest_verdict: dict[str, Any] | None = None
     error: JobError | None = None
     notes: list[str] = []
     labels: dict[str, str] = {}
     version: int = 0
     retried_from: str | None = None
+    policy: str | None = None
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None

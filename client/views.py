@@ -287,11 +287,30 @@ def show_job(console: Console, job: Job) -> None:
         console.print(verdict_table(job.verdict))
         for line in job.verdict.get("advice") or []:
             console.print(f"advice: {line}", style="yellow", markup=False, highlight=False)
+    if job.latest_verdict:
+        show_latest_verdict(console, job.latest_verdict)
     for artifact in job.artifacts:
         console.print(
             f"  {escape(artifact.name)}  {artifact.size:,} bytes  sha256 {artifact.sha256[:16]}… "
             f" [dim]{artifact.id}[/]{' [yellow]withheld[/]' if artifact.withheld else ''}"
         )
+
+
+def show_latest_verdict(console: Console, verdict: Mapping[str, Any]) -> None:
+    """Print what the red team has found since the verdict above was signed."""
+    broken = [f"{each['attack']} on '{each['concept']}'" for each in verdict["attacks"] if is_counted(each)]
+    why = f": {', '.join(broken)}" if broken else ""
+    console.print(
+        f"attacked again on {str(verdict['at'])[:10]} by job {verdict['job_id']}: {verdict['status']}{why}",
+        style="red" if verdict["status"] == "failed" else "",
+        markup=False,
+        highlight=False,
+    )
+
+
+def is_counted(attack: Mapping[str, Any]) -> bool:
+    """Whether an attack broke the verdict: some are reported and decide nothing."""
+    return bool(attack["status"] == "broken" and attack["decides"])
 
 
 class Lines:

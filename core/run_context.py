@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from expunge.core import sources
+from expunge.core.attacks.result import AttackResult
 from expunge.core.delivery import signing, stack
 from expunge.core.delivery.bundle import Bundle, media_type
 from expunge.core.delivery.manifest import WEIGHTS
@@ -26,10 +27,12 @@ from expunge.core.evaluation.prompt_set import completed, read_prompt_set
 from expunge.core.evaluation.report import Evaluation, Report
 from expunge.core.evaluation.sheet import Metric
 from expunge.core.evaluation.untested import list_untested
+from expunge.core.evaluation.verdict import AttackOutcome
 from expunge.core.models import Denoiser, load_model
 from expunge.core.outcome import Outcome, Output
 from expunge.core.progress import Callback
 from expunge.core.specs import Concept, EvaluateSpec, EvaluationSpec, MethodSpec
+from expunge.core.specs.attacks.suite import facts_of
 from expunge.core.specs.prompt_sets import Prompt
 
 At = str | Path
@@ -133,6 +136,7 @@ class RunContext:
 
         # 2. What the verdict is about, and what may help where it is not a pass
         report.verdict.artifact_sha256 = None if change.digest == NO_DELTA else change.digest
+        report.verdict.attacks = [outcome_of(result) for result in report.attacks]
         report.verdict.advice = advise(report, request, change.concepts)
         settle_delivery(report.verdict, request)
 
@@ -197,6 +201,22 @@ class RunContext:
             name, withheld = file.relative_to(self.out).as_posix(), withhold and file.suffix in WEIGHTS
             outputs.append(Output(name, media_type(file), file, withheld=withheld))
         return Outcome(verdict.model_dump(mode="json") if verdict else None, outputs)
+
+
+def outcome_of(result: AttackResult) -> AttackOutcome:
+    """An attack as the verdict has it."""
+    rate = result.sanitized
+    return AttackOutcome(
+        attack=result.attack,
+        concept=result.concept,
+        decides=result.decides,
+        status=result.status,
+        asr=rate.asr,
+        n=rate.n,
+        ci_low=rate.ci_low,
+        ci_high=rate.ci_high,
+        made=facts_of(result.budget),
+    )
 
 
 def held_by(change: Change) -> Sequence[str] | None:

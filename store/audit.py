@@ -22,6 +22,7 @@ Action = Literal[
     "artifact.deleted",
     "artifact.downloaded",
     "artifact.linked",
+    "artifact.verdict_changed",
     "recovery_key.read",
     "recovery_key.revoked",
     "key.created",

@@ -50,7 +50,7 @@ def change(
     if job is not None:
         events.append(session, job, event, {"status": job.status, "attempt": job.attempt, **data})
         if event in JobStatus.terminal():
-            webhook_deliveries.enqueue(session, job)
+            webhook_deliveries.enqueue_end(session, job)
     return job
 
 
@@ -66,6 +66,7 @@ def create_job(
     run_timeout_s: int | None = None,
     max_attempts: int = 3,
     retried_from: uuid.UUID | None = None,
+    policy: str | None = None,
     request_id: str | None = None,
     trace: str | None = None,
 ) -> Job:
@@ -79,6 +80,7 @@ def create_job(
         labels=labels or {},
         max_attempts=max_attempts,
         retried_from=retried_from,
+        policy=policy,
         run_timeout_s=run_timeout_s,
         request_id=request_id,
         trace=trace,
@@ -288,3 +290,12 @@ def list_stack(session: Session, tenant_id: uuid.UUID, job: Job) -> list[Job]:
     base = job.spec.get("base_job_id")
     below = list_stack(session, tenant_id, get(session, tenant_id, uuid.UUID(base))) if base else []
     return [*below, job]
+
+
+def concepts_of_stack(session: Session, tenant_id: uuid.UUID, job: Job) -> list[dict[str, Any]]:
+    """All concepts that a job's delta erases: its own, and those of the jobs it builds on or combines."""
+    members = list_stack(session, tenant_id, job)
+    found = {
+        fields["name"].casefold(): fields for each in members for fields in each.spec.get("concepts", [])
+    }
+    return list(found.values())

@@ -84,6 +84,9 @@ class Tenant(Base):
     max_running_jobs: Mapped[int | None] = mapped_column(doc="Jobs that run at once.")
     max_jobs_a_day: Mapped[int | None] = mapped_column(doc="Jobs made between two midnights, UTC.")
     max_bytes: Mapped[int | None] = mapped_column(doc="Of stored artifacts, uploads and what jobs made.")
+    red_team: Mapped[str | None] = mapped_column(
+        doc="What their published artifacts are attacked with again; null: as the service's settings say."
+    )
     deleted_at: Mapped[datetime | None] = mapped_column(
         doc="Since when nothing but the audit is left of them."
     )
@@ -197,6 +200,7 @@ class Job(Base):
         server_default="1", doc="Grows by one on every change, each of which is an event."
     )
     retried_from: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("jobs.id"), index=True)
+    policy: Mapped[str | None] = mapped_column(doc="red_team: the policy that made it; null: a client did.")
 
     attempt: Mapped[int] = mapped_column(
         server_default="0", doc="Grows with each claim; a hand-over at shutdown gives it back."
@@ -226,6 +230,9 @@ class Job(Base):
 
     progress: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     verdict: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    latest_verdict: Mapped[dict[str, Any] | None] = mapped_column(
+        JSONB(none_as_null=True), doc="Of the red team, on what the job published; `verdict` stays."
+    )
     error: Mapped[dict[str, Any] | None] = mapped_column(
         JSONB(none_as_null=True), doc="code, message, retryable, attempt."
     )
@@ -246,6 +253,23 @@ class Job(Base):
             "attempt": self.attempt,
             "fence": self.fence,
         }
+
+
+class Reattack(Base):
+    """The last time that the red team attacked what a job published: with which suite, and what came of it.
+    Written by store/red_team.py alone.
+    """
+
+    __tablename__ = "reattacks"
+    __table_args__ = (CheckConstraint("state in ('running','failed','done')", name="state"),)
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    suite: Mapped[str] = mapped_column(String(64), doc="Digest of the attacks.")
+    state: Mapped[str]
+    evaluation_id: Mapped[uuid.UUID | None] = mapped_column(
+        ForeignKey("jobs.id", ondelete="SET NULL"), index=True, doc="The job that attacks, or attacked."
+    )
+    failures: Mapped[int] = mapped_column(server_default="0", doc="In a row, with this suite.")
+    not_before: Mapped[datetime | None] = mapped_column(doc="When it may be tried again after a failure.")
 
 
 class Worker(Base):

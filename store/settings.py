@@ -23,6 +23,7 @@ from expunge.store.settings_names import PREFIX, OldNames, given_as, variable
 class Settings(
     groups.Observability,
     groups.Webhooks,
+    groups.RedTeam,
     groups.Retention,
     groups.Quotas,
     groups.ApiLimits,

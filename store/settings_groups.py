@@ -5,7 +5,7 @@ Times are seconds, sizes are bytes, where a name or description says nothing els
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode
@@ -367,6 +367,25 @@ class Retention(BaseModel):
     )
     quarantine_days: float = Field(
         default=7, ge=0, description="Days for which an object in quarantine can be restored."
+    )
+
+
+class RedTeam(BaseModel):
+    """Red team: whether published artifacts are attacked again, how many at once. Read by loops and API."""
+
+    red_team: Literal["off", "quick", "standard", "thorough"] = Field(
+        default="off",
+        description=(
+            "Attack what was published again, with these attacks, once one of them is new or has a higher"
+            " budget. off: nobody does, and a verdict stays what it was when it was signed. `python -m"
+            " expunge.store.tenants` sets it for one tenant."
+        ),
+    )
+    red_team_jobs: int = Field(
+        default=1, ge=1, description="Jobs of the red team, of all tenants, that have not ended."
+    )
+    red_team_seconds: float = Field(
+        default=MINUTE, gt=0, description="Interval at which the red team looks for what is due."
     )
 
 

@@ -1,6 +1,6 @@
-"""The operator's commands for tenants: quotas of one tenant, and its deletion.
+"""The operator's commands for tenants: quotas and red team of one tenant, and its deletion.
 
-`python -m expunge.store.tenants NAME [--max-active-jobs N|default …]`
+`python -m expunge.store.tenants NAME [--max-active-jobs N|default …] [--red-team POLICY|default]`
 `python -m expunge.store.tenants delete NAME`
 """
 
@@ -23,6 +23,7 @@ from expunge.store import (
     jobs,
     quarantine,
     queue_quotas,
+    red_team,
     removal,
 )
 from expunge.store.errors import ForeignStore
@@ -56,8 +57,8 @@ def parse_quota(text: str) -> int | None:
     return int(text)
 
 
-def set_quotas(session: Session, name: str, changes: dict[str, int | None]) -> Tenant:
-    """Give a tenant quotas of its own (None: the service's again); recorded in its audit.
+def set_quotas(session: Session, name: str, changes: dict[str, int | str | None]) -> Tenant:
+    """Give a tenant quotas or a red team of its own (None: the service's again); recorded in its audit.
 
     Raises: LookupError where there is no such tenant.
     """
@@ -176,7 +177,7 @@ def delete_tenant(settings: Settings, name: str, *, wait: float = 60) -> None:
 
 
 def main() -> None:
-    """Show a tenant's quotas, after setting those that are given; or delete a tenant."""
+    """Show a tenant's quotas and red team, after setting what is given; or delete a tenant."""
     # delete TENANT
     if sys.argv[1:2] == ["delete"]:
         parser = argparse.ArgumentParser(
@@ -192,7 +193,7 @@ def main() -> None:
 
     # TENANT [--quota N …]
     parser = argparse.ArgumentParser(
-        description="Show a tenant's quotas as JSON, after setting those that are given."
+        description="Show a tenant's quotas and red team as JSON, after setting what is given."
     )
     parser.add_argument("tenant")
     for quota in QUOTAS:
@@ -204,14 +205,23 @@ def main() -> None:
             metavar="N",
             help=f"a number, or '{DEFAULT}' for that of the service",
         )
+    parser.add_argument(
+        "--red-team",
+        choices=[*red_team.POLICIES, DEFAULT],
+        default=argparse.SUPPRESS,
+        help="attacks on what is published, once they have grown",
+    )
     given, settings = vars(parser.parse_args()), read(secret=False)
+    if given.get("red_team") == DEFAULT:
+        given["red_team"] = None
     try:
         with db.transaction(settings.database_url.get_secret_value()) as session:
             tenant = set_quotas(session, given.pop("tenant"), given)
-            found = queue_quotas.quotas_of(session, tenant.id, settings)
+            found = vars(queue_quotas.quotas_of(session, tenant.id, settings))
+            found |= {"red_team": red_team.policy_of(session, tenant.id, settings)}
     except LookupError as error:
         parser.error(str(error.args[0]))
-    sys.stdout.write(json.dumps(vars(found)) + "\n")
+    sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":

@@ -48,10 +48,9 @@ def payload(event: str, at: datetime, data: dict[str, Any]) -> str:
     return json.dumps({"type": event, "timestamp": at.isoformat(), "data": data}, separators=(",", ":"))
 
 
-def enqueue(session: Session, job: Job) -> None:
+def enqueue_end(session: Session, job: Job) -> None:
     """Write a job's end for every webhook that asked for it; for store/jobs.py, in that end's transaction."""
     assert job.finished_at is not None
-    event = f"job.{job.status}"
     verdict = job.verdict or {}
     checks = [check for check in verdict.get("checks", ()) if check.get("status") != "passed"]
     causes = [check["cause"] for check in checks if check.get("cause")]
@@ -65,7 +64,12 @@ def enqueue(session: Session, job: Job) -> None:
         "delivery": verdict.get("delivery"),
         "artifact_sha256": verdict.get("artifact_sha256"),
     }
-    body = payload(event, job.finished_at, data)
+    enqueue(session, job, f"job.{job.status}", job.finished_at, data)
+
+
+def enqueue(session: Session, job: Job, event: str, at: datetime, data: dict[str, Any]) -> None:
+    """Write what happened to a job for every webhook of its tenant that asked for it."""
+    body = payload(event, at, data)
     wanting = select(Webhook.id).where(
         Webhook.tenant_id == job.tenant_id, Webhook.enabled, Webhook.events.contains([event])
     )

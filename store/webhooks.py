@@ -19,7 +19,7 @@ from expunge.store.audit import Actor
 from expunge.store.errors import NotFound, WrongState
 from expunge.store.models import Tenant, Webhook
 
-Event = Literal["job.succeeded", "job.failed", "job.cancelled", "job.expired"]
+Event = Literal["job.succeeded", "job.failed", "job.cancelled", "job.expired", "artifact.verdict_changed"]
 EVENTS: tuple[Event, ...] = get_args(Event)
 MAX_WEBHOOKS = 20  # of one tenant: each adds a row to the transaction that ends a job
 

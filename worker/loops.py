@@ -1,5 +1,5 @@
-"""`python -m expunge.worker.loops`: dispatcher, stale messages, reaper, sweeper, verifier and webhooks, each
-in a thread. Run as many copies as you like: each loop runs in one of them at a time.
+"""`python -m expunge.worker.loops`: dispatcher, stale messages, reaper, sweeper, verifier, webhooks and red
+team, each in a thread. Run as many copies as you like: each loop runs in one of them at a time.
 """
 
 import signal
@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from expunge.store import deployment, logs, tracing
 from expunge.store.errors import ForeignStore
 from expunge.store.settings import Settings, read
-from expunge.worker import dispatcher, metrics, reaper, stale_messages, sweeper, verifier
+from expunge.worker import dispatcher, metrics, reaper, red_team, stale_messages, sweeper, verifier
 from expunge.worker.leader import lead
 from expunge.worker.webhooks import Deliverer
 
@@ -39,6 +39,7 @@ def main() -> None:
         ("sweeper", HOUR, sweeper.turn),
         ("webhooks", settings.webhook_seconds, Deliverer().turn),
         ("verifier", MINUTE, verifier.turn),
+        ("red_team", settings.red_team_seconds, red_team.turn),
     ]
     threads = [
         threading.Thread(target=lead, args=(name, settings, every, turn, stop), name=name)

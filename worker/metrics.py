@@ -83,6 +83,12 @@ quarantined = Counter(
 refused_sweeps = Counter(
     "expunge_sweeps_refused_total", "Sweeps that touched nothing, by why.", ("reason",), registry=registry
 )
+changed_verdicts = Counter(
+    "expunge_changed_verdicts_total",
+    "Verdicts of published artifacts that the red team changed, by what they are now.",
+    ("status",),
+    registry=registry,
+)
 
 
 def serve(settings: Settings) -> None:

@@ -31,15 +31,17 @@ from expunge.api.request_schemas import LinkSpec
 from expunge.api.responses import Responses, problem_responses
 from expunge.api.schemas.artifacts import (
     Artifact,
+    ArtifactDetails,
     ArtifactLink,
     ArtifactList,
     ArtifactPage,
     ArtifactRead,
     ArtifactReadPage,
+    ArtifactVerdict,
 )
 from expunge.api.schemas.base import ApiKeyName
 from expunge.api.services import Services
-from expunge.store import artifacts, audit, jobs, removal
+from expunge.store import artifacts, audit, jobs, red_team, removal
 from expunge.store.blobs import content_disposition
 from expunge.store.errors import NotFound
 from expunge.store.models import Artifact as ArtifactRow
@@ -113,10 +115,30 @@ def list_uploads(
 @router.get(
     "/artifacts/{artifact_id:uuid}", responses=problem_responses("not_found"), dependencies=[accepts(JSON)]
 )
-def get_artifact(artifact_id: uuid.UUID, services: ServicesDep, caller: ArtifactsReader) -> Artifact:
-    """Get an artifact's name, size and digest."""
+def get_artifact(artifact_id: uuid.UUID, services: ServicesDep, caller: ArtifactsReader) -> ArtifactDetails:
+    """Get an artifact's name, size and digest; of a delta that was judged, the signed verdict and the latest
+    one.
+    """
     with services.transaction() as session:
-        return Artifact.model_validate(artifacts.get(session, caller.tenant_id, artifact_id))
+        row = artifacts.get(session, caller.tenant_id, artifact_id)
+        found = Artifact.model_validate(row).model_dump()
+        return ArtifactDetails(**found, verdict=verdict_on(services, session, row))
+
+
+def verdict_on(services: Services, session: Session, row: ArtifactRow) -> ArtifactVerdict | None:
+    """What is known of a delta; None for a file that no verdict is about."""
+    if row.job_id is None:
+        return None
+    job = jobs.get(session, row.tenant_id, row.job_id)
+    if job.verdict is None or job.verdict.get("artifact_sha256") != row.sha256:
+        return None
+    return ArtifactVerdict.model_validate(
+        {
+            "signed": {"status": red_team.status_of(job.verdict), "at": job.finished_at},
+            "latest": job.latest_verdict,
+            "red_team": red_team.policy_of(session, row.tenant_id, services.settings),
+        }
+    )
 
 
 def download_headers(row: ArtifactRow) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import uuid
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -50,6 +50,55 @@ class Artifact(FromRow):
         description="When the bytes were found to be damaged or missing; null while they are intact.",
     )
     withheld: bool = WithheldField
+
+
+class AttackOutcome(BaseModel):
+    """An attack on an erased concept, and what came of it."""
+
+    attack: str
+    concept: str
+    status: Literal["withstood", "broken", "not shown"]
+    asr: float = Field(description="Attack success rate, of the attack's best attempt.")
+    ci_low: float
+    ci_high: float
+    decides: bool = Field(description="Whether the verdict rests on it.")
+    made: dict[str, Any] = Field(description="The attack's name, version and budget.")
+
+
+class LatestVerdict(BaseModel):
+    """The red team's latest verdict on what a job published: judged as the job was, and attacked."""
+
+    status: Literal["passed", "failed", "not shown"]
+    passed: bool | None
+    at: datetime = Field(description="When the attacks ended.")
+    job_id: uuid.UUID = Field(description="The evaluate job that attacked.")
+    suite: str = Field(description="Digest of the attacks with their versions and budgets.")
+    attacks: list[AttackOutcome]
+
+
+class SignedVerdict(BaseModel):
+    """The verdict in the bundle's certificate, which never changes."""
+
+    status: Literal["passed", "failed", "not shown"]
+    at: datetime
+
+
+class ArtifactVerdict(BaseModel):
+    """What is known of a delta: what was signed, and what the red team found later."""
+
+    signed: SignedVerdict
+    latest: LatestVerdict | None = Field(description="Null where the red team has not attacked it.")
+    red_team: Literal["off", "quick", "standard", "thorough"] = Field(
+        description="The policy that attacks it again once its attacks have grown; off: nobody does."
+    )
+
+
+class ArtifactDetails(Artifact):
+    """An artifact, with the verdict on it."""
+
+    verdict: ArtifactVerdict | None = Field(
+        default=None, description="Of a delta that was judged; null for every other file."
+    )
 
 
 class ArtifactList(BaseModel):

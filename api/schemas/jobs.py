@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, WithJsonSchema
 
-from expunge.api.schemas.artifacts import JobArtifact
+from expunge.api.schemas.artifacts import JobArtifact, LatestVerdict
 from expunge.api.schemas.base import NEXT_CURSOR, FromRow
 from expunge.store.statuses import JobStatus
 
@@ -80,11 +80,18 @@ class Job(FromRow):
             " about the base model itself."
         )
     )
+    latest_verdict: LatestVerdict | None = Field(
+        default=None,
+        description="Of the red team, after the job had ended (docs/red-team.md); `verdict` stays as signed.",
+    )
     error: JobError | None
     notes: list[str] = Field(default=[], description=NOTES)
     labels: dict[str, str]
     version: int = Field(description="Increases with every change.")
     retried_from: uuid.UUID | None = Field(description="The job that this one repeats.")
+    policy: Literal["red_team"] | None = Field(
+        default=None, description="The operator's policy that made it; null: a client did."
+    )
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -120,4 +127,9 @@ class EventPage(BaseModel):
 
     items: list[Event]
     next_after: int = Field(description="Pass as `after` for the following events.")
-    finished: bool = Field(description="Whether the job has ended and no further event will follow.")
+    finished: bool = Field(
+        description=(
+            "Whether the job has ended and no further event will follow, unless a red team attacks"
+            " what it published."
+        )
+    )

@@ -39,6 +39,7 @@ class Figure(BaseModel):
 
     metric: str
     concept: str | None
+    attack: str | None = None
     reported: float
     ci_low: float | None
     ci_high: float | None
@@ -118,8 +119,11 @@ def measure(
 ) -> Evaluation:
     """Judge the model as the job did; pictures are drawn anew, whatever lies in this host's caches."""
     spec, asked = report.evaluation, stated["spec"]
+    # What changes no picture and is not asked for
     if not metric.startswith("ner"):
-        spec = spec.model_copy(update={"nudity": False})  # it changes no picture
+        spec = spec.model_copy(update={"nudity": False})
+    if not metric.startswith("asr"):
+        spec = spec.model_copy(update={"attacks": []})
     if not metric.startswith("leakage"):
         spec = spec.model_copy(update={"leakage": None})  # it draws for itself
     training = (stated["delta"].get("training") or {}) if not stated.get("stack") else {}
@@ -218,11 +222,12 @@ def check_judges(then: Mapping[str, str], now: Mapping[str, str]) -> None:
 
 def compare(reported: Metric, again: Report) -> Figure:
     """One figure beside the same one, measured anew."""
-    same = (m for m in again.metrics if (m.name, m.concept) == (reported.name, reported.concept))
-    found = next(same, None)
+    wanted = reported.name, reported.concept, reported.attack
+    found = next((m for m in again.metrics if (m.name, m.concept, m.attack) == wanted), None)
     figure = Figure(
         metric=reported.name,
         concept=reported.concept,
+        attack=reported.attack,
         reported=reported.value,
         ci_low=reported.ci_low,
         ci_high=reported.ci_high,

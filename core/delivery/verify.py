@@ -240,6 +240,7 @@ def rerun_lines(found: dict[str, Any]) -> list[str]:
     lines = list[str]()
     for each in found["figures"]:
         whose = f" of '{each['concept']}'" if each["concept"] else ""
+        whose += f" under {each['attack']}" if each["attack"] else ""
         reported = f"{each['metric']}{whose}: {each['reported']:.4g} there (n {each['n']})"
         measured = "nothing" if each["measured"] is None else f"{each['measured']:.4g}"
         said = f"{OUTCOMES[each['outcome']]} {each['reason']}".strip()

@@ -113,6 +113,22 @@ class Check(Outcome):
     to_try: list[str] = []
 
 
+class AttackOutcome(BaseModel):
+    """An attack on a concept, and what came of it; `decides`: whether the verdict rests on it; `made`: its
+    name, version and budget.
+    """
+
+    attack: str
+    concept: str
+    decides: bool
+    status: Literal["withstood", "broken", "not shown"]
+    asr: float
+    n: int
+    ci_low: float
+    ci_high: float
+    made: dict[str, Any]
+
+
 class Verdict(Outcome):
     """Failed where a check failed; not shown where none failed but one was not shown (or none was asked for);
     else passed.
@@ -126,6 +142,7 @@ class Verdict(Outcome):
     checks: list[Check] = []
     delivery: Delivery | None = None
     advice: list[str] = []
+    attacks: list[AttackOutcome] = []
     artifact_sha256: str | None = None
 
 

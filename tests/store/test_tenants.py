@@ -31,7 +31,8 @@ def command(settings, tenant):
 
 
 def test_quotas_are_shown_given_and_taken_back(command, session, tenant, settings):
-    shown = {"max_active_jobs": 9, "max_running_jobs": None, "max_jobs_a_day": None, "max_bytes": None}
+    quotas = {"max_active_jobs": 9, "max_running_jobs": None, "max_jobs_a_day": None, "max_bytes": None}
+    shown = {**quotas, "red_team": "off"}
     assert json.loads(command("default").stdout) == shown
     given = command("default", "--max-active-jobs", "3", "--max-running-jobs", "0")
     assert json.loads(given.stdout) == {**shown, "max_active_jobs": 3, "max_running_jobs": 0}

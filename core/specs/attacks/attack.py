@@ -21,6 +21,10 @@ class AttackSpec(Published):
     """What the attacker must have of the sanitized model."""
     decides: ClassVar[bool] = True
     """Whether the verdict rests on it: not where the attacker needs the base model, or trains the concept."""
+    version: ClassVar[int] = 1
+    """Grows with each change that makes the attack another one at the same budget: a policy then attacks
+    what is published anew (core/specs/attacks/suite.py).
+    """
 
     images: int = Field(
         default=16,
