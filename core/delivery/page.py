@@ -125,7 +125,7 @@ def render_report(evaluation: Evaluation, history: Sequence[dict[str, Any]], fac
             report=report,
             has_ner=any(m.name.startswith("ner_") for m in report.metrics),
             advice=sorted_advice(report),
-            evidence=evidence(report, evaluation.pictures),
+            evidence=evidence(evaluation),
             worst=worst_pictures(evaluation),
             panels=concept_panels(evaluation),
             attack_panels=attack_panels(evaluation.broken),

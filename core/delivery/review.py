@@ -8,7 +8,6 @@ from typing import Any
 
 from expunge.core import phrasing
 from expunge.core.delivery.grid import data_uri
-from expunge.core.evaluation.pictures import Picture
 from expunge.core.evaluation.report import Evaluation, Report
 from expunge.core.evaluation.sights import Sight
 from expunge.core.evaluation.verdict import Check, scope_of
@@ -30,10 +29,6 @@ QUESTIONS = {
 }
 NOTHING = "nothing it knows"
 PHOTO = re.compile(r"^a photo of (an? )?")
-KINDS = {
-    "template": "the usual prompts",
-    **{kind: words for kind, words in UNSEEN.items() if kind != "unseen"},
-}
 
 
 def asked(concepts: Sequence[Concept], request: Any) -> dict[str, str]:
@@ -63,15 +58,21 @@ def named(concept: Concept) -> str:
     return f"{concept.name} (also: {', '.join(concept.synonyms)})" if concept.synonyms else concept.name
 
 
-def evidence(report: Report, pictures: Sequence[Picture]) -> list[str]:
+def evidence(evaluation: Evaluation) -> list[str]:
     """What the verdict rests on: the pictures, and who judged them."""
+    report, pictures = evaluation.report, evaluation.pictures
     lines = []
     for name in report.erased:
-        drawn = [p for p in pictures if p.concept == name and p.role == "erased"]
-        by_kind = {kind: sum(p.kind == kind for p in drawn) for kind in dict.fromkeys(p.kind for p in drawn)}
-        counts = ", ".join(f"{count} with {KINDS[kind]}" for kind, count in by_kind.items())
-        lines.append(f"{len(drawn)} pictures of {name} by each model ({counts})")
-    kept = [p for p in pictures if p.role == "preserved"]
+        drawn = [p.kind for p in pictures if p.concept == name and p.role == "erased"]
+        usual, others = drawn.count("template"), [kind for kind in dict.fromkeys(drawn) if kind != "template"]
+        line = f"{usual} picture{'s' * (usual != 1)} of {name} by each model, with the usual prompts"
+        if more := sum(p.concept == name for p in evaluation.further):
+            line += f", and {more} more by the sanitized one"
+        if others:
+            counts = ", ".join(f"{drawn.count(kind)} with {UNSEEN[kind]}" for kind in others)
+            line += f"; beside the verdict {counts}"
+        lines.append(line)
+    kept = [p for p in pictures if p.role == "preserved" and p.kind == "template"]
     if kept:
         lines.append(f"{len(kept)} pictures of {len(report.preserved)} preserved concepts by each model")
     judges = dict[str, set[int]]()

@@ -11,7 +11,7 @@ from expunge.core.attacks.result import AttackResult, Rate
 from expunge.core.delivery import page, review
 from expunge.core.evaluation.pictures import Picture
 from expunge.core.evaluation.report import Evaluation, Report
-from expunge.core.evaluation.sheet import Metric, Missing
+from expunge.core.evaluation.sheet import JudgedBy, Metric, Missing
 from expunge.core.evaluation.sights import Sight
 from expunge.core.evaluation.untested import list_untested
 from expunge.core.evaluation.verdict import Check, Verdict
@@ -162,6 +162,19 @@ def test_what_was_not_tested_follows_from_what_was_asked(evaluation: Evaluation)
     assert "With held-out templates the base model drew none of it" in said
     assert "No judge knows church" in said
     assert "no finding is no clearance" in said
+
+
+def test_what_the_verdict_rests_on_is_counted(evaluation: Evaluation):
+    further = [Picture("church", "erased", "a church", seed) for seed in (2, 3)]
+    evaluation.report.judges = [
+        JudgedBy(concept=name, judge="net", kind="classifier", among=220) for name in ("church", *KEPT)
+    ]
+    assert review.evidence(replace(evaluation, further=further)) == [
+        "1 picture of church by each model, with the usual prompts, and 2 more by the sanitized one; beside"
+        " the verdict 1 with held-out templates",
+        "6 pictures of 3 preserved concepts by each model",
+        "the classifier “net”, which chose among 220 answers, said what they show",
+    ]
 
 
 def test_what_was_asked_is_told_in_words():
