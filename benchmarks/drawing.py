@@ -75,9 +75,8 @@ def compare(model: Denoiser, count: int, rounds: int, spec: EvaluationSpec) -> N
         how: dict[str, Any] = {"steps": spec.sampling_steps, "guidance": spec.guidance_scale}
         other = model.draw(*few, batch=batch, **how)
         apart = np.abs(other.astype(int) - ours[:batch]).max()
-        print(
-            f"batch {batch} against {spec.batch_size}: {same(other, ours[:batch]):.0%} the same, {apart} apart"
-        )
+        alike = same(other, ours[:batch])
+        print(f"batch {batch} against {spec.batch_size}: {alike:.0%} the same, at most {apart} of 255 apart")
 
 
 def same(a: np.ndarray, b: np.ndarray) -> float:

@@ -154,7 +154,7 @@ class RunContext:
         report.restored = list(change.restored)
 
         # 4. What the job cost: last, so that its time counts all this
-        report.metrics += self.measure_costs(change.delta.info if change.delta else {})
+        report.metrics += self.measure_costs(change.delta)
         return evaluation
 
     def prompts_of(self, spec: EvaluationSpec) -> list[Prompt]:
@@ -169,11 +169,14 @@ class RunContext:
             raise CoreError("input_not_found", message, field="evaluation.prompts")
         return completed(self.prompts, spec)
 
-    def measure_costs(self, info: Mapping[str, Any]) -> list[Metric]:
-        """Wall seconds of this attempt, and peak bytes of this process. From a trained delta's `info`:
-        the seconds of the erasure alone, and the leakage where the method measured it.
+    def measure_costs(self, delta: Delta | None) -> list[Metric]:
+        """Wall seconds of this attempt, and peak bytes of this process. Of a trained delta: its bytes, the
+        seconds of the erasure alone, and the leakage where the method measured it.
         """
         costs = {"wall_seconds": time.monotonic() - self.begun, "peak_memory_bytes": float(peak_memory())}
+        info = delta.info if delta is not None else {}
+        if delta is not None:
+            costs["storage_bytes"] = float(delta.size)
         if "seconds" in info:
             costs["wall_seconds_erase"] = info["seconds"]
         metrics = [Metric(name=name, value=value, n=1) for name, value in costs.items()]

@@ -59,13 +59,17 @@ class Delta:
     kind: Literal["lora", "sparse_mask"] = "lora"
     labels: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors: of the file, but for its head."""
+        return sum(t.numel() * t.element_size() for t in self.tensors.values())
+
     def __repr__(self) -> str:
-        size = sum(t.numel() * t.element_size() for t in self.tensors.values())
         seconds = f", made in {self.info['seconds']:.0f} s" if "seconds" in self.info else ""
         title = f"{self.labels[metadata.TITLE]!r}: " if metadata.TITLE in self.labels else ""
         return (
             f"Delta({title}{self.kind.replace('_', ' ')} of the {self.component}, {len(self.tensors)}"
-            f" tensors, {size:,} bytes{seconds})"
+            f" tensors, {self.size:,} bytes{seconds})"
         )
 
     @classmethod

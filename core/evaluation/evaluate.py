@@ -114,8 +114,9 @@ def evaluate(
     leaks = leakage.measure(seen, spec, progress.part)
     progress.tell("judged")
 
-    # 6. Attack what was erased.
+    # 6. Attack what was erased; some papers' figures join what came of it with the rest.
     broken = attack_all(seen, spec, cache, delta_digest, callback)
+    papers.measure(seen)
 
     # 7. The verdict, and the report that it stands in.
     verdict = verdict_of(seen, spec, broken)
@@ -135,7 +136,7 @@ def evaluate(
         digests=digests_of(seen, delta_digest, spec),
         attacks=[each.result for each in broken],
         leakage=leaks,
-        conventions=conventions_of([*metrics, *([leakage] if leaks else [])], attacked=bool(broken)),
+        conventions=conventions_of([*metrics, papers, *([leakage] if leaks else [])], attacked=bool(broken)),
         evaluation=spec,
     )
     row = {picture: i for i, picture in enumerate(seen.pictures)}
@@ -183,11 +184,11 @@ def evidence(gallery: Gallery, judges: Judges, anytime: bool, held: Sequence[str
 
 
 def metrics_of(spec: EvaluationSpec, *, hidden: bool) -> list[ModuleType]:
-    """The metrics that are measured, in the report's order."""
+    """The metrics that are measured from the pictures, in the report's order."""
     erased = [success_rates, unseen, still_a_picture, attributes]
     kept = [held_concepts, content, style_kept, pairs, clip_score, clip_image, diversity, kid, fid, lpips]
     asked = [*([recovery] if hidden else []), *([nudity] if looks_for_nudity(spec) else [])]
-    return [*erased, *kept, *asked, papers]
+    return [*erased, *kept, *asked]
 
 
 def looks_for_nudity(spec: EvaluationSpec) -> bool:

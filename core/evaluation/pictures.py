@@ -2,6 +2,7 @@
 twice.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -303,13 +304,19 @@ def key_of(
         "scheduler": model.sampler_settings,
         "device": str(model.device).split(":")[0],
         "dtype": str(model.dtype),
-        "libraries": [version(name) for name in ("torch", "diffusers", "transformers")],
+        "libraries": libraries(),
     }
     if recovery_key is not None:
         parts["recovery_key"] = recovery_key
     words = {name: word.digest for name, word in model.words.items() if name in picture.prompt}
     parts |= {"words": words} if words else {}
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@functools.cache
+def libraries() -> list[str]:
+    """The versions of what draws."""
+    return [version(name) for name in ("torch", "diffusers", "transformers")]
 
 
 def prune(cache: Path, limit: int = CACHE_BYTES) -> None:

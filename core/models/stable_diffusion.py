@@ -275,7 +275,8 @@ class StableDiffusion(Adapters):
         callback: Callback = ignore,
         phase: str = "draw",
     ) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Pictures (N, H, W, 3) uint8; row i depends on prompt i, seed i and key i alone.
+        """Pictures (N, H, W, 3) uint8; row i depends on prompt i, seed i and key i alone, but for rounding:
+        in a batch of another size a pixel may be 1 of 255 apart, as sums are taken in another order.
 
         `batch` are drawn at once; where memory runs out half as many, from then on and in later calls, and
         each is decoded alone. `key` is a recovery key, (m, D) for all or (N, m, D): it is appended to the

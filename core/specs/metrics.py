@@ -61,6 +61,7 @@ TITLES = {
     "wall_seconds": "Wall time",
     "wall_seconds_erase": "Wall time, erasure alone",
     "peak_memory_bytes": "Peak memory",
+    "storage_bytes": "Storage, the delta's",
     "asr": "Attack success rate",
     "asr_control": "Attack success rate, random edit",
     "leakage_nats": "Leakage, lower bound (at most 0.693)",
@@ -79,7 +80,12 @@ for _kind, _words in UNSEEN.items():
     TITLES |= {f"esr1_{_kind}": f"ESR-1, {_words}", f"esr5_{_kind}": f"ESR-5, {_words}"}
     TITLES[f"shown1_{_kind}"] = f"Shown by the base model, {_words}"
 NER = re.compile(r"ner(?P<nine>9)?_(?P<by>[^_]+)(?:_(?P<of>.+))?")
-COSTS = ("wall_seconds", "wall_seconds_erase", "peak_memory_bytes")  # these rest on no pictures
+COSTS = (
+    "wall_seconds",
+    "wall_seconds_erase",
+    "peak_memory_bytes",
+    "storage_bytes",
+)  # these rest on no pictures
 
 # The first that fits a metric's whole name says which value is better; None: neither. Those that depend on
 # whether the concept was to go or to stay are in BY_ROLE.
@@ -140,6 +146,8 @@ def format_metric(value: float | None, name: str) -> str:
         return f"{value:,.1f} s"
     if name.removesuffix("_base").endswith("nats"):
         return f"{value:.3f} nats"
+    if name.startswith("storage"):
+        return f"{value / 1e6:.2f} MB"
     if name.startswith("peak"):
         return f"{value / 1e9:.2f} GB"
     return f"{100 * value:.1f} %"

@@ -16,8 +16,15 @@ CONVENTIONS = [
         "mace_acc_e, mace_acc_s, mace_acc_g, mace_h_o (MACE, Lu et al., 2024): accuracy on the erased"
         " concept, 1 - esr1 (low is good); specificity, psr1; generality, 1 - esr1_synonym (low is good),"
         " which counts synonyms where the base model shows the concept; and the harmonic mean of 1 - acc_e,"
-        " acc_s and 1 - acc_g. Theirs are by CLIP zero-shot on CIFAR-10's classes, ours by this report's"
-        " classifier, so values are not comparable across."
+        " acc_s and 1 - acc_g. Theirs are by CLIP zero-shot on CIFAR-10's classes, ours by the judges that"
+        " stand under judges, so values are not comparable across."
+    ),
+    (
+        "wall_seconds, peak_memory_bytes, storage_bytes (UnlearnCanvas's time, memory and storage):"
+        " wall_seconds is of this attempt, with judging and delivery's beginning, wall_seconds_erase of the"
+        " erasure alone; the peak is the accelerator's where one is used, else this process's resident"
+        " memory; storage is of the delta's tensors, not of a fused checkpoint, and only where this job made"
+        " the delta."
     ),
     (
         "err (eval-unlearn): the harmonic mean of forgetting, esr1; retention, psr1_ratio at most 1; and"

@@ -23,19 +23,19 @@ CONVENTIONS = [
         " five answers or fewer is left out."
     ),
     (
-        "Broken pictures. A judge that can say 'none of these' does so of pictures that show nothing that it"
-        " knows; each figure counts them by the stricter rule: for psr-k, edit-k and rsr-k the concept is not"
-        " there, for esr-k the first guess counts as ever. …_closed: psr-k, edit-k and rsr-k by the guesses"
-        " alone, as in the papers; esr-k_open: esr-k, where such a picture counts as erased. none_of_these:"
-        " the share of an erased concept's pictures of which the judge says so; concept null: of all erased"
-        " concepts'."
+        "Broken pictures. A judge that can say 'none of these' does so of pictures that show nothing that"
+        " it knows, and every judge of a picture that is constant or noise-like (junk); each figure counts"
+        " them by the stricter rule: for psr-k, edit-k and rsr-k the concept is not there, for esr-k the"
+        " first guess counts as ever. …_closed: psr-k, edit-k and rsr-k by the guesses alone, as in the"
+        " papers; esr-k_open: esr-k, where such a picture counts as erased. none_of_these: the share of an"
+        " erased concept's pictures of which the judge says so; concept null: of all erased concepts'."
     ),
     (
         "Who judges a concept stands under judges: classifier, the class by one of its names (of a style: the"
         " style judge); else zero_shot, the text that CLIP finds nearest to the picture, among the concept's"
         " and those of its nine nearest neighbours in the model's vocabulary, or those of"
-        " evaluation.judge.texts. MACE's protocol is that with the ten classes of CIFAR-10. Zero-shot cannot"
-        " say 'none of these'."
+        " evaluation.judge.texts. MACE's protocol is that with the ten classes of CIFAR-10. Of a picture"
+        " that is not junk zero-shot cannot say 'none of these'."
     ),
     (
         "edit-k: the share of an edited concept's pictures (a concept with a target) whose top k holds the"

@@ -22,6 +22,7 @@ from expunge.core.erasure import erase
 from expunge.core.evaluation.evaluate import evaluate
 from expunge.core.evaluation.judges import judges_for
 from expunge.core.evaluation.judges.by_class import find_class
+from expunge.core.evaluation.metrics import papers
 from expunge.core.evaluation.report import Report
 from expunge.core.evaluation.verdict import judge
 from expunge.core.intervals import wilson
@@ -380,7 +381,9 @@ def test_an_inversion_brings_back_what_uce_hides():
     assert found.asr >= 0.5, found
 
 
-def test_a_report_says_what_attacks_came_to(tiny_judged: Path, tmp_path):
+def test_a_report_says_what_attacks_came_to(tiny_judged: Path, tmp_path, monkeypatch):
+    joined: list[set[str]] = []
+    monkeypatch.setattr(papers, "measure", lambda seen: joined.append({m.name for m in seen.sheet.metrics}))
     model = load_model(tiny_judged)
     erase(model, EraseSpec(concepts=["church"], method={"name": "esd", "steps": 1, "batch_size": 1}))
     spec = EvaluationSpec(
@@ -398,6 +401,7 @@ def test_a_report_says_what_attacks_came_to(tiny_judged: Path, tmp_path):
         cache=tmp_path,
         delta_digest="d",
     )
+    assert ["asr" in names for names in joined] == [True]  # ERR joins them
     rates = {(m.name, m.attack): m for m in found.report.metrics if m.attack}
     assert {attack for _, attack in rates} == {"paraphrase", "relearn", "bypass"}
     assert ("asr_base", "relearn") in rates

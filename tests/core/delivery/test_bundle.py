@@ -157,7 +157,7 @@ def test_the_report_counts_what_was_drawn(bundle: Path):
         "clip_delta",
         "ner_0.3",
     } <= names
-    assert {"wall_seconds", "wall_seconds_erase", "peak_memory_bytes"} <= names
+    assert {"wall_seconds", "wall_seconds_erase", "peak_memory_bytes", "storage_bytes"} <= names
     by_name = {(m.name, m.concept): m for m in report.metrics}
     assert by_name["esr1", "church"].n == 4
     assert by_name["psr1", None].n == len(report.preserved) * 2

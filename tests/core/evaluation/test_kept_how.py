@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from expunge.core.errors import CoreError
+from expunge.core.evaluation import metrics_page
 from expunge.core.evaluation.evaluate import evaluate
 from expunge.core.evaluation.evidence import Evidence
 from expunge.core.evaluation.judges import Classifier, Images, Judges, judges_for, load_clip
@@ -27,7 +28,9 @@ from expunge.core.evaluation.metrics import (
 from expunge.core.evaluation.pictures import Picture, draw
 from expunge.core.models import Denoiser, load_model
 from expunge.core.specs import Concept, EvaluationSpec
+from expunge.core.specs.metrics import title_of
 from tests.core.evaluation.test_metrics import colour_judge, plain, to_tensor
+from tests.support.places import ROOT
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -168,10 +171,18 @@ def test_no_judge_sees_a_picture_twice(tiny_judged: Path, tmp_path: Path):
         network.register_forward_pre_hook(
             lambda _, inputs, name=name: shown[name].extend(row.numpy().tobytes() for row in inputs[0])
         )
-    evaluate(model, [Concept(name="church")], spec, judges=judges, cache=tmp_path, delta_digest="none")
+    report = evaluate(
+        model, [Concept(name="church")], spec, judges=judges, cache=tmp_path, delta_digest="none"
+    ).report
     for name, seen in shown.items():
         assert seen, name
         assert len(seen) == len(set(seen)), name
+    assert [m.name for m in report.metrics if title_of(m.name) == m.name] == []
+
+
+def test_the_page_of_metrics_is_what_the_metrics_say():
+    """Else: python -m expunge.core.evaluation.metrics_page docs/metrics.md"""
+    assert (ROOT / "docs" / "metrics.md").read_text() == metrics_page.page()
 
 
 class ByQuarter(nn.Module):
