@@ -159,6 +159,10 @@ class Evidence:
         several = len({p.concept for p in pictures}) > 1
         return [p.concept if several else p.prompt for p in pictures]
 
+    def share(self, name: str, concept: str | None, hits: Rows, rows: Rows) -> None:
+        """Write down the share of hits among these rows of the pictures; hits: of all of them, (N,) bool."""
+        self.sheet.share(name, concept, hits[rows], self.clusters([self.pictures[i] for i in rows]))
+
     @property
     def names(self) -> list[str]:
         """The erased concepts, by name."""

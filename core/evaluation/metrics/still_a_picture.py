@@ -2,6 +2,8 @@
 it.
 """
 
+import numpy as np
+
 from expunge.core.evaluation.evidence import Evidence
 
 CONVENTIONS = [
@@ -28,9 +30,9 @@ def measure(seen: Evidence) -> None:
         for name in dict.fromkeys((*seen.names, *seen.preserved)):
             rows = seen.rows(name)
             if len(rows):
-                seen.sheet.share(f"junk{suffix}", name, found[rows])
+                seen.share(f"junk{suffix}", name, found, rows)
         if seen.kept.any():
-            seen.sheet.share(f"junk{suffix}", None, found[seen.kept])
+            seen.share(f"junk{suffix}", None, found, np.flatnonzero(seen.kept))
 
 
 def caveats(seen: Evidence) -> list[str]:

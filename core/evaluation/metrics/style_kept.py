@@ -25,6 +25,6 @@ def measure(seen: Evidence) -> None:
     before, after = (judge.logits(images[kept]).argmax(1) for images in (seen.base, seen.sanitized))
     same[kept] = (before == after).numpy()
     for name in seen.preserved:
-        seen.sheet.share("style_kept", name, same[seen.rows(name)])
-    seen.sheet.share("style_kept", None, same[kept])
+        seen.share("style_kept", name, same, seen.rows(name))
+    seen.share("style_kept", None, same, kept)
     return None
