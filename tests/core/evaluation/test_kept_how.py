@@ -28,7 +28,7 @@ from expunge.core.evaluation.metrics import (
 from expunge.core.evaluation.pictures import Picture, draw
 from expunge.core.models import Denoiser, load_model
 from expunge.core.specs import Concept, EvaluationSpec
-from expunge.core.specs.metrics import title_of
+from expunge.core.specs.metrics import better, title_of
 from tests.core.evaluation.test_metrics import colour_judge, plain, to_tensor
 from tests.support.places import ROOT
 
@@ -180,8 +180,15 @@ def test_no_judge_sees_a_picture_twice(tiny_judged: Path, tmp_path: Path):
     assert [m.name for m in report.metrics if title_of(m.name) == m.name] == []
 
 
+def test_an_erased_concepts_pictures_may_move_and_a_preserved_ones_may_not():
+    for name in ("kid", "kid_clip", "fid", "lpips"):
+        assert (better(name, erased=True), better(name, erased=False)) == (None, "lower")
+    assert better("clip_image", erased=False) == better("style_kept", erased=False) == "higher"
+    assert better("diversity", erased=False) is None
+
+
 def test_the_page_of_metrics_is_what_the_metrics_say():
-    """Else: python -m expunge.core.evaluation.metrics_page docs/metrics.md"""
+    """Else: make schemas"""
     assert (ROOT / "docs" / "metrics.md").read_text() == metrics_page.page()
 
 
