@@ -45,13 +45,13 @@ def lpips() -> str:
 def inception() -> str:
     import torch
 
-    from expunge.core.evaluation.judges.inception import URL, load_inception, weights_file
+    from expunge.core.evaluation.judges.inception import SHA256, URL, load_inception, weights_file
 
     if not weights_file().exists() and not os.environ.get("HF_HUB_OFFLINE"):
         weights_file().parent.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(URL, str(weights_file()), progress=False)
-        except OSError as error:
+            torch.hub.download_url_to_file(URL, str(weights_file()), SHA256, progress=False)
+        except (OSError, RuntimeError) as error:  # RuntimeError: not the published bytes
             raise CoreError("judge_unavailable", f"Inception's weights cannot be had: {error}") from error
     return (
         f"Inception ({load_inception().name}), which says how far all pictures together have moved (KID, FID)"

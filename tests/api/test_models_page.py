@@ -68,7 +68,7 @@ def test_the_pages_commands_run(
     assert code == 0, text
     code, text = said["expunge fetch-judges --check"]
     assert code == 1
-    assert all(name in text for name in ("resnet50", "ViT-B-32", "LPIPS", str(tmp_path / "hf")))
+    assert all(name in text for name in ("resnet50", "ViT-B-32", "LPIPS", "Inception", str(tmp_path / "hf")))
 
 
 def test_the_pages_settings_are_read_and_checked_at_start(mine: Path, monkeypatch: pytest.MonkeyPatch):

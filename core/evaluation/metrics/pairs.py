@@ -9,12 +9,12 @@ from expunge.core.evaluation.evidence import Evidence, Rows
 
 CONVENTIONS = [
     (
-        'both5: the share of pictures of two preserved objects ("a cat and a teapot") in which both are among'
-        " the first 5 guesses of their judge. both5_base: the base model's, which may be low: then the figure"
-        " says little. It is by the guesses alone: what says 'none of these' was taught that a blend of two"
-        " objects is none. A classifier of single objects sees less than the detectors that GenEval counts"
-        " objects with: not comparable with it. Pairs of which an object has no judge of six answers or more"
-        " are left out."
+        'both5: the share of pictures of two preserved objects ("a cat and a teapot") in which both are'
+        " among the first 5 guesses of their judge. both5_base: the base model's, which may be low: then"
+        " the figure says little, and where it is 0 there is none. It is by the guesses alone: what says"
+        " 'none of these' was taught that a blend of two objects is none. A classifier of single objects"
+        " sees less than the detectors that GenEval counts objects with: not comparable with it. Pairs of"
+        " which an object has no judge of six answers or more are left out."
     ),
 ]
 
@@ -32,9 +32,14 @@ def measure(seen: Evidence) -> None:
     judged = [i for i in rows if len(found[""][i]) == 2]
     if rows and not judged:
         return seen.sheet.lacks("both5", "no judge knows both objects of any pair among six answers or more")
-    for suffix, hits in found.items():
+    shown = {suffix: np.array([all(hits[i]) for i in judged]) for suffix, hits in found.items()}
+    if judged and not shown["_base"].any():
+        seen.sheet.share("both5_base", None, shown["_base"])
+        why = f"the base model itself shows both objects in none of {len(judged)} pictures"
+        return seen.sheet.lacks("both5", f"{why}: there is nothing to preserve")
+    for suffix, hits_of_all in shown.items():
         if judged:
-            seen.sheet.share(f"both5{suffix}", None, np.array([all(hits[i]) for i in judged]))
+            seen.sheet.share(f"both5{suffix}", None, hits_of_all)
     return None
 
 

@@ -222,6 +222,11 @@ def test_a_pair_counts_where_both_labels_are_in_the_top_five(model: Denoiser):
     assert numbers(seen) == {"both5": 0.5, "both5_base": 1.0}
     assert seen.sheet.metrics[0].n == 2  # nobody knows a unicorn
 
+    none = evidence(model, judges, shown[1:], np.stack([columns(1), columns(5)]), after[1:])
+    pairs.measure(none)
+    assert numbers(none) == {"both5_base": 0.0}
+    assert "nothing to preserve" in none.sheet.missing[0].reason
+
 
 # --- still a picture ------------------------------------------------------------------------------------
 
