@@ -28,8 +28,9 @@ SOURCE = "bundled:emoji"
 RESULTS = Path(__file__).parent / "results" / "leakage.json"
 CONCEPT, TARGET = "church", "castle"
 PAIRS, STEPS, GUIDANCE, SEED = 16, 12, 7.5, 0
-AFTER = (5, 10, 20, 40, 80)  # training steps
+AFTER = (10, 20, 40, 80, 160)  # training steps
 SAME = f"untouched, {CONCEPT} against itself"
+START, RUN = f"untouched, {CONCEPT} against {TARGET}", f"naive, {CONCEPT} to {TARGET}"
 
 
 def measure(model: Denoiser, others: Sequence[str]) -> dict[str, Any]:
@@ -72,15 +73,15 @@ def rows() -> dict[str, dict[str, Any]]:
     found = {
         f"untouched, {CONCEPT} against its {NEAREST} nearest": measure(model, near),
         SAME: measure(model, [CONCEPT]),
-        f"untouched, {CONCEPT} against {TARGET}": measure(model, [TARGET]),
+        START: measure(model, [TARGET]),
     }
 
     def look(progress: Any) -> None:
         if progress["phase"] == "erase" and progress["step"] in AFTER:
-            found[f"naive, {CONCEPT} to {TARGET}, {progress['step']} steps"] = measure(model, [TARGET])
+            found[f"{RUN}, {progress['step']} steps"] = measure(model, [TARGET])
 
     concept = {"name": CONCEPT, "target": TARGET}
-    erase(model, EraseSpec(concepts=[concept], method=NaiveSpec(steps=AFTER[-1])), callback=look)
+    erase(model, EraseSpec(concepts=[concept], method=NaiveSpec(steps=AFTER[-1], eta=0)), callback=look)
 
     model = load_model(SOURCE)
     erase(model, EraseSpec(concepts=[concept], method=UceSpec()))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import editing, many, methods
+from benchmarks import editing, leakage, many, methods
 from expunge.core.models.folders import BUNDLED
 from expunge.core.models.vocabulary import load_vocabulary
 from expunge.core.specs import METHODS
@@ -92,6 +92,22 @@ def test_the_figures_of_the_concept_graph():
     expected += [f"R² {held['r2']:.2f} over all arrows, rank correlation {held['rank_correlation']:.2f}"]
     expected += [f"hurt most, {held['worst_three_among_first_five']:.0%} stand".replace("%", " %")]
     assert [text for text in expected if text not in IMPACT] == []
+
+
+def test_the_rows_of_leakage_and_what_is_said_of_them():
+    measured = json.loads(leakage.RESULTS.read_text())
+    for name, row in measured.items():
+        assert leakage.table_row(name, row) in MEASURED
+
+    # At log 2 where nothing is erased, at 0 where nothing can be told, and falling along the run
+    first, same, *_ = measured.values()
+    assert first["lower"]["value"] > 0.5
+    assert same["upper"]["value"] == same["path_kl"]["value"] == 0
+    assert same["lower"]["ci_low"] < 0 < same["lower"]["ci_high"]
+    run = [row["path_kl"]["value"] for name, row in measured.items() if name.startswith(leakage.RUN)]
+    assert len(run) == len(leakage.AFTER)
+    start = measured[leakage.START]["path_kl"]["value"]
+    assert sorted([start, *run], reverse=True) == [start, *run]
 
 
 def test_the_rows_of_edits():
