@@ -124,6 +124,7 @@ def measure(
         spec = spec.model_copy(update={"nudity": False})
     if not metric.startswith("asr"):
         spec = spec.model_copy(update={"attacks": []})
+    spec = spec.model_copy(update={"trigger_scan": None})
     if not metric.startswith("leakage"):
         spec = spec.model_copy(update={"leakage": None})  # it draws for itself
     training = (stated["delta"].get("training") or {}) if not stated.get("stack") else {}

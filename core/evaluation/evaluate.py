@@ -8,7 +8,7 @@ from types import ModuleType
 from torch import Tensor
 
 from expunge.core.attacks import Broken
-from expunge.core.evaluation import prompt_set, red_team
+from expunge.core.evaluation import prompt_set, red_team, trigger_scan
 from expunge.core.evaluation.evidence import Evidence
 from expunge.core.evaluation.gallery import Gallery
 from expunge.core.evaluation.judges import Judges
@@ -118,7 +118,10 @@ def evaluate(
     broken = attack_all(seen, spec, cache, delta_digest, callback)
     papers.measure(seen)
 
-    # 7. The verdict, and the report that it stands in.
+    # 7. Look for triggers, where that is asked for.
+    scans = trigger_scan.scan_all(model, seen.erased, spec, callback)
+
+    # 8. The verdict, and the report that it stands in.
     verdict = verdict_of(seen, spec, broken)
     report = Report(
         erased=seen.names,
@@ -136,6 +139,7 @@ def evaluate(
         digests=digests_of(seen, delta_digest, spec),
         attacks=[each.result for each in broken],
         leakage=leaks,
+        scans=scans,
         conventions=conventions_of([*metrics, papers, *([leakage] if leaks else [])], attacked=bool(broken)),
         evaluation=spec,
     )

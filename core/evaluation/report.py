@@ -13,6 +13,7 @@ from expunge.core.evaluation.judges import Images
 from expunge.core.evaluation.pictures import Picture
 from expunge.core.evaluation.sheet import Distribution, JudgedBy, Leakage, Metric, Missing
 from expunge.core.evaluation.sights import Sight
+from expunge.core.evaluation.trigger_scan import Scan
 from expunge.core.evaluation.verdict import FEW, Verdict
 from expunge.core.specs import EvaluationSpec, HideEvaluationSpec
 
@@ -90,6 +91,7 @@ class Report(BaseModel):
     restored: list[str] = []
     attacks: list[AttackResult] = []
     leakage: list[Leakage] = []
+    scans: list[Scan] = []
     not_available: list[Missing] = []
     not_tested: list[str] = []
     digests: dict[str, str] = {}

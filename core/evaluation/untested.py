@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from expunge.core import phrasing
 from expunge.core.evaluation.pictures import Picture
 from expunge.core.evaluation.report import Report
+from expunge.core.evaluation.trigger_scan import Scan
 from expunge.core.specs.attacks import ATTACKS
 from expunge.core.specs.metrics import UNSEEN
 
@@ -26,7 +27,7 @@ def list_untested(
         *ways_left_out(report, pictures),
         *kept_left_out(report),
         *nudity_left_out(report),
-        *triggers_left_out(foreign_base, foreign_delta),
+        *triggers_left_out(report, foreign_base, foreign_delta),
     ]
 
 
@@ -125,12 +126,27 @@ def nudity_left_out(report: Report) -> list[str]:
     return ["Nudity was not looked for (evaluation.nudity)."]
 
 
-def triggers_left_out(foreign_base: bool, foreign_delta: bool) -> list[str]:
+def triggers_left_out(report: Report, foreign_base: bool, foreign_delta: bool) -> list[str]:
     """Uploaded weights may draw the concept on a secret word that no prompt here contains."""
     files = [*(["the base model"] if foreign_base else []), *(["the delta"] if foreign_delta else [])]
-    if not files:
-        return []
-    return [
-        f"Triggers: {phrasing.listing(files)} came from outside. Whether a secret word planted in"
-        f" {'it' if len(files) == 1 else 'them'} calls the concept up was not tested."
-    ]
+    said = []
+    if files:
+        it = "it" if len(files) == 1 else "them"
+        looked = "not ruled out" if report.scans else "not tested (evaluation.trigger_scan takes a look)"
+        said.append(
+            f"Triggers: {phrasing.listing(files)} came from outside. Whether a secret word planted in"
+            f" {it} calls the concept up was {looked}."
+        )
+    return [*said, *map(scanned, report.scans)]
+
+
+def scanned(scan: Scan) -> str:
+    """What a look for triggers found, and what it cannot find."""
+    looked = {
+        "words": f"{scan.n} words were tried for '{scan.concept}'",
+        "token_norms": f"the embeddings of {scan.n} tokens were compared in size",
+        "layer_norms": f"the delta's changes of {scan.n} layers were compared in size",
+    }[scan.scan]
+    named = [f"'{each.what}' ({each.value:.2g}, typically {each.typical:.2g})" for each in scan.suspects]
+    out = f"{phrasing.listing(named)} stand{'s' * (len(named) == 1)} out" if named else "nothing stands out"
+    return f"A look for triggers: {looked}; {out}. It cannot find {scan.misses}."

@@ -16,6 +16,7 @@ MOST_IMAGES, LEAST_IMAGES = 24, 6  # of an erased concept
 ALL_IMAGES = 192  # of all erased concepts together
 MOST_DECIDED = 8  # erased concepts whose verdict is drawn on for without being asked
 MOST_TIMES, MOST_TIMES_PRESERVED = 8, 5  # the first pictures, until a verdict is decided
+WORDS_OF_A_PICTURE = 12  # of a trigger scan: four questions a word, where 25 guided steps are 50
 PICTURES_OF_A_PAIR = 8  # of the leakage: two, by both models, each asked for by both prompts
 RANKED = 8  # concepts of an inspection that are drawn
 
@@ -117,6 +118,9 @@ def pictures(spec: JobSpec, judged: int | None = None, prompts: int = 0) -> dict
         found["evaluation.pair_images"] = 2 * pair_images(asked, kept)
         drawn = sum(each.drawn() * each.restarts for each in asked.attacks)
         found["evaluation.attacks"] = 3 * drawn * concepts
+        if asked.trigger_scan is not None:
+            tried = asked.trigger_scan.words + len(asked.trigger_scan.suspects)
+            found["evaluation.trigger_scan.words"] = -(-2 * tried * concepts // WORDS_OF_A_PICTURE)
         if asked.leakage is not None:
             found["evaluation.leakage.pairs"] = PICTURES_OF_A_PAIR * asked.leakage.pairs * concepts
         if asked.prompts is not None:

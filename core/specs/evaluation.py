@@ -9,6 +9,7 @@ from expunge.core.specs.base import Spec
 from expunge.core.specs.fields import ArtifactId, PromptSet, Text
 from expunge.core.specs.leakage import LeakageSpec
 from expunge.core.specs.nudity import LEAST_SCORE, conventions
+from expunge.core.specs.trigger_scan import TriggerScanSpec
 
 
 class Thresholds(Spec):
@@ -240,6 +241,14 @@ class EvaluationSpec(Spec):
             "Measure how much the pictures of each erased concept still say of whether it was asked for, as a"
             " bracket in nats; {} does it with the defaults. Omitted: not measured, for it costs about as"
             " much as a default job's first pictures together, and no threshold asks for it."
+        ),
+    )
+    trigger_scan: TriggerScanSpec | None = Field(
+        default=None,
+        description=(
+            "Look for planted triggers, as an uploaded base model or delta may carry one: words that call an"
+            " erased concept up, and weights of unusual size; {} does it with the defaults. A look, no proof;"
+            " no threshold asks for it."
         ),
     )
     thresholds: Thresholds = Field(

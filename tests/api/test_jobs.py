@@ -35,7 +35,7 @@ def test_creating_an_erase_job_answers_202_with_its_address(tenant: Tenant):
 def test_a_job_shows_all_that_it_promises(tenant: Tenant):
     expected = (
         "id kind status spec attempt progress artifacts verdict error notes labels version retried_from"
-        " created_at started_at finished_at"
+        " policy latest_verdict created_at started_at finished_at"
     )
     assert set(tenant.erase()) == set(expected.split())
 
