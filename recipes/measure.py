@@ -15,6 +15,7 @@ from expunge.core.intervals import wilson
 from expunge.core.models import load_model
 from expunge.core.models.vocabulary import article
 from recipes.common import BUNDLED, STYLES, digests
+from recipes.measure_none_of_these import section
 from recipes.text_encoder import neighbours
 
 CARD = BUNDLED / "emoji" / "README.md"
@@ -115,6 +116,7 @@ Prompts: `church`, `a church`, `a photo / picture of a church`, `an emoji of a c
 `make model-card`: 25 DDIM steps, guidance 7.5, every concept, judged by the classifiers in `../judges` (trained apart, on the pictures, never on this model's).
 
 {table}
+{section()}
 ## The pictures, and their licences
 
 | style | artist | package | licence |
