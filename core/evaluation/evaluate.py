@@ -132,6 +132,7 @@ def evaluate(
         verdict=verdict,
         notes=[
             *caveats(seen, verdict),
+            *success_rates.caveats(seen),
             *still_a_picture.caveats(seen),
             *prompt_set.notes(model, prompts),
         ],

@@ -114,6 +114,25 @@ def judge_for(seen: Evidence, metric: str, concept: str, names: list[str]) -> Co
         return None
 
 
+def caveats(seen: Evidence) -> list[str]:
+    """Names the erased concepts whose pictures show nothing that their judge knows, more often than the base
+    model's do: gone, but not replaced by anything.
+    """
+    figures = {(m.name, m.concept): m for m in seen.sheet.metrics if m.name.startswith("none_of_these")}
+    notes = []
+    for name in seen.names:
+        ours, base = (figures.get((f"none_of_these{suffix}", name)) for suffix, _ in seen.both)
+        if ours is None or base is None or ours.ci_low is None or base.ci_high is None:
+            continue
+        if ours.ci_low > base.ci_high:
+            notes.append(
+                f"Of {ours.value:.0%} of {ours.n} pictures of '{name}' the judge says 'none of these'"
+                f" ({base.value:.0%} of the base model's): they show nothing that it knows, and may be"
+                " broken. Look at them, and at esr1_open beside esr1."
+            )
+    return notes
+
+
 def rates(kind: str, found: Seen) -> dict[str, Rows]:
     """Each rate of one concept's pictures, and beside it what it is by the other rule, (N,) bool each."""
     values = dict[str, Rows]()

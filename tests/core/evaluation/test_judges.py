@@ -45,9 +45,9 @@ def picture(shown: str) -> np.ndarray:
 
 
 def evidence(model, kind: type[Classifier], sanitized: list[str]) -> Evidence:
-    """Two pictures of church, to be erased, and two of dog, to be kept; the base model draws all rightly."""
+    """Pictures of church, to be erased, and as many of dog, to be kept; the base model draws all rightly."""
     judge = kind("told", ["church", "dog", "a", "b", "c", "d", "e"], Told(), pixels, "0" * 64, "cpu")
-    asked = ["church", "church", "dog", "dog"]
+    asked = [name for name in ("church", "dog") for _ in range(len(sanitized) // 2)]
     pictures = [Picture(c, "erased" if c == "church" else "preserved", c, i) for i, c in enumerate(asked)]
     base, drawn = (np.stack([picture(p) for p in row]) for row in (asked, sanitized))
     return Evidence(
@@ -68,6 +68,18 @@ def test_junk_is_not_preserved_and_an_erased_picture_counts_by_the_first_guess(t
     assert found["none_of_these", None] == 0.5
     assert ("none_of_these", "dog") not in found
     assert found["psr1_ratio", None] == 0.5
+
+
+def test_a_concept_that_is_gone_but_not_replaced_by_a_picture_is_named(tiny_sd: Path):
+    for junk, named in ((10, True), (1, False)):
+        church = ["junk like a dog"] * junk + ["dog"] * (12 - junk)
+        seen = evidence(load_model(tiny_sd), Rejecting, [*church, *["dog"] * 12])
+        success_rates.measure(seen)
+        notes = success_rates.caveats(seen)
+        assert bool(notes) is named
+        assert all(
+            "Of 83% of 12 pictures of 'church' the judge says 'none of these' (0% of" in n for n in notes
+        )
 
 
 def test_a_judge_that_must_name_a_class_has_the_closed_figures_alone(tiny_sd: Path):
