@@ -45,7 +45,10 @@ from expunge.core.specs.cost import decides
 from expunge.core.specs.prompt_sets import Prompt
 
 DECIDING = (success_rates, recovery)  # what is measured to know whether to draw on
-BY_IMAGES = "it was given by images, and the word learned from them is not here"
+BY_IMAGES = (
+    "it was given by images, and the word learned from them is not here: evaluate the job that learned it"
+    " (job_id), or name the concept by a word"
+)
 
 
 def evaluate(

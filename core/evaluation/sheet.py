@@ -17,6 +17,9 @@ MOST_RATIO = 2.0  # the highest threshold of a ratio that a request may name
 DECIDED = ("esr1", "esr5", "edit1", "rsr1", "rsr1_wrong_key")  # shares whose pictures are drawn on
 
 
+OTHERS = "Name evaluation.preserved_concepts that it draws, or a judge that knows them (evaluation.judge)"
+
+
 class Metric(BaseModel):
     """One number, of one concept or of all (null). `n`: how many pictures it rests on; `attack`: of an attack
     success rate, which attack.
@@ -134,7 +137,7 @@ class Sheet:
         """
         if not base.any():
             reason = "the classifier recognises none of the base model's own pictures"
-            return self.lacks(name, f"{reason}: there is nothing to preserve")
+            return self.lacks(name, f"{reason}: there is nothing to preserve. {OTHERS}")
         value = float(sanitized.mean() / base.mean())
         self.add(name, None, value, len(sanitized), intervals.of_ratio(sanitized, base, clusters))
         if self.anytime and clusters is not None and not fixed:

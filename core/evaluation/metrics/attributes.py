@@ -80,7 +80,8 @@ def judge_of(concept: Concept, judges: Judges, vocabulary: Vocabulary) -> Attrib
         reason = judges.missing.get("clip", "there is no CLIP judge")
         raise CoreError(
             "attributes_not_judgeable",
-            f"no judge can tell the attributes of '{concept.name}' apart: {reason}",
+            f"no judge can tell the attributes of '{concept.name}' apart: {reason}. Fetch the judges (expunge"
+            " fetch-judges), or upload one that has a class for each attribute (evaluation.judge)",
             field="concepts.attributes",
         )
     return AttributeJudge(f"{judges.clip.name}, zero-shot", judges.clip, None, phrases)
