@@ -35,7 +35,7 @@ from recipes.vae import to_tensor
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "none_of_these.json"
 CARD, HEADING = BUNDLED / "emoji" / "README.md", "## None of these"
-ROUNDS = (2, 3)  # of the bundled model's drawings; 0 trained the head, 1 calibrated it
+ROUNDS = (2,)  # of the bundled model's drawings; 0 trained the head, 1 calibrated it
 CATEGORIES = {"smileys": "Smileys & Emotion", "flags": "Flags", "signs": "Symbols"}
 
 
@@ -98,7 +98,7 @@ def main() -> None:
     unseen = {f"left by {m} at an absurd strength": kept(m, lambda m=m: sanitized(m)) for m in ABSURD}
     unseen |= {kind: make(300, 1) for kind, make in (("lattices", lattices), ("strokes", strokes))}
     unseen |= {kind: make(300, 1) for kind, make in (("clouds", clouds), ("letters", letters))}
-    unseen |= {kind: data.others((category,))[0] for kind, category in CATEGORIES.items()}
+    unseen |= {k: kept(f"emoji-{k}", lambda c=c: data.others((c,))[0]) for k, c in CATEGORIES.items()}
     for group, kinds in (("trained on", known), ("unseen", unseen)):
         for kind, pictures in kinds.items():
             none = rejected(judge, pictures)
@@ -139,6 +139,9 @@ The concept judge can say "none of these", by a head on its own features (`none_
 {table}
 
 Top-1, closed set and with "none of these" counted as wrong: {top1}.
+
+Seen in the grids that the command draws: the good drawings that it rejects are a zebra in pieces, a strange stew, grapes, a ball. What it accepts is mostly like what it knows: black strokes
+and letters, as in the high-contrast style; hearts; whole emoji of other things; of the wrecks, smears of one colour. It is no proof that a picture is whole: look at the pictures.
 """  # noqa: E501 (the text of a file)
 
 

@@ -81,9 +81,13 @@ def made(real: Tensor, labels: Tensor, strange: Tensor, seed: int) -> Iterator[t
 
 def others() -> tuple[Tensor, Tensor]:
     """Emoji outside the vocabulary, and which of them, a fifth of the names, are held for calibration."""
-    strange, names = data.others(THINGS)
-    order = {n: i for i, n in enumerate(sorted(set(names)))}
-    return to_tensor(strange), torch.tensor([order[n] % 5 == 4 for n in names])
+    file = OUT / "others.npz"
+    if not file.exists():
+        pictures, short_names = data.others(THINGS)
+        np.savez_compressed(file, pictures=pictures, names=np.array(short_names))
+    found = np.load(file)
+    order = {n: i for i, n in enumerate(sorted(set(found["names"])))}
+    return to_tensor(found["pictures"]), torch.tensor([order[n] % 5 == 4 for n in found["names"]])
 
 
 def guesses(rows: Tensor, classes: int) -> Tensor:
