@@ -29,6 +29,7 @@ class Artifact(Answer):
     expired_at: datetime | None = None
     corrupt_at: datetime | None = None
     withheld: bool = False
+    verdict: dict[str, Any] | None = None
 
 
 class ArtifactLink(Answer):

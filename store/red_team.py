@@ -21,7 +21,7 @@ from expunge.core.specs.attacks import PRESETS, Preset
 from expunge.core.specs.attacks.suite import digest_of, is_covered, suite_of
 from expunge.store import artifacts, audit, jobs, queue_quotas, webhook_deliveries
 from expunge.store.errors import WrongState
-from expunge.store.models import JOB_MODEL, Artifact, Job, Reattack, Tenant
+from expunge.store.models import JOB_MODEL, WITHHELD, Artifact, Job, Reattack, Tenant
 from expunge.store.settings import Settings
 from expunge.store.statuses import JobStatus
 
@@ -79,6 +79,7 @@ def list_due(session: Session, settings: Settings, limit: int) -> list[tuple[Job
     """Jobs whose delta is published, intact and judged, and was last attacked with another suite than the
     policy's, or in vain; newest first, each with the preset.
     """
+    # What is wanted of each tenant's jobs, and what is published
     policy = func.coalesce(Tenant.red_team, literal(settings.red_team, String))
     wanted = case({name: digest_of(suite_of(name)) for name in PRESETS}, value=policy)
     delta = exists().where(
@@ -86,8 +87,11 @@ def list_due(session: Session, settings: Settings, limit: int) -> list[tuple[Job
         Artifact.name.in_((LORA_FILE, MASK_FILE)),
         Artifact.sha256 == Job.verdict["artifact_sha256"].astext,
         Artifact.corrupt_at.is_(None),
+        ~Artifact.info.has_key(WITHHELD),
         *artifacts.STORED,
     )
+
+    # What was not attacked with it yet
     again = and_(Reattack.state == "failed", Reattack.not_before <= func.now())
     query = (
         select(Job, policy)

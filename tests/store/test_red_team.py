@@ -130,6 +130,7 @@ def test_no_more_at_a_time_than_allowed_the_newest_first(settings, publish, url)
     [
         ("update artifacts set expired_at = now()", {}),
         ("update artifacts set corrupt_at = now()", {}),
+        ("""update artifacts set info = '{"withheld": true}'""", {}),
         ("update artifacts set sha256 = :other", {"other": "0" * 64}),
         ("""update jobs set spec = jsonb_set(spec, '{model}', '"gone"')""", {}),
         ("update tenants set deleted_at = now()", {}),
