@@ -56,7 +56,7 @@ def test_the_page_of_attacks_is_the_registry_s():
 
 def test_an_attack_is_named_as_its_files_are():
     assert list(ATTACKS) == [spec.model_fields["name"].default for spec in ATTACKS.values()]
-    shared = {"__init__", "__main__", "attack"}
+    shared = {"__init__", "__main__", "attack", "suite"}
     assert {file.stem for file in (ROOT / "core/specs/attacks").glob("*.py")} - shared == set(ATTACKS)
     for name in ATTACKS:
         assert callable(import_module(f"expunge.core.attacks.{name}").attempt)
