@@ -378,7 +378,7 @@ def test_a_jobs_picture_and_a_mask_that_does_not_fit_are_refused(tenant: Tenant,
 
 def test_an_image_is_no_delta(tenant: Tenant, ids: list[str]):
     answer = tenant.http().post("/jobs/evaluate", json={"artifact_id": ids[0], "concepts": ["church"]})
-    assert "names an image" in errors(answer)["artifact_id"]
+    assert "names 'image.png', which is not a delta" in errors(answer)["artifact_id"]
 
 
 def test_an_upload_needs_the_scope(tenant: Tenant):

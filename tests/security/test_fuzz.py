@@ -68,6 +68,7 @@ def target(service: str, settings: Settings, tmp_path_factory: pytest.TempPathFa
         "webhook_id": webhook,
         "delivery_id": delivery,
         "key_id": key,
+        "name": "report-1",
     }
     yield Target(tenant, client, ids, tenant.count())
     client.close()

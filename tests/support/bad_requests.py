@@ -56,7 +56,7 @@ class Operation:
 
     @property
     def open(self) -> bool:
-        return self.path in PUBLIC
+        return self.path in PUBLIC or self.path == "/schemas/{name}"  # each of which is public
 
     def parameters(self, place: str) -> list[str]:
         return [p["name"] for p in self.described.get("parameters", ()) if p["in"] == place]
@@ -175,6 +175,7 @@ QUERIES: dict[str, SearchStrategy[str]] = {
     "action": WORD,
     "target": st.one_of(WORD, st.sampled_from(["", "0" * 31, "../x", "\0"])),
     "label": st.one_of(WORD, CONTROL.map(lambda text: f"team:{text}"), st.sampled_from(["", ":", ":x"])),
+    "jobs": st.one_of(WORD, st.sampled_from(["", ",", "../x", "0" * 36, str(uuid.uuid4())])),
     "dry_run": st.one_of(WORD, st.sampled_from(["", "2", "null", "truefalse"])),
     "media_type": st.one_of(
         WORD,
@@ -672,7 +673,7 @@ def attacks(operation: Operation, ids: dict[str, str]) -> dict[str, SearchStrate
                 )
             ),
         )
-    if not operation.open and operation.path not in ("/metrics", "/artifacts"):
+    if not operation.open and operation.path not in ("/metrics", "/artifacts", "/compare"):
         with_(
             "accept",
             ACCEPT.map(
