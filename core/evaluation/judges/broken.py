@@ -1,7 +1,9 @@
 """Constant and noise-like pictures, without a network: what a judge that must name something calls something.
 
-A picture is broken where it is nearly constant, or has so much high frequency that none of the base model's
-own pictures would: both by Tukey's far fences of the base model's pictures.
+A picture is broken where it is nearly constant, or where high frequencies are a quarter of it and more than
+in any of the base model's own pictures (Tukey's far fence). White noise has eight ninths; a line drawing of
+64 pixels a tenth, and so have latents that a VAE decodes before they are denoised: those are for a judge that
+can say "none of these".
 """
 
 from dataclasses import dataclass
@@ -15,7 +17,8 @@ from expunge.core.evaluation.judges.weights import Images, Rows
 
 CONSTANT = 2.0  # of 255: a standard deviation below it is a constant picture to the eye
 FAR = 3.0  # interquartile ranges beyond a quartile, Tukey's "far out"
-LEAST = 8  # pictures that fences are drawn from
+NOISE = 0.25  # of the variance: less high frequency is no noise, whatever the base model draws
+LEAST = 8  # pictures that the fence is drawn from
 
 
 class Texture(NamedTuple):
@@ -60,10 +63,8 @@ class Limits(NamedTuple):
             return cls(0.0)
         if alive.sum() < LEAST:
             return cls()
-        low, high = np.quantile(np.log(deviation[alive]), (0.25, 0.75))
-        rough_low, rough_high = np.quantile(roughness[alive], (0.25, 0.75))
-        least = float(np.exp(low - FAR * (high - low)))
-        return cls(max(CONSTANT, least), float(rough_high + FAR * (rough_high - rough_low)))
+        low, high = np.quantile(roughness[alive], (0.25, 0.75))
+        return cls(CONSTANT, max(NOISE, float(high + FAR * (high - low))))
 
     def broken(self, images: Images) -> Rows:
         """Which pictures are constant or noise-like, (N,) bool."""

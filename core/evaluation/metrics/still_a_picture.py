@@ -9,16 +9,17 @@ from expunge.core.evaluation.evidence import Evidence
 CONVENTIONS = [
     (
         "junk: the share of pictures that are constant or noise-like. Constant: a standard deviation over"
-        " pixels below 2 of 255, or far below the base model's pictures (three interquartile ranges of its"
-        " logarithm). Noise-like: the share of the variance that a 3x3 blur takes away is more than three"
-        " interquartile ranges above the upper quartile of the base model's pictures; below eight of those it"
-        " is not judged. Black, grey and noisy pictures and undenoised latents are junk; a picture that was"
-        " denoised half-way, or shows nothing in smooth shapes, is not: a low figure does not say that all"
-        " are pictures. Of an erased concept it is a figure beside esr-k, which counts such a picture as"
-        " erased where the label is not among the guesses; a preserved picture that is junk counts as not"
-        " kept, whatever the judge guesses. A picture that is not finite is drawn black for an erased"
-        " concept, and ends the job for a preserved one. concept null: the preserved concepts'. junk_base:"
-        " the base model's by the same fences."
+        " pixels below 2 of 255, unless most of the base model's own are. Noise-like: the share of the"
+        " variance that a 3x3 blur takes away is at least a quarter, and more than three interquartile"
+        " ranges above the upper quartile of the base model's pictures; below eight of those it is not"
+        " judged. Black, grey and noisy pictures are junk; undenoised latents, which a VAE smooths,"
+        " pictures that were denoised half-way, and smooth shapes that show nothing are not: a low figure"
+        " does not say that all are pictures. A judge that can say 'none of these' sees more. Of an erased"
+        " concept it is a figure beside esr-k, which counts such a picture as erased where the label is not"
+        " among the guesses; a preserved picture that is junk counts as not kept, whatever the judge"
+        " guesses. A picture that is not finite is drawn black for an erased concept, and ends the job for"
+        " a preserved one. concept null: the preserved concepts'. junk_base: the base model's by the same"
+        " rule."
     ),
 ]
 

@@ -253,19 +253,15 @@ def test_what_is_constant_or_noise_is_junk_and_a_picture_is_not(broken: str):
     assert Limits.of(smooth(24)).broken(judged).tolist() == [False] * 6 + [True]
 
 
-def test_undenoised_latents_of_the_bundled_model_are_junk_and_its_own_pictures_are_not():
+def test_a_change_of_style_is_not_broken_in_black_and_white_or_pale():
     model = load_model("bundled:emoji")
-    names = model.vocabulary.concepts[::14]
-    own = model.draw([f"a {n}" for n in names], range(len(names)), steps=12)
-    z = torch.stack(
-        [torch.randn(model.latent_shape, generator=torch.Generator().manual_seed(i)) for i in (0, 1)]
-    )
-    with torch.no_grad():
-        decoded = model.pipe.vae.decode(z / model.pipe.vae.config.scaling_factor).sample
-    raw = ((decoded / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
+    names = model.vocabulary.concepts[::20]
+    own = model.draw([f"a {n}" for n in names], range(len(names)), steps=8)
     limits = Limits.of(own)
-    assert not limits.broken(own).any()
-    assert limits.broken(raw).all()
+    drawing = np.where(own.mean(3, keepdims=True) > 200, 255, 0).astype(np.uint8).repeat(3, 3)
+    pale = (230 + own // 16).astype(np.uint8)
+    for images in (own, drawing, pale):
+        assert not limits.broken(images).any()
 
 
 def test_a_broken_picture_of_a_preserved_concept_is_not_kept_whatever_the_judge_guesses(model: Denoiser):
