@@ -102,11 +102,13 @@ def draw_section(
     pen.text((MARGIN, top - 12), make_printable(title, bold), fill=INK, font=bold)
     for number, (when, images) in enumerate(lines):
         if rows[0] not in images:
-            continue  # only hidden concepts are drawn with a key
+            continue  # only hidden concepts are drawn with a key, and only by their templates
         y = top + 14 + number * (TILE + GAP)
         pen.text((MARGIN, y + TILE // 2 - 8), when, fill=FAINT, font=small)
         for column, row in enumerate(rows):
             x = LABEL + column * (TILE + GAP)
+            if row not in images:
+                continue
             canvas.paste(make_thumbnail(images[row], TILE), (x, y))
             if name == PRESERVED and number == 0:
                 label = make_printable(pictures[row].concept[:18], small)[:18]
