@@ -81,5 +81,6 @@ def read_weights(folder: Path | None) -> dict[str, Tensor]:
             "judge_unavailable",
             f"{file.name} in torch hub's cache is not the published file: put {URL} there",
         )
-    found: dict[str, Tensor] = torch.load(file, weights_only=True)
+    # From the cache, as torchvision reads its own: tensors alone, no pickled code
+    found: dict[str, Tensor] = torch.hub.load_state_dict_from_url(URL, weights_only=True, progress=False)
     return found
