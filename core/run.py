@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.checkpoints import Checkpoints
-from expunge.core.delivery import lora_file, signing, stack
+from expunge.core.delivery import lora_file, manifest as bundle_manifest, signing, stack
 from expunge.core.delivery.bundle import (
     MEDIA_TYPES,
     key_facts,
@@ -231,10 +231,12 @@ def run_evaluate(
     context: dict[str, Any] | None = None,
     prompt_set: At | None = None,
     judge_file: At | None = None,
+    manifest: At | None = None,
 ) -> Outcome:
     """Judge a delta (or, without one, the base model) and write the report's bundle into `out`.
 
-    words: files of the learned words that it changed.
+    words: files of the learned words that it changed; manifest: of the job that trained it, which names what
+    its training held.
     """
     run = RunContext.begin(out, source, cache, callback, signing_key, context, prompt_set, judge_file)
 
@@ -252,7 +254,8 @@ def run_evaluate(
         digest = sha256_of(Path(delta).read_bytes())
 
     # 2. Judge.
-    evaluation = run.judge(model, spec, Change(concepts, digest or NO_DELTA))
+    held = None if manifest is None else bundle_manifest.held(Path(manifest))
+    evaluation = run.judge(model, spec, Change(concepts, digest or NO_DELTA, held=held))
 
     # 3. Deliver.
     with run.delivery(model, spec.model) as bundle:

@@ -49,6 +49,7 @@ class Change:
     layers: of a stack, its erasures, oldest first; before: the report of the model that it was built on.
     restored: concepts that are no longer erased.
     keys: of a hide job, the recovery key of each concept, (m, D).
+    held: names of the concepts that an earlier job's training saw; None where that is not known.
     """
 
     concepts: Sequence[Concept]
@@ -59,6 +60,7 @@ class Change:
     before: Report | None = None
     restored: Sequence[str] = ()
     keys: Mapping[str, Tensor] = field(default_factory=dict)
+    held: Sequence[str] | None = None
 
 
 @dataclass
@@ -224,7 +226,9 @@ def outcome_of(result: AttackResult) -> AttackOutcome:
 
 def held_by(change: Change) -> Sequence[str] | None:
     """What the run saw while training; None where it is not known: of an uploaded delta, and of a stack."""
-    if change.delta is None or change.layers:
+    if change.delta is None:
+        return change.held
+    if change.layers:
         return None
     held: Sequence[str] | None = change.delta.info.get("held")
     return held

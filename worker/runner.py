@@ -117,7 +117,13 @@ def run(
             delta = inputs.fetch_delta(spec.job_id, str(spec.artifact_id))
             words = inputs.fetch_learned_words(spec)
             return science.run_evaluate(
-                spec, out, delta=delta, concepts=list(spec.concepts), words=words, **shared
+                spec,
+                out,
+                delta=delta,
+                concepts=list(spec.concepts),
+                words=words,
+                manifest=inputs.fetch_manifest(spec.job_id) if spec.job_id else None,
+                **shared,
             )
         case InspectSpec():
             delta, against = inputs.fetch_delta(spec.job_id, str(spec.artifact_id)), None
@@ -214,6 +220,13 @@ class Inputs:
         """Fetch report.json; None where the job was not judged."""
         try:
             return self.fetch_from_job(job_id, (REPORT,), "base_job_id")
+        except CoreError:
+            return None
+
+    def fetch_manifest(self, job_id: str) -> Path | None:
+        """Fetch manifest.json; None where the job has none any more."""
+        try:
+            return self.fetch_from_job(job_id, ("manifest.json",), "job_id")
         except CoreError:
             return None
 

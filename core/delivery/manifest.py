@@ -95,3 +95,15 @@ def list_files(folder: Path, *, withheld: bool = False) -> dict[str, dict[str, A
                 entry["withheld"] = True
             files[file.relative_to(folder).as_posix()] = entry
     return dict(sorted(files.items()))
+
+
+def held(file: Path) -> list[str] | None:
+    """Names of the concepts that the job of this manifest saw while training; None where it does not say, and
+    of a stack.
+    """
+    facts = json.loads(file.read_text())
+    if len(facts.get("stack") or []) > 1:
+        return None
+    training = (facts.get("delta") or {}).get("training") or {}
+    names: list[str] | None = training.get("held")
+    return names

@@ -89,7 +89,7 @@ def test_named_sets_and_the_rows_of_both_count_towards_the_maximum(
     (tmp_path / "few.csv").write_bytes(CSV)
     (tmp_path / "bad.csv").write_bytes(b"seed\n1\n")
     sets = {name.partition(".")[0]: str(tmp_path / name) for name in ("many.jsonl", "few.csv", "bad.csv")}
-    given = {"max_pictures": 600, "prompt_sets": sets | {"gone": "/nowhere.csv"}}
+    given = {"max_pictures": 1100, "prompt_sets": sets | {"gone": "/nowhere.csv"}}
     with serve(make_settings(postgres_url, redis_url, tmp_path / "artifacts", **given)) as (url, app):
         tenant = Tenant(url, app.state.services.settings)
         client = tenant.http()

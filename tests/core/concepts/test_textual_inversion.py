@@ -293,14 +293,16 @@ def test_the_deltas_evaluation_with_the_word_repeats_its_jobs_numbers(tiny_judge
         tmp_path / "job" / "pytorch_lora_weights.safetensors",
         tmp_path / "job" / "embedding-1.safetensors",
     )
-    run_evaluate(again, tmp_path / "again", delta=delta, concepts=again.concepts, words=[word], **shared)
-    run_evaluate(again, tmp_path / "blind", delta=delta, concepts=again.concepts, **shared)
+    shared |= {"delta": delta, "concepts": again.concepts, "manifest": tmp_path / "job" / "manifest.json"}
+    run_evaluate(again, tmp_path / "again", words=[word], **shared)
+    run_evaluate(again, tmp_path / "blind", **shared)
     first, second, blind = (
         Report.model_validate_json((tmp_path / f / "report.json").read_text())
         for f in ("job", "again", "blind")
     )
-    measured = [m for m in first.metrics if not m.name.startswith(("wall", "peak"))]
-    assert [m for m in second.metrics if not m.name.startswith(("wall", "peak"))] == measured
+    costs = ("wall", "peak", "storage")
+    measured = [m for m in first.metrics if not m.name.startswith(costs)]
+    assert [m for m in second.metrics if not m.name.startswith(costs)] == measured
     assert [(m.metric, m.concept) for m in blind.not_available if m.concept] == [("esr1", "<my-dog>")]
 
 
