@@ -10,7 +10,7 @@ JOBS ?= logical
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal --durations 10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo faults soak load audit test test-core test-service test-fast lint type openapi schemas model model-card bench-methods bench-editing compose hooks lock clean
+.PHONY: help setup demo faults soak load audit test test-core test-service test-fast lint type openapi schemas model model-card bench-methods bench-attacks bench-editing compose hooks lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -70,6 +70,9 @@ model-card: $(READY) ## Measure the bundled model and write its card and grids
 
 bench-methods: $(READY) ## Every method on the bundled model, side by side
 	$(BIN)/python -m benchmarks.methods
+
+bench-attacks: $(READY) ## Seven methods under attack on five concepts of the bundled model (many hours; resumable)
+	$(BIN)/python -m benchmarks.attacks
 
 bench-editing: $(READY) ## Edit, debias, visual and mask edit on the bundled model
 	$(BIN)/python -m benchmarks.editing
