@@ -146,7 +146,7 @@ def test_every_extra_of_the_product_is_in_all_and_all_is_in_dev():
 
 def test_what_everybody_installs_has_no_torch_no_database_and_no_server():
     everybody = {canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]}
-    allowed = "cryptography httpx numpy pydantic pynacl rich safetensors typer"
+    allowed = "cryptography httpx numpy pydantic pynacl rich safetensors securesystemslib typer"
     assert everybody == set(allowed.split())
 
 
