@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from expunge import Event, Expunge
@@ -115,6 +116,8 @@ def main() -> None:
         report = json.loads((OUT / "report.json").read_text())
         console.print(f"   verdict: [bold]{report['verdict']['status']}[/]")
         console.print(verdict_table(report["verdict"]))
+        for line in [*report["verdict"]["advice"], *report["notes"]]:
+            console.print(f"   {escape(line)}")
         console.print("[bold]4. Verifying[/] digests and signature")
         subprocess.run([EXPUNGE, "verify", OUT], check=True)
         console.print("[bold]5. Plain diffusers[/] loads the LoRA and draws, before and after")
