@@ -76,8 +76,14 @@ def open_store(settings: Settings) -> Blobs:
         known = artifacts.list_newest_keys(session, SAMPLE)
     found = read_marker(blobs)
     if found is None:
-        check_unmarked(settings, blobs, mine, known)
-        write_marker(blobs, mine.id)
+        try:
+            check_unmarked(settings, blobs, mine, known)
+        except ForeignStore:
+            # Another process of this deployment may have marked it meanwhile, and stored objects
+            if read_marker(blobs) is None:
+                raise
+        else:
+            write_marker(blobs, mine.id)
         found = read_marker(blobs)
     if found != mine.id:
         raise ForeignStore(

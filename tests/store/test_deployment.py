@@ -178,6 +178,24 @@ def test_a_store_that_lost_its_marker_is_refused(session, tenant, hasty, blobs):
         deployment.open_store(hasty)
 
 
+def test_a_store_that_another_process_marks_and_fills_meanwhile_is_ours(
+    session, tenant, hasty, blobs, monkeypatch
+):
+    """Between the look for the marker and the look for objects, the other one does both."""
+    check = deployment.check_unmarked
+
+    def late(*given):
+        monkeypatch.setattr(deployment, "check_unmarked", check)
+        deployment.open_store(hasty)
+        orphan(tenant, blobs)
+        check(*given)
+
+    monkeypatch.setattr(deployment, "check_unmarked", late)
+    deployment.open_store(hasty)
+    assert deployment.read_marker(blobs) == deployment.get_deployment(session).id
+    assert deployment.check_unmarked is check
+
+
 def test_a_store_from_before_there_were_markers_is_marked_when_it_holds_what_the_rows_name(
     session, tenant, hasty, blobs
 ):
