@@ -15,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from expunge.core.cached_files import delete_longest_unused
+
 LIMIT = 2 << 30  # bytes of all results together
 Made = tuple[dict[str, Tensor], str]
 """Tensors, and a text."""
@@ -56,13 +58,4 @@ class Kept:
 
 def trim(folder: Path, limit: int = LIMIT) -> None:
     """Delete the results that were longest unused until at most `limit` bytes are left."""
-    found = []
-    for file in folder.glob("?" * 64 + ".safetensors"):
-        with suppress(FileNotFoundError):
-            found.append((file.stat().st_mtime, file.stat().st_size, file))
-    excess = sum(size for _, size, _ in found) - limit
-    for _, size, file in sorted(found):
-        if excess <= 0:
-            return
-        file.unlink(missing_ok=True)
-        excess -= size
+    delete_longest_unused(folder.glob("?" * 64 + ".safetensors"), limit)

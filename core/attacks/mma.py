@@ -11,7 +11,7 @@ from torch.nn.functional import cosine_similarity
 
 from expunge.core.attacks.scene import Attempt, Scene
 from expunge.core.attacks.text_states import at_end, end_of_prompt, of_tokens
-from expunge.core.attacks.tokens import allowed_ids, read_tokens
+from expunge.core.attacks.tokens import allowed_ids, draw_tokens
 from expunge.core.progress import Clock
 from expunge.core.sampling import seeded
 from expunge.core.specs.attacks.mma import MmaSpec
@@ -21,10 +21,7 @@ def attempt(scene: Scene, spec: MmaSpec) -> Attempt:
     """Find tokens, and draw them."""
     with scene.model.frozen():
         ids = search(scene, spec)
-    vectors = scene.model.text.token_embeddings()[ids].cpu()
-    word = scene.say(vectors)
-    images = scene.draw_judged(spec.images, lambda _: word)
-    return Attempt(images, read_tokens(scene.model, ids.tolist()), vectors=vectors)
+    return draw_tokens(scene, ids, spec.images)
 
 
 def search(scene: Scene, spec: MmaSpec) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from expunge.core.attacks.lessons import Lessons
 from expunge.core.attacks.scene import Attempt, Scene
-from expunge.core.attacks.tokens import allowed_ids, read_tokens
+from expunge.core.attacks.tokens import allowed_ids, draw_tokens
 from expunge.core.progress import Clock
 from expunge.core.sampling import seeded
 from expunge.core.specs.attacks.p4d import P4dSpec
@@ -23,10 +23,7 @@ EVERY = 10  # steps between two looks at the fixed batch
 def attempt(scene: Scene, spec: P4dSpec) -> Attempt:
     """Find a hard prompt, and draw it."""
     ids = learn(scene, spec)
-    vectors = scene.model.text.token_embeddings()[ids].cpu()
-    word = scene.say(vectors)
-    images = scene.draw_judged(spec.images, lambda _: word)
-    return Attempt(images, read_tokens(scene.model, ids.tolist()), vectors=vectors)
+    return draw_tokens(scene, ids, spec.images)
 
 
 def learn(scene: Scene, spec: P4dSpec) -> Tensor:

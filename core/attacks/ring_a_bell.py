@@ -11,7 +11,7 @@ from torch import Tensor
 
 from expunge.core.attacks.scene import Attempt, Scene
 from expunge.core.attacks.text_states import of_tokens
-from expunge.core.attacks.tokens import allowed_ids, read_tokens
+from expunge.core.attacks.tokens import allowed_ids, draw_tokens
 from expunge.core.progress import Clock
 from expunge.core.sampling import seeded
 from expunge.core.specs.attacks.ring_a_bell import RingABellSpec
@@ -23,10 +23,7 @@ def attempt(scene: Scene, spec: RingABellSpec) -> Attempt:
     """Find tokens, and draw them."""
     with scene.model.frozen():
         ids = search(scene, spec)
-    vectors = scene.model.text.token_embeddings()[ids].cpu()
-    word = scene.say(vectors)
-    images = scene.draw_judged(spec.images, lambda _: word)
-    return Attempt(images, read_tokens(scene.model, ids.tolist()), vectors=vectors)
+    return draw_tokens(scene, ids, spec.images)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from expunge.core.attacks.scene import Scene
+from expunge.core.attacks.scene import Attempt, Scene
 from expunge.core.models import Denoiser
 from expunge.core.specs.inflections import plain
 
@@ -29,3 +29,11 @@ def read_tokens(model: Denoiser, ids: Sequence[int]) -> str:
     """Token ids as a reader sees them."""
     names = {index: token for token, index in model.text.vocabulary_ids().items()}
     return "".join(names.get(i, "?").replace("</w>", " ") for i in ids).strip()
+
+
+def draw_tokens(scene: Scene, ids: Tensor, count: int) -> Attempt:
+    """`count` pictures of a prompt that is these tokens (k,) alone."""
+    vectors = scene.model.text.token_embeddings()[ids].cpu()
+    word = scene.say(vectors)
+    images = scene.draw_judged(count, lambda _: word)
+    return Attempt(images, read_tokens(scene.model, ids.tolist()), vectors=vectors)

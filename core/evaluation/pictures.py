@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from expunge.core.cached_files import delete_longest_unused
 from expunge.core.concepts import banned_words, distances, excluding, names_of, remaining
 from expunge.core.errors import CoreError
 from expunge.core.evaluation.judges import Images
@@ -323,18 +324,9 @@ def prune(cache: Path, limit: int = CACHE_BYTES) -> None:
     """Delete the pictures that were longest unused until the cache has at most `limit` bytes. A deleted
     picture is drawn again where it is needed.
     """
-    found = []
-    for file in cache.glob("??/*.png"):
-        if not CACHED.fullmatch(file.relative_to(cache).as_posix()):
-            continue  # the folder may hold other people's files: only what `draw` names is ours
-        with suppress(FileNotFoundError):
-            found.append((file.stat().st_mtime, file.stat().st_size, file))
-    excess = sum(size for _, size, _ in found) - limit
-    for _, size, file in sorted(found):
-        if excess <= 0:
-            return
-        file.unlink(missing_ok=True)
-        excess -= size
+    # The folder may hold other people's files: only what `draw` names is ours
+    ours = (file for file in cache.glob("??/*.png") if CACHED.fullmatch(file.relative_to(cache).as_posix()))
+    delete_longest_unused(ours, limit)
 
 
 def read(file: Path) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
