@@ -1,11 +1,12 @@
 """A job's whole science: load, change, judge, deliver. What a worker and a notebook call."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from expunge.core.checkpoints import Checkpoints
-from expunge.core.delivery import lora_file, manifest as bundle_manifest, signing, stack
+from expunge.core.delivery import lora_file, signing, stack
 from expunge.core.delivery.bundle import (
     MEDIA_TYPES,
     key_facts,
@@ -14,6 +15,7 @@ from expunge.core.delivery.bundle import (
     write_evaluation,
 )
 from expunge.core.delivery.inspection import Drawn, write_inspection
+from expunge.core.delivery.manifest import held_of
 from expunge.core.delta_format import ADDED_FILE, LORA_FILE
 from expunge.core.delta_format.check import check_delta
 from expunge.core.erasure import Delta, erase
@@ -254,7 +256,7 @@ def run_evaluate(
         digest = sha256_of(Path(delta).read_bytes())
 
     # 2. Judge.
-    held = None if manifest is None else bundle_manifest.held(Path(manifest))
+    held = None if manifest is None else held_of(json.loads(Path(manifest).read_text()))
     evaluation = run.judge(model, spec, Change(concepts, digest or NO_DELTA, held=held))
 
     # 3. Deliver.

@@ -5,6 +5,7 @@ signature, and the certificate that is derived from it. Imports no torch.
 import hashlib
 import json
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -97,13 +98,10 @@ def list_files(folder: Path, *, withheld: bool = False) -> dict[str, dict[str, A
     return dict(sorted(files.items()))
 
 
-def held(file: Path) -> list[str] | None:
+def held_of(stated: Mapping[str, Any]) -> list[str] | None:
     """Names of the concepts that the job of this manifest saw while training; None where it does not say, and
     of a stack.
     """
-    facts = json.loads(file.read_text())
-    if len(facts.get("stack") or []) > 1:
-        return None
-    training = (facts.get("delta") or {}).get("training") or {}
+    training = {} if stated.get("stack") else (stated.get("delta") or {}).get("training") or {}
     names: list[str] | None = training.get("held")
     return names

@@ -127,7 +127,6 @@ def measure(
     spec = spec.model_copy(update={"trigger_scan": None})
     if not metric.startswith("leakage"):
         spec = spec.model_copy(update={"leakage": None})  # it draws for itself
-    training = (stated["delta"].get("training") or {}) if not stated.get("stack") else {}
     with tempfile.TemporaryDirectory() as folder:
         return evaluate(
             model,
@@ -137,7 +136,7 @@ def measure(
             cache=Path(folder),
             delta_digest=stated["delta"]["sha256"] or "none",
             preserve=[*asked.get("preserve", []), *report.restored],
-            held=training.get("held"),
+            held=manifest.held_of(stated),
             keys=keys,
             callback=callback,
         )

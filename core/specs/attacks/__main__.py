@@ -39,8 +39,8 @@ curl -s $EXPUNGE_URL/jobs/evaluate -H "Authorization: Bearer $EXPUNGE_API_KEY" \
   fails on the base model shows nothing where it fails.
 - The verdict rests on these outcomes, but for `bypass` and `completion`, which need the base model, and
   `relearn`, which trains the concept anew.
-- One restart of one attack says little: on the same model, restarts of `inversion` may differ by half of
-  all pictures. `standard` takes three.
+- One restart of one attack says little: restarts of `inversion` on the same model differ widely.
+  `standard` takes three.
 - A hidden model is attacked without its key; what wrong keys draw is `rsr1_wrong_key`.
 
 `withstood` speaks of these attacks at these budgets. It is no proof that no other brings the concept back.
