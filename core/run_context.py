@@ -19,6 +19,7 @@ from expunge.core.erasure import Delta
 from expunge.core.erasure.delta import forget_peak, peak_memory
 from expunge.core.errors import CoreError
 from expunge.core.evaluation.advice import Request, advise, settle_delivery
+from expunge.core.evaluation.checks import AttackOutcome
 from expunge.core.evaluation.evaluate import evaluate
 from expunge.core.evaluation.judges import judges_for
 from expunge.core.evaluation.pictures import prune
@@ -27,7 +28,6 @@ from expunge.core.evaluation.prompt_set import completed, read_prompt_set
 from expunge.core.evaluation.report import Evaluation, Report
 from expunge.core.evaluation.sheet import Metric
 from expunge.core.evaluation.untested import list_untested
-from expunge.core.evaluation.verdict import AttackOutcome
 from expunge.core.models import Denoiser, load_model
 from expunge.core.outcome import Outcome, Output
 from expunge.core.progress import Callback

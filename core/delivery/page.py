@@ -20,9 +20,9 @@ from expunge.core.delivery.review import (
     worst_pictures,
 )
 from expunge.core.evaluation.pictures import Role
+from expunge.core.evaluation.reasons import scope_of
 from expunge.core.evaluation.report import Evaluation, Report
 from expunge.core.evaluation.sheet import Metric
-from expunge.core.evaluation.verdict import scope_of
 from expunge.core.specs.metrics import COSTS, format_metric, title_of
 
 SHOWN_ERASED, SHOWN_PRESERVED = 8, 1  # pictures of a concept on the page

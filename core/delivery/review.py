@@ -8,9 +8,10 @@ from typing import Any
 
 from expunge.core import phrasing
 from expunge.core.delivery.grid import data_uri
+from expunge.core.evaluation.checks import Check
+from expunge.core.evaluation.reasons import scope_of
 from expunge.core.evaluation.report import Evaluation, Report
 from expunge.core.evaluation.sights import Sight
-from expunge.core.evaluation.verdict import Check, scope_of
 from expunge.core.specs import Concept, EraseSpec
 from expunge.core.specs.metrics import UNSEEN, title_of
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from expunge.core.evaluation.checks import Check, Delivery, Verdict
 from expunge.core.evaluation.report import Report
-from expunge.core.evaluation.verdict import Check, Delivery, Verdict
 from expunge.core.specs import CombineSpec, Concept, EraseSpec, EvaluateSpec, HideSpec
 from expunge.core.specs.cost import decides
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from expunge.core.attacks import Broken
 from expunge.core.evaluation import prompt_set, red_team, trigger_scan
+from expunge.core.evaluation.checks import Verdict
 from expunge.core.evaluation.evidence import Evidence
 from expunge.core.evaluation.gallery import Gallery
 from expunge.core.evaluation.judges import Judges
@@ -37,7 +38,7 @@ from expunge.core.evaluation.red_team import attack_all
 from expunge.core.evaluation.report import CONVENTIONS, Evaluation, Report
 from expunge.core.evaluation.sheet import Sheet
 from expunge.core.evaluation.sights import look_through
-from expunge.core.evaluation.verdict import SHOWN, Verdict, judge
+from expunge.core.evaluation.verdict import SHOWN, judge
 from expunge.core.models import Denoiser
 from expunge.core.progress import Callback, Clock, ignore
 from expunge.core.specs import Concept, EvaluationSpec

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from expunge.core.concepts import names_of
 from expunge.core.evaluation import sequential
+from expunge.core.evaluation.checks import Check, Verdict
 from expunge.core.evaluation.evidence import Evidence
 from expunge.core.evaluation.judges import Images
 from expunge.core.evaluation.metrics import recovery
 from expunge.core.evaluation.pictures import Picture, draw, pictures_of
 from expunge.core.evaluation.sheet import MOST_RATIO
-from expunge.core.evaluation.verdict import Check, Verdict
 from expunge.core.models import Denoiser
 from expunge.core.progress import Callback
 from expunge.core.specs import Concept, EvaluationSpec

@@ -9,12 +9,13 @@ from pydantic import BaseModel
 
 from expunge.core.attacks import Broken
 from expunge.core.attacks.result import AttackResult
+from expunge.core.evaluation.checks import Verdict
 from expunge.core.evaluation.judges import Images
 from expunge.core.evaluation.pictures import Picture
 from expunge.core.evaluation.sheet import Distribution, JudgedBy, Leakage, Metric, Missing
 from expunge.core.evaluation.sights import Sight
 from expunge.core.evaluation.trigger_scan import Scan
-from expunge.core.evaluation.verdict import FEW, Verdict
+from expunge.core.evaluation.verdict import FEW
 from expunge.core.specs import EvaluationSpec, HideEvaluationSpec
 
 # What report.json states beside the numbers, after the conventions of the metrics

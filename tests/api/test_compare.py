@@ -13,9 +13,9 @@ import pytest
 
 from expunge.api import comparison, comparison_csv
 from expunge.core import intervals
+from expunge.core.evaluation.checks import Verdict
 from expunge.core.evaluation.report import Report
 from expunge.core.evaluation.sheet import Sheet
-from expunge.core.evaluation.verdict import Verdict
 from expunge.core.specs import EvaluationSpec
 from expunge.store import artifacts, db
 from tests.support.service import Tenant, errors, problem

@@ -9,8 +9,8 @@ import jsonschema_rs
 import pytest
 
 from expunge.core import json_schemas, write_schemas
+from expunge.core.evaluation.checks import Check, Verdict
 from expunge.core.evaluation.report import Report
-from expunge.core.evaluation.verdict import Check, Verdict
 from expunge.core.specs import EvaluationSpec
 
 CHECK = Check(metric="esr1", concept="church", value=1.0, threshold=0.95, passed=True)

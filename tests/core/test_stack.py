@@ -13,9 +13,9 @@ from expunge.core.concepts import candidates
 from expunge.core.delivery import stack
 from expunge.core.delta_format import ADDED_FILE
 from expunge.core.errors import CoreError
+from expunge.core.evaluation.checks import Verdict
 from expunge.core.evaluation.report import Report
 from expunge.core.evaluation.sheet import Metric
-from expunge.core.evaluation.verdict import Verdict
 from expunge.core.models import load_model
 from expunge.core.models.lora_factors import factors_of
 from expunge.core.run import run_combine, run_erase

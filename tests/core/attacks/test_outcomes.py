@@ -1,7 +1,7 @@
 """What a verdict keeps of an attack is enough to tell whether it covers a suite."""
 
 from expunge.core.attacks.result import AttackResult, Rate
-from expunge.core.evaluation.verdict import Verdict
+from expunge.core.evaluation.checks import Verdict
 from expunge.core.run_context import outcome_of
 from expunge.core.specs.attacks import ATTACKS
 from expunge.core.specs.attacks.suite import facts_of, is_covered

@@ -19,10 +19,11 @@ from safetensors import safe_open
 
 from expunge.core.delivery import card, page, plots
 from expunge.core.delivery.fused import pack
+from expunge.core.evaluation.checks import Check, Verdict
 from expunge.core.evaluation.pictures import Picture
 from expunge.core.evaluation.report import Evaluation, Report
 from expunge.core.evaluation.sheet import Metric
-from expunge.core.evaluation.verdict import Check, Verdict, judge
+from expunge.core.evaluation.verdict import judge
 from expunge.core.models import Denoiser, load_model
 from expunge.core.run import Outcome, run_erase
 from expunge.core.specs import Concept, EraseSpec, EvaluationSpec, Thresholds

@@ -9,12 +9,12 @@ import pytest
 
 from expunge.core.attacks.result import AttackResult, Rate
 from expunge.core.delivery import page, review
+from expunge.core.evaluation.checks import Check, Verdict
 from expunge.core.evaluation.pictures import Picture
 from expunge.core.evaluation.report import Evaluation, Report
 from expunge.core.evaluation.sheet import JudgedBy, Metric, Missing
 from expunge.core.evaluation.sights import Sight
 from expunge.core.evaluation.untested import list_untested
-from expunge.core.evaluation.verdict import Check, Verdict
 from expunge.core.specs import CombineSpec, Concept, EraseSpec, EvaluationSpec
 from expunge.core.specs.attacks import ATTACKS
 

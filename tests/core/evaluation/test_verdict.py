@@ -4,9 +4,10 @@ import pytest
 
 from expunge.core import intervals
 from expunge.core.evaluation.advice import advise
+from expunge.core.evaluation.checks import Check, Verdict
 from expunge.core.evaluation.report import Report
 from expunge.core.evaluation.sheet import Metric, Missing
-from expunge.core.evaluation.verdict import Check, Verdict, judge
+from expunge.core.evaluation.verdict import judge
 from expunge.core.specs import Concept, EraseSpec, EvaluateSpec, HideThresholds, Thresholds
 
 JOB = "00000000-0000-0000-0000-000000000001"
