@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.methods import CACHE, CONCEPTS, SOURCE
+from benchmarks.methods import CACHE, EARLIER, SOURCE
 from expunge.core.erasure import erase
 from expunge.core.evaluation.evaluate import evaluate
 from expunge.core.evaluation.judges import judges_for
@@ -55,7 +55,7 @@ def rows() -> dict[str, tuple[EraseSpec, EvaluationSpec]]:
             for which, names in (("the first", fifty), ("another", others))
         },
         "ten, AGE, 60 steps each": (
-            EraseSpec(concepts=list(CONCEPTS), method=AgeSpec(steps=60)),
+            EraseSpec(concepts=list(EARLIER), method=AgeSpec(steps=60)),
             JUDGING_TEN,
         ),
     }

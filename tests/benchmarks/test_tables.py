@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import editing, leakage, many, methods
+from benchmarks import editing, leakage, many, method_tables, methods
 from expunge.core.models.folders import BUNDLED
 from expunge.core.models.vocabulary import load_vocabulary
 from expunge.core.specs import METHODS
@@ -19,7 +19,7 @@ MEASURED, STYLES, IMPACT, EDITING = (
 )
 RUNS = json.loads(methods.RESULTS.read_text())
 NAMES = [*METHODS, *methods.VARIANTS]
-FIVE = " + ".join(methods.CONCEPTS[:5])
+FIVE = " + ".join(methods.EARLIER[:5])
 
 
 def cells(line):
@@ -40,14 +40,14 @@ def without(columns, table):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_has_its_row_of_single_concepts(name):
-    line, _ = rows(methods.table(RUNS, [name], list(methods.CONCEPTS)))
+    line, _ = rows(method_tables.earlier_table(RUNS, [name], list(methods.EARLIER)))
     assert line in MEASURED
-    assert all(f"{name}/{c}" in RUNS for c in methods.CONCEPTS)
+    assert all(f"{name}/{c}" in RUNS for c in methods.EARLIER)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_its_row_of_what_its_defaults_were_chosen_on(name):
-    (line,) = rows(methods.chosen_table(RUNS, [name], list(methods.CONCEPTS)))
+    (line,) = rows(method_tables.chosen_table(RUNS, [name], list(methods.EARLIER)))
     assert line in (ROOT / "docs" / "defaults.md").read_text()
 
 
@@ -56,7 +56,8 @@ def test_the_rows_of_five_at_once():
     assert measured
     for name in measured:
         (line,) = without(
-            {1, 4, 6, 8, 9}, methods.table({f"{name}/{FIVE}": RUNS[f"{name}/{FIVE}"]}, [name], [FIVE])
+            {1, 4, 6, 8, 9},
+            method_tables.earlier_table({f"{name}/{FIVE}": RUNS[f"{name}/{FIVE}"]}, [name], [FIVE]),
         )[:1]
         assert line in MEASURED
 
@@ -64,7 +65,7 @@ def test_the_rows_of_five_at_once():
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_its_row_of_styles(name):
     styles = [f"in {s} style" for s in load_vocabulary(BUNDLED / "emoji").styles]
-    line, _ = without({5, 6}, methods.style_table(RUNS, [name], styles))
+    line, _ = without({5, 6}, method_tables.style_table(RUNS, [name], styles))
     assert line in STYLES
 
 
@@ -122,6 +123,6 @@ def test_readmes_few_lines_are_those_of_the_whole_table():
     shown = [cells(line) for line in readme.splitlines() if line.startswith("| `") and "(" in line]
     assert len(shown) == 5
     for name, esr1, psr1, seconds in shown:
-        line, _ = rows(methods.table(RUNS, [name.split("`")[1]], list(methods.CONCEPTS)))
+        line, _ = rows(method_tables.earlier_table(RUNS, [name.split("`")[1]], list(methods.EARLIER)))
         found = cells(line)
         assert (esr1, psr1, seconds) == (found[2], found[5], found[9])

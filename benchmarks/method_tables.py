@@ -1,0 +1,156 @@
+"""The tables of benchmarks/methods.py, from the rows of its results file."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import harmonic_mean
+from typing import Any
+
+import numpy as np
+
+from expunge.core.intervals import of_share, wilson
+
+# What a method's defaults were tried on
+CHOSEN_ON = {"age": ("church", "dog", "delivery truck"), "ca": ("church", "dog", "trumpet", "saw")}
+ELSEWHERE = ("church", "dog", "trumpet")  # and those of all others
+Row = Mapping[str, Any]
+Runs = Mapping[str, Row]
+ONE = (
+    "esr1",
+    "esr1_unseen",
+    "esr5",
+    "psr1_in",
+    "psr1_out",
+    "psr1_far",
+    "psr1_closed",
+)
+"""Figures of a method's job on one object, in the table's order."""
+
+
+def table(runs: Runs, methods: Sequence[str], concepts: Sequence[str]) -> str:
+    """A line for each method: means over its jobs, with the 95 % interval of all their pictures, jobs being
+    clusters; the last line is the base model.
+    """
+    lines = [
+        "| method | jobs | ESR-1 | ESR-1, words no method trains on | ESR-5 | PSR-1, near, in training"
+        " | near, kept out of it | far | PSR-1, closed set | PSR-1 / base | harmonic mean | seconds"
+        " | U-Net evaluations |",
+        "|" + "---|" * 13,
+    ]
+    for method in methods:
+        rows = rows_of(runs, method, concepts)
+        if rows:
+            cost = [f"{np.mean([r[name] for r in rows]):.0f}" for name in ("seconds", "unet_evaluations")]
+            cells = [str(len(rows)), *(share(rows, name) for name in ONE), *joined(rows), *cost]
+            lines.append(f"| {method} | {' | '.join(cells)} |")
+    rows = rows_of(runs, methods[0], concepts)  # the base model is the same under every method
+    base = [share(rows, f"{name}_base") for name in ONE if name != "esr1_unseen"]
+    lines.append(f"| (base model) | | {base[0]} | | {' | '.join(base[1:])} | 100.0 | | | |")
+    return "\n".join(lines)
+
+
+def style_table(runs: Runs, methods: Sequence[str], styles: Sequence[str]) -> str:
+    """As `table`, for styles: the style judge's ESR and PSR, the objects' PSR, and whether a style's pictures
+    still show their objects.
+    """
+    names = ("esr1", "psr1_styles", "psr1_objects", "content1")
+    lines = [
+        "| method | ESR-1 | PSR-1, other styles | PSR-1, objects | objects still shown | PSR-1 / base |"
+        " harmonic mean | seconds |",
+        "|" + "---|" * 8,
+    ]
+    for method in methods:
+        rows = rows_of(runs, method, styles)
+        if rows:
+            cells = [*(pooled(rows, n) for n in names), *joined(rows)]
+            lines.append(f"| {method} | {' | '.join(cells)} | {np.mean([r['seconds'] for r in rows]):.0f} |")
+    rows = rows_of(runs, methods[0], styles)
+    lines.append(f"| (base model) | {' | '.join(pooled(rows, f'{n}_base') for n in names)} | 100.0 | | |")
+    return "\n".join(lines)
+
+
+def rows_of(runs: Runs, method: str, concepts: Iterable[str]) -> list[Row]:
+    """A method's rows, of those concepts that were measured."""
+    return [runs[f"{method}/{c}"] for c in concepts if f"{method}/{c}" in runs]
+
+
+def share(rows: Sequence[Row], name: str) -> str:
+    """A share in per cent: of all pictures, and its 95 % interval, a job's pictures being a cluster."""
+    known = [row[name] for row in rows if name in row]
+    hits = [np.arange(of["n"]) < round(of["value"] * of["n"]) for of in known]
+    clusters = [str(i) for i, of in enumerate(known) for _ in range(of["n"])]
+    every = np.concatenate(hits)
+    low, high = of_share(every, clusters)
+    return f"{100 * every.mean():.1f} ({100 * low:.1f}–{100 * high:.1f})"
+
+
+def pooled(rows: Sequence[Row], name: str) -> str:
+    """A share in per cent: the mean over jobs, and the 95 % Wilson interval of all their pictures."""
+    hits, n = sum(r[name]["value"] * r[name]["n"] for r in rows), sum(r[name]["n"] for r in rows)
+    low, high = wilson(round(hits), n)
+    return f"{100 * np.mean([r[name]['value'] for r in rows]):.1f} ({100 * low:.1f}–{100 * high:.1f})"
+
+
+def joined(rows: Sequence[Row]) -> tuple[str, str]:
+    """PSR-1 as a share of the base model's, and its harmonic mean with ESR-1, in per cent."""
+    esr, psr, base = (np.mean([r[n]["value"] for r in rows]) for n in ("esr1", "psr1", "psr1_base"))
+    kept = float(psr / base)
+    return f"{100 * kept:.1f}", f"{100 * harmonic_mean([float(esr), min(kept, 1.0)]):.1f}"
+
+
+def earlier_table(runs: Runs, methods: Sequence[str], concepts: Sequence[str]) -> str:
+    """The table before: means over jobs whose neighbours a method might hold, by the closed set."""
+    lines = [
+        (
+            "| method | jobs | ESR-1 | ESR-5 | PSR-1 | PSR-1 / base | PSR-5 | harmonic mean | CLIP δ erased |"
+            " seconds | U-Net evaluations |"
+        ),
+        "|" + "---|" * 11,
+    ]
+
+    for method in methods:
+        rows = [runs[f"{method}/{c}"] for c in concepts if f"{method}/{c}" in runs]
+        if not rows:
+            continue
+        kept = np.mean([r["psr1"]["value"] for r in rows]) / np.mean([r["psr1_base"]["value"] for r in rows])
+        erased = np.mean([r["esr1"]["value"] for r in rows])
+        harmonic = 2 * erased * min(kept, 1) / (erased + min(kept, 1))
+        delta = np.mean([r["clip_delta_erased"]["value"] for r in rows])
+        cells = [
+            str(len(rows)),
+            pooled(rows, "esr1"),
+            pooled(rows, "esr5"),
+            pooled(rows, "psr1"),
+            f"{100 * kept:.1f}",
+            pooled(rows, "psr5"),
+            f"{100 * harmonic:.1f}",
+            f"{delta:.1f}",
+        ]
+        lines.append(
+            f"| {method} | {' | '.join(cells)} | {np.mean([r['seconds'] for r in rows]):.0f} |"
+            f" {np.mean([r['unet_evaluations'] for r in rows]):.0f} |"
+        )
+    rows = [runs[f"{methods[0]}/{c}"] for c in concepts]  # the base model is the same under every method
+    base = [pooled(rows, n) for n in ("esr1_base", "esr5_base", "psr1_base")]
+    lines.append(f"| (base model) | | {' | '.join(base)} | 100.0 | {pooled(rows, 'psr5_base')} | | | | |")
+    return "\n".join(lines)
+
+
+def chosen_table(runs: Runs, methods: Sequence[str], concepts: Sequence[str]) -> str:
+    """ESR-1 and PSR-1 / base of the concepts that a method's defaults were chosen on, and of those that they
+    were not.
+    """
+    lines = [
+        "| method | chosen on | ESR-1: chosen on | others | PSR-1 / base: chosen on | others |",
+        "|" + "---|" * 6,
+    ]
+    for method in methods:
+        chosen = CHOSEN_ON.get(method, ELSEWHERE)
+        cells = list[str]()
+        for figure, by in (("esr1", None), ("psr1", "psr1_base")):
+            for group in (chosen, [c for c in concepts if c not in chosen]):
+                rows = [runs[f"{method}/{c}"] for c in group if f"{method}/{c}" in runs]
+                share = np.mean([r[figure]["value"] for r in rows]) / (
+                    np.mean([r[by]["value"] for r in rows]) if by else 1
+                )
+                cells.append(f"{100 * share:.1f}")
+        lines.append(f"| {method} | {', '.join(chosen)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
