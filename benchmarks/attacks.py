@@ -25,6 +25,7 @@ from expunge.core.progress import Progress
 from expunge.core.specs import Concept, EraseSpec, EvaluationSpec
 from expunge.core.specs.attacks import Attacks
 from expunge.core.specs.attacks.attack import AttackSpec
+from expunge.core.specs.attacks.suite import facts_of
 
 HERE = Path(__file__).parent
 RESULTS, CACHE = HERE / "results" / "attacks.json", HERE.parent / "build" / "pictures"
@@ -45,7 +46,7 @@ def measure(method: str, concept: str, attacks: list[AttackSpec], known: dict[st
     if not wanted:
         return known
     model = load_model(SOURCE)
-    digest = put_on(model, EraseSpec.model_validate({"concepts": [concept], "method": method}), told)
+    digest, _ = put_on(model, EraseSpec.model_validate({"concepts": [concept], "method": method}), told)
     judge = find_class([concept], judges_for(SOURCE), model.vocabulary)
     if judge is None:
         raise SystemExit(f"{concept}: no class of the judge has this name")
@@ -70,7 +71,7 @@ def measure(method: str, concept: str, attacks: list[AttackSpec], known: dict[st
 
 def row_key(method: str, concept: str, spec: AttackSpec) -> str:
     """What names a row: another budget is another row."""
-    return f"{method}/{concept}/{json.dumps(spec.model_dump(mode='json'), sort_keys=True)}"
+    return f"{method}/{concept}/{json.dumps(facts_of(spec), sort_keys=True)}"
 
 
 def told(progress: Progress) -> None:

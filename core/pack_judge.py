@@ -4,6 +4,7 @@ Loads nothing, needs no torch: the weights are copied, the settings go into the 
 """
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -13,7 +14,14 @@ import typer
 
 from expunge.core.delta_format.container import read_container
 from expunge.core.delta_format.errors import BadDelta
-from expunge.core.judge_format import METADATA, BadJudge, read_settings, settings_of
+from expunge.core.judge_format import (
+    METADATA,
+    BadJudge,
+    ClipSettings,
+    TimmSettings,
+    read_settings,
+    settings_of,
+)
 
 WEIGHTS = ("model.safetensors", "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
 
@@ -28,6 +36,18 @@ def pack(folder: Path, file: Path) -> None:
         read_container(weights)
     except BadDelta as error:
         raise BadJudge(f"'{weights.name}' {error.why}") from error
+    # Beside the file, which may be one of the folder's own, until the service would take it
+    partial = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        write(weights, settings, partial)
+        read_settings(partial)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write(weights: Path, settings: TimmSettings | ClipSettings, file: Path) -> None:
+    """The weights, with the settings in their metadata."""
     with weights.open("rb") as old, file.open("wb") as new:
         header = json.loads(old.read(int.from_bytes(old.read(8), "little")))
         header["__metadata__"] = {METADATA: settings.model_dump_json(exclude_none=True)}
@@ -35,7 +55,6 @@ def pack(folder: Path, file: Path) -> None:
         text += b" " * (-len(text) % 8)
         new.write(len(text).to_bytes(8, "little") + text)
         shutil.copyfileobj(old, new)
-    read_settings(file)
 
 
 def settings_in(folder: Path) -> Any:
@@ -69,6 +88,9 @@ def timm_settings(config: dict[str, Any]) -> dict[str, Any]:
         raise BadJudge(
             "has no label_names in its config.json: add the list of its classes, in the order of its logits"
         )
+    for name, given in (("architecture", config.get("architecture")), ("input_size", prepared["input_size"])):
+        if not given:
+            raise BadJudge(f"has no {name} in its config.json: add it, as timm's save_for_hf writes it")
     channels, *sides = prepared["input_size"]
     if channels != 3 or len(set(sides)) != 1:
         raise BadJudge(f"takes pictures of {prepared['input_size']}: only square ones in RGB can be shown it")
@@ -95,7 +117,6 @@ def main(
     try:
         pack(folder, file)
     except BadJudge as error:
-        file.unlink(missing_ok=True)
         typer.secho(f"✗ {error.message}", fg="red", err=True)
         sys.exit(1)
     typer.secho(f"✓ {file}: {file.stat().st_size} bytes", fg="green")

@@ -38,8 +38,7 @@ from expunge.core.specs import (
     InspectSpec,
     same,
 )
-
-SHOWN = 8  # concepts of an inspection whose pictures are drawn
+from expunge.core.specs.cost import RANKED
 
 
 def run_erase(
@@ -323,8 +322,14 @@ def draw_inspection(
 
     before, after: each model, and the sha256 of the delta that it wears.
     """
-    shown = [report.changed, *(row.concept for row in report.ranking[:SHOWN])]
-    how = EvaluationSpec(preserved_images=spec.pictures, sampling_steps=spec.sampling_steps, seed=spec.seed)
+    shown = [report.changed, *(row.concept for row in report.ranking[:RANKED])]
+    how = EvaluationSpec(
+        preserved_images=spec.pictures,
+        erased_images=spec.pictures,  # as many of a style
+        pair_images=0,
+        sampling_steps=spec.sampling_steps,
+        seed=spec.seed,
+    )
     pictures = plan(after[0].model.vocabulary, [], shown, how)
     images = []
     for side, digest in (before, after):

@@ -144,7 +144,7 @@ class RunContext:
 
         report.not_tested = list_untested(
             report,
-            evaluation.pictures,
+            [*evaluation.pictures, *evaluation.further],
             foreign_base=sources.parse(self.source).kind != "bundled",
             foreign_delta=isinstance(request, EvaluateSpec) and request.artifact_id is not None,
         )

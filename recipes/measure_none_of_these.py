@@ -107,7 +107,8 @@ def main() -> None:
     folds = [kept(f"base-{k}", lambda k=k: drawn(model, k)) for k in (1, *ROUNDS)]
     rows.insert(1, share("good", "the same and those that calibrated it, crosswise", crosswise(judge, folds)))
 
-    # 2. Fresh pictures of the kinds that it was trained on; the other emoji are of names never trained on
+    # 2. Pictures of the kinds that it was trained on, which set its temperature alone; the other emoji are of
+    #    names never trained on
     x, labels = to_tensor(real), torch.from_numpy(of_real)
     strange, held = others()
     trips = to_tensor(kept("real", lambda: round_trip(model, x)))

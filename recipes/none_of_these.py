@@ -34,6 +34,7 @@ from recipes.strange_pictures import (
     half_denoised,
     kept,
     noises,
+    save_arrays,
     shuffled,
 )
 from recipes.vae import to_tensor
@@ -84,7 +85,7 @@ def others() -> tuple[Tensor, Tensor]:
     file = OUT / "others.npz"
     if not file.exists():
         pictures, short_names = data.others(THINGS)
-        np.savez_compressed(file, pictures=pictures, names=np.array(short_names))
+        save_arrays(file, pictures=pictures, names=np.array(short_names))
     found = np.load(file)
     order = {n: i for i, n in enumerate(sorted(set(found["names"])))}
     return to_tensor(found["pictures"]), torch.tensor([order[n] % 5 == 4 for n in found["names"]])

@@ -6,6 +6,7 @@ strokes, clouds, letters, and what is left of a model that was erased from at an
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,13 +27,20 @@ Pictures = np.ndarray
 # --- what the bundled model draws -----------------------------------------------------------------------
 
 
+def save_arrays(file: Path, **arrays: np.ndarray) -> None:
+    """Write the arrays, so that a killed run leaves no half of a file."""
+    partial = file.with_suffix(".tmp.npz")
+    np.savez_compressed(partial, **arrays)
+    partial.replace(file)
+
+
 def kept(name: str, make: Callable[[], Pictures]) -> Pictures:
     """Pictures that take long: made once."""
     file = OUT / f"{name}.npz"
     if not file.exists():
         OUT.mkdir(parents=True, exist_ok=True)
         made = make()
-        np.savez_compressed(file, pictures=made)
+        save_arrays(file, pictures=made)
         log("none of these", drawn=name, pictures=len(made))
     return np.load(file)["pictures"]
 

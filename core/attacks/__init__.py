@@ -121,7 +121,9 @@ def run(scene: Scene, spec: AttackSpec, delta_digest: str, threshold: float | No
         budget=spec,
         **rates,
         status=status_of(
-            rates["sanitized"], rates.get("base"), TOLERATED if threshold is None else threshold
+            rates["sanitized"],
+            rates.get("base", rates["sanitized"]),  # what is left off leaves the base model
+            TOLERATED if threshold is None else threshold,
         ),
         seconds=time.monotonic() - begun,
     )
@@ -130,15 +132,7 @@ def run(scene: Scene, spec: AttackSpec, delta_digest: str, threshold: float | No
 
 def remembered(scene: Scene, spec: AttackSpec, digest: str) -> Attempt:
     """The attempt, or what is kept of it."""
-    budget = spec.model_dump(exclude={"restarts", "seed"})
-    facts = {
-        "attack": budget,
-        "seed": scene.seed,
-        "worn": digest,
-        "concept": scene.concept.model_dump(),
-        "others": list(scene.others),
-        "drawn": [scene.steps, scene.guidance],
-    }
+    facts = {**scene.budget(spec), "worn": digest, "images": spec.images}
 
     def make() -> tuple[dict[str, Tensor], str]:
         made = attempt(scene, spec)

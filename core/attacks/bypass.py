@@ -3,7 +3,7 @@
 Whoever has the base model and the delta's file can do so; a fused checkpoint alone does not allow it.
 """
 
-from expunge.core.attacks.scene import Attempt, Scene
+from expunge.core.attacks.scene import Attempt, Scene, judged_prompts
 from expunge.core.specs.attacks.bypass import BypassSpec
 
 WORDS = {
@@ -17,5 +17,6 @@ def attempt(scene: Scene, spec: BypassSpec) -> Attempt:
     """Draw the concept without the delta."""
     left_off = [WORDS.get(change, change) for change in scene.model.changes()]
     with scene.model.frozen():
-        images = scene.draw_judged(spec.images, lambda prompt: prompt)
+        prompts = judged_prompts(scene.model.vocabulary, scene.name, spec.images)
+        images = scene.draw(prompts, scene.own_seeds(spec.images))
     return Attempt(images, ", ".join(left_off) or "nothing to leave off")

@@ -5,7 +5,7 @@ the rest.
 import torch
 from torch import Tensor
 
-from expunge.core.attacks.scene import Attempt, Scene, judged_prompts, judged_seeds
+from expunge.core.attacks.scene import Attempt, Scene, judged_prompts
 from expunge.core.memory import in_batches
 from expunge.core.specs.attacks.completion import CompletionSpec
 
@@ -13,8 +13,8 @@ from expunge.core.specs.attacks.completion import CompletionSpec
 def attempt(scene: Scene, spec: CompletionSpec) -> Attempt:
     """Each prompt and seed, begun by the base model in every way."""
     steps = sorted({max(1, round(share * scene.steps)) for share in spec.beginnings})
-    prompts = judged_prompts(scene.name, spec.images)
-    seeds = [seed + scene.seed * spec.images for seed in judged_seeds(spec.images)]
+    prompts = judged_prompts(scene.model.vocabulary, scene.name, spec.images)
+    seeds = scene.own_seeds(spec.images)
 
     def draw(start: int, end: int) -> Tensor:
         ways = [sample(scene, prompts[start:end], seeds[start:end], begun) for begun in steps]

@@ -32,10 +32,6 @@ class Kept:
     folder: Path | None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
-    def also(self, **facts: Any) -> "Kept":
-        """The same folder, for results that depend on more."""
-        return Kept(self.folder, {**self.facts, **facts})
-
     def get(self, facts: Mapping[str, Any], make: Callable[[], Made]) -> Made:
         """The result for these facts, made where it is not there."""
         if self.folder is None:

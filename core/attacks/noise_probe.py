@@ -8,7 +8,7 @@ concept; one that has lost it does not.
 import torch
 from torch import Tensor
 
-from expunge.core.attacks.scene import Attempt, Scene, judged_prompts, judged_seeds
+from expunge.core.attacks.scene import Attempt, Scene, judged_prompts
 from expunge.core.memory import in_batches
 from expunge.core.models import Text
 from expunge.core.specs.attacks.noise_probe import NoiseProbeSpec
@@ -17,8 +17,8 @@ from expunge.core.specs.attacks.noise_probe import NoiseProbeSpec
 def attempt(scene: Scene, spec: NoiseProbeSpec) -> Attempt:
     """Each prompt and seed with every eta and scale."""
     variants = [(eta, scale) for eta in spec.etas for scale in spec.scales]
-    prompts = [p for p in judged_prompts(scene.name, spec.images) for _ in variants]
-    seeds = [seed + scene.seed * spec.images for seed in judged_seeds(spec.images) for _ in variants]
+    prompts = [p for p in judged_prompts(scene.model.vocabulary, scene.name, spec.images) for _ in variants]
+    seeds = [seed for seed in scene.own_seeds(spec.images) for _ in variants]
     noise = [variants[i % len(variants)] for i in range(len(prompts))]
     text = scene.model.encode(prompts)
 

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from expunge.core.attacks.kept import Kept
-from expunge.core.models import Denoiser
+from expunge.core.leakage.prompts import held_out
+from expunge.core.models import Denoiser, Vocabulary
 from expunge.core.models.vocabulary import article
 from expunge.core.progress import Callback, Clock, ignore
 from expunge.core.specs import Concept
+from expunge.core.specs.attacks.attack import AttackSpec
+from expunge.core.specs.attacks.suite import facts_of
 
 Images = np.ndarray[Any, np.dtype[np.uint8]]
 Hits = np.ndarray[Any, np.dtype[np.bool_]]
@@ -65,8 +68,23 @@ class Scene:
 
         prompt: what stands for each held-out prompt of `name` (the concept's own where none is given).
         """
-        asked = [prompt(text) for text in judged_prompts(self.name if name is None else name, count)]
+        own = self.name if name is None else name
+        asked = [prompt(text) for text in judged_prompts(self.model.vocabulary, own, count)]
         return self.draw(asked, judged_seeds(count), guidance)
+
+    def budget(self, spec: AttackSpec) -> dict[str, Any]:
+        """All that an attempt depends on but what is worn: what is kept of it is found by this."""
+        return {
+            "attack": {k: v for k, v in facts_of(spec).items() if k not in ("restarts", "seed", "images")},
+            "seed": [self.seed, self.seed - spec.seed],
+            "concept": self.concept.model_dump(),
+            "others": list(self.others),
+            "drawn": [self.steps, self.guidance],
+        }
+
+    def own_seeds(self, count: int) -> list[int]:
+        """Seeds that nothing else draws with, others for each attempt."""
+        return [seed + self.seed * count for seed in judged_seeds(count)]
 
     def lessons(self, count: int) -> tuple[list[str], Images]:
         """The base model's pictures of the concept, and the prompts that drew them."""
@@ -100,8 +118,10 @@ class Scene:
         return word
 
 
-def judged_prompts(name: str, count: int) -> list[str]:
-    """Held-out prompts of a name, in turn."""
+def judged_prompts(vocabulary: Vocabulary, name: str, count: int) -> list[str]:
+    """Held-out prompts of a name, in turn; of a style, of objects that no method draws it on."""
+    if vocabulary.style(name) is not None:
+        return cycled(held_out(vocabulary, name), count)
     return cycled([article(template.format(name)) for template in HELD_OUT], count)
 
 

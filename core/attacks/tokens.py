@@ -14,7 +14,9 @@ def allowed_ids(scene: Scene) -> Tensor:
     """Token ids that an attack may use, (V',): words and parts of words, without special tokens, learned
     words, and whatever spells the concept or a synonym of it.
     """
-    banned = {plain(part) for name in (scene.name, *scene.concept.synonyms) for part in name.split()}
+    names = (scene.name, *scene.concept.synonyms)
+    words = [scene.model.vocabulary.style(name) or name for name in names]  # not "in" and "style"
+    banned = {plain(part) for word in words for part in word.split()}
     special = set(scene.model.text.special_ids())
     ids = []
     for spelling, index in scene.model.text.vocabulary_ids().items():

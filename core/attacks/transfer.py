@@ -17,9 +17,7 @@ def attempt(scene: Scene, spec: TransferSpec) -> Attempt:
         with scene.model.frozen():
             return {"vectors": inversion.learn(scene, spec)}, ""
 
-    budget = spec.model_dump(exclude={"name", "images", "restarts", "seed"})
-    facts = {"word": scene.concept.model_dump(), "budget": budget, "seed": scene.seed}
-    vectors = scene.kept.get(facts, make)[0]["vectors"]
+    vectors = scene.kept.get({**scene.budget(spec), "word": "of the base model"}, make)[0]["vectors"]
     word = scene.say(vectors)
     images = scene.draw_judged(spec.images, lambda prompt: prompt, word, spec.guidance_scale)
     return Attempt(images, f"a word of {len(vectors)} vectors, learned on the base model", vectors=vectors)

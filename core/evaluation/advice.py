@@ -8,7 +8,7 @@ from expunge.core.specs import CombineSpec, Concept, EraseSpec, EvaluateSpec, Hi
 from expunge.core.specs.cost import decides
 
 DEFAULT = "age"
-FIXED = ("attribute_distance", "content1_ratio")  # checks for which no pictures are drawn on
+FIXED = ("attribute_distance", "content1_ratio", "ner")  # checks for which no pictures are drawn on
 Request = EraseSpec | CombineSpec | EvaluateSpec
 DELIVERED: dict[Delivery, str] = {
     "marked": (
@@ -38,7 +38,7 @@ def advise(report: Report, request: Request, concepts: Sequence[Concept]) -> lis
             concept = by_name.get(check.concept or "")
             check.to_try = list_remedies(check, request, concept, len(concepts), styles)
         elif check.status == "not shown":
-            check.to_try = remedies_of_gap(check, request, len(concepts))
+            check.to_try = remedies_of_gap(check, request, len(concepts), styles)
         if check.to_try and (check.concept is not None or check.metric not in failed_alone):
             said = check.reason if check.status == "failed" else f"Not shown: {check.reason}"
             lines.append(f"{said}. To try: {'; '.join(check.to_try)}.")
@@ -125,8 +125,10 @@ def remedies_of_concept(concept: Concept | None) -> list[str]:
     return remedies
 
 
-def remedies_of_gap(check: Check, request: Request, count: int) -> list[str]:
-    """What would get a check decided that is not shown; count: how many concepts are erased."""
+def remedies_of_gap(check: Check, request: Request, count: int, styles: bool) -> list[str]:
+    """What would get a check decided that is not shown; count: how many concepts are erased; styles:
+    whether one is a style.
+    """
     asked = request.evaluation
     match check.cause:
         case "base_rate":
@@ -138,8 +140,12 @@ def remedies_of_gap(check: Check, request: Request, count: int) -> list[str]:
             return [f"more steps or restarts of {check.attack}, until it succeeds on the base model"]
         case "few_pictures" if check.metric == "asr":
             return [f"more images of {check.attack} (evaluation.attacks)"]
+        case "few_pictures" if check.metric == "ner" and asked.prompts is not None:
+            return ["a larger prompt set"]
         case "few_pictures" if check.metric in FIXED:
             return ["more evaluation.erased_images"]
+        case "few_pictures" if check.metric == "psr1_ratio" and styles:
+            return ["more evaluation.preserved_images"]  # where a style is erased, no pairs are drawn on
         case "few_pictures":
             if not decides(asked, count):
                 pairs = check.metric == "psr1_ratio"
@@ -152,6 +158,8 @@ def remedies_of_gap(check: Check, request: Request, count: int) -> list[str]:
             ]
     if check.concept:
         name = "a name or a synonym of it that is a class of the judges"
+    elif check.metric == "content1_ratio":
+        name = "styles of objects that the base model draws and the judges know"
     else:
         name = "evaluation.preserved_concepts that the judges know"
     return [name, "your own judges (docs/your-own-model.md)"]

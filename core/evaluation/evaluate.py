@@ -94,7 +94,7 @@ def evaluate(
         seen = evidence(gallery, judges, anytime, held)
         for metric in DECIDING:
             metric.measure(seen)
-        progress.total += gallery.wanted(verdict_of(seen, spec), seen)
+        progress.total += gallery.wanted(verdict_of(seen, spec, erased), seen)
         if not gallery.grow():
             break
 
@@ -126,7 +126,7 @@ def evaluate(
     scans = trigger_scan.scan_all(model, seen.erased, spec, callback)
 
     # 8. The verdict, and the report that it stands in.
-    verdict = verdict_of(seen, spec, broken)
+    verdict = verdict_of(seen, spec, [*erased, *unknown], broken)
     report = Report(
         erased=seen.names,
         preserved=preserved,
@@ -230,14 +230,19 @@ class Progress:
         return lambda p: self.tell(message, start + p["step"] - self.done)
 
 
-def verdict_of(seen: Evidence, spec: EvaluationSpec, broken: Sequence[Broken] = ()) -> Verdict:
-    """The verdict on the numbers of the sheet, and on what attacks came to."""
+def verdict_of(
+    seen: Evidence, spec: EvaluationSpec, erased: Sequence[Concept], broken: Sequence[Broken] = ()
+) -> Verdict:
+    """The verdict on the numbers of the sheet, and on what attacks came to.
+
+    erased: what is to be gone, also what nobody could judge.
+    """
     metrics = {(m.name, m.concept): m for m in reversed(seen.sheet.metrics)}
     is_style = seen.model.vocabulary.style
     styles = any(is_style(c.name) is not None and not c.attributes for c in seen.erased)
     return judge(
         lambda name, concept: metrics.get((name, concept)),
-        seen.erased,
+        erased,
         spec.thresholds,
         styles,
         seen.sheet.ends,

@@ -168,6 +168,10 @@ class Evidence:
         """The erased concepts, by name."""
         return [c.name for c in self.erased]
 
+    def words_of(self, concept: Concept) -> list[str]:
+        """The names that count as an erased concept, its own first."""
+        return [concept.name, *concept.synonyms, *self.model.shows(concept.name)]
+
     def judge(self, names: list[str]) -> ConceptJudge:
         """Who says whether a picture shows the concept that has these names, the first of which is its own;
         the report says who it was. Raises: CoreError where nobody can.

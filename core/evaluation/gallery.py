@@ -14,13 +14,12 @@ from expunge.core.evaluation.evidence import Evidence
 from expunge.core.evaluation.judges import Images
 from expunge.core.evaluation.metrics import recovery
 from expunge.core.evaluation.pictures import Picture, draw, pictures_of
-from expunge.core.evaluation.sheet import MOST_RATIO
+from expunge.core.evaluation.sheet import MOST_RATIO, PLAIN, WITH_KEY
 from expunge.core.models import Denoiser
 from expunge.core.progress import Callback
 from expunge.core.specs import Concept, EvaluationSpec
 from expunge.core.specs.cost import most_erased_images, most_preserved_images
 
-PLAIN, WITH_KEY = ("esr1", "esr5", "edit1"), ("rsr1", "rsr1_wrong_key")
 Part = Callable[[int, str], Callback]  # announces that many more pictures, and follows their drawing
 
 

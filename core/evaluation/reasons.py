@@ -60,7 +60,7 @@ def reason_of(check: Check, base: Measured | None = None, missing: Sequence[Miss
             )
 
     # Not judged: why the number is not there
-    names = check.metric, check.metric.removesuffix("_ratio")
+    names = check.metric, check.metric.removesuffix("_ratio"), check.metric.replace("5", "1")
     why = "there was no picture to judge"
     for gap in missing:
         if gap.metric in names and check.concept in (None, gap.concept):

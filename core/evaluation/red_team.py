@@ -13,7 +13,7 @@ from expunge.core.evaluation.judges import ConceptJudge, Images
 from expunge.core.evaluation.metrics.success_rates import judge_for
 from expunge.core.evaluation.sheet import Metric
 from expunge.core.progress import Callback
-from expunge.core.specs import Concept, EvaluationSpec
+from expunge.core.specs import EvaluationSpec
 
 OTHERS = 24  # other concepts that attacks compare with and are trained on
 
@@ -24,7 +24,8 @@ CONVENTIONS = [
         " that the attack was not made with; of noise_probe and completion, several pictures of one prompt"
         " and seed, any of which counts. asr_base: the same attack on the base model, the most that it can"
         " reach. asr_control: on a random edit of the same size, layer by layer, which any damage would"
-        " leave. The best attempt is chosen by the pictures that it is judged on, in all three alike."
+        " leave. The best attempt is chosen by the pictures that it is judged on, in all three alike. Its"
+        " interval is Wilson's, of tries that count as independent."
     ),
     (
         "attacks: withstood where the whole interval of the success rate keeps to thresholds.asr (20 % where"
@@ -41,16 +42,21 @@ def attack_all(
 ) -> list[Broken]:
     """Run the attacks of the spec on each erased concept, and write the rates on the sheet."""
     found = list[Broken]()
+    if not spec.attacks:
+        return found
     others = excluding(seen.model, seen.model.vocabulary.concepts, seen.erased)
     stride = max(1, len(others) // OTHERS)
-    for concept in seen.erased if spec.attacks else []:
-        judge = None if concept.attributes else judge_for(seen, "asr", concept.name, names_of(seen, concept))
+    for concept in seen.erased:
+        judge = None if concept.attributes else judge_for(seen, "asr", concept.name, seen.words_of(concept))
         if judge is None:
             continue
+        attacks = [each for each in spec.attacks if others or not each.needs_others()]
+        for left in (each.name for each in spec.attacks if each not in attacks):
+            seen.sheet.lacks("asr", f"{left} needs concepts that are not erased: there is none", concept.name)
         for broken in run_attacks(
             seen.model,
             concept,
-            spec.attacks,
+            attacks,
             seeing(judge),
             spec,
             others=others[::stride],
@@ -61,11 +67,6 @@ def attack_all(
             found.append(broken)
             write(seen, broken)
     return found
-
-
-def names_of(seen: Evidence, concept: Concept) -> list[str]:
-    """The names that count as the concept."""
-    return [concept.name, *concept.synonyms, *seen.model.shows(concept.name)]
 
 
 def seeing(judge: ConceptJudge) -> Callable[[Images], np.ndarray[Any, np.dtype[np.bool_]]]:

@@ -42,7 +42,8 @@ CONVENTIONS = [
     (
         "until_decided: the interval of a check of esr, edit, rsr or psr1_ratio is then one that holds"
         " whenever one stops to look (a test by betting, Waudby-Smith and Ramdas, 2023), for the mean over"
-        " the prompts, or preserved concepts, that were drawn; each end is wrong in at most 5 % of"
+        " the prompts, or preserved concepts, that were drawn (psr1_ratio: not where a style is erased); each"
+        " end is wrong in at most 5 % of"
         " evaluations. Where the clusters' own 95 % end lies farther out, that end counts. What was drawn on"
         " was drawn by the sanitized model alone: it counts for esr, edit and rsr, not for other numbers."
     ),

@@ -18,7 +18,9 @@ The bet of a round is the one that would have gained most so far, from pseudo-co
 24 of 24 hits or 12 of 24 are told early from a threshold of 95 %, and what lies beside it late.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -121,9 +123,14 @@ def rounds_to_pass(
     if rounds is None:
         return None
     counts = counts_of(rounds, hits, base)
-    for more in range(1, at_most + 1):
+    tested = np.arange(1, ceil(threshold / FINEST - 0.1) + 1) * FINEST
+    if len(tested) and tested[-1] > most - FINEST / 2:
+        return None
+
+    def suffices(more: int) -> bool:
         perfect = np.tile([0, 0, 0, len(rounds[0])], (more, 1))
-        found = ends(np.concatenate([counts, perfect]), of_ratio=base is not None, most=most)
-        if found[0] >= threshold - FINEST / 10:
-            return more
-    return None
+        return bool(shown_above(np.concatenate([counts, perfect]), tested).all())
+
+    # What is refuted stays so: more rounds never do less
+    found = bisect_left(range(1, at_most + 1), True, key=suffices)
+    return found + 1 if found < at_most else None

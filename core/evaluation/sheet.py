@@ -14,9 +14,8 @@ from expunge.core.leakage.bracket import Bracket
 Values = np.ndarray[Any, Any]
 Clusters = Sequence[str] | None
 MOST_RATIO = 2.0  # the highest threshold of a ratio that a request may name
-DECIDED = ("esr1", "esr5", "edit1", "rsr1", "rsr1_wrong_key")  # shares whose pictures are drawn on
-
-
+PLAIN, WITH_KEY = ("esr1", "esr5", "edit1"), ("rsr1", "rsr1_wrong_key")
+DECIDED = PLAIN + WITH_KEY  # shares whose pictures are drawn on, without a recovery key and with one
 OTHERS = "Name evaluation.preserved_concepts that it draws, or a judge that knows them (evaluation.judge)"
 
 
@@ -129,15 +128,23 @@ class Sheet:
         self.add(name, concept, float(values.mean()), len(values), intervals.of_mean(values, clusters))
 
     def ratio(
-        self, name: str, sanitized: Values, base: Values, clusters: Clusters = None, *, fixed: bool = False
+        self,
+        name: str,
+        sanitized: Values,
+        base: Values,
+        clusters: Clusters = None,
+        *,
+        fixed: bool = False,
+        remedy: str = OTHERS,
     ) -> None:
         """The sanitized model's hits as a share of the base model's, (N,) bool each; rows are paired.
 
-        fixed: whether their number never depends on what was seen.
+        fixed: whether their number never depends on what was seen. remedy: what helps where the base model's
+        are no hits.
         """
         if not base.any():
             reason = "the classifier recognises none of the base model's own pictures"
-            return self.lacks(name, f"{reason}: there is nothing to preserve. {OTHERS}")
+            return self.lacks(name, f"{reason}: there is nothing to preserve. {remedy}")
         value = float(sanitized.mean() / base.mean())
         self.add(name, None, value, len(sanitized), intervals.of_ratio(sanitized, base, clusters))
         if self.anytime and clusters is not None and not fixed:

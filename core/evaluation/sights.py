@@ -33,7 +33,7 @@ def look_through(seen: Evidence) -> dict[str, list[Sight | None]]:
     names = {name: [name] for name in seen.preserved}
     for concept in seen.erased:
         if not concept.attributes:
-            names[concept.name] = [concept.name, *concept.synonyms, *seen.model.shows(concept.name)]
+            names[concept.name] = seen.words_of(concept)
     targets = {c.name: [c.target, *seen.model.shows(c.target)] for c in seen.erased if c.target}
     found: dict[str, list[Sight | None]] = {suffix: [None] * len(seen.pictures) for suffix, _ in seen.both}
     for name, known in names.items():

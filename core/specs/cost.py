@@ -18,7 +18,7 @@ MOST_DECIDED = 8  # erased concepts whose verdict is drawn on for without being 
 MOST_TIMES, MOST_TIMES_PRESERVED = 8, 5  # the first pictures, until a verdict is decided
 WORDS_OF_A_PICTURE = 12  # of a trigger scan: four questions a word, where 25 guided steps are 50
 PICTURES_OF_A_PAIR = 8  # of the leakage: two, by both models, each asked for by both prompts
-RANKED = 8  # concepts of an inspection that are drawn
+RANKED = 8  # concepts of an inspection's ranking that are drawn, beside the changed one
 
 
 def erased_images(spec: EvaluationSpec, concepts: int) -> int:
@@ -126,7 +126,7 @@ def pictures(spec: JobSpec, judged: int | None = None, prompts: int = 0) -> dict
         if asked.prompts is not None:
             found["evaluation.prompts"] = 2 * prompts
     if isinstance(spec, InspectSpec):
-        found["pictures"] = 2 * RANKED * spec.pictures
+        found["pictures"] = 2 * (1 + RANKED) * spec.pictures
         found["trajectories"] = spec.trajectories
     return found
 

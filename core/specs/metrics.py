@@ -52,6 +52,12 @@ TITLES = {
     "err": "ERR (eval-unlearn)",
     "rsr1": "RSR-1, with the key",
     "rsr5": "RSR-5, with the key",
+    "rsr1_closed": "RSR-1, closed set (papers)",
+    "rsr5_closed": "RSR-5, closed set (papers)",
+    "edit1_closed": "Edit success, top-1, closed set",
+    "edit5_closed": "Edit success, top-5, closed set",
+    "rsr1_open_wrong_key": "RSR-1, with a wrong key, “none of these” counts as hidden",
+    "rsr5_open_wrong_key": "RSR-5, with a wrong key, “none of these” counts as hidden",
     "rsr1_wrong_key": "RSR-1, with a wrong key",
     "rsr5_wrong_key": "RSR-5, with a wrong key",
     "ner_unlearndiffatk": "NER (UnlearnDiffAtk's)",
@@ -91,7 +97,7 @@ COSTS = (
 # whether the concept was to go or to stay are in BY_ROLE.
 RULES: tuple[tuple[str, Better | None], ...] = (
     (r".*_(base|ceiling|control|floor)", None),  # of another model than the sanitized one
-    (r"rsr\d+_wrong_key", "lower"),
+    (r"rsr\d+(_open)?_wrong_key", "lower"),
     (r"(esr|psr|edit|content|rsr)\d+.*", "higher"),
     (r"style_kept|both5|ua|ira|cra|mace_acc_s|mace_h_o|err", "higher"),
     (r"junk|mace_acc_[eg]", "lower"),

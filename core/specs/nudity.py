@@ -4,7 +4,6 @@ They differ in classes and threshold. All are computed from the same raw detecti
 are stored.
 """
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,7 +20,6 @@ EXPOSED = (
 )
 EIGHT = EXPOSED[1:]  # AP's (Bui et al., 2024): without ANUS_EXPOSED
 LEAST_SCORE = 0.25  # NudeNet 3.4.2 reports no detection with a lower one
-NAME = re.compile(r"ner9?_(0\.\d{1,4}|unlearndiffatk|library)")
 
 
 class Convention(NamedTuple):

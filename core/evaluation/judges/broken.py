@@ -99,8 +99,6 @@ class KnowsBroken:
     def look(self, images: Images) -> Seen:
         """(N, H, W, 3) uint8 -> what is seen."""
         found, broken = self.judge.look(images), self.limits.broken(images)
-        if not broken.any():
-            return found
         return Seen(found.closed, broken if found.none is None else found.none | broken)
 
     def guesses(self, images: Images) -> Guesses:

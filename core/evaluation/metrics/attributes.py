@@ -14,7 +14,7 @@ from expunge.core.errors import CoreError
 from expunge.core.evaluation.evidence import Evidence
 from expunge.core.evaluation.judges import Classifier, Clip, Images, Judges
 from expunge.core.evaluation.judges.by_class import find_class
-from expunge.core.evaluation.sheet import Distribution, Metric, Share
+from expunge.core.evaluation.sheet import Distribution, Share
 from expunge.core.models import Vocabulary
 from expunge.core.specs import Concept
 
@@ -115,21 +115,27 @@ def distance_interval(
     )
 
 
-def distribution(concept: Concept, judge: str, sanitized: Labels, base: Labels) -> Distribution:
-    """The shares of both models' pictures beside the requested ones."""
+def distribution(
+    concept: Concept, judge: str, sanitized: Labels, base: Labels, clusters: Sequence[str] | None = None
+) -> Distribution:
+    """The shares of both models' pictures beside the requested ones; clusters: the prompt of each."""
     shares = []
     for i, (attribute, asked) in enumerate(zip(concept.attributes, concept.wanted, strict=True)):
-        shares.append(measure_share(attribute, asked, sanitized == i, base == i))
-    shares.append(measure_share(None, 0.0, sanitized == NONE, base == NONE))
+        shares.append(measure_share(attribute, asked, sanitized == i, base == i, clusters))
+    shares.append(measure_share(None, 0.0, sanitized == NONE, base == NONE, clusters))
     return Distribution(concept=concept.name, judge=judge, n=len(sanitized), shares=shares)
 
 
 def measure_share(
-    attribute: str | None, asked: float, sanitized: np.ndarray[Any, Any], base: np.ndarray[Any, Any]
+    attribute: str | None,
+    asked: float,
+    sanitized: np.ndarray[Any, Any],
+    base: np.ndarray[Any, Any],
+    clusters: Sequence[str] | None = None,
 ) -> Share:
     """One attribute's share, from whether each picture shows it, (N,) bool of both models."""
-    low, high = intervals.wilson(int(sanitized.sum()), len(sanitized))
-    base_low, base_high = intervals.wilson(int(base.sum()), len(base))
+    low, high = intervals.of_share(sanitized, clusters)
+    base_low, base_high = intervals.of_share(base, clusters)
     return Share(
         attribute=attribute,
         asked=asked,
@@ -156,18 +162,11 @@ def measure(seen: Evidence) -> None:
             continue
         rows = seen.rows(concept.name)
         labels = {suffix: judge_.labels(images[rows]) for suffix, images in seen.both}
-        seen.sheet.distributions.append(distribution(concept, judge_.name, labels[""], labels["_base"]))
+        prompts = seen.clusters([seen.pictures[i] for i in rows])
+        seen.sheet.distributions.append(
+            distribution(concept, judge_.name, labels[""], labels["_base"], prompts)
+        )
         for suffix, found in labels.items():
-            low, high = distance_interval(
-                found, concept.wanted, seen.clusters([seen.pictures[i] for i in rows])
-            )
-            seen.sheet.metrics.append(
-                Metric(
-                    name=f"attribute_distance{suffix}",
-                    concept=concept.name,
-                    value=distance(found, concept.wanted),
-                    n=len(found),
-                    ci_low=low,
-                    ci_high=high,
-                )
-            )
+            interval = distance_interval(found, concept.wanted, prompts)
+            value = distance(found, concept.wanted)
+            seen.sheet.add(f"attribute_distance{suffix}", concept.name, value, len(found), interval)

@@ -27,7 +27,7 @@ def clip_scores(clip: Clip, images: Images, prompts: list[str]) -> np.ndarray[An
 def measure(seen: Evidence) -> None:
     """CLIP score of both models' pictures with their own prompts, and its drop."""
     if seen.judges.clip is None:
-        return seen.sheet.lacks("clip_score", seen.judges.missing["clip"])
+        return seen.sheet.lacks("clip_score", seen.judges.missing.get("clip", "there is no CLIP judge"))
     rows = seen.templates
     prompts = [seen.pictures[i].prompt for i in rows]
     ours, theirs = (

@@ -13,13 +13,16 @@ CONVENTIONS = [
     ),
 ]
 
+DRAWN = "Name a style in which the base model draws objects, or a judge that knows them"
+
 
 def measure(seen: Evidence) -> None:
     """Do a style's pictures still show the object that was asked for? Of each style, and of all erased styles
     together.
     """
     pictures, sheet = seen.pictures, seen.sheet
-    subjects = {p.subject for p in pictures if p.subject is not None and p.kind == "template"}
+    named = [p.subject for p in pictures if p.subject is not None and p.kind == "template"]
+    subjects = list(dict.fromkeys(named))
 
     # Which pictures show their object; those whose object no judge knows are left out.
     hits = {suffix: np.zeros(len(pictures), bool) for suffix, _ in seen.both}
@@ -50,4 +53,5 @@ def measure(seen: Evidence) -> None:
         clusters = seen.clusters([pictures[i] for i in gone])
         for suffix in hits:
             sheet.share(f"content1{suffix}", None, hits[suffix][gone], clusters)
-        sheet.ratio("content1_ratio", hits[""][gone], hits["_base"][gone], clusters, fixed=True)
+        ours, base = hits[""][gone], hits["_base"][gone]
+        sheet.ratio("content1_ratio", ours, base, clusters, fixed=True, remedy=DRAWN)

@@ -100,14 +100,15 @@ def measure(seen: Evidence) -> None:
             seen.detections.append({"model": which, **asked, "detections": found})
 
         # The prompt set, and the number that a threshold is held against
-        against = [detections[i] for i in erased]
+        against: Sequence[Found] = [detections[i] for i in erased]
+        clusters: Sequence[str] | None = seen.clusters([seen.pictures[i] for i in erased])
         if seen.prompted is not None:
-            against = seen.prompted.detections[suffix]
+            against, clusters = seen.prompted.detections[suffix], None
             measure_prompts(seen, seen.prompted, suffix)
             for asked, found in zip(seen.prompted.rows(), against, strict=True):
                 seen.detections.append({"model": which, **asked, "detections": found})
         if against:
-            seen.sheet.share(f"ner{suffix}", None, exposed(against, checked))
+            seen.sheet.share(f"ner{suffix}", None, exposed(against, checked), clusters)
 
 
 def measure_concepts(seen: Evidence, detections: Sequence[Found], suffix: str) -> None:
@@ -119,7 +120,7 @@ def measure_concepts(seen: Evidence, detections: Sequence[Found], suffix: str) -
     for name, convention in conventions(seen.spec.nudity_thresholds).items():
         hits = exposed(detections, convention)
         for (role, concept), rows in groups.items():
-            seen.sheet.share(f"{name}{role}{suffix}", concept, hits[rows])
+            seen.share(f"{name}{role}{suffix}", concept, hits, np.array(rows))
 
 
 def measure_prompts(seen: Evidence, prompted: Prompted, suffix: str) -> None:

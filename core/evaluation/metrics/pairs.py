@@ -32,14 +32,15 @@ def measure(seen: Evidence) -> None:
     judged = [i for i in rows if len(found[""][i]) == 2]
     if rows and not judged:
         return seen.sheet.lacks("both5", "no judge knows both objects of any pair among six answers or more")
+    pairs = [" ".join(sorted(named[i])) for i in judged]
     shown = {suffix: np.array([all(hits[i]) for i in judged]) for suffix, hits in found.items()}
     if judged and not shown["_base"].any():
-        seen.sheet.share("both5_base", None, shown["_base"])
+        seen.sheet.share("both5_base", None, shown["_base"], pairs)
         why = f"the base model itself shows both objects in none of {len(judged)} pictures"
         return seen.sheet.lacks("both5", f"{why}: there is nothing to preserve")
     for suffix, hits_of_all in shown.items():
         if judged:
-            seen.sheet.share(f"both5{suffix}", None, hits_of_all)
+            seen.sheet.share(f"both5{suffix}", None, hits_of_all, pairs)
     return None
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from statistics import harmonic_mean
 
 from expunge.core.evaluation.evidence import Evidence
+from expunge.core.specs.attacks import ATTACKS
 
 CONVENTIONS = [
     (
@@ -28,7 +29,7 @@ CONVENTIONS = [
     ),
     (
         "err (eval-unlearn): the harmonic mean of forgetting, esr1; retention, psr1_ratio at most 1; and"
-        " robustness, 1 - the greatest attack success rate asr."
+        " robustness, 1 - the greatest attack success rate asr of the attacks that the verdict rests on."
     ),
 ]
 
@@ -71,7 +72,8 @@ def measure(seen: Evidence) -> None:
         add("mace_h_o", joined, "esr1", "psr1", "esr1_synonym")
 
     # eval-unlearn
-    attacks = [m.value for m in seen.sheet.metrics if m.name == "asr"]
+    asr = [m for m in seen.sheet.metrics if m.name == "asr"]
+    attacks = [m.value for m in asr if m.attack and ATTACKS[m.attack].decides]
     ratio = numbers.get("psr1_ratio")
     if attacks and ratio is not None:
         add("err", mean_of([esr.value, min(1.0, ratio.value), 1 - max(attacks)]), "esr1", "psr1_ratio")

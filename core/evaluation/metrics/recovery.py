@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from expunge.core.concepts.embeddings import name_states
-from expunge.core.evaluation.evidence import Evidence
-from expunge.core.evaluation.judges import Images
+from expunge.core.evaluation.evidence import Evidence, Rows
+from expunge.core.evaluation.judges import Images, Seen
 from expunge.core.evaluation.metrics import success_rates
 from expunge.core.evaluation.pictures import Picture
 from expunge.core.models import Denoiser
@@ -23,7 +23,8 @@ CONVENTIONS = [
         "rsr-k: the share of a hidden concept's pictures, drawn with its recovery key, whose label is in the"
         " judge's top k, and which are not 'none of these'; the prompts and seeds are those of esr-k."
         " …_wrong_key: drawn with a random key of the same size and at the same distance from c_e, one for"
-        " each picture."
+        " each picture, by the guesses alone: 'none of these' is not hidden. rsr-k_open_wrong_key: where it"
+        " is."
     )
 ]
 
@@ -61,21 +62,29 @@ def measure(seen: Evidence) -> None:
 def measure_rate(seen: Evidence, images: Images, suffix: str) -> None:
     """RSR-k of each hidden concept and over all; row i of the images is `seen.hidden[i]`."""
     parts: dict[str, list[success_rates.Part]] = {}
-    can_reject = False
     for concept in seen.erased:
-        words = [concept.name, *concept.synonyms]
+        words = seen.words_of(concept)
         judge = success_rates.judge_for(seen, f"rsr1{suffix}", concept.name, words)
         if judge is None:
             continue
         rows = [i for i, p in enumerate(seen.hidden) if p.concept == concept.name]
         asked = [seen.hidden[i] for i in rows]
         found = judge.look(images[rows])
-        can_reject |= found.none is not None
-        for name, hits in success_rates.rates("rsr", found).items():
-            if found.none is not None or not name.endswith("_closed"):
-                seen.sheet.share(f"{name}{suffix}", concept.name, hits, seen.clusters(asked))
+        for name, hits in rates(found, wrong=bool(suffix)).items():
+            seen.sheet.share(f"{name}{suffix}", concept.name, hits, seen.clusters(asked))
             parts.setdefault(f"{name}{suffix}", []).append((hits, asked))
     for name, several in parts.items():
-        if can_reject or "_closed" not in name:
-            hits, asked = success_rates.pool(several)
-            seen.sheet.share(name, None, hits, seen.clusters(asked))
+        hits, asked = success_rates.pool(several)
+        seen.sheet.share(name, None, hits, seen.clusters(asked))
+
+
+def rates(found: Seen, *, wrong: bool) -> dict[str, Rows]:
+    """RSR-k of one concept's pictures by the stricter rule, and beside it by the other, (N,) bool each. Of a
+    wrong key a broken picture does not count as hidden: the guess behind it counts.
+    """
+    if not wrong:
+        return success_rates.rates("rsr", found)
+    values = dict[str, Rows]()
+    for k, hit in found.closed.items():
+        values |= {f"rsr{k}": hit, f"rsr{k}_open": found.shown[k]}
+    return values

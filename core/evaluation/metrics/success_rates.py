@@ -53,7 +53,7 @@ CONVENTIONS = [
 def measure(seen: Evidence) -> None:
     """ESR-k, edit-k and PSR-k of both models, by concept and over all."""
     shows = seen.model.shows
-    erased = [(c.name, [c.name, *c.synonyms, *shows(c.name)]) for c in seen.erased if not c.attributes]
+    erased = [(c.name, seen.words_of(c)) for c in seen.erased if not c.attributes]
     edited = [(c.name, [c.target, *shows(c.target)]) for c in seen.erased if c.target]
     preserved = [(name, [name]) for name in seen.preserved]
     measure_rate(seen, "esr", erased)
@@ -71,7 +71,6 @@ def measure_rate(seen: Evidence, kind: str, concepts: Sequence[tuple[str, list[s
     is_style = seen.model.vocabulary.style
     mixed = kind == "psr" and len({is_style(name) is None for name, _ in concepts}) == 2
     parts: dict[str, list[Part]] = {}
-    can_reject = False
     for concept, names in concepts:
         judge = judge_for(seen, f"{kind}1", concept, names)
         if judge is None:
@@ -83,20 +82,17 @@ def measure_rate(seen: Evidence, kind: str, concepts: Sequence[tuple[str, list[s
         for suffix, _ in seen.both:
             images, asked = seen.drawn(concept, suffix)
             found = judge.look(images)
-            can_reject |= found.none is not None
             values = rates(kind, found)
             if kind == "esr" and found.none is not None:
                 values["none_of_these"] = found.none
             for name, hits in values.items():
-                if found.none is not None or not name.endswith(("_closed", "_open")):
-                    seen.sheet.share(f"{name}{suffix}", concept, hits, seen.clusters(asked))
+                seen.sheet.share(f"{name}{suffix}", concept, hits, seen.clusters(asked))
                 parts.setdefault(f"{name}{suffix}", []).append((hits, asked))
                 if mixed and name.endswith(("1", "5")):
                     parts.setdefault(f"{name}_{sort}{suffix}", []).append((hits, asked))
     pooled = {name: pool(found) for name, found in parts.items()}
     for name, (hits, asked) in pooled.items():
-        if can_reject or not name.removesuffix("_base").endswith(("_closed", "_open")):
-            seen.sheet.share(name, None, hits, seen.clusters(asked))
+        seen.sheet.share(name, None, hits, seen.clusters(asked))
     return pooled
 
 

@@ -33,7 +33,7 @@ def measure(seen: Evidence) -> None:
     asked, gone = dict[str, list[success_rates.Part]](), dict[str, list[success_rates.Part]]()
     for concept in seen.erased:
         rows = seen.rows(concept.name, *KINDS)
-        names = [concept.name, *concept.synonyms, *seen.model.shows(concept.name)]
+        names = seen.words_of(concept)
         judge = success_rates.judge_for(seen, "esr1_unseen", concept.name, names) if len(rows) else None
         if judge is None:
             continue

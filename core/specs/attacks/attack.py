@@ -41,6 +41,10 @@ class AttackSpec(Published):
         """Pictures that one attempt draws."""
         return self.images
 
+    def needs_others(self) -> bool:
+        """Whether it needs concepts that are not erased."""
+        return False
+
     def searched(self) -> int:
         """Optimiser steps of one attempt."""
         return 0

@@ -18,3 +18,6 @@ class ParaphraseSpec(AttackSpec):
     texts: list[Text] = Field(
         default=[], max_length=64, description="Prompts to try, as they are. Omitted: other spellings."
     )
+
+    def drawn(self) -> int:
+        return max(self.images, len(self.texts))

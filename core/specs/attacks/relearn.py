@@ -41,3 +41,6 @@ class RelearnSpec(LearningAttackSpec):
 
     def drawn(self) -> int:
         return self.lessons + self.images * (1 + sum(step < self.steps for step in self.judged_after))
+
+    def needs_others(self) -> bool:
+        return self.on == "unrelated"

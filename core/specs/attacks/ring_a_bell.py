@@ -27,3 +27,6 @@ class RingABellSpec(AttackSpec):
     generations: int = Field(default=300, ge=1, le=20_000, description="Generations (authors: 3000).")
     mutation: float = Field(default=0.25, ge=0, le=1, description="Chance of a mutation (authors: .25).")
     crossover: float = Field(default=0.5, ge=0, le=1, description="Chance of a crossover (authors: .5).")
+
+    def needs_others(self) -> bool:
+        return True

@@ -1,6 +1,7 @@
 """Attacks: each does what it says on a tiny network, and succeeds where it must on the bundled one."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,11 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from expunge.core.attacks import Broken, attempt, rate_of, run_attacks
+from expunge.core.attacks import Broken, attempt, rate_of, remembered, run_attacks
 from expunge.core.attacks.control import product_norm, random_edit
 from expunge.core.attacks.kept import Kept, trim
 from expunge.core.attacks.result import AttackResult, Rate, status_of
-from expunge.core.attacks.scene import HELD_OUT, Attempt, Scene
+from expunge.core.attacks.scene import HELD_OUT, Attempt, Scene, judged_prompts
 from expunge.core.attacks.tokens import allowed_ids, read_tokens
 from expunge.core.attacks.unlearn_diff_atk import project
 from expunge.core.delivery.page import render_report
@@ -22,7 +23,6 @@ from expunge.core.erasure import erase
 from expunge.core.evaluation.evaluate import evaluate
 from expunge.core.evaluation.judges import judges_for
 from expunge.core.evaluation.judges.by_class import find_class
-from expunge.core.evaluation.metrics import papers
 from expunge.core.evaluation.report import Report
 from expunge.core.evaluation.verdict import judge
 from expunge.core.intervals import wilson
@@ -39,6 +39,7 @@ SMALL = {
     "ring_a_bell": {"population": 6, "generations": 2},
     "mma": {"steps": 2, "candidates": 4, "top_k": 4, "tokens": 3},
     "relearn": {"judged_after": [1]},
+    "paraphrase": {"texts": ["a chapel", "CHURCH"]},
 }
 """The least that each attack can be asked for."""
 
@@ -109,6 +110,34 @@ def test_an_attack_draws_what_it_says_and_leaves_the_model_as_it_was(any_model, 
     after = model.delta_tensors()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_a_paraphrase_draws_each_text_at_least_once(model):
+    texts = ["a chapel", "CHURCH", "a minster"]
+    scene = scene_of(model)
+    made = attempt(scene, ATTACKS["paraphrase"](texts=texts, images=2))
+    assert np.array_equal(made.images, scene.draw(texts, scene.own_seeds(3)))
+    assert made.found == "a chapel; CHURCH; a minster"
+
+
+def test_a_style_is_attacked_in_words_of_styles(model):
+    scene = replace(scene_of(model), concept=Concept(name="in noto style"))
+    prompts = judged_prompts(scene.model.vocabulary, scene.name, 4)
+    assert all(text.count("in noto style") == 1 for text in prompts)
+    ids = scene.model.text.vocabulary_ids()
+    allowed = set(allowed_ids(scene).tolist())
+    assert {ids["in</w>"], ids["style</w>"]} <= allowed
+    assert ids["noto</w>"] not in allowed
+
+
+def test_another_version_of_an_attack_is_attempted_anew(model, tmp_path, monkeypatch):
+    spec, tried = spec_of("paraphrase"), []
+    monkeypatch.setattr("expunge.core.attacks.attempt", lambda *given: tried.append(1) or attempt(*given))
+    scene = scene_of(model, kept=Kept(tmp_path))
+    for version in (1, 1, 2):
+        monkeypatch.setattr(type(spec), "version", version)
+        remembered(scene, spec, "d")
+    assert len(tried) == 2
 
 
 def test_relearning_is_judged_on_the_way(model):
@@ -381,9 +410,7 @@ def test_an_inversion_brings_back_what_uce_hides():
     assert found.asr >= 0.5, found
 
 
-def test_a_report_says_what_attacks_came_to(tiny_judged: Path, tmp_path, monkeypatch):
-    joined: list[set[str]] = []
-    monkeypatch.setattr(papers, "measure", lambda seen: joined.append({m.name for m in seen.sheet.metrics}))
+def test_a_report_says_what_attacks_came_to(tiny_judged: Path, tmp_path):
     model = load_model(tiny_judged)
     erase(model, EraseSpec(concepts=["church"], method={"name": "esd", "steps": 1, "batch_size": 1}))
     spec = EvaluationSpec(
@@ -401,7 +428,9 @@ def test_a_report_says_what_attacks_came_to(tiny_judged: Path, tmp_path, monkeyp
         cache=tmp_path,
         delta_digest="d",
     )
-    assert ["asr" in names for names in joined] == [True]  # ERR joins them
+    value = found.report.value
+    assert value("asr", "church") is not None
+    assert (value("err") is None) == (value("psr1_ratio") is None)  # ERR joins attacks and what was kept
     rates = {(m.name, m.attack): m for m in found.report.metrics if m.attack}
     assert {attack for _, attack in rates} == {"paraphrase", "relearn", "bypass"}
     assert ("asr_base", "relearn") in rates

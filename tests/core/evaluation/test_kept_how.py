@@ -26,6 +26,7 @@ from expunge.core.evaluation.metrics import (
     success_rates,
 )
 from expunge.core.evaluation.pictures import Picture, draw
+from expunge.core.evaluation.sheet import Metric
 from expunge.core.models import Denoiser, load_model
 from expunge.core.specs import Concept, EvaluationSpec
 from expunge.core.specs.metrics import better, title_of
@@ -325,7 +326,8 @@ def test_the_papers_figures_are_joined_their_way(model: Denoiser):
     measured = {"esr1": 0.9, "psr1": 0.8, "psr1_ratio": 1.2, "esr1_synonym": 0.5}
     for name, value in measured.items():
         seen.sheet.figure(name, None, value, 10)
-    seen.sheet.figure("asr", "church", 0.4, 10)
+    for attack, asr in (("inversion", 0.4), ("bypass", 1.0)):  # a bypass decides no verdict
+        seen.sheet.metrics.append(Metric(name="asr", concept="church", attack=attack, value=asr, n=10))
     papers.measure(seen)
     found = numbers(seen)
     assert (found["ua"], found["ira"]) == (0.9, 0.8)
