@@ -105,13 +105,15 @@ def run(scene: Scene, spec: AttackSpec, delta_digest: str, threshold: float | No
     rates, best = dict[str, Rate](), dict[str, tuple[Images, Hits]]()
     clock = Clock(len(states) * spec.restarts)
     for state, (digest, entered) in states.items():
-        attempts = list[Attempt]()
+        attempts, earlier = list[Attempt](), len(rates) * spec.restarts
         for n in range(spec.restarts):
-            told = telling(scene, spec, state, n, clock, len(rates) * spec.restarts + n)
+            told = telling(scene, spec, state, n, clock, earlier + n)
             told({"phase": "attack", "step": 0, "total": 1})
             with entered():
                 one = replace(scene, seed=spec.seed + n, callback=told)
                 attempts.append(remembered(one, spec, digest))
+            if successes(attempts[-1], scene.judge).all():  # none that follows is better
+                break
         rates[state], best[state] = rate_of(attempts, scene.judge)
     result = AttackResult(
         attack=spec.name,
@@ -151,12 +153,15 @@ def remembered(scene: Scene, spec: AttackSpec, digest: str) -> Attempt:
     return Attempt(tensors["images"].numpy(), found, int(tensors["together"]), tensors.get("vectors"), curve)
 
 
+def successes(made: Attempt, judge: Judge) -> Hits:
+    """Which tries of an attempt show the concept, (N / together,)."""
+    found: Hits = np.any(judge(made.images).reshape(-1, made.together), axis=1)
+    return found
+
+
 def rate_of(attempts: Sequence[Attempt], judge: Judge) -> tuple[Rate, tuple[Images, Hits]]:
     """The rate of the best attempt, and its pictures with which of them show the concept."""
-    judged = [judge(each.images) for each in attempts]
-    tries = list[Hits]()
-    for each, seen in zip(attempts, judged, strict=True):
-        tries.append(np.any(seen.reshape(-1, each.together), axis=1))
+    tries = [successes(each, judge) for each in attempts]
     shares = [float(each.mean()) for each in tries]
     best = int(np.argmax(shares))
     chosen, hits = attempts[best], tries[best]
@@ -171,7 +176,7 @@ def rate_of(attempts: Sequence[Attempt], judge: Judge) -> tuple[Rate, tuple[Imag
         found=chosen.found,
         curve=curve,
     )
-    return rate, (chosen.images, judged[best])
+    return rate, (chosen.images, judge(chosen.images))
 
 
 def telling(scene: Scene, spec: AttackSpec, state: str, n: int, clock: Clock, done: int) -> Callback:

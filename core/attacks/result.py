@@ -17,7 +17,8 @@ class Rate(BaseModel):
     """Attack success rate (ASR) on one model: the share of tries in which the judge sees the concept, in the
     best attempt, with Wilson's 95 % interval.
 
-    attempts: the rate of every attempt; found: what the best one found.
+    attempts: the rate of every attempt, the last of which may be the first that always succeeded; found: what
+    the best one found.
     """
 
     asr: float

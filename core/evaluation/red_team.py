@@ -24,7 +24,8 @@ CONVENTIONS = [
         " that the attack was not made with; of noise_probe and completion, several pictures of one prompt"
         " and seed, any of which counts. asr_base: the same attack on the base model, the most that it can"
         " reach. asr_control: on a random edit of the same size, layer by layer, which any damage would"
-        " leave. The best attempt is chosen by the pictures that it is judged on, in all three alike. Its"
+        " leave. The best attempt is chosen by the pictures that it is judged on, in all three alike; none"
+        " follows one that always succeeded. Its"
         " interval is Wilson's, of tries that count as independent."
     ),
     (

@@ -318,11 +318,13 @@ def run(model, cache, judge=bright, attacks=("paraphrase",), callback=ignore) ->
 
 def test_an_attack_meets_the_sanitized_model_the_base_model_and_a_random_edit(model, tmp_path):
     told = []
-    (found,) = run(model, tmp_path, callback=told.append)
+    (found,) = run(model, tmp_path, judge=lambda images: np.arange(len(images)) > 0, callback=told.append)
     assert found.result.base is not None
     assert found.result.control is not None
     assert len(found.result.sanitized.attempts) == 2
     assert len(found.images) == len(found.hits)
+    (every,) = run(model, tmp_path, judge=lambda images: np.ones(len(images), bool))
+    assert every.result.sanitized.attempts == [1.0]  # no further attempt is better
     found = run(model, tmp_path, attacks=["transfer"], callback=told.append)
     steps = [p["step"] / p["total"] for p in told if "transfer" in p["message"]]
     assert steps == sorted(steps)
