@@ -28,8 +28,7 @@ def factors(
     """(D, n) difference columns g - e and (n, D) rows s_e e^T M^-1, in float64. e, g: (n, D) erased and
     target columns; p: (m, D) preserved.
 
-    Columns that do not move weigh in M but need no factor. More columns than D fold into one factor of D: the
-    product is the same, and exact.
+    Columns that do not move weigh in M but need no factor.
     """
     e, g, p = e.double(), g.double(), p.double()
     m = (
@@ -39,10 +38,15 @@ def factors(
     )
     rows = moved(e, g)
     rows[0] |= not rows.any()  # an edit that moves nothing is still an adapter
-    difference, down = (g - e)[rows].T, erase_scale * torch.linalg.solve(m, e[rows].T).T
-    if difference.shape[1] > e.shape[1]:
-        return difference @ down, torch.eye(e.shape[1], dtype=e.dtype, device=e.device)
-    return difference, down
+    return folded((g - e)[rows].T, erase_scale * torch.linalg.solve(m, e[rows].T).T)
+
+
+def folded(difference: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """(D, n) and (n, D), of at most D columns: the product is the same."""
+    size = len(difference)
+    if len(down) <= size:
+        return difference, down
+    return difference @ down, torch.eye(size, dtype=down.dtype, device=down.device)
 
 
 def columns(model: Denoiser, prompts: list[str], tokens: str) -> Tensor:

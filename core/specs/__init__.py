@@ -4,7 +4,7 @@ Every field says its meaning, unit, default and source; this text is the OpenAPI
 """
 
 from expunge.core.specs.base import Spec
-from expunge.core.specs.closed_form import UnifiedEditSpec
+from expunge.core.specs.closed_form import PromptEditSpec, UnifiedEditSpec
 from expunge.core.specs.concept_space import ConceptSpace
 from expunge.core.specs.concepts import MIN_IMAGES, Concept, ConceptLike, as_concept
 from expunge.core.specs.debias import DebiasSpec
@@ -39,6 +39,7 @@ from expunge.core.specs.methods.naive import NaiveSpec
 from expunge.core.specs.methods.prune import PruneSpec
 from expunge.core.specs.methods.rece import ReceSpec
 from expunge.core.specs.methods.score import ScoreSpec
+from expunge.core.specs.methods.speed import SpeedSpec
 from expunge.core.specs.methods.text_encoder import TextEncoderSpec
 from expunge.core.specs.methods.time import TimeSpec
 from expunge.core.specs.methods.uce import UceSpec
@@ -96,11 +97,13 @@ __all__ = [
     "MethodSpec",
     "NaiveSpec",
     "Names",
+    "PromptEditSpec",
     "PruneSpec",
     "ReceSpec",
     "RecoverySpec",
     "ScoreSpec",
     "Spec",
+    "SpeedSpec",
     "Text",
     "TextEncoderSpec",
     "TextLoraSpec",

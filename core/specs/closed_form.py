@@ -1,4 +1,4 @@
-"""What the closed forms of UCE and RECE share."""
+"""What the closed forms that edit prompts into other prompts share."""
 
 from typing import Literal
 
@@ -8,8 +8,8 @@ from expunge.core.specs.fields import Text, TextOrEmpty
 from expunge.core.specs.method import MethodSpec
 
 
-class UnifiedEditSpec(MethodSpec):
-    """What UCE and RECE share."""
+class PromptEditSpec(MethodSpec):
+    """Which prompts an edit changes, into what, and which it holds."""
 
     guide: TextOrEmpty | None = Field(
         default=None,
@@ -42,6 +42,15 @@ class UnifiedEditSpec(MethodSpec):
             " because a style's words stand beside every object; otherwise false, as in the paper."
         ),
     )
+    expand_prompts: bool = Field(
+        default=True,
+        description="Edit the concept in the common prompt templates too, not only its bare name.",
+    )
+
+
+class UnifiedEditSpec(PromptEditSpec):
+    """What UCE and RECE share."""
+
     erase_scale: float = Field(
         default=1.0, gt=0, le=1e4, description="Weight of each erased column (authors: 1)."
     )
@@ -53,8 +62,4 @@ class UnifiedEditSpec(MethodSpec):
         gt=0,
         le=1e6,
         description="λ, the weight of staying close to the old weights (authors: 0.5).",
-    )
-    expand_prompts: bool = Field(
-        default=True,
-        description="Edit the concept in the common prompt templates too, not only its bare name.",
     )

@@ -15,11 +15,11 @@ from expunge.core.erasure.debias.blend import attributes_of, debias
 from expunge.core.erasure.delta import Delta
 from expunge.core.models import Denoiser
 from expunge.core.progress import Callback, ignore
-from expunge.core.specs import EraseSpec, UceSpec, UnifiedEditSpec
+from expunge.core.specs import EraseSpec, PromptEditSpec, UceSpec
 
 
 def prompts_of(
-    model: Denoiser, request: EraseSpec, spec: UnifiedEditSpec
+    model: Denoiser, request: EraseSpec, spec: PromptEditSpec
 ) -> tuple[list[str], list[str], list[str]]:
     """Prompts to edit, what each of them becomes, and prompts to hold."""
 
@@ -40,7 +40,7 @@ def prompts_of(
     return sources, targets, [p for name in held for p in expand(name)]
 
 
-def held_names(model: Denoiser, request: EraseSpec, spec: UnifiedEditSpec) -> list[str]:
+def held_names(model: Denoiser, request: EraseSpec, spec: PromptEditSpec) -> list[str]:
     """What the edit holds: what is preserved, attributes, and the vocabulary where the spec says so."""
     vocabulary = model.vocabulary
     styles = any(vocabulary.style(c.name) is not None for c in request.concepts)
@@ -53,7 +53,7 @@ def held_names(model: Denoiser, request: EraseSpec, spec: UnifiedEditSpec) -> li
     return list(dict.fromkeys(named))
 
 
-def seen_names(model: Denoiser, request: EraseSpec, spec: UnifiedEditSpec) -> list[str]:
+def seen_names(model: Denoiser, request: EraseSpec, spec: PromptEditSpec) -> list[str]:
     """What the edit holds, and what the concepts become."""
     edited = [c for c in request.concepts if not c.attributes]
     targets = [resolve_target(model, c, request.concepts, spec.guide) for c in edited]

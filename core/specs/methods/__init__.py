@@ -21,6 +21,7 @@ NAMES = (
     "uce",
     "time",
     "rece",
+    "speed",
     "text_encoder",
     "adv_unlearn",
     "naive",
