@@ -227,7 +227,7 @@ def main() -> None:
                 strips[f"base/{concept}"], strips[f"{method}/{concept}"] = np.load(drawn)
     print("\n" + (style_table if of_styles else table)(runs, args.methods, concepts))
     shown = [c for c in concepts if all(f"{m}/{c}" in strips for m in args.methods)][:3]
-    if shown:
+    if shown and set(args.methods) >= set(METHODS):  # no picture of some of them
         name = "styles.png" if of_styles else "methods.png" if args.together == 1 else "together.png"
         picture(strips, shown, args.methods).quantize(256).save(HERE.parent / "docs" / name, optimize=True)
 

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
-from benchmarks import editing, leakage, many, method_tables, methods
+from benchmarks import attacks, editing, leakage, many, method_tables, methods
 from expunge.core.models.folders import BUNDLED
 from expunge.core.models.vocabulary import load_vocabulary
 from expunge.core.specs import METHODS
+from expunge.core.specs.attacks import Attacks
 
 ROOT = Path(__file__).parents[2]
 MEASURED, STYLES, IMPACT, EDITING = (
@@ -21,6 +23,8 @@ RUNS = json.loads(methods.RESULTS.read_text())
 LATER = {"speed"}  # methods that came after the tables of ten objects and of styles were measured
 MEASURED_THEN = [name for name in METHODS if name not in LATER]
 NAMES = [*MEASURED_THEN, *methods.VARIANTS]
+UNHELD = {key.replace(methods.UNHELD, ""): row for key, row in RUNS.items() if methods.UNHELD in key}
+ATTACKED = json.loads(attacks.RESULTS.read_text())
 FIVE = " + ".join(methods.EARLIER[:5])
 
 
@@ -38,6 +42,31 @@ def without(columns, table):
     return [
         f"| {' | '.join(c for k, c in enumerate(cells(line)) if k not in columns)} |" for line in rows(table)
     ]
+
+
+def test_every_method_has_its_row_of_the_objects_that_all_were_measured_on():
+    every = [*METHODS, *methods.VARIANTS]
+    done = [c for c in methods.CONCEPTS if all(f"{name}/{c}" in UNHELD for name in every)]
+    assert done
+    assert f"**Measured so far: {', '.join(done)}**" in MEASURED
+    for line in rows(method_tables.table(UNHELD, every, done)):
+        assert line in MEASURED
+
+
+def test_no_default_was_tuned_on_an_object_of_the_tables():
+    assert not {*methods.CONCEPTS} & {*methods.TUNED_ON}
+
+
+def test_every_attack_has_its_cell_and_inversion_succeeds_where_it_must():
+    asked = TypeAdapter(Attacks).validate_python([dict(each) for each in attacks.ASKED])
+    lines = rows(attacks.table(ATTACKED, list(attacks.METHODS), list(attacks.CONCEPTS), asked))
+    assert [line for line in lines if line not in MEASURED] == []
+    assert sum(line.count("/") // 2 for line in lines) == len(ATTACKED)  # a cell for every row
+    inversion, readme = asked[0], (ROOT / "README.md").read_text()
+    for method in ("age", "esd", "uce"):
+        found = ATTACKED[attacks.row_key(method, "church", inversion)]["sanitized"]
+        assert found["asr"] >= 0.5
+        assert f"{100 * found['asr']:.0f} % after `{method}`" in readme
 
 
 @pytest.mark.parametrize("name", NAMES)
