@@ -547,7 +547,7 @@ def bounded(postgres_url: str, redis_url: str, tmp_path):
             "run_timeout_s",
             "allows 600 s per job",
         ),
-        ("/inspect", {"job_id": ID, "pictures": 16, "trajectories": 200}, "pictures", "456 pictures"),
+        ("/inspect", {"job_id": ID, "pictures": 16, "trajectories": 200}, "pictures", "488 pictures"),
     ],
 )
 def test_a_job_of_more_than_the_operator_allows_is_refused_before_it_is_stored(
