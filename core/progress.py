@@ -48,7 +48,10 @@ def show(progress: Progress) -> None:
 
 
 class Clock:
-    """Estimates the seconds that a phase still takes, from its mean pace since step `start`."""
+    """Estimates the seconds that a phase still takes, from its mean pace since step `start`.
+
+    total: its steps, which may become more on the way.
+    """
 
     def __init__(self, total: int, start: int = 0) -> None:
         self.total, self.start, self.begun = total, start, time.monotonic()

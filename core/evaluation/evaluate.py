@@ -94,7 +94,7 @@ def evaluate(
         seen = evidence(gallery, judges, anytime, held)
         for metric in DECIDING:
             metric.measure(seen)
-        progress.total += gallery.wanted(verdict_of(seen, spec, erased), seen)
+        progress.clock.total += gallery.wanted(verdict_of(seen, spec, erased), seen)
         if not gallery.grow():
             break
 
@@ -209,7 +209,7 @@ class Progress:
     """Steps of an evaluation: one for each picture, and one for each metric."""
 
     def __init__(self, total: int, callback: Callback) -> None:
-        self.total, self.done, self.callback, self.clock = total, 0, callback, Clock(total)
+        self.done, self.callback, self.clock = 0, callback, Clock(total)
 
     def tell(self, message: str, beyond: int = 0) -> None:
         """Report the step that is reached, `beyond` steps into a part."""
@@ -218,7 +218,7 @@ class Progress:
             {
                 "phase": "evaluate",
                 "step": step,
-                "total": self.total,
+                "total": self.clock.total,
                 "message": message,
                 "eta_s": self.clock.eta(step),
             }

@@ -11,6 +11,7 @@ from expunge.core.evaluation.evaluate import evaluate
 from expunge.core.evaluation.judges import judges_for
 from expunge.core.evaluation.report import Evaluation
 from expunge.core.models import load_model
+from expunge.core.progress import Progress
 from expunge.core.specs import Concept, EvaluationSpec
 from expunge.core.specs.cost import most_erased_images, most_preserved_images
 
@@ -32,7 +33,12 @@ def judged(tiny_judged: Path, tmp_path_factory: pytest.TempPathFactory):
 
     def run(erased: str, preserved: str, **limits: float) -> tuple[Evaluation, list[tuple[int, int]]]:
         asked = {"preserved_concepts": [preserved], "thresholds": {"esr1": None, "psr1_ratio": None} | limits}
-        told = list[tuple[int, int]]()
+        told, left = list[tuple[int, int]](), list[float]()
+
+        def follow(p: Progress) -> None:
+            told.append((p["step"], p["total"]))
+            left.append(p.get("eta_s") or 0.0)
+
         found = evaluate(
             model,
             [Concept(name=erased)],
@@ -40,8 +46,9 @@ def judged(tiny_judged: Path, tmp_path_factory: pytest.TempPathFactory):
             judges=judges,
             cache=cache,
             delta_digest="same",
-            callback=lambda p: told.append((p["step"], p["total"])),
+            callback=follow,
         )
+        assert min(left) >= 0  # also where pictures are drawn on
         return found, told
 
     return run
