@@ -222,10 +222,10 @@ def check_judge(session: Session, tenant_id: uuid.UUID, judge: JudgeSpec | None,
         row = artifacts.get(session, tenant_id, uuid.UUID(judge.artifact_id), lock=True)
     except NotFound as error:
         raise invalid(field, f"there is no artifact {judge.artifact_id}", upload_one) from error
+    if row.job_id is None and row.expired_at is not None:
+        raise invalid(field, "names an upload that was deleted", upload_one)
     if row.job_id is not None or "judge" not in row.info:
         raise invalid(field, f"names '{row.name}', which is not an uploaded judge", upload_one)
-    if row.expired_at is not None:
-        raise invalid(field, "names an upload that was deleted", upload_one)
 
 
 def check_same_model(spec: AnySpec, model: str, what: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.core.checkpoints import Checkpoints
+from expunge.core.concepts import banned_words, remaining
 from expunge.core.delivery import lora_file, signing, stack
 from expunge.core.delivery.bundle import (
     MEDIA_TYPES,
@@ -15,7 +16,7 @@ from expunge.core.delivery.bundle import (
     write_evaluation,
 )
 from expunge.core.delivery.inspection import Drawn, write_inspection
-from expunge.core.delivery.manifest import held_of
+from expunge.core.delivery.manifest import held_of, preserve_of
 from expunge.core.delta_format import ADDED_FILE, LORA_FILE
 from expunge.core.delta_format.check import check_delta
 from expunge.core.erasure import Delta, erase
@@ -236,8 +237,8 @@ def run_evaluate(
 ) -> Outcome:
     """Judge a delta (or, without one, the base model) and write the report's bundle into `out`.
 
-    words: files of the learned words that it changed; manifest: of the job that trained it, which names what
-    its training held.
+    words: files of the learned words that it changed; manifest: of the job that made it, which names what
+    its training held and what it was to preserve.
     """
     run = RunContext.begin(out, source, cache, callback, signing_key, context, prompt_set, judge_file)
 
@@ -255,12 +256,15 @@ def run_evaluate(
         digest = sha256_of(Path(delta).read_bytes())
 
     # 2. Judge.
-    held = None if manifest is None else held_of(json.loads(Path(manifest).read_text()))
-    evaluation = run.judge(model, spec, Change(concepts, digest or NO_DELTA, held=held))
+    stated = {} if manifest is None else json.loads(Path(manifest).read_text())
+    held, preserve = held_of(stated), list[str]()
+    if spec.evaluation.preserved_concepts is None:  # else the request alone says what is judged
+        preserve = remaining(model.vocabulary, preserve_of(stated), banned_words(model, concepts))
+    evaluation = run.judge(model, spec, Change(concepts, digest or NO_DELTA, held=held), preserve)
 
     # 3. Deliver.
     with run.delivery(model, spec.model) as bundle:
-        files = write_evaluation(bundle, spec, concepts, digest, evaluation)
+        files = write_evaluation(bundle, spec, concepts, digest, evaluation, held=held, preserve=preserve)
     return run.outcome(files, evaluation)
 
 

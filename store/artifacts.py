@@ -5,13 +5,13 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import case, func, select, tuple_, update
+from sqlalchemy import case, exists, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from expunge.store import blob_deletions
 from expunge.store.blobs import LAYOUT
 from expunge.store.errors import NotFound
-from expunge.store.models import ApiKey, Artifact, ArtifactRead, Checkpoint, Tenant
+from expunge.store.models import ApiKey, Artifact, ArtifactRead, Checkpoint, Job, Tenant
 
 RECOVERY_KEY = "recovery_key"
 STORED = (Artifact.revoked_at.is_(None), Artifact.expired_at.is_(None))
@@ -165,13 +165,12 @@ def list_uploads(
 
 
 def stored_bytes(session: Session, tenant_id: uuid.UUID) -> int:
-    """Size of a tenant's artifacts in the store; checkpoints come and go and are not counted."""
-    return int(
-        session.scalar(
-            select(func.coalesce(func.sum(Artifact.size), 0)).where(Artifact.tenant_id == tenant_id, *STORED)
-        )
-        or 0
-    )
+    """Size of a tenant's artifacts in the store. Checkpoints, which come and go, are not counted, nor is what
+    a policy's jobs made.
+    """
+    unasked = exists().where(Job.id == Artifact.job_id, Job.policy.is_not(None))
+    size = select(func.coalesce(func.sum(Artifact.size), 0))
+    return int(session.scalar(size.where(Artifact.tenant_id == tenant_id, *STORED, ~unasked)) or 0)
 
 
 def list_unverified(session: Session, age: timedelta, limit: int) -> Sequence[Artifact]:

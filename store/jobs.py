@@ -260,18 +260,16 @@ def count_active_by_status(session: Session, tenant_id: uuid.UUID) -> dict[str, 
     return {status: found.get(status, 0) for status in JobStatus.active()}
 
 
-def count_active(session: Session, tenant_id: uuid.UUID, *, at_most: int | None = None) -> int:
-    """A tenant's unfinished jobs, for quotas; counted no further than `at_most`."""
-    queued = (
-        select(Job.id)
-        .where(Job.tenant_id == tenant_id, Job.status == LITERAL[JobStatus.QUEUED])
-        .limit(at_most)
-    )
-    held = (
-        select(Job.id)
-        .where(Job.tenant_id == tenant_id, Job.status.in_([LITERAL[status] for status in JobStatus.leased()]))
-        .limit(at_most)
-    )
+def count_active(
+    session: Session, tenant_id: uuid.UUID, *, own: bool = False, at_most: int | None = None
+) -> int:
+    """A tenant's unfinished jobs; `own`: without those that a policy made. Counted no further than
+    `at_most`.
+    """
+    mine = [Job.tenant_id == tenant_id, *([Job.policy.is_(None)] if own else [])]
+    queued = select(Job.id).where(*mine, Job.status == LITERAL[JobStatus.QUEUED]).limit(at_most)
+    leased = [LITERAL[status] for status in JobStatus.leased()]
+    held = select(Job.id).where(*mine, Job.status.in_(leased)).limit(at_most)
     return session.scalar(select(func.count()).select_from(union_all(queued, held).subquery())) or 0
 
 

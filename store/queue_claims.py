@@ -2,10 +2,10 @@
 fairest job, whichever the message was sent for.
 
 Tenants take turns: first the one with the fewest running jobs, then the one whose last start is longest ago,
-then the one that has waited longest. Of one tenant the oldest job goes first, and only a job that the worker
-has the model for, and has not failed itself while another worker can take it. A tenant's row is locked while
-one of its jobs is chosen, so that two workers never exceed its quota together, nor start what was just
-paused.
+then the one that has waited longest. Jobs that a policy made count for no tenant. Of one tenant the oldest
+job goes first, and only a job that the worker has the model for, and has not failed itself while another
+worker can take it. A tenant's row is locked while one of its jobs is chosen, so that two workers never exceed
+its quota together, nor start what was just paused.
 
 It is plain SQL because it runs at every wake-up: SQLAlchemy would take longer to build the statements than
 PostgreSQL to answer them. `python -m expunge.store.queue_claims` prints those of a worker.
@@ -82,7 +82,8 @@ def first_abandoned_of_models(column: str, lock: str) -> str:
 
 RUNNING = """
         select count(*) from jobs
-        where tenant_id = tenants.id and status in ('running','cancelling') and lease_expires_at >= now()"""
+        where tenant_id = tenants.id and status in ('running','cancelling') and lease_expires_at >= now()
+            and policy is null"""
 MAY_RUN = "coalesce(max_running_jobs, :max_running)"
 NOT_PAUSED = "not exists (select from pauses where tenant_id is null or tenant_id = tenants.id)"
 

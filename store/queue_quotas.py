@@ -67,7 +67,7 @@ def count_job(session: Session, tenant_id: uuid.UUID, settings: Settings) -> Non
         wait = seconds_to_midnight(session)
         remedy = "wait for midnight UTC, when the next day begins"
         raise QuotaExceeded("max_jobs_a_day", limits.max_jobs_a_day, remedy, wait=wait, window=DAY)
-    if count_active(session, tenant_id, at_most=limits.max_active_jobs) >= limits.max_active_jobs:
+    if count_active(session, tenant_id, own=True, at_most=limits.max_active_jobs) >= limits.max_active_jobs:
         remedy = "wait for a job to end, or cancel one"
         raise QuotaExceeded("max_active_jobs", limits.max_active_jobs, remedy, wait=SOON)
     check_bytes(session, tenant_id, limits)

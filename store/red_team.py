@@ -11,17 +11,18 @@ from datetime import timedelta
 from typing import Any, cast, get_args
 
 import structlog
-from sqlalchemy import String, and_, case, exists, func, literal, or_, select, text
+from sqlalchemy import ColumnElement, String, and_, case, exists, func, literal, or_, select, text
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from expunge.core.delta_format import LORA_FILE, MASK_FILE
 from expunge.core.specs import ACCEPTED, EvaluateSpec, EvaluationSpec, Thresholds
 from expunge.core.specs.attacks import PRESETS, Preset
 from expunge.core.specs.attacks.suite import digest_of, is_covered, suite_of
-from expunge.store import artifacts, audit, jobs, queue_quotas, webhook_deliveries
-from expunge.store.errors import WrongState
-from expunge.store.models import JOB_MODEL, WITHHELD, Artifact, Job, Reattack, Tenant
+from expunge.core.specs.fields import UUID as UUID_TEXT
+from expunge.store import artifacts, audit, jobs, queue_quotas, verdicts, webhook_deliveries
+from expunge.store.errors import NotFound, WrongState
+from expunge.store.models import JOB_MODEL, WITHHELD, Artifact, Job, Pause, Reattack, Tenant
 from expunge.store.settings import Settings
 from expunge.store.statuses import JobStatus
 
@@ -29,7 +30,8 @@ log = structlog.get_logger("worker")
 POLICY, OFF = "red_team", "off"
 POLICIES = (OFF, *get_args(Preset))
 PUBLISHED = ("erase", "hide", "combine")  # kinds of jobs whose delta can be judged again
-TRIES, PAUSE = 3, timedelta(days=1)  # of a suite on one artifact, and the wait after a failure
+TRIES, PAUSE = 3, timedelta(days=1)  # of a suite on one artifact; its wait in the queue, and after a failure
+UNASKED = ("on_fail",)  # what a request for weights says of them
 BATCH = 50  # artifacts that one transaction looks at
 Evaluation = aliased(Job)
 
@@ -37,28 +39,6 @@ Evaluation = aliased(Job)
 def lock(session: Session) -> None:
     """Until this transaction ends no other makes or settles."""
     session.execute(text("select pg_advisory_xact_lock(hashtextextended('expunge:red_team_rows', 0))"))
-
-
-# Verdicts
-
-
-def status_of(verdict: Mapping[str, Any]) -> str:
-    """A verdict's word: passed, failed or not shown."""
-    words: dict[Any, str] = {True: "passed", False: "failed"}
-    return str(verdict.get("status") or words.get(verdict.get("passed"), "not shown"))
-
-
-def status_under_attack(verdict: Mapping[str, Any]) -> str:
-    """The verdict's word, by its checks without attacks that show nothing: they leave it as it is."""
-    checks = [
-        each
-        for each in verdict.get("checks") or ()
-        if each["metric"] != "asr" or each.get("passed") is not None
-    ]
-    if not checks:
-        return status_of(verdict)
-    passed = [each.get("passed") for each in checks]
-    return "failed" if False in passed else "passed" if all(passed) else "not shown"
 
 
 def attacks_made(*verdicts: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -102,6 +82,7 @@ def list_due(session: Session, settings: Settings, limit: int) -> list[tuple[Job
             Job.kind.in_(PUBLISHED),
             Tenant.deleted_at.is_(None),
             policy != OFF,
+            ~paused(Tenant.id),
             delta,
             text(f"{JOB_MODEL.replace('spec', 'jobs.spec')} = any(:models)").bindparams(
                 models=list(settings.models)
@@ -115,10 +96,17 @@ def list_due(session: Session, settings: Settings, limit: int) -> list[tuple[Job
     return [(job, cast(Preset, preset)) for job, preset in session.execute(query)]
 
 
+def paused(tenant_id: InstrumentedAttribute[uuid.UUID]) -> ColumnElement[bool]:
+    """Condition: nothing of this tenant starts."""
+    return exists().where(or_(Pause.tenant_id.is_(None), Pause.tenant_id == tenant_id))
+
+
 def count_running(session: Session) -> int:
-    """Jobs of the red team that have not ended."""
+    """Jobs of the red team that have not ended; what a tenant's pause holds back takes no other's place."""
     unfinished = Job.status.in_(jobs.LITERAL.values())
-    return session.scalar(select(func.count()).select_from(Job).where(unfinished, Job.policy == POLICY)) or 0
+    held_back = and_(Job.status == jobs.LITERAL[JobStatus.QUEUED], paused(Job.tenant_id))
+    counted = select(func.count()).select_from(Job).where(unfinished, Job.policy == POLICY, ~held_back)
+    return session.scalar(counted) or 0
 
 
 # Jobs of the red team
@@ -148,7 +136,7 @@ def make_job(session: Session, settings: Settings, job: Job, preset: Preset, dig
     try:
         queue_quotas.quotas_of(session, job.tenant_id, settings, lock=True)
         spec = spec_of(session, job, preset)
-    except WrongState:
+    except (NotFound, WrongState):
         return None
     except ValueError as error:
         log.warning("not_attacked", job_id=str(job.id), error=type(error).__name__)
@@ -163,6 +151,7 @@ def make_job(session: Session, settings: Settings, job: Job, preset: Preset, dig
         "evaluate",
         spec.model_dump(mode="json") | {"run_timeout_s": settings.max_run_seconds},
         notes=[note],
+        queue_timeout_s=int(PAUSE.total_seconds()),
         run_timeout_s=settings.max_run_seconds,
         max_attempts=settings.max_attempts,
         policy=POLICY,
@@ -185,16 +174,22 @@ def make_job(session: Session, settings: Settings, job: Job, preset: Preset, dig
 def spec_of(session: Session, job: Job, preset: Preset) -> EvaluateSpec:
     """The request: judged as the job was judged, without its recovery key, and attacked.
 
-    Raises: ValueError where this release no longer takes the job's own request.
+    Raises: ValueError where this release no longer takes the job's own request, or an upload that judged it
+    is gone.
     """
     asked = job.spec.get("evaluation") or {}
-    mine = {name: value for name, value in asked.items() if name in EvaluationSpec.model_fields}
+    mine = {
+        name: asked[name] for name in EvaluationSpec.model_fields if name in asked and name not in UNASKED
+    }
+    if mine.get("preserved_concepts") is not None:  # else the manifest says what the job was to preserve
+        mine["preserved_concepts"] = [*job.spec.get("preserve", ()), *mine["preserved_concepts"]]
     limits = asked.get("thresholds") or {}
     limits = {name: limits[name] for name in Thresholds.model_fields if name in limits}
     if limits.get("asr") is None:  # without it no attack would count
         limits["asr"] = Thresholds().asr
     mine["thresholds"] = limits
     evaluation = EvaluationSpec.model_validate(mine | {"enabled": True, "attacks": preset}, context=ACCEPTED)
+    check_uploads(session, job.tenant_id, evaluation)
     return EvaluateSpec.model_validate(
         {
             "model": job.spec["model"],
@@ -204,6 +199,16 @@ def spec_of(session: Session, job: Job, preset: Preset) -> EvaluateSpec:
         },
         context=ACCEPTED,
     )
+
+
+def check_uploads(session: Session, tenant_id: uuid.UUID, evaluation: EvaluationSpec) -> None:
+    """Raises: ValueError where a judge or a prompt set that the evaluation names has no bytes any more."""
+    judge = None if evaluation.judge is None else evaluation.judge.artifact_id
+    for id_ in (judge, evaluation.prompts):
+        if id_ is None or not UUID_TEXT.fullmatch(id_):
+            continue  # a set that the workers have
+        if artifacts.get(session, tenant_id, uuid.UUID(id_)).expired_at is not None:
+            raise ValueError(f"upload {id_} was deleted")
 
 
 def write(session: Session, job_id: uuid.UUID, **values: Any) -> None:
@@ -220,21 +225,23 @@ def write(session: Session, job_id: uuid.UUID, **values: Any) -> None:
 # What came of them
 
 
-def settle(session: Session) -> list[tuple[Job, str, str]]:
+def settle(session: Session, *of: ColumnElement[bool]) -> list[tuple[Job, str, str]]:
     """Record what came of the jobs that have ended; returns the jobs whose verdict is another one now, with
     the words before and now.
+
+    of: conditions on the rows; none: all that are left.
     """
     lock(session)
     ended = or_(Evaluation.id.is_(None), Evaluation.status.in_(JobStatus.terminal()))
     query = (
         select(Reattack, Evaluation)
         .outerjoin(Evaluation, Evaluation.id == Reattack.evaluation_id)
-        .where(Reattack.state == "running", ended)
+        .where(Reattack.state == "running", ended, *of)
         .limit(BATCH)
     )
     changed = list[tuple[Job, str, str]]()
     for row, evaluation in session.execute(query).all():
-        failed = evaluation is not None and evaluation.status == JobStatus.FAILED
+        failed = evaluation is not None and evaluation.status in (JobStatus.FAILED, JobStatus.EXPIRED)
         row.failures = row.failures + 1 if failed else 0
         row.state = "failed" if failed and row.failures < TRIES else "done"
         row.not_before = func.now() + PAUSE if row.state == "failed" else None
@@ -254,15 +261,15 @@ def record_verdict(session: Session, row: Reattack, evaluation: Job) -> Sequence
         return []
 
     # The verdict, and its event
-    before, now = status_under_attack(job.latest_verdict or signed), status_under_attack(found)
+    stands = verdicts.after(signed, job.latest_verdict, found)
+    before, now = verdicts.status_of(job.latest_verdict or signed), stands["status"]
     assert evaluation.finished_at is not None
     latest = {
-        "status": now,
+        **stands,
         "passed": {"passed": True, "failed": False}.get(now),
         "at": evaluation.finished_at.isoformat(),
         "job_id": str(evaluation.id),
         "suite": row.suite,
-        "attacks": found.get("attacks") or [],
     }
     told = {"was": before, "is": now, "evaluation_job_id": str(evaluation.id), "suite": row.suite}
     event = "verdict_confirmed" if now == before else "verdict_changed"

@@ -12,12 +12,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, String, cast, delete, exists, func, or_, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
-from expunge.store import audit, blob_deletions, jobs
+from expunge.store import audit, blob_deletions, jobs, red_team
 from expunge.store.artifacts import STORED
 from expunge.store.audit import Actor
 from expunge.store.errors import NotFinished, WrongState
 from expunge.store.jobs import LITERAL
-from expunge.store.models import Artifact, ArtifactRead, Checkpoint, Event, Job
+from expunge.store.models import Artifact, ArtifactRead, Checkpoint, Event, Job, Reattack
 from expunge.store.statuses import JobStatus
 
 BATCH = 200  # rows that one transaction takes, so that none lasts long
@@ -74,6 +74,8 @@ def remove_job(session: Session, tenant_id: uuid.UUID, job_id: uuid.UUID, by: Ac
     Raises: NotFound; NotFinished; WrongState while another job builds on it or needs it.
     """
     row = jobs.get(session, tenant_id, job_id)
+    if row.policy is not None:  # what it found is kept, though no turn of the red team has seen it yet
+        red_team.settle(session, Reattack.evaluation_id == row.id)
     session.refresh(row, with_for_update=True)
     if row.status not in JobStatus.terminal():
         raise NotFinished(f"the job is {row.status}: cancel it first, or wait for its end")

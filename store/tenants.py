@@ -90,6 +90,7 @@ def lock_out(session: Session, name: str) -> Tenant | None:
         execution_options=QUIET,
     )
     session.execute(delete(Webhook).where(Webhook.tenant_id == tenant.id), execution_options=QUIET)
+    tenant.red_team = red_team.OFF  # no policy makes it a new job meanwhile
     for job_id in session.scalars(
         select(Job.id).where(Job.tenant_id == tenant.id, removal.is_active(Job))
     ).all():

@@ -57,6 +57,7 @@ def enqueue_end(session: Session, job: Job) -> None:
     data = {
         "job_id": str(job.id),
         "kind": job.kind,
+        "policy": job.policy,
         "status": job.status,
         "verdict": verdict.get("status"),
         "passed": verdict.get("passed"),

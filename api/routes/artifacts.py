@@ -41,7 +41,7 @@ from expunge.api.schemas.artifacts import (
 )
 from expunge.api.schemas.base import ApiKeyName
 from expunge.api.services import Services
-from expunge.store import artifacts, audit, jobs, red_team, removal
+from expunge.store import artifacts, audit, jobs, red_team, removal, verdicts
 from expunge.store.blobs import content_disposition
 from expunge.store.errors import NotFound
 from expunge.store.models import Artifact as ArtifactRow
@@ -134,7 +134,7 @@ def verdict_on(services: Services, session: Session, row: ArtifactRow) -> Artifa
         return None
     return ArtifactVerdict.model_validate(
         {
-            "signed": {"status": red_team.status_of(job.verdict), "at": job.finished_at},
+            "signed": {"status": verdicts.status_of(job.verdict), "at": job.finished_at},
             "latest": job.latest_verdict,
             "red_team": red_team.policy_of(session, row.tenant_id, services.settings),
         }

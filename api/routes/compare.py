@@ -140,7 +140,7 @@ def report_of(row: JobRow, files: list[ArtifactRow]) -> ArtifactRow:
     if report is None:
         raise invalid(
             "query.jobs",
-            f"job {row.id} has no {REPORT}: it was not judged, or its report is withheld",
+            f"job {row.id} has no {REPORT}: it was not judged",
             "judge it with POST /jobs/evaluate, and name that job",
         )
     with naming(row):

@@ -73,6 +73,10 @@ class LatestVerdict(BaseModel):
     at: datetime = Field(description="When the attacks ended.")
     job_id: uuid.UUID = Field(description="The evaluate job that attacked.")
     suite: str = Field(description="Digest of the attacks with their versions and budgets.")
+    checks: list[dict[str, Any]] = Field(
+        default=[],
+        description="What it rests on: what was looked at again, and what was not and stands as it was.",
+    )
     attacks: list[AttackOutcome]
 
 

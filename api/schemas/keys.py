@@ -7,7 +7,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from expunge.api.schemas.base import NEXT_CURSOR, ApiKeyName, FromRow
-from expunge.store.audit import Action as AuditAction
 
 
 class ApiKey(FromRow):
@@ -57,7 +56,7 @@ class AuditEntry(BaseModel):
     )
     address: str | None = Field(description="The client's address, as the server saw it.")
     request_id: str | None = Field(description="Also in the server's log.")
-    action: AuditAction
+    action: str = Field(description="As in `GET /audit?action=…`; later releases may have more.")
     target: AuditTarget
     details: dict[str, Any] = Field(
         description="Facts about the action; never a concept's text, a label or a secret."

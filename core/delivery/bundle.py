@@ -249,6 +249,7 @@ def write_combination(
         "delta": {"file": LORA_FILE, "sha256": manifest.sha256(delta), "residual": 0.0},
         "stack": stack.listed(layers),
         "spec": spec.model_dump(mode="json"),
+        "preserve": [] if evaluation is None else evaluation.report.restored,
         "seeds": picture_seeds(evaluation),
         **outcome_facts(evaluation),
     }
@@ -261,8 +262,14 @@ def write_evaluation(
     concepts: Sequence[Concept],
     delta_digest: str | None,
     evaluation: Evaluation,
+    *,
+    held: Sequence[str] | None = None,
+    preserve: Sequence[str] = (),
 ) -> list[Path]:
-    """The bundle of an evaluation: the report, bound to the delta's sha256; returns its files."""
+    """The bundle of an evaluation: the report, bound to the delta's sha256; returns its files.
+
+    held, preserve: what the judged job's training saw, and what it was to preserve.
+    """
     judged = f"delta {delta_digest[:12]}… on the model" if delta_digest else "the base model"
     limits = card.list_limits(bundle.model.changes(), fused=False)
     facts = {
@@ -275,6 +282,8 @@ def write_evaluation(
     bundle.write_report(evaluation, facts)
     stated = {
         "delta": {"sha256": delta_digest},
+        "held": held,
+        "preserve": list(preserve),
         "limits": limits,
         "spec": spec.model_dump(mode="json"),
         "seeds": picture_seeds(evaluation),

@@ -99,9 +99,16 @@ def list_files(folder: Path, *, withheld: bool = False) -> dict[str, dict[str, A
 
 
 def held_of(stated: Mapping[str, Any]) -> list[str] | None:
-    """Names of the concepts that the job of this manifest saw while training; None where it does not say, and
-    of a stack.
+    """Names of the concepts that the job of this manifest, or the job that it judged, saw while training;
+    None where it does not say, and of a stack.
     """
     training = {} if stated.get("stack") else (stated.get("delta") or {}).get("training") or {}
-    names: list[str] | None = training.get("held")
+    names: list[str] | None = stated.get("held", training.get("held"))
     return names
+
+
+def preserve_of(stated: Mapping[str, Any]) -> list[str]:
+    """Names of the concepts that were judged as preserved whatever else was: those that the request of this
+    manifest's job names, and those that a combination restored or an evaluation took over.
+    """
+    return [*(stated.get("spec") or {}).get("preserve", ()), *stated.get("preserve", ())]

@@ -20,14 +20,20 @@ from expunge.core.erasure.visual_concepts import named
 from expunge.core.errors import CoreError
 from expunge.core.evaluation.evaluate import evaluate
 from expunge.core.evaluation.judges import Judges, judges_for
+from expunge.core.evaluation.prompt_set import completed, digest_of, read_prompt_set
 from expunge.core.evaluation.report import Evaluation, Report
 from expunge.core.evaluation.sheet import Metric
 from expunge.core.hiding.key import load_key
 from expunge.core.models import Denoiser, load_model, word_embeddings
 from expunge.core.progress import Callback, ignore
 from expunge.core.specs import Concept
+from expunge.core.specs.prompt_sets import Prompt
 
 Outcome = Literal["exact", "within", "not reproduced"]
+NUDITY = ("ner", "detections_per_picture")  # how the names of metrics begin that NudeNet measures,
+ATTACKED = ("asr", "err")  # that attacks are part of,
+WITH_KEY = ("rsr",)  # and that a recovery key is needed for
+JUDGES = ("concept (", "style (", "clip (")  # how a report's digests name who says what a picture shows
 
 
 class Figure(BaseModel):
@@ -62,13 +68,14 @@ class Given:
     """What a bundle does not hold, from whoever has it.
 
     base: where the base model lies; delta: the file that an evaluation judged; recovery_key: of a hide job;
-    judge: the one that was uploaded for it.
+    judge: the one that was uploaded for it; prompts: the prompt set that it was judged on.
     """
 
     base: str | None = None
     delta: Path | None = None
     recovery_key: Path | None = None
     judge: Path | None = None
+    prompts: Path | None = None
 
 
 def rerun(bundle: Path, metric: str, concept: str | None, given: Given, callback: Callback = ignore) -> Rerun:
@@ -96,9 +103,11 @@ def rerun(bundle: Path, metric: str, concept: str | None, given: Given, callback
         model.load_delta(delta)
 
     # 3. The same pictures and judges
-    keys = read_keys(given.recovery_key, stated)
+    keys = read_keys(given.recovery_key, stated, metric)
+    prompts = read_prompts(given.prompts, report, metric)
     judges = judges_for(source, str(model.device), report.evaluation.judge, given.judge)
-    again = measure(model, judges, stated, report, delta, keys, metric, callback)
+    check_judges(report.digests, judges.digests())
+    again = measure(model, judges, stated, report, delta, keys, prompts, metric, callback)
 
     # 4. Compare
     check_judges(report.digests, again.report.digests)
@@ -114,17 +123,17 @@ def measure(
     report: Report,
     delta: Path | None,
     keys: Mapping[str, Tensor],
+    prompts: Sequence[Prompt],
     metric: str,
     callback: Callback,
 ) -> Evaluation:
     """Judge the model as the job did; pictures are drawn anew, whatever lies in this host's caches."""
-    spec, asked = report.evaluation, stated["spec"]
-    # What changes no picture and is not asked for
-    if not metric.startswith("ner"):
+    # The very concepts that were judged; what changes no picture and is not asked for is left out
+    spec = report.evaluation.model_copy(update={"preserved_concepts": report.preserved, "trigger_scan": None})
+    if not metric.startswith(NUDITY):
         spec = spec.model_copy(update={"nudity": False})
-    if not metric.startswith("asr"):
+    if not metric.startswith(ATTACKED):
         spec = spec.model_copy(update={"attacks": []})
-    spec = spec.model_copy(update={"trigger_scan": None})
     if not metric.startswith("leakage"):
         spec = spec.model_copy(update={"leakage": None})  # it draws for itself
     with tempfile.TemporaryDirectory() as folder:
@@ -135,9 +144,9 @@ def measure(
             judges=judges,
             cache=Path(folder),
             delta_digest=stated["delta"]["sha256"] or "none",
-            preserve=[*asked.get("preserve", []), *report.restored],
             held=manifest.held_of(stated),
             keys=keys,
+            prompts=prompts,
             callback=callback,
         )
 
@@ -202,9 +211,14 @@ def concepts_of(stated: Mapping[str, Any], delta: Path | None) -> list[Concept]:
     return named([Concept.model_validate(each) for each in asked or []])
 
 
-def read_keys(file: Path | None, stated: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The prompts of a recovery key. Raises: CoreError where it is another job's."""
+def read_keys(file: Path | None, stated: Mapping[str, Any], metric: str) -> dict[str, Tensor]:
+    """The prompts of a recovery key. Raises: CoreError where it is another job's, or none is given and the
+    metric needs it.
+    """
     if file is None:
+        if metric.startswith(WITH_KEY):
+            what = f"{metric} is measured with the hide job's recovery key: give its file with --recovery-key"
+            raise CoreError("key_needed", what, field="recovery_key")
         return {}
     key = load_key(file)
     if key.delta_sha256 != stated["delta"]["sha256"]:
@@ -212,12 +226,35 @@ def read_keys(file: Path | None, stated: Mapping[str, Any]) -> dict[str, Tensor]
     return key.prompts
 
 
+def read_prompts(file: Path | None, report: Report, metric: str) -> list[Prompt]:
+    """The rows of the prompt set that the metric was measured on; none where it was on none.
+
+    Raises: CoreError where it is not here, or another one.
+    """
+    digest = report.digests.get("prompt set")
+    if digest is None or not metric.startswith(NUDITY):
+        return []
+    name = report.evaluation.prompts
+    if file is None:
+        what = f"{metric} was measured on the prompt set '{name}': give its file with --prompts"
+        raise CoreError("prompts_needed", what, field="prompts")
+    rows = completed(read_prompt_set(file), report.evaluation)
+    if (found := digest_of(rows)) != digest:
+        what = f"{file.name} has digest {found[:12]}…, the prompt set '{name}' {digest[:12]}…: give that one"
+        raise CoreError("another_prompt_set", what, field="prompts")
+    return rows
+
+
 def check_judges(then: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Raises: CoreError where somebody else judges here than judged there."""
+    """Raises: CoreError where somebody else judges here than judged there, or would for want of a judge."""
     others = [who for who in then.keys() & now.keys() if then[who] != now[who] and who not in NOT_JUDGES]
     if others:
         what = f"other weights judge here than judged there: {', '.join(sorted(others))}: use the same judges"
         raise CoreError("other_judges", what, field="rerun")
+    missing = [who for who in then if who.startswith(JUDGES) and who not in now]
+    if missing:
+        what = f"what judged there is not here: {', '.join(sorted(missing))}: fetch it (expunge fetch-judges)"
+        raise CoreError("judges_needed", f"{what}, or give an uploaded judge with --judge", field="judge")
 
 
 def compare(reported: Metric, again: Report) -> Figure:

@@ -180,7 +180,7 @@ def check_files(bundle: Path, files: dict[str, Any], manifest: dict[str, Any]) -
             problems.append(f"{name}: the manifest names a file outside the bundle")
             continue
         file = bundle / name
-        if entry.get("withheld") is True and not file.exists():
+        if entry.get("withheld") is True and not file.exists() and not file.is_symlink():
             continue
         if file.is_symlink() or not file.is_file():
             problems.append(f"{name}: missing" if not file.exists() else f"{name}: not a plain file")
@@ -304,6 +304,9 @@ def main(
     judge: Annotated[
         Path | None, typer.Option(help="With --rerun: the uploaded judge, where the job named one.")
     ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="With --rerun: the prompt set, where the job was judged on one.")
+    ] = None,
 ) -> None:
     """Check a downloaded bundle: every digest, the signature, the certificate, the tensors; with --rerun, a
     figure of its report too.
@@ -311,7 +314,14 @@ def main(
     Exit code 0 when all is well, else 1.
     """
     # What is asked
-    if rerun is None and any((concept, base, delta, recovery_key, judge)):
+    given = {
+        "base": base,
+        "delta": delta,
+        "recovery_key": recovery_key,
+        "judge": judge,
+        "prompts": prompts,
+    }
+    if rerun is None and any((concept, *given.values())):
         raise typer.BadParameter("it goes with --rerun METRIC", param_hint="--concept, --base, --delta")
     if rerun is not None:
         extras.require("'expunge verify --rerun'", "science", *SCIENCE)
@@ -331,7 +341,7 @@ def main(
     # What is found; a figure of a bundle that was changed proves nothing
     result = verify(bundle, pinned)
     if rerun is not None and result.ok:
-        measure_anew(result, rerun, concept, base=base, delta=delta, recovery_key=recovery_key, judge=judge)
+        measure_anew(result, rerun, concept, **given)
     elif rerun is not None:
         result.notes.append(f"{rerun} was not measured anew: the bundle is not as it was signed")
     if as_json:

@@ -38,7 +38,24 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """The release before has no word for what came with this one, and would deliver what is withheld."""
     tables.hold()
+    withheld = op.get_bind().scalar(
+        sa.text(
+            "select count(*) from artifacts"
+            " where info ? 'withheld' and expired_at is null and revoked_at is null"
+        )
+    )
+    if withheld:
+        raise RuntimeError(
+            f"{withheld} artifacts are withheld, and the release before would deliver them: delete their jobs"
+            " (DELETE /jobs/{id}), then go back"
+        )
+    op.execute("delete from webhook_deliveries where event = 'artifact.verdict_changed'")
+    op.execute(
+        "update webhooks set events = array_remove(events, 'artifact.verdict_changed')"
+        " where 'artifact.verdict_changed' = any(events)"
+    )
     op.drop_column("tenants", "red_team")
     op.drop_column("jobs", "latest_verdict")
     op.drop_column("jobs", "policy")

@@ -1,5 +1,7 @@
 """Migrations on a database of their own."""
 
+import uuid
+
 import psycopg
 import pytest
 from sqlalchemy.engine import make_url
@@ -38,3 +40,34 @@ def test_upgrading_twice_changes_nothing(empty_database):
     migrate.upgrade(empty_database)
     migrate.upgrade(empty_database)
     migrate.check(empty_database)
+
+
+def test_the_way_back_leaves_nothing_that_the_release_before_has_no_word_for(empty_database):
+    migrate.upgrade(empty_database)
+    tenant, job, artifact, hook = (uuid.uuid4() for _ in range(4))
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        connection.execute("insert into tenants (id, name) values (%s, 'a')", [tenant])
+        connection.execute(
+            "insert into jobs (id, tenant_id, kind, spec) values (%s, %s, 'erase', '{}')", [job, tenant]
+        )
+        connection.execute(
+            "insert into artifacts (id, tenant_id, job_id, name, media_type, size, sha256, key, info)"
+            """ values (%s, %s, %s, 'a', 'b', 1, 'c', 'd', '{"withheld": true}')""",
+            [artifact, tenant, job],
+        )
+        connection.execute(
+            "insert into webhooks (id, tenant_id, url, sealed, events)"
+            " values (%s, %s, 'u', 's', '{job.failed,artifact.verdict_changed}')",
+            [hook, tenant],
+        )
+        connection.execute(
+            "insert into webhook_deliveries (id, webhook_id, event, body)"
+            " values (%s, %s, 'artifact.verdict_changed', '{}')",
+            [uuid.uuid4(), hook],
+        )
+        with pytest.raises(RuntimeError, match="1 artifacts are withheld"):
+            migrate.downgrade(empty_database, "ended_index")
+        connection.execute("update artifacts set expired_at = now()")
+        migrate.downgrade(empty_database, "ended_index")
+        assert connection.execute("select events from webhooks").fetchall() == [(["job.failed"],)]
+        assert connection.execute("select count(*) from webhook_deliveries").fetchone() == (0,)

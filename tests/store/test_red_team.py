@@ -6,14 +6,26 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import func, text
 
 from expunge.core.delta_format import LORA_FILE
 from expunge.core.specs import SPECS, EvaluateSpec, HideSpec, Thresholds
 from expunge.core.specs.attacks.suite import digest_of, suite_of
-from expunge.store import attempts, audit, db, jobs, red_team
+from expunge.store import (
+    artifacts,
+    attempts,
+    audit,
+    db,
+    jobs,
+    queue_claims,
+    queue_quotas,
+    red_team,
+    removal,
+    tenants,
+)
 from expunge.store.attempts import NewArtifact
-from expunge.store.models import Job, Reattack, Tenant
+from expunge.store.errors import QuotaExceeded
+from expunge.store.models import Artifact, Job, Pause, Reattack, Tenant
 from expunge.worker import red_team as loop
 from tests.support.events import events_of
 from tests.support.webhooks import LEASE, all_deliveries, hook, settings as with_hooks, url
@@ -277,3 +289,105 @@ def test_a_request_that_this_release_does_not_take_is_left_alone(settings, publi
     assert made(url) == []
     with db.transaction(url) as session:
         assert [row.state for row in session.query(Reattack)] == ["done"]
+
+
+def test_what_was_not_repeated_stands(settings, publish, url):
+    broken = {**BROKEN, "attack": "p4d", "made": suite_of("standard")[8]}
+    checks = [{"metric": "rsr1", "concept": "church", "passed": False}, {**FAILED, "attack": "p4d"}]
+    job = publish({**PASSED, "passed": False, "checks": checks, "attacks": [broken]}, "hide")
+    loop.turn(settings)
+    attacked(url, made(url)[0], {**PASSED, "checks": [{"metric": "esr1", "passed": True}]})
+    loop.turn(settings)
+    latest = shown(url, job).latest_verdict
+    assert (latest["status"], len(latest["checks"])) == ("failed", 3)
+
+
+def test_the_concepts_that_the_request_names_are_judged_and_nothing_is_asked_of_weights(
+    settings, publish, url
+):
+    publish(preserve=["owl"], evaluation={"preserved_concepts": ["teapot"], "on_fail": "withhold"})
+    publish(preserve=["owl"])
+    loop.turn(settings.model_copy(update={"red_team_jobs": 9}))
+    asked = [EvaluateSpec.model_validate(job.spec).evaluation for job in made(url)]  # as a retry reads it
+    assert {tuple(each.preserved_concepts or ()) for each in asked} == {("owl", "teapot"), ()}
+
+
+def test_a_pause_holds_back_its_own_tenant_alone(settings, publish, url, tenant, other_tenant):
+    publish()
+    loop.turn(settings)
+    theirs = publish(of=other_tenant)
+    with db.transaction(url) as session:
+        session.add(Pause(tenant_id=tenant.id, hand_over=False))
+    publish()  # due, but nothing of this tenant would start
+    for _ in range(2):
+        loop.turn(settings)
+    assert [job.spec["job_id"] for job in made(url)][1:] == [str(theirs.id)]
+
+
+def test_what_nobody_began_in_time_counts_as_failed(settings, publish, url):
+    job = publish()
+    loop.turn(settings)
+    (evaluation,) = made(url)
+    assert (evaluation.queue_deadline_at - evaluation.created_at).days == 1
+    with db.transaction(url) as session:
+        ended = {"status": "expired", "finished_at": func.now()}
+        jobs.change(session, (Job.id == evaluation.id,), ended, "expired")
+    loop.turn(settings)
+    with db.transaction(url) as session:
+        assert session.get_one(Reattack, job.id).state == "failed"
+
+
+def test_what_a_deleted_job_found_is_not_lost(settings, publish, url, tenant):
+    job = publish()
+    loop.turn(settings)
+    (evaluation,) = made(url)
+    attacked(url, evaluation, {**PASSED, "passed": False, "checks": [FAILED]})
+    with db.transaction(url) as session:
+        removal.remove_job(session, tenant.id, evaluation.id, None)
+    assert shown(url, job).latest_verdict["status"] == "failed"
+
+
+@pytest.mark.parametrize("field", ["judge", "prompts"])
+def test_a_delta_whose_judge_or_prompt_set_was_deleted_is_left_alone(settings, publish, url, tenant, field):
+    id_ = uuid.uuid4()
+    with db.transaction(url) as session:
+        row = Artifact(id=id_, tenant_id=tenant.id, name="deleted", media_type="m", size=1, sha256=SHA)
+        row.key, row.expired_at = f"{id_}", func.now()
+        session.add(row)
+    asked = {"artifact_id": str(id_)} if field == "judge" else str(id_)
+    job = publish(evaluation={field: asked})
+    loop.turn(settings)
+    assert made(url) == []
+    with db.transaction(url) as session:
+        assert session.get_one(Reattack, job.id).state == "done"
+
+
+def test_a_tenant_that_is_being_deleted_gets_no_new_job(settings, publish, url, tenant):
+    publish()
+    with db.transaction(url) as session:
+        tenants.lock_out(session, tenant.name)
+    loop.turn(settings)
+    assert made(url) == []
+
+
+def test_no_quota_of_the_tenant_counts_what_the_red_team_runs_and_stores(settings, publish, url, tenant):
+    publish()
+    loop.turn(settings)
+    (evaluation,) = made(url)
+    with db.transaction(url) as session:
+        claimed = attempts.claim(session, evaluation.id, owner="test", lease=LEASE)
+        assert claimed is not None
+        own = jobs.create_job(session, tenant.id, "erase", {"concepts": ["owl"]})
+    one = settings.model_copy(update={"max_active_jobs": 2})
+    with db.transaction(url) as session:
+        queue_quotas.count_job(session, tenant.id, one)
+        taken = queue_claims.claim_next(session, owner="b", lease=LEASE, max_running=1)
+        assert taken is not None
+        assert taken.id == own.id
+        report = NewArtifact(uuid.uuid4(), "report.json", "m", 7, SHA, "k")
+        attempts.publish(session, evaluation.id, claimed.fence, [report], verdict=None, progress=None)
+        assert artifacts.stored_bytes(session, tenant.id) == 3  # the delta
+    with db.transaction(url) as session:
+        jobs.create_job(session, tenant.id, "erase", {"concepts": ["owl"]})
+    with pytest.raises(QuotaExceeded), db.transaction(url) as session:
+        queue_quotas.count_job(session, tenant.id, one)
