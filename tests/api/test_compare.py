@@ -192,7 +192,7 @@ def test_a_job_that_cannot_be_compared_is_named(
     unknown = str(uuid.uuid4())
     assert refused(theirs).replace(theirs, "") == refused(unknown).replace(unknown, "")
     assert "is of kind erase and queued" in refused(tenant.erase()["id"])
-    assert "was not judged, or its report is withheld" in refused(finish(None))
+    assert ": it was not judged" in refused(finish(None))
     assert "not of a form" in refused(finish(b'{"format": "another"}'))
     inspected = client.post("/inspect", json={"job_id": finish_with_delta(tenant, tmp_path)}).json()["id"]
     tenant.finish(inspected, {"report.json": b"{}"}, tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import uuid
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,15 @@ from typer.testing import CliRunner, Result
 
 from expunge import extras
 from expunge.core.delivery import manifest, verify
-from expunge.core.delivery.rerun import Given, check_judges, compare, rerun
+from expunge.core.delivery.manifest import held_of, preserve_of
+from expunge.core.delivery.rerun import Given, check_judges, compare, read_keys, read_prompts, rerun
+from expunge.core.delta_format import LORA_FILE
 from expunge.core.errors import CoreError
+from expunge.core.evaluation.prompt_set import completed, digest_of, read_prompt_set
 from expunge.core.evaluation.report import Report
 from expunge.core.evaluation.sheet import Metric
+from expunge.core.run import run_evaluate
+from expunge.core.specs import EvaluateSpec
 from tests.core.conftest import build_tiny_sd
 
 
@@ -116,6 +122,71 @@ def test_another_base_model_and_another_delta_are_refused(bundle: Path, tiny_jud
         rerun(bundle, "esr1", None, Given(str(other)))
     with pytest.raises(CoreError, match=r"has sha256 .* what was judged"):
         rerun(bundle, "esr1", None, Given(str(tiny_judged), delta=bundle / "report.json"))
+
+
+def test_a_missing_judge_is_not_replaced_by_another(report: Report):
+    then = {"concept (a)": "1", "style (b)": "2", "nudenet": "3"}
+    check_judges(then, {"concept (a)": "1", "style (b)": "2"})  # nobody was asked for nudity
+    with pytest.raises(CoreError, match=r"what judged there is not here: style \(b\): fetch it"):
+        check_judges(then, {"concept (a)": "1", "clip (c)": "4"})
+
+
+def test_what_a_metric_needs_is_asked_for(report: Report, tmp_path: Path):
+    with pytest.raises(CoreError, match=r"rsr1 is measured with .* --recovery-key"):
+        read_keys(None, {}, "rsr1")
+    assert read_keys(None, {}, "esr1") == {}
+
+    rows = tmp_path / "rows.csv"
+    rows.write_text("prompt,seed\na church,1\n")
+    digest = digest_of(completed(read_prompt_set(rows), report.evaluation))
+    judged = report.model_copy(update={"digests": {"prompt set": digest}})
+    assert read_prompts(None, judged, "esr1") == []
+    assert [row.prompt for row in read_prompts(rows, judged, "ner_0.6_prompts")] == ["a church"]
+    with pytest.raises(CoreError, match=r"ner was measured on the prompt set .* --prompts"):
+        read_prompts(None, judged, "ner")
+    rows.write_text("prompt,seed\na church,2\n")
+    with pytest.raises(CoreError, match=r"rows.csv has digest .*: give that one"):
+        read_prompts(rows, judged, "detections_per_picture")
+
+
+def test_an_evaluation_is_measured_anew_on_the_concepts_that_it_was_judged_on(
+    bundle: Path, tiny_judged: Path, workplace: Path, tmp_path: Path
+):
+    stated = json.loads((bundle / "manifest.json").read_text())
+    assert preserve_of(stated) == []
+    told = tmp_path / "manifest.json"
+    told.write_text(json.dumps(stated | {"held": ["dog"], "preserve": ["saw", "church"]}))
+    spec = EvaluateSpec.model_validate(
+        {
+            "artifact_id": str(uuid.uuid4()),
+            "concepts": ["church"],
+            "evaluation": {
+                "erased_images": 4,
+                "preserved_count": 2,
+                "preserved_images": 1,
+                "sampling_steps": 3,
+                "held_out_images": 0,
+                "pair_images": 0,
+            },
+        }
+    )
+    delta = bundle / LORA_FILE
+    run_evaluate(
+        spec,
+        tmp_path / "again",
+        source=str(tiny_judged),
+        cache=workplace / "cache",
+        delta=delta,
+        concepts=list(spec.concepts),
+        manifest=told,
+    )
+    evaluation = json.loads((tmp_path / "again" / "manifest.json").read_text())
+    assert held_of(evaluation) == ["dog"]
+    assert preserve_of(evaluation) == ["saw"]  # the church is erased now
+    assert evaluation["preserved"][0] == "saw"
+    found = rerun(tmp_path / "again", "psr1", None, Given(str(tiny_judged), delta))
+    assert found.reproduced
+    assert [each.concept for each in found.figures if each.concept] == evaluation["preserved"]
 
 
 def test_a_changed_bundle_is_not_measured(bundle: Path, tiny_judged: Path, tmp_path: Path):
