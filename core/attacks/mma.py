@@ -26,7 +26,7 @@ def attempt(scene: Scene, spec: MmaSpec) -> Attempt:
 
 def search(scene: Scene, spec: MmaSpec) -> Tensor:
     """Ids of the tokens nearest to the concept's prompt, (k,)."""
-    model, allowed, g = scene.model, allowed_ids(scene), seeded(scene.seed, *b"mma")
+    model, allowed, g = scene.model, allowed_ids(scene.model, scene.concept), seeded(scene.seed, *b"mma")
     table = model.text.token_embeddings()[allowed]
     goal = end_of_prompt(model, model.vocabulary.prompts(scene.name)[0])
 

@@ -29,7 +29,7 @@ def attempt(scene: Scene, spec: P4dSpec) -> Attempt:
 def learn(scene: Scene, spec: P4dSpec) -> Tensor:
     """Ids of the hard prompt's tokens, (k,)."""
     model, lessons = scene.model, Lessons(scene, spec.lessons)
-    allowed, g = allowed_ids(scene), seeded(scene.seed, *b"p4d")
+    allowed, g = allowed_ids(scene.model, scene.concept), seeded(scene.seed, *b"p4d")
     table = model.text.token_embeddings()[allowed]
     directions = normalize(table, dim=1)
 

@@ -39,7 +39,7 @@ def wanted(scene: Scene, spec: RingABellSpec) -> Tensor:
 @torch.no_grad()
 def search(scene: Scene, spec: RingABellSpec) -> Tensor:
     """Ids of the fittest tokens, (k,)."""
-    allowed, g = allowed_ids(scene), seeded(scene.seed, *b"ring_a_bell")
+    allowed, g = allowed_ids(scene.model, scene.concept), seeded(scene.seed, *b"ring_a_bell")
     table, goal = scene.model.text.token_embeddings()[allowed], wanted(scene, spec)
 
     def distances(population: Tensor) -> Tensor:

@@ -7,19 +7,20 @@ from torch import Tensor
 
 from expunge.core.attacks.scene import Attempt, Scene
 from expunge.core.models import Denoiser
+from expunge.core.specs import Concept
 from expunge.core.specs.inflections import plain
 
 
-def allowed_ids(scene: Scene) -> Tensor:
+def allowed_ids(model: Denoiser, concept: Concept) -> Tensor:
     """Token ids that an attack may use, (V',): words and parts of words, without special tokens, learned
     words, and whatever spells the concept or a synonym of it.
     """
-    names = (scene.name, *scene.concept.synonyms)
-    words = [scene.model.vocabulary.style(name) or name for name in names]  # not "in" and "style"
+    names = (concept.name, *concept.synonyms)
+    words = [model.vocabulary.style(name) or name for name in names]  # not "in" and "style"
     banned = {plain(part) for word in words for part in word.split()}
-    special = set(scene.model.text.special_ids())
+    special = set(model.text.special_ids())
     ids = []
-    for spelling, index in scene.model.text.vocabulary_ids().items():
+    for spelling, index in model.text.vocabulary_ids().items():
         letters = plain(spelling.replace("</w>", ""))
         spells = len(letters) > 2 and any(letters in word or word in letters for word in banned)
         if letters and not spells and index not in special:

@@ -30,7 +30,7 @@ def attempt(scene: Scene, spec: UnlearnDiffAtkSpec) -> Attempt:
 def learn(scene: Scene, spec: UnlearnDiffAtkSpec) -> Tensor:
     """Ids of the prefix's tokens, (k,)."""
     model, lessons = scene.model, Lessons(scene, spec.lessons)
-    allowed = allowed_ids(scene)
+    allowed = allowed_ids(scene.model, scene.concept)
     table = model.text.token_embeddings()[allowed]
     g = seeded(scene.seed, *b"unlearn_diff_atk")
     p = project(torch.rand(spec.tokens, len(allowed), generator=g)).to(model.device).requires_grad_(True)

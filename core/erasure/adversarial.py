@@ -21,13 +21,15 @@ class Draw:
     """One batch for concept i: latents of the concept and of the candidate that was picked, their texts, and
     the templates drawn (B,).
 
-    `name` is the candidate's; where each row has its own, the commonest.
+    `asked`: what the trained network is asked in the concept's place; `name` is the candidate's; where each
+    row has its own, the commonest.
     """
 
     i: int
     x_concept: Latents
     x_picked: Latents
     concept: Text
+    asked: Text
     picked: Text
     row: Tensor
     name: str
@@ -103,7 +105,9 @@ class Adversarial(Method[S]):
         x_picked = run.trajectories.draw(f"target/{name}", search.texts[j], g, size, self.few)
         row = torch.randint(len(concept), (size,), generator=g)
         picked = search.text(weights, row % search.texts.states.shape[1])
-        return Draw(i, x_concept, x_picked, concept[row], picked, row, name)
+        own = concept[row]
+        asked, x_concept = run.asked(i, own, g), run.shifted(i, x_concept, own, g)
+        return Draw(i, x_concept, x_picked, own, asked, picked, row, name)
 
     def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
         run, spec, search = self.run, self.spec, self.searches[i]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from expunge.core.checkpoints import Checkpoints
+from expunge.core.erasure.adversary import Defended
 from expunge.core.erasure.delta import Delta
 from expunge.core.erasure.layers import add_trained
 from expunge.core.erasure.method import Method, Run, S
@@ -18,7 +19,7 @@ from expunge.core.models import Denoiser
 from expunge.core.optimisers import load_optimiser_state, optimiser_state
 from expunge.core.progress import Callback, Clock
 from expunge.core.sampling import tensors_under
-from expunge.core.specs import EraseSpec, LatentsSpec, TrainSpec
+from expunge.core.specs import EraseSpec, LatentsSpec, OutputSpec, TrainSpec
 
 CHECKPOINT_SECONDS = 60.0
 LARGE = 500_000_000  # numbers of a network, from which on activations are computed again in the backward pass
@@ -43,7 +44,8 @@ def fine_tune(
     where a checkpoint ends.
 
     `trains` says what is trained, how fast and how long, where that is not the spec of the losses: pruning's
-    mask. Raises: CoreError where a loss or the weights become NaN or infinite.
+    mask. Against an adversary, the steps of its rounds follow. Raises: CoreError where a loss or the weights
+    become NaN or infinite.
     """
     trains = trains or spec
     begun, evaluations = time.monotonic(), model.evaluations
@@ -56,7 +58,9 @@ def fine_tune(
         model.recompute(True)
     optimiser = torch.optim.Adam(parameters, lr=trains.learning_rate)
     run = Run(model, request, spec, callback)
-    total, start, history = trains.steps * len(request.concepts), 0, list[dict[str, Any]]()
+    own, start, history = trains.steps * len(request.concepts), 0, list[dict[str, Any]]()
+    adversary = spec.adversary if isinstance(spec, OutputSpec) else None
+    total = own + (adversary.rounds * adversary.steps * len(request.concepts) if adversary else 0)
 
     # 2. Go on from a checkpoint of this very run, where there is one.
     saved = checkpoints.load() if checkpoints else None
@@ -65,6 +69,8 @@ def fine_tune(
     if saved:
         run.trajectories.restore(saved[0], saved[1])  # before the method, which draws what it misses
     method = method_type(run)
+    if adversary:
+        method = Defended(run, method, adversary, own)
     if saved:
         restore(model, optimiser, method, saved[0])
         start, history = saved[1]["step"], saved[1]["history"]
@@ -77,7 +83,8 @@ def fine_tune(
     for step in range(start, total):
         run.trajectories.advance(step)
         for group in optimiser.param_groups:
-            group["lr"] = trains.learning_rate * decay(step, total)
+            share = adversary.learning_rate_share if adversary and step >= own else decay(step, own)
+            group["lr"] = trains.learning_rate * share
         loss, target = method.step(step % len(request.concepts), step)
         value = float(loss.detach())
         if not math.isfinite(value):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Generator, Tensor
 
@@ -10,7 +10,7 @@ from expunge.core.concepts import names_of, resolve_target
 from expunge.core.erasure.trajectory_buffer import Trajectories
 from expunge.core.models import Denoiser, Text
 from expunge.core.progress import Callback
-from expunge.core.sampling import seeded
+from expunge.core.sampling import Latents, seeded
 from expunge.core.specs import Concept, EraseSpec, LatentsSpec, TrainSpec
 
 S = TypeVar("S", bound=TrainSpec)
@@ -30,16 +30,32 @@ class Purpose(IntEnum):
     MASK_NOISE = 4
     HELD = 5
     STRANGERS = 6
+    ADVERSARY = 7
+    ADVERSARY_START = 8
+    ADVERSARY_RETAINED = 9
     RETAINED = 2
     RECOVERY = 2
     KEY_START = 3
 
 
+class Asker(Protocol):
+    """Who says what the trained network is asked in a concept's place (core/erasure/adversary)."""
+
+    def asked(self, i: int, own: Text, g: Generator) -> Text:
+        """Texts in the place of concept i's own, B rows."""
+
+    def shifted(self, i: int, x: Latents, own: Text, g: Generator) -> Latents:
+        """Latents in the place of these, of concept i with its own texts, B rows."""
+
+
 class Run(Generic[S]):
     """What a method may use while it runs.
 
-    request: the job's spec; spec: the method's own part of it; names: each concept's name and synonyms.
+    request: the job's spec; spec: the method's own part of it; names: each concept's name and synonyms;
+    adversary: who asks in the concepts' place, while somebody does.
     """
+
+    adversary: Asker | None = None
 
     def __init__(self, model: Denoiser, request: EraseSpec, spec: S, callback: Callback) -> None:
         self.model, self.spec, self.callback = model, spec, callback
@@ -74,6 +90,16 @@ class Run(Generic[S]):
             for c, name in zip(self.concepts, names, strict=True)
         ]
         return names, texts
+
+    def asked(self, i: int, own: Text, g: Generator) -> Text:
+        """What the trained network is asked, for rows in which the base model is asked concept i's own texts:
+        the same, unless there is an adversary.
+        """
+        return own if self.adversary is None else self.adversary.asked(i, own, g)
+
+    def shifted(self, i: int, x: Latents, own: Text, g: Generator) -> Latents:
+        """The latents that concept i's own texts are read on: those given, unless there is an adversary."""
+        return x if self.adversary is None else self.adversary.shifted(i, x, own, g)
 
     def generator(self, step: int, purpose: Purpose = Purpose.STEP) -> Generator:
         """Randomness by seed, step and purpose alone: a resumed run draws the same."""

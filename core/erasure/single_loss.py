@@ -20,12 +20,14 @@ S = TypeVar("S", bound=FineTuneSpec)
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts of B rows each: the concept, its target if there is one, the empty prompt, and what is to stay.
+    """Texts of B rows each: the concept, what the trained network is asked in its place (an adversary's, or
+    the same), its target if there is one, the empty prompt, and what is to stay.
 
     A style's target, where the user gives none, is the nearest other style around the same object.
     """
 
     concept: Text
+    asked: Text
     target: Text | None
     empty: Text
     kept: Text
@@ -91,7 +93,9 @@ class SingleLoss(Method[S]):
             row = self.any_name(i, x.row, g)
         kept = self.kept[torch.randint(len(self.kept), (size,), generator=g)]
         target = None if targets is None else targets[row % len(targets)]
-        texts = Texts(self.concepts[i][row], target, self.empty.expand(size), kept)
+        concept = self.concepts[i][row]
+        texts = Texts(concept, run.asked(i, concept, g), target, self.empty.expand(size), kept)
+        x = run.shifted(i, x, concept, g)
         return self.loss(run.model, x, texts, run.spec), self.target_names[i]
 
     def any_name(self, i: int, template: Tensor, g: Generator) -> Tensor:

@@ -84,9 +84,11 @@ class ClipText:
             del kept[forgotten]
         return Text.stack([texts[p] for p in prompts])
 
-    def encode_with_graph(self, prompts: Sequence[str], prefix: Tensor | None = None) -> Text:
-        """Texts with their graph. A prefix of k token embeddings, (k, D) for all or (B, k, D), comes before
-        each prompt's own.
+    def encode_with_graph(
+        self, prompts: Sequence[str], spoken: Tensor | None = None, before: Sequence[str] | None = None
+    ) -> Text:
+        """Texts with their graph. `spoken`, k token embeddings, (k, D) for all or (B, k, D), are said in each
+        prompt: at its beginning or, where `before` is given, behind that beginning of the prompt.
         """
         ids: Tensor = self.tokenizer(
             self.spelled(prompts),
@@ -95,22 +97,29 @@ class ClipText:
             truncation=True,
             return_tensors="pt",
         ).input_ids.to(self.device)
-        with self.prefixed(prefix):
+        # Each beginning with its begin token, but without the end token
+        starts = [len(ids) - 1 for ids in self.token_ids(before)] if before else [1] * len(prompts)
+        with self.saying(spoken, starts):
             states: Tensor = self.encoder(ids)[0]
-        return Text(states.float(), ids=ids if prefix is None else None)
+        return Text(states.float(), ids=ids if spoken is None else None)
 
     @contextmanager
-    def prefixed(self, prefix: Tensor | None) -> Iterator[None]:
-        """Inside, every text's embeddings get the prefix (k, D) or (B, k, D) behind their first; the last k
-        fall off.
+    def saying(self, spoken: Tensor | None, starts: Sequence[int]) -> Iterator[None]:
+        """Inside, each text's embeddings (B, L, D) get those spoken, (k, D) or (B, k, D), from a place of its
+        own on; its last k fall off.
         """
-        if prefix is None:
+        if spoken is None:
             yield
             return
 
         def insert(_: Any, __: Any, tokens: Tensor) -> Tensor:
-            inserted = prefix.to(tokens.dtype).expand(len(tokens), -1, -1)
-            return torch.cat([tokens[:, :1], inserted, tokens[:, 1 : -prefix.shape[-2]]], 1)
+            said = spoken.to(tokens.dtype).expand(len(tokens), -1, -1)
+            kept = tokens.shape[1] - said.shape[1]
+            rows = [
+                torch.cat([row[:start], new, row[start:kept]])
+                for row, new, start in zip(tokens, said, starts, strict=True)
+            ]
+            return torch.stack(rows)
 
         hook = self.encoder.get_input_embeddings().register_forward_hook(insert)
         try:

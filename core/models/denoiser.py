@@ -73,8 +73,12 @@ class Denoiser(Protocol):
     def encode(self, prompts: Sequence[str]) -> Text:
         """Texts of prompts, without a graph."""
 
-    def encode_with_graph(self, prompts: Sequence[str], prefix: Tensor | None = None) -> Text:
-        """Texts of prompts with their graph; a prefix of k token embeddings (k, D) before each one's own."""
+    def encode_with_graph(
+        self, prompts: Sequence[str], spoken: Tensor | None = None, before: Sequence[str] | None = None
+    ) -> Text:
+        """Texts of prompts with their graph; k token embeddings (k, D) or (B, k, D) said in each, at its
+        beginning or behind what it begins with.
+        """
 
     @property
     def words(self) -> dict[str, Word]:

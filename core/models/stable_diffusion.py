@@ -191,9 +191,13 @@ class StableDiffusion(Adapters):
         """Texts of prompts, without a graph; remembered, unless the text encoder wears an adapter."""
         return self.text.encode(prompts, remember="text_encoder" not in self.worn() or self._off)
 
-    def encode_with_graph(self, prompts: Sequence[str], prefix: Tensor | None = None) -> Text:
-        """Texts of prompts with their graph; a prefix of k token embeddings (k, D) before each one's own."""
-        return self.text.encode_with_graph(prompts, prefix)
+    def encode_with_graph(
+        self, prompts: Sequence[str], spoken: Tensor | None = None, before: Sequence[str] | None = None
+    ) -> Text:
+        """Texts of prompts with their graph; k token embeddings (k, D) or (B, k, D) said in each, at its
+        beginning or behind what it begins with.
+        """
+        return self.text.encode_with_graph(prompts, spoken, before)
 
     @property
     def words(self) -> dict[str, Word]:

@@ -35,6 +35,12 @@ def span(before: str, words: str) -> tuple[int, int]:
     return len(article(before + words[:1])) - 1, len(article(before + words))
 
 
+def halves(template: str) -> tuple[str, str]:
+    """A template's two halves around {}."""
+    before, _, behind = template.partition("{}")
+    return before, behind
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """Concepts and styles by the words a prompt uses for them; `subcategory` maps a concept to its Unicode
@@ -109,6 +115,13 @@ class Vocabulary:
         style = self.style(target) or target
         alone = [prompt.format(style) if style else BY.sub("", prompt) for prompt in self.style_prompts]
         return [*alone, *(self.styled(o, style) for o in self.objects())]
+
+    def around(self, name: str) -> list[tuple[str, str]]:
+        """What stands before and behind the concept's or the style's own words in each of `prompts(name)`."""
+        if self.style(name) is None:
+            return [halves(template) for template in self.templates]
+        styled = (f"a {thing} {self.style_template}" for thing in self.objects())
+        return [halves(article(template)) for template in (*self.style_prompts, *styled)]
 
     def places(self, name: str) -> list[tuple[int, int]]:
         """Where the concept's or the style's own words stand in each of `prompts(name)`, from one character

@@ -3,6 +3,7 @@
 Every field says its meaning, unit, default and source; this text is the OpenAPI text.
 """
 
+from expunge.core.specs.adversary import AdversarySpec
 from expunge.core.specs.base import Spec
 from expunge.core.specs.closed_form import PromptEditSpec, UnifiedEditSpec
 from expunge.core.specs.concept_space import ConceptSpace
@@ -15,6 +16,7 @@ from expunge.core.specs.fine_tuning import (
     LatentsSpec,
     Layers,
     LoraSpec,
+    OutputSpec,
     TextLoraSpec,
     TrainSpec,
 )
@@ -64,6 +66,7 @@ __all__ = [
     "STYLE_FORMS",
     "UNSTACKABLE",
     "AdvUnlearnSpec",
+    "AdversarySpec",
     "AgeSpec",
     "AllButOneSpec",
     "AntSpec",
@@ -97,6 +100,7 @@ __all__ = [
     "MethodSpec",
     "NaiveSpec",
     "Names",
+    "OutputSpec",
     "PromptEditSpec",
     "PruneSpec",
     "ReceSpec",

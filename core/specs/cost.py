@@ -75,6 +75,15 @@ def optimiser_steps(spec: JobSpec, judged: int | None = None) -> dict[str, int]:
         "method.search_every": steps // search_every if search_every else 0,
         "inversion.steps": spec.inversion.steps * words,
     }
+    against = getattr(inner, "adversary", None)
+    if against is not None:
+        trained = against.rounds * against.steps * len(spec.concepts)
+        found["method.adversary.steps"] = trained
+        if against.kind == "noise":
+            found["method.adversary.noise_steps"] = trained * against.noise_steps
+        else:
+            searches = against.rounds * against.restarts * len(spec.concepts)
+            found["method.adversary.search_steps"] = searches * against.search_steps
     if isinstance(spec, HideSpec):
         found["recovery.steps"] = steps * spec.recovery.steps
     return found | attacks
@@ -137,7 +146,10 @@ def training_pictures(spec: EraseSpec) -> dict[str, int]:
     debias = getattr(method, "debias", None)
     debiased = sum(bool(concept.attributes) for concept in spec.concepts)
     buffers = sum(max(1, len(concept.attributes)) for concept in spec.concepts)
+    against = getattr(inner, "adversary", None)
+    retained = against.retain_concepts * max(1, inner.trajectories // 4) if against else 0
     return {
+        "method.adversary.retain_concepts": retained,
         "method.debias.images": debias.rounds * debias.images * debiased if debias else 0,
         "method.pictures": getattr(inner, "pictures", 0) * concepts,
         "method.leakage_pictures": 2 * getattr(inner, "leakage_pictures", 0) * concepts,

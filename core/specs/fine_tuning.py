@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from expunge.core.specs.adversary import AdversarySpec
 from expunge.core.specs.base import Spec
 from expunge.core.specs.method import MethodSpec
 
@@ -123,3 +124,16 @@ class FineTuneSpec(LatentsSpec):
     """What all methods that train a LoRA on the denoising network share."""
 
     lora: LoraSpec = Field(default=LoraSpec(), description="The adapter's rank, scale and layers.")
+
+
+class OutputSpec(FineTuneSpec):
+    """What the output-based methods share: their loss is on the network's predictions of the concept."""
+
+    adversary: AdversarySpec | None = Field(
+        default=None,
+        exclude_if=lambda adversary: adversary is None,  # a new field changes no delta's bytes
+        description=(
+            "Goes on against an adversary once the method's own steps are done: rounds of searching for what"
+            " brings the concept back, and training against all that was found. Omitted or null: none."
+        ),
+    )

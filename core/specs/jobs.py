@@ -140,6 +140,11 @@ class EraseSpec(JobSpec):
                 raise ValueError(
                     f"{field}.attributes: '{attribute}' is itself to be erased: choose another attribute"
                 )
+        if concept.attributes and getattr(self.method, "adversary", None) is not None:
+            raise ValueError(
+                f"{field}.attributes: a concept that is spread over attributes is still drawn, so there is"
+                " nothing to bring back: omit method.adversary"
+            )
         if concept.attributes and not self.method.debiases:
             able = sorted(name for name, spec in METHODS.items() if spec.debiases)
             raise ValueError(

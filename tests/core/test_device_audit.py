@@ -109,7 +109,7 @@ def test_the_audit_refuses_what_a_gpu_refuses(tiny_sd):
     with accelerator(tiny_sd) as model:
         z, t = torch.randn(2, *model.latent_shape).to(model.device), torch.tensor([1, 2]).to(model.device)
         states = model.encode(["church", "a church"])
-        texts = Texts(states, None, model.encode(["", ""]), model.encode(["", ""]))
+        texts = Texts(states, states, None, model.encode(["", ""]), model.encode(["", ""]))
         model.add_adapter(LoraConfig(r=2, target_modules=["to_k"]))
         assert esd.loss(model, Latents(z, t), texts, EsdSpec()).device == DEVICE
         with pytest.raises(RuntimeError, match="device"):
@@ -118,7 +118,7 @@ def test_the_audit_refuses_what_a_gpu_refuses(tiny_sd):
             esd.loss(
                 model,
                 Latents(z, t),
-                Texts(Text(torch.zeros(states.states.shape)), None, texts.empty, texts.kept),
+                Texts(*[Text(torch.zeros(states.states.shape))] * 2, None, texts.empty, texts.kept),
                 EsdSpec(),
             )
         search = Search(["a", "b"], Text.stack([states, states]), 0.1, 1.0, True)

@@ -282,6 +282,11 @@ def test_marks_beyond_number_are_refused_before_they_are_put_in_order(monkeypatc
         ({"name": "score", "leakage_pictures": 100}, "method.leakage_pictures", 2 * 100 * 4),
         ({"name": "age", "candidates": 2000, "trajectories": 512}, "method.candidates", 4 * 2000 * 64),
         (
+            {"name": "esd", "adversary": {"retain_concepts": 2000}, "trajectories": 512},
+            "method.adversary.retain_concepts",
+            2000 * 128,
+        ),
+        (
             {"name": "prune", "retain_concepts": 2000, "method": {"name": "esd", "trajectories": 512}},
             "method.retain_concepts",
             2000 * 128,
@@ -311,3 +316,21 @@ def test_a_search_inside_of_prune_is_counted():
         ]
         == 50
     )
+
+
+@pytest.mark.parametrize(
+    ("adversary", "field", "steps"),
+    [
+        ({"rounds": 3, "steps": 10}, "method.adversary.steps", 2 * 3 * 10),
+        ({"rounds": 3, "restarts": 4, "search_steps": 5}, "method.adversary.search_steps", 2 * 3 * 4 * 5),
+        (
+            {"kind": "noise", "rounds": 3, "steps": 10, "noise_steps": 6},
+            "method.adversary.noise_steps",
+            2 * 30 * 6,
+        ),
+    ],
+)
+def test_what_an_adversary_takes_is_counted(adversary: dict[str, object], field: str, steps: int):
+    method = {"name": "esd", "adversary": adversary}
+    found = optimiser_steps(EraseSpec.model_validate({"concepts": ["aba", "cud"], "method": method}))
+    assert found[field] == steps

@@ -46,7 +46,7 @@ def inputs(seed: int):
 def texts(concept, target=None, kept=None):
     empty = torch.full_like(concept, 0.1)
     wanted = None if target is None else Text(target)
-    return Texts(Text(concept), wanted, Text(empty), Text(empty if kept is None else kept))
+    return Texts(Text(concept), Text(concept), wanted, Text(empty), Text(empty if kept is None else kept))
 
 
 def weighted(a, b, t, space):

@@ -66,7 +66,7 @@ class Spread:
         row = torch.randint(len(concept), (size,), generator=g)
         text = shares.texts[picked, row % shares.texts.states.shape[1]]
         name = shares.names[counts.index(max(counts))]
-        return Draw(i, x_concept, x_picked, concept[row], text, row, name)
+        return Draw(i, x_concept, x_picked, concept[row], concept[row], text, row, name)
 
     def state(self) -> dict[str, Tensor]:
         """What a resumed run needs: how often each attribute is drawn by now."""

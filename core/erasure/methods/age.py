@@ -38,9 +38,17 @@ def resolved(spec: AgeSpec) -> AgeSpec:
     return spec.model_copy(update={"space": "x0"}) if spec.variant == "authors_code" else spec
 
 
-def loss(model: Denoiser, x_e: Latents, x_t: Latents, concept: Text, target: Text, spec: AgeSpec) -> Tensor:
+def loss(
+    model: Denoiser,
+    x_e: Latents,
+    x_t: Latents,
+    concept: Text,
+    target: Text,
+    spec: AgeSpec,
+    asked: Text | None = None,
+) -> Tensor:
     """What theta' descends. x_e, x_t: latents of the concept and of the target; concept, target: B texts;
-    scalar out.
+    asked: what theta' is asked in the concept's place, where that is another text. Scalar out.
     """
     eta, (z, t) = spec.eta, cat(x_e, x_t)
     with model.frozen(), torch.no_grad():
@@ -51,7 +59,7 @@ def loss(model: Denoiser, x_e: Latents, x_t: Latents, concept: Text, target: Tex
         else:
             old_t, old_p = model.predict(z, t, Text.cat([target, target])).chunk(2)
             old_c = old_t
-    new_c, new_t = model.predict(z, t, Text.cat([concept, target])).chunk(2)
+    new_c, new_t = model.predict(z, t, Text.cat([concept if asked is None else asked, target])).chunk(2)
     return terms(model, x_e, x_t, new_c, guided_away(old_t, old_c, eta), new_t, old_p, spec)
 
 
@@ -132,9 +140,9 @@ class Age(Adversarial[AgeSpec]):
     def loss(self, draw: Draw) -> Tensor:
         model, target, spec = self.run.model, self.targets[draw.i], self.spec
         if target is None:
-            return loss(model, draw.x_concept, draw.x_picked, draw.concept, draw.picked, spec)
-        rows = target[draw.row % len(target)]
-        return ap.loss(model, draw.x_concept, draw.x_picked, draw.concept, rows, draw.picked, spec)
+            return loss(model, draw.x_concept, draw.x_picked, draw.concept, draw.picked, spec, draw.asked)
+        rows, x_e, x_t = target[draw.row % len(target)], draw.x_concept, draw.x_picked
+        return ap.loss(model, x_e, x_t, draw.concept, rows, draw.picked, spec, draw.asked)
 
     def objective(self, draw: Draw) -> Tensor:
         model, spec = self.run.model, self.spec

@@ -25,7 +25,7 @@ def loss(model: Denoiser, x: Latents, texts: Texts, spec: AllButOneSpec) -> Tens
     z, t = cat(x, x)
     with model.frozen(), torch.no_grad():
         old_0, old_s = model.predict(z, t, Text.cat([texts.empty, source])).chunk(2)
-    new_0, new_c = model.predict(z, t, Text.cat([texts.empty, texts.concept])).chunk(2)
+    new_0, new_c = model.predict(z, t, Text.cat([texts.empty, texts.asked])).chunk(2)
     weights = model.schedule.weights(x.t, spec.space)
     guidance = error(new_c - new_0, strength * (old_s - old_0), weights)
     return guidance + spec.drift_weight * error(new_0, old_0, weights)

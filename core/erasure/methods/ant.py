@@ -36,7 +36,7 @@ def loss(model: Denoiser, x: Latents, texts: Texts, spec: AntSpec, early_share: 
     with model.frozen(), torch.no_grad():
         old = model.predict(*cat(x, x, x), Text.cat([texts.target_or_empty, texts.concept, texts.empty]))
         old_a, old_c, old_0 = old.chunk(3)
-    new_c, new_0 = model.predict(*cat(x, x), Text.cat([texts.concept, texts.empty])).chunk(2)
+    new_c, new_0 = model.predict(*cat(x, x), Text.cat([texts.asked, texts.empty])).chunk(2)
 
     # Early rows go on towards the concept, later ones away from it.
     early = keeps_direction(x.t, len(model.schedule), spec)

@@ -29,15 +29,18 @@ def loss(
     target: Text,
     adversary: Text,
     spec: ApSpec | AgeSpec,
+    asked: Text | None = None,
 ) -> Tensor:
     """What theta' descends. x_e, x_a: latents of the concept and of c_a; concept, target, adversary: B texts;
-    scalar out.
+    asked: what theta' is asked in the concept's place, where that is another text. Scalar out.
     """
     weights = model.schedule.weights
     with model.frozen(), torch.no_grad():
         old = model.predict(*cat(x_e, x_e, x_a), Text.cat([target, concept, adversary]))
         old_t, old_c, old_a = old.chunk(3)
-    new_c, new_a = model.predict(*cat(x_e, x_a), Text.cat([concept, adversary])).chunk(2)
+    new_c, new_a = model.predict(
+        *cat(x_e, x_a), Text.cat([concept if asked is None else asked, adversary])
+    ).chunk(2)
     erase = error(new_c, guided_away(old_t, old_c, spec.eta), weights(x_e.t, spec.space))
     return erase + spec.preserve_weight * error(new_a, old_a, weights(x_a.t, spec.space))
 
@@ -79,7 +82,8 @@ class Ap(Adversarial[ApSpec]):
         target = self.targets[draw.i]
         rows = target[draw.row % len(target)]
         model = self.run.model
-        return loss(model, draw.x_concept, draw.x_picked, draw.concept, rows, draw.picked, self.spec)
+        x_e, x_a, asked = draw.x_concept, draw.x_picked, draw.asked
+        return loss(model, x_e, x_a, draw.concept, rows, draw.picked, self.spec, asked)
 
     def objective(self, draw: Draw) -> Tensor:
         return search_objective(self.run.model, draw.x_picked, draw.picked, self.spec)

@@ -30,8 +30,8 @@ def loss(model: Denoiser, x: Latents, texts: Texts, spec: CaSpec) -> Tensor:
     with model.frozen() if spec.anchor_network == "frozen" else nullcontext(), torch.no_grad():
         wanted = model.predict(x.z, x.t, texts.target_or_empty)
     if x.target is None or not spec.prior_weight:
-        return error(model.predict(x.z, x.t, texts.concept), wanted, weights)
-    new = model.predict(*cat(x, x), Text.cat([texts.concept, texts.target_or_empty]))
+        return error(model.predict(x.z, x.t, texts.asked), wanted, weights)
+    new = model.predict(*cat(x, x), Text.cat([texts.asked, texts.target_or_empty]))
     new_c, new_t = new.chunk(2)
     return error(new_c, wanted, weights) + spec.prior_weight * error(new_t, x.target, weights)
 

@@ -21,7 +21,7 @@ def loss(model: Denoiser, x: Latents, texts: Texts, spec: EsdSpec) -> Tensor:
     with model.frozen(), torch.no_grad():
         old = model.predict(*cat(x, x), Text.cat([texts.target_or_empty, texts.concept]))
         old_a, old_c = old.chunk(2)
-    new = model.predict(x.z, x.t, texts.concept)
+    new = model.predict(x.z, x.t, texts.asked)
     return error(new, guided_away(old_a, old_c, spec.eta), model.schedule.weights(x.t, spec.space))
 
 

@@ -23,7 +23,7 @@ def loss(model: Denoiser, x: Latents, texts: Texts, spec: NaiveSpec) -> Tensor:
     with model.frozen(), torch.no_grad():
         old = model.predict(*cat(x, x, x), Text.cat([texts.target_or_empty, texts.kept, texts.concept]))
         old_t, old_n, old_c = old.chunk(3)
-    new_c, new_n = model.predict(*cat(x, x), Text.cat([texts.concept, texts.kept])).chunk(2)
+    new_c, new_n = model.predict(*cat(x, x), Text.cat([texts.asked, texts.kept])).chunk(2)
     weights = model.schedule.weights(x.t, spec.space)
     erase = error(new_c, guided_away(old_t, old_c, spec.eta), weights)
     return erase + spec.preserve_weight * error(new_n, old_n, weights)

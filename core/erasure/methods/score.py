@@ -40,11 +40,13 @@ def loss(
     neighbour: Text,
     empty: Text,
     spec: ScoreSpec,
+    asked: Text | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What theta' descends (scalar), and what the critic is shown next, without a graph: x0 (B, C, h, w) of
     the concept and of the neighbour.
 
-    x_e, x_n: latents of the concept and of a neighbour; concept, neighbour, empty: B texts.
+    x_e, x_n: latents of the concept and of a neighbour; concept, neighbour, empty: B texts; asked: what
+    theta' is asked in the concept's place, where that is another text.
     """
     schedule, length = model.schedule, len(model.schedule)
 
@@ -52,7 +54,8 @@ def loss(
     with model.frozen(), torch.no_grad():
         old = model.predict(*cat(x_e, x_n, x_n, x_e), Text.cat([neighbour, neighbour, empty, concept]))
         old_a, old_n, old_0, old_c = old.chunk(4)
-    new_c, new_n, new_0 = model.predict(*cat(x_e, x_n, x_n), Text.cat([concept, neighbour, empty])).chunk(3)
+    read = Text.cat([concept if asked is None else asked, neighbour, empty])
+    new_c, new_n, new_0 = model.predict(*cat(x_e, x_n, x_n), read).chunk(3)
 
     # 2. Confusion: the critic must answer one half of the concept's predicted picture.
     x0 = bounded(schedule.x0(x_e.z, new_c, x_e.t))
@@ -134,13 +137,14 @@ class Score(Method[ScoreSpec]):
         return error(model.predict(x_e.z, x_e.t, concept), wanted, weights)
 
     def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
-        run, spec, length = self.run, self.run.spec, len(self.run.model.schedule)
-        x_e, x_n, concept, neighbour, name = self.draw(i, run.generator(step))
+        run, spec, length, g = self.run, self.run.spec, len(self.run.model.schedule), self.run.generator(step)
+        x_e, x_n, concept, neighbour, name = self.draw(i, g)
+        asked, x_e = run.asked(i, concept, g), run.shifted(i, x_e, concept, g)
 
         # theta' against the critic as it is …
         self.critic.requires_grad_(False)
         empty = self.empty.expand(len(concept))
-        total, x0, other = loss(run.model, self.critic, x_e, x_n, concept, neighbour, empty, spec)
+        total, x0, other = loss(run.model, self.critic, x_e, x_n, concept, neighbour, empty, spec, asked)
         self.critic.requires_grad_(True)
 
         # … and one step of the critic's own.

@@ -18,7 +18,8 @@ Written from the registry in `core/specs/methods` by `python -m expunge.core.spe
 Their parameters are in [openapi.json](../openapi.json), readable at `/docs` of a running service.
 
 Also for: **debias**, concepts with attributes; **hide**, as the erasing term of a hide job; **prune**, as the
-loss of `prune`. Only LoRAs on the network can be stacked and combined.
+loss of `prune`; **adversary**, against what brings the concept back (`method.adversary`, [attacks.md](attacks.md)).
+Only LoRAs on the network can be stacked and combined.
 
 | `method` | what it does | source | delivers | also for | architectures |
 |---|---|---|---|---|---|
@@ -28,7 +29,12 @@ loss of `prune`. Only LoRAs on the network can be stacked and combined.
 def row(name: str, spec: type[MethodSpec]) -> str:
     """A method's line of the table."""
     what, _, _ = inspect.cleandoc(spec.__doc__ or "").partition("\n\n")
-    uses = {"debias": spec.debiases, "hide": spec.hides, "prune": spec.prunes}
+    uses = {
+        "debias": spec.debiases,
+        "hide": spec.hides,
+        "prune": spec.prunes,
+        "adversary": "adversary" in spec.model_fields,
+    }
     cells = [
         f"`{name}`",
         " ".join(what.split()),

@@ -6,11 +6,11 @@ from pydantic import Field
 
 from expunge.core.specs.concept_space import ConceptSpace
 from expunge.core.specs.debias import DebiasSpec
-from expunge.core.specs.fine_tuning import FineTuneSpec
+from expunge.core.specs.fine_tuning import OutputSpec
 from expunge.core.specs.search import Candidates, Hard, SearchEvery, SearchLearningRate
 
 
-class AgeSpec(FineTuneSpec):
+class AgeSpec(OutputSpec):
     """AGE, Fantastic Targets for Concept Erasure (Bui et al., ICLR 2025), Eq. 14: maps the concept to an
     adversarially found target and preserves that target.
     """

@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from expunge.core.specs.fine_tuning import FineTuneSpec
+from expunge.core.specs.fine_tuning import OutputSpec
 
 
-class AllButOneSpec(FineTuneSpec):
+class AllButOneSpec(OutputSpec):
     """All but One (Hong et al., AAAI 2024), a reconstruction: edits the guidance term and preserves the
     unconditional score.
     """

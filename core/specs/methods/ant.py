@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from expunge.core.specs.fine_tuning import FineTuneSpec
+from expunge.core.specs.fine_tuning import OutputSpec
 
 
-class AntSpec(FineTuneSpec):
+class AntSpec(OutputSpec):
     """ANT, Auto-Steering Denoising Trajectories (Li et al., 2025): keeps the concept's direction in early
     steps and reverses it in later ones.
     """

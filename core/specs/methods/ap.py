@@ -5,11 +5,11 @@ from typing import Literal
 from pydantic import Field
 
 from expunge.core.specs.concept_space import ConceptSpace
-from expunge.core.specs.fine_tuning import FineTuneSpec
+from expunge.core.specs.fine_tuning import OutputSpec
 from expunge.core.specs.search import Candidates, Hard, SearchEvery, SearchLearningRate
 
 
-class ApSpec(FineTuneSpec):
+class ApSpec(OutputSpec):
     """AP, Adversarial Preservation (Bui et al., NeurIPS 2024), Eq. 9-12: preserves the concepts that would
     suffer most.
     """

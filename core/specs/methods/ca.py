@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from expunge.core.specs.fine_tuning import FineTuneSpec
+from expunge.core.specs.fine_tuning import OutputSpec
 
 
-class CaSpec(FineTuneSpec):
+class CaSpec(OutputSpec):
     """CA, Concept Ablation (Kumari et al., ICCV 2023): the concept's prediction becomes its target's (the
     paper's anchor), on pictures of the target.
     """

@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from expunge.core.specs.fine_tuning import FineTuneSpec
+from expunge.core.specs.fine_tuning import OutputSpec
 
 
-class EsdSpec(FineTuneSpec):
+class EsdSpec(OutputSpec):
     """ESD, Erasing Concepts from Diffusion Models (Gandikota et al., ICCV 2023): pushes the concept's
     prediction away from itself.
     """

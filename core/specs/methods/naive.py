@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from expunge.core.specs.fine_tuning import FineTuneSpec
+from expunge.core.specs.fine_tuning import OutputSpec
 
 
-class NaiveSpec(FineTuneSpec):
+class NaiveSpec(OutputSpec):
     """The naive output-based loss (Eq. 7/13): maps the concept to a target and preserves the empty prompt or
     a concept of `preserve`.
     """

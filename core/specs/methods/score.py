@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from expunge.core.specs.fine_tuning import FineTuneSpec
+from expunge.core.specs.fine_tuning import OutputSpec
 
 
-class ScoreSpec(FineTuneSpec):
+class ScoreSpec(OutputSpec):
     """SCORE (Fu et al., 2025), a reconstruction, no public code was found: trains until a critic cannot tell
     the concept's pictures from its neighbours'.
 

@@ -125,7 +125,7 @@ def test_a_style_is_attacked_in_words_of_styles(model):
     prompts = judged_prompts(scene.model.vocabulary, scene.name, 4)
     assert all(text.count("in noto style") == 1 for text in prompts)
     ids = scene.model.text.vocabulary_ids()
-    allowed = set(allowed_ids(scene).tolist())
+    allowed = set(allowed_ids(scene.model, scene.concept).tolist())
     assert {ids["in</w>"], ids["style</w>"]} <= allowed
     assert ids["noto</w>"] not in allowed
 
@@ -222,7 +222,7 @@ def test_a_random_edit_has_each_layers_norm_and_is_taken_off_again(model):
 
 def test_no_token_of_an_attack_spells_the_concept(model):
     scene = scene_of(model)
-    spelled = read_tokens(model, allowed_ids(scene).tolist())
+    spelled = read_tokens(model, allowed_ids(scene.model, scene.concept).tolist())
     everything = read_tokens(model, sorted(model.text.vocabulary_ids().values()))
     assert "church" in everything
     words = spelled.lower().split()
