@@ -22,7 +22,7 @@ from expunge.core.evaluation.judges.by_class import find_class
 from expunge.core.evaluation.red_team import OTHERS, seeing
 from expunge.core.models import load_model
 from expunge.core.progress import Progress
-from expunge.core.specs import Concept, EraseSpec, EvaluationSpec
+from expunge.core.specs import AdversarySpec, AgeSpec, Concept, EraseSpec, EvaluationSpec, LoraSpec
 from expunge.core.specs.attacks import Attacks
 from expunge.core.specs.attacks.attack import AttackSpec
 from expunge.core.specs.attacks.suite import facts_of
@@ -32,6 +32,12 @@ RESULTS, CACHE = HERE / "results" / "attacks.json", HERE.parent / "build" / "pic
 SOURCE = "bundled:emoji"
 CONCEPTS = ("church", "owl", "trumpet", "teapot", "fire engine")
 METHODS = ("uce", "esd", "age", "rece", "prune", "adv_unlearn", "score")
+EVERYWHERE = LoraSpec(target_modules="full")
+VARIANTS = {  # columns beside the methods' defaults
+    "age, all layers": AgeSpec(lora=EVERYWHERE),
+    "age, all layers, adversary": AgeSpec(lora=EVERYWHERE, adversary=AdversarySpec()),
+}
+COLUMNS = (*METHODS, *VARIANTS)
 ASKED = (
     {"name": "inversion", "restarts": 3},
     {"name": "unlearn_diff_atk", "restarts": 3},
@@ -46,7 +52,8 @@ def measure(method: str, concept: str, attacks: list[AttackSpec], known: dict[st
     if not wanted:
         return known
     model = load_model(SOURCE)
-    digest, _ = put_on(model, EraseSpec.model_validate({"concepts": [concept], "method": method}), told)
+    spec = EraseSpec(concepts=[concept], method=VARIANTS.get(method, method))
+    digest, _ = put_on(model, spec, told)
     judge = find_class([concept], judges_for(SOURCE), model.vocabulary)
     if judge is None:
         raise SystemExit(f"{concept}: no class of the judge has this name")
@@ -103,7 +110,7 @@ def table(rows: dict[str, Any], methods: list[str], concepts: list[str], attacks
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", default=list(COLUMNS), choices=COLUMNS)
     parser.add_argument("--concepts", nargs="+", default=list(CONCEPTS))
     parser.add_argument("--attacks", default=json.dumps(ASKED), help="a preset's name, or a list in JSON")
     parser.add_argument("--table", action="store_true", help="print what is known, measure nothing")

@@ -59,7 +59,7 @@ def test_no_default_was_tuned_on_an_object_of_the_tables():
 
 def test_every_attack_has_its_cell_and_inversion_succeeds_where_it_must():
     asked = TypeAdapter(Attacks).validate_python([dict(each) for each in attacks.ASKED])
-    lines = rows(attacks.table(ATTACKED, list(attacks.METHODS), list(attacks.CONCEPTS), asked))
+    lines = rows(attacks.table(ATTACKED, list(attacks.COLUMNS), list(attacks.CONCEPTS), asked))
     assert [line for line in lines if line not in MEASURED] == []
     assert sum(line.count("/") // 2 for line in lines) == len(ATTACKED)  # a cell for every row
     inversion, readme = asked[0], (ROOT / "README.md").read_text()
