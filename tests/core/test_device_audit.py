@@ -19,6 +19,7 @@ from expunge.core.sampling import Latents
 from expunge.core.specs import (
     METHODS,
     SPECS,
+    AdversarySpec,
     AgeSpec,
     ApSpec,
     EraseSpec,
@@ -32,7 +33,13 @@ from tests.support.killed_runs import Killed, killed_at
 from tests.support.small_jobs import RUNS
 
 SMALL = {"steps": 2, "checkpoint_every": 1, "trajectories": 2, "sampling_steps": 3, "batch_size": 2}
+WORDS = {"rounds": 1, "steps": 2, "search_steps": 2, "search_batch": 1, "retain_concepts": 2}
 MORE = {
+    "esd against embeddings": EsdSpec(adversary=AdversarySpec(**WORDS), **SMALL),
+    "age against tokens": AgeSpec(candidates=3, adversary=AdversarySpec(kind="tokens", **WORDS), **SMALL),
+    "esd against noise": EsdSpec(
+        adversary=AdversarySpec(kind="noise", rounds=1, steps=2, retain_concepts=2), **SMALL
+    ),
     "age authors_code": AgeSpec(variant="authors_code", candidates=3, **SMALL),
     "ap pgd": ApSpec(search="pgd", candidates=3, **SMALL),
     "ap fresh": ApSpec(latents="fresh", candidates=3, **SMALL),

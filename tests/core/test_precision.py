@@ -50,6 +50,8 @@ def test_a_gpu_computes_in_bfloat16_where_it_has_it(monkeypatch, has, wanted):
 
 
 FEW = {"steps": 4, "trajectories": 2, "sampling_steps": 3, "batch_size": 2}
+WORDS = {"rounds": 1, "steps": 2, "search_steps": 2, "search_batch": 2, "retain_concepts": 2}
+NOISE = {"kind": "noise", "rounds": 1, "steps": 2, "retain_concepts": 2}
 JOBS: dict[str, dict[str, Any]] = {name: asked for name, (_, asked) in RUNS.items() if name != "hide"} | {
     "prune": {"concepts": ["church"], "method": RUNS["prune"][1]["method"] | {"learning_rate": 1.0}},
     "hide by age": {
@@ -58,6 +60,8 @@ JOBS: dict[str, dict[str, Any]] = {name: asked for name, (_, asked) in RUNS.item
         "recovery": {"length": 3, "steps": 2},
     },
     "ap pgd": {"concepts": ["church"], "method": {"name": "ap", "search": "pgd", "candidates": 3, **FEW}},
+    "esd against words": {"concepts": ["church"], "method": {"name": "esd", "adversary": WORDS, **FEW}},
+    "esd against noise": {"concepts": ["church"], "method": {"name": "esd", "adversary": NOISE, **FEW}},
     "age debias": {
         "concepts": [{"name": "dog", "attributes": ["wolf", "cat"]}],
         "method": {"name": "age", "debias": {"rounds": 0}, **FEW},

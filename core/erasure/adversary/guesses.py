@@ -56,7 +56,8 @@ class Tokens:
 
     def vectors(self, g: Generator) -> Tensor:
         p = self.parameter
-        drawn = torch.multinomial(p.detach().cpu(), 1, generator=g)[:, 0].to(p.device)
+        u = torch.rand(len(p), 1, generator=g).to(p.device)
+        drawn = torch.searchsorted(p.detach().cumsum(1), u)[:, 0].clamp_max(self.shape[-1] - 1)
         one_hot = torch.nn.functional.one_hot(drawn, self.shape[-1]).float()
         through = torch.nn.functional.hardtanh(p)
         chosen = (one_hot + through - through.detach()) @ self.table

@@ -18,8 +18,8 @@ Written from the registry in `core/specs/methods` by `python -m expunge.core.spe
 Their parameters are in [openapi.json](../openapi.json), readable at `/docs` of a running service.
 
 Also for: **debias**, concepts with attributes; **hide**, as the erasing term of a hide job; **prune**, as the
-loss of `prune`; **adversary**, trained on against what brings the concept back (`method.adversary`). Only LoRAs
-on the network can be stacked and combined.
+loss of `prune`; **adversary**, trained on against what brings the concept back (`method.adversary`). Only
+LoRAs on the network can be stacked and combined.
 
 | `method` | what it does | source | delivers | also for | architectures |
 |---|---|---|---|---|---|
