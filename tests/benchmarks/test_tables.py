@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from benchmarks import attacks, editing, leakage, many, method_tables, methods
+from benchmarks import attacks, claims, editing, leakage, many, method_tables, methods
 from expunge.core.models.folders import BUNDLED
 from expunge.core.models.vocabulary import load_vocabulary
 from expunge.core.specs import METHODS
@@ -67,6 +67,23 @@ def test_every_attack_has_its_cell_and_inversion_succeeds_where_it_must():
         found = ATTACKED[attacks.row_key(method, "church", inversion)]["sanitized"]
         assert found["asr"] >= 0.5
         assert f"{100 * found['asr']:.0f} % after `{method}`" in readme
+
+
+def test_what_papers_claim_stands_beside_what_the_rows_say():
+    lines = rows(claims.table(RUNS, ATTACKED))
+    assert len(lines) == 3
+    assert [line for line in lines if line not in MEASURED] == []
+
+
+def test_a_paired_difference_is_of_objects_that_both_met():
+    def attack(asr):
+        return {"attack": "inversion", "sanitized": {"asr": asr}}
+
+    attacked = {"prune/a/x": attack(0.25), "esd/a/x": attack(0.75), "prune/b/x": attack(0.0)}
+    attacked |= {"esd/c/x": attack(1.0), "prune/a/y": {**attack(1.0), "attack": "bypass"}}
+    assert claims.pruned_under_attack(attacked) == [0.5]
+    assert claims.points([0.5]) == "+50.0 points (one object)"
+    assert claims.points([0.1, 0.1, 0.1]) == "+10.0 points (+10.0 to +10.0; 3 objects)"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,12 +14,14 @@ from expunge.core.concepts import unerased
 from expunge.core.erasure.adversary.guesses import Embeddings, Guess, Tokens
 from expunge.core.erasure.losses import error
 from expunge.core.erasure.method import Purpose, Run
+from expunge.core.erasure.trajectory_buffer import Trajectories
 from expunge.core.models import Text
 from expunge.core.progress import Clock
 from expunge.core.sampling import Latents, seeded, tensors_under
-from expunge.core.specs import AdversarySpec
+from expunge.core.specs import AdversarySpec, LatentsSpec
 
 CLEAN = 16  # clean latents of a concept, which the search noises
+KEPT = {"latents": "buffer", "refresh_every": 0}
 
 
 class Words:
@@ -32,11 +34,13 @@ class Words:
         self.prompts = [vocabulary.prompts(c.name) for c in run.concepts]
         self.concepts = [run.texts([c.name]) for c in run.concepts]
         self.others = [unerased(run.model, c, run.concepts) for c in run.concepts]
-        if run.spec.latents == "buffer":
-            paths = {f"adversary/{i}": texts for i, texts in enumerate(self.concepts)}
-            run.trajectories.prefill(paths, run.spec.trajectories, run.callback)
-        pictures = {f"pictures/{i}": texts for i, texts in enumerate(self.concepts)}
-        run.trajectories.prefill(pictures, CLEAN, run.callback, clean=True)
+        # The base model's own latents, whatever the method draws and redraws
+        kept = LatentsSpec(**run.spec.model_dump(include=set(LatentsSpec.model_fields)) | KEPT)
+        self.trajectories = Trajectories(run.model, kept, run.seed)
+        paths = {f"path/{i}": texts for i, texts in enumerate(self.concepts)}
+        self.trajectories.prefill(paths, kept.trajectories, run.callback)
+        pictures = {f"picture/{i}": texts for i, texts in enumerate(self.concepts)}
+        self.trajectories.prefill(pictures, CLEAN, run.callback, clean=True)
 
     # What the trained network reads
 
@@ -50,8 +54,8 @@ class Words:
         stays = torch.rand(size, generator=g) < self.spec.own_share
         with torch.no_grad():
             said = self.said(i, row, torch.stack(self.found[i])[which])
-        keep = stays.view(-1, 1, 1).to(own.states.device)
-        return own.with_states(torch.where(keep, own.states, said.states))
+        rows = torch.arange(size)
+        return Text.cat([own, said])[torch.where(stays, rows, size + rows)]
 
     def shifted(self, _: int, x: Latents, __: Text, ___: Generator) -> Latents:
         """The latents as they are."""
@@ -108,10 +112,10 @@ class Words:
 
     def latents(self, i: int, g: Generator, size: int) -> Latents:
         """The base model's latents of the concept: on its guided trajectories, or its pictures, noised."""
-        run, texts = self.run, self.concepts[i]
+        texts, kept = self.concepts[i], self.trajectories
         if torch.rand((), generator=g) < 0.5:
-            return run.trajectories.draw(f"adversary/{i}", texts, g, size, run.spec.trajectories)
-        return run.trajectories.noised(f"pictures/{i}", texts, g, size, CLEAN)
+            return kept.draw(f"path/{i}", texts, g, size, kept.spec.trajectories)
+        return kept.noised(f"picture/{i}", texts, g, size, CLEAN)
 
     def tell(self, i: int, turn: int, step: int, clock: Clock, loss: float) -> None:
         name, rounds = self.run.concepts[i].name, self.spec.rounds

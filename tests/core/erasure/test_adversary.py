@@ -197,6 +197,25 @@ def test_what_was_found_stands_in_the_concepts_place_and_the_base_model_is_asked
     assert run.adversary is None
 
 
+@pytest.mark.parametrize("how", [{"refresh_every": 1}, {"latents": "fresh"}])
+def test_it_searches_on_the_base_models_latents_whatever_the_method_draws_anew(how, tiny_sd):
+    model = load_model(tiny_sd)
+    spec = spec_of("esd", "embedding", **how)
+    run, method = defended(model, spec)
+    (first, second), (third, fourth) = (
+        [method.adversary.latents(0, seeded(n), 2) for n in range(2)] for _ in range(2)
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for p in add_trained(model, spec):
+            torch.nn.init.normal_(p, std=0.3)
+    run.trajectories.advance(1)
+    again = [method.adversary.latents(0, seeded(n), 2) for n in range(2)]
+    for before, same, after in ((first, third, again[0]), (second, fourth, again[1])):
+        assert torch.equal(before.z, same.z)
+        assert torch.equal(before.z, after.z)
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [

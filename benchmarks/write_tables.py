@@ -1,0 +1,75 @@
+"""Write the measured tables of docs/measured.md anew: `python -m benchmarks.write_tables [--from TREE …]`.
+
+--from: other working trees in which benchmarks have run; the rows that they added are taken over first.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from statistics import harmonic_mean
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from benchmarks import attacks, claims, method_tables, methods
+from benchmarks.results_file import add
+from expunge.core.specs import METHODS
+from expunge.core.specs.attacks import Attacks
+
+PAGE = methods.HERE.parent / "docs" / "measured.md"
+SO_FAR = "**Measured so far: "
+
+
+def take_over(tree: Path) -> None:
+    """Add the rows of another tree's results that are not here, or are others there."""
+    for file in (methods.RESULTS, attacks.RESULTS):
+        theirs = tree / file.relative_to(methods.HERE.parent)
+        found = json.loads(theirs.read_text()) if theirs.exists() else {}
+        mine = json.loads(file.read_text()) if file.exists() else {}
+        for key, row in found.items():
+            if mine.get(key) != row:
+                add(file, key, row)
+
+
+def refreshed(page: str, table: str) -> str:
+    """The page with this table in the place of the one that has its first line."""
+    lines, wanted = page.splitlines(), table.splitlines()
+    begin = lines.index(wanted[0])
+    end = next((i for i in range(begin, len(lines)) if not lines[i].startswith("|")), len(lines))
+    return "\n".join([*lines[:begin], *wanted, *lines[end:]]) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--from", dest="trees", nargs="*", default=[], metavar="TREE")
+    for tree in parser.parse_args().trees:
+        take_over(Path(tree))
+    runs: dict[str, Any] = json.loads(methods.RESULTS.read_text())
+    attacked: dict[str, Any] = json.loads(attacks.RESULTS.read_text())
+
+    # One object at a time, the best last
+    unheld = {key.replace(methods.UNHELD, ""): row for key, row in runs.items() if methods.UNHELD in key}
+    every = [*METHODS, *methods.VARIANTS]
+    done = [c for c in methods.CONCEPTS if all(f"{name}/{c}" in unheld for name in every)]
+
+    def quality(name: str) -> float:
+        rows = method_tables.rows_of(unheld, name, done)
+        erased, kept, base = (np.mean([r[n]["value"] for r in rows]) for n in ("esr1", "psr1", "psr1_base"))
+        return float(harmonic_mean([float(erased), min(1.0, float(kept / base))]))
+
+    page = PAGE.read_text()
+    page = refreshed(page, method_tables.table(unheld, sorted(every, key=quality), done))
+    before, _, behind = page.partition(SO_FAR)
+    page = f"{before}{SO_FAR}{', '.join(done)}**{behind.partition('**')[2]}"
+
+    # Under attack, and what the papers claim
+    asked = TypeAdapter(Attacks).validate_python([dict(each) for each in attacks.ASKED])
+    columns, concepts = list(attacks.COLUMNS), list(attacks.CONCEPTS)
+    page = refreshed(page, attacks.table(attacked, columns, concepts, asked))
+    page = refreshed(page, claims.table(runs, attacked))
+    PAGE.write_text(page)
+
+
+if __name__ == "__main__":
+    main()
