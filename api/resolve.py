@@ -53,6 +53,7 @@ def resolve(
     judged: list[Concept] = []
     match spec:
         case EraseSpec():
+            spec = append(session, tenant_id, spec)
             concepts = enumerate(spec.concepts)
             check_images(
                 session, tenant_id, {i: c for i, c in concepts if not (dry_run and has_placeholder(c))}
@@ -98,6 +99,29 @@ def check_base_job(session: Session, tenant_id: uuid.UUID, spec: EraseSpec) -> l
     check_stackable(row, "base_job_id")
     check_not_erased(spec, row)
     return [*concepts_of_stack(session, tenant_id, row), *spec.concepts]
+
+
+def append(session: Session, tenant_id: uuid.UUID, spec: EraseSpec) -> EraseSpec:
+    """The spec with the concepts of `append_job_id` before its own, and what that job was to preserve."""
+    if spec.append_job_id is None:
+        return spec
+    field = "append_job_id"
+    row = finished_job(session, tenant_id, spec.append_job_id, field, STACKABLE, with_files=False)
+    check_same_model(spec, row.spec["model"], "job")
+    own = Names([word for c in spec.concepts for word in (c.name, *c.synonyms)])
+    earlier = [c for c in jobs.concepts_of_stack(session, tenant_id, row) if own.find(c["name"]) is None]
+    gone = Names([c["name"] for c in earlier] + [c.name for c in spec.concepts])
+    kept = [name for name in row.spec.get("preserve", []) if gone.find(name) is None]
+    whole = spec.model_dump(mode="json")
+    whole["concepts"] = earlier + whole["concepts"]
+    whole["preserve"] = list(dict.fromkeys([*kept, *spec.preserve]))
+    try:
+        return EraseSpec.model_validate(whole)
+    except ValidationError as error:
+        why = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+        raise invalid(
+            field, f"with what that job erased, {why}", "change the request, or erase its concepts anew"
+        ) from error
 
 
 def check_combined_jobs(session: Session, tenant_id: uuid.UUID, spec: CombineSpec) -> list[Concept]:
@@ -148,9 +172,15 @@ def resolve_inspected(
 
 
 def finished_job(
-    session: Session, tenant_id: uuid.UUID, job_id: str, field: str, kinds: Sequence[str]
+    session: Session,
+    tenant_id: uuid.UUID,
+    job_id: str,
+    field: str,
+    kinds: Sequence[str],
+    *,
+    with_files: bool = True,
 ) -> JobRow:
-    """A job of one of these kinds that has succeeded and still has its artifacts.
+    """A job of one of these kinds that has succeeded and, unless that does not matter, has its artifacts.
 
     Raises: Problem `invalid_request`.
     """
@@ -164,7 +194,7 @@ def finished_job(
             f"names a job of kind {row.kind} that is {row.status}",
             f"name one of kind {' or '.join(kinds)} that has succeeded",
         )
-    if any(file.expired_at for file in artifacts.list_of_job(session, tenant_id, row.id)):
+    if with_files and any(file.expired_at for file in artifacts.list_of_job(session, tenant_id, row.id)):
         raise invalid(
             field,
             "names a job whose artifacts were deleted",

@@ -66,7 +66,7 @@ EXAMPLES: dict[Any, Any] = {
     LinkSpec: {"lifetime_s": 60},
 }
 """An example of each body; all others take `concepts`."""
-UNUSED_FIELDS: dict[Any, tuple[str, ...]] = {HideSpec: ("base_job_id", "inversion")}
+UNUSED_FIELDS: dict[Any, tuple[str, ...]] = {HideSpec: ("base_job_id", "append_job_id", "inversion")}
 """Fields that a body inherits and does not use."""
 SHARES = {
     *Thresholds.model_fields,

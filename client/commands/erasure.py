@@ -49,6 +49,12 @@ def erase(
     on: Annotated[
         str | None, typer.Option("--on", help="A finished erase job: this erasure is stacked on top of it.")
     ] = None,
+    append: Annotated[
+        str | None,
+        typer.Option(
+            "--append", help="A finished erase job: what it erased is erased anew, together with this."
+        ),
+    ] = None,
     target: Annotated[str | None, typer.Option(help="Edit: what the one concept becomes.")] = None,
     attribute: Annotated[
         list[str] | None,
@@ -100,6 +106,7 @@ def erase(
             labels=labels_of(label),
             **evaluation_fields(evaluation),
             **({"base_job_id": on} if on else {}),
+            **({"append_job_id": append} if append else {}),
         )
     asked = prompt_set(prompts)
     with service(url) as client:

@@ -156,6 +156,11 @@ class HideSpec(EraseSpec):
         ),
     )
     base_job_id: None = Field(default=None, description="Not for hide jobs, which start from the base model.")
+    append_job_id: None = Field(
+        default=None,
+        exclude_if=lambda job_id: job_id is None,
+        description="Not for hide jobs: name all concepts to hide.",
+    )
     recovery: RecoverySpec = Field(
         default=RecoverySpec(),
         description="The recovery key: its length, the ball it stays in, how it is learned.",

@@ -79,6 +79,16 @@ class EraseSpec(JobSpec):
             " delivered delta holds the whole stack."
         ),
     )
+    append_job_id: JobId | None = Field(
+        default=None,
+        exclude_if=lambda job_id: job_id is None,
+        description=(
+            "Erase anew, from the base model, all that this finished job's model has erased, together with"
+            " `concepts`: trained with the whole list, where `base_job_id` adds to what was trained before."
+            " That job's `preserve` is taken over, but for what is erased now; the answer's `spec` has both"
+            " lists in full."
+        ),
+    )
     preserve: list[Text] = Field(
         default=[],
         max_length=512,
@@ -120,6 +130,10 @@ class EraseSpec(JobSpec):
             self.check_concept(f"concepts[{i}]", concept, erased)
 
         # What the method, or the spec, has no use for
+        if self.base_job_id is not None and self.append_job_id is not None:
+            raise ValueError(
+                "append_job_id: it starts from the base model, base_job_id from another job's: omit one"
+            )
         if self.inversion != InversionSpec() and not any(concept.images for concept in self.concepts):
             raise ValueError("inversion: no concept is given by images, so nothing is learned: omit it")
         if self.base_job_id is not None and not self.method.stackable():

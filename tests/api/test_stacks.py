@@ -106,3 +106,50 @@ def test_what_a_stack_has_erased_counts_towards_its_pictures(tenant: Tenant, tmp
                 found = errors(client.post(path + query, json={**body, **asked}))
                 assert "2,400 of them by this field" in found["evaluation.erased_images"]
         assert client.post("/jobs/combine", json={"jobs": jobs[:1], **asked}).status_code == 202
+
+
+def test_a_request_may_be_appended_to_what_a_job_erased(tenant: Tenant, done, tmp_path):
+    client = tenant.http()
+    second = finished(
+        tenant,
+        tmp_path,
+        concepts=[{"name": "dog", "synonyms": ["hound"]}],
+        preserve=["owl", "cat"],
+        base_job_id=done,
+    )
+    asked = {"concepts": ["owl"], "method": "uce", "preserve": ["cat", "fish"], "append_job_id": second}
+    answer = client.post("/jobs/erase", json=asked)
+    assert answer.status_code == 202, answer.text
+    spec = answer.json()["spec"]
+    assert [(c["name"], c["synonyms"]) for c in spec["concepts"]] == [
+        ("church", []),
+        ("dog", ["hound"]),
+        ("owl", []),
+    ]
+    assert spec["preserve"] == ["cat", "fish"]  # the owl is erased now
+    assert (spec["append_job_id"], spec["base_job_id"]) == (second, None)
+
+    # Appended to once more, or sent again as it was resolved, nothing is there twice
+    job = answer.json()["id"]
+    tenant.finish(job, {}, tmp_path)
+    again = client.post("/jobs/erase", json={"concepts": ["Churches"], "append_job_id": job}).json()["spec"]
+    assert [c["name"] for c in again["concepts"]] == ["dog", "owl", "Churches"]
+    assert client.post("/jobs/erase", json=spec).json()["spec"]["concepts"] == spec["concepts"]
+
+
+def test_what_cannot_be_appended_is_named(tenant: Tenant, other: Tenant, done, tmp_path):
+    client = tenant.http()
+
+    def told(**asked) -> str:
+        answer = client.post("/jobs/erase", json={"method": "uce", "append_job_id": done, **asked})
+        return errors(answer).get("append_job_id", answer.text)
+
+    assert "start" in told(concepts=["dog"], base_job_id=done)
+    assert "'church' is itself to be erased" in told(concepts=[{"name": "dog", "target": "church"}])
+    many = [f"thing {n}" for n in range(64)]
+    assert "at most 64" in told(concepts=many)
+    assert "there is no job" in told(concepts=["dog"], append_job_id=NOBODY)
+    theirs = other.http().post("/jobs/erase", json={"concepts": ["dog"], "append_job_id": done})
+    assert "there is no job" in errors(theirs)["append_job_id"]
+    hidden = client.post("/jobs/hide", json={"concepts": ["dog"], "append_job_id": done})
+    assert "append_job_id" in errors(hidden)
