@@ -44,6 +44,7 @@ def test_a_job_s_end_is_told_thinly_and_signed_over_the_bytes_sent(settings, hoo
         "data": {
             "job_id": str(job_id),
             "kind": "erase",
+            "policy": None,
             "status": "succeeded",
             "verdict": "not shown",
             "passed": None,
