@@ -4,7 +4,7 @@ A reference must exist, belong to the tenant, be of the spec's model, and still 
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -108,13 +108,12 @@ def append(session: Session, tenant_id: uuid.UUID, spec: EraseSpec) -> EraseSpec
     field = "append_job_id"
     row = finished_job(session, tenant_id, spec.append_job_id, field, STACKABLE, with_files=False)
     check_same_model(spec, row.spec["model"], "job")
-    own = Names([word for c in spec.concepts for word in (c.name, *c.synonyms)])
-    earlier = [c for c in jobs.concepts_of_stack(session, tenant_id, row) if own.find(c["name"]) is None]
-    gone = Names([c["name"] for c in earlier] + [c.name for c in spec.concepts])
+    whole, stack = spec.model_dump(mode="json"), jobs.concepts_of_stack(session, tenant_id, row)
+    own = Names(words_of(whole["concepts"]))
+    whole["concepts"] = [c for c in stack if own.find(c["name"]) is None] + whole["concepts"]
+    gone = Names([*words_of(whole["concepts"]), *spec.preserve])
     kept = [name for name in row.spec.get("preserve", []) if gone.find(name) is None]
-    whole = spec.model_dump(mode="json")
-    whole["concepts"] = earlier + whole["concepts"]
-    whole["preserve"] = list(dict.fromkeys([*kept, *spec.preserve]))
+    whole["preserve"] = [*kept, *spec.preserve]
     try:
         return EraseSpec.model_validate(whole)
     except ValidationError as error:
@@ -276,8 +275,7 @@ def check_stackable(row: JobRow, field: str) -> None:
 
 def check_not_erased(spec: EraseSpec, base: JobRow) -> None:
     """What the base job erased can neither be preserved nor be a target."""
-    erased = [word for c in base.spec.get("concepts", []) for word in (c["name"], *c.get("synonyms", ()))]
-    erased_names = Names(erased)
+    erased_names = Names(words_of(base.spec.get("concepts", [])))
     wanted = [("preserve", name) for name in spec.preserve]
     for i, concept in enumerate(spec.concepts):
         if concept.target:
@@ -290,6 +288,11 @@ def check_not_erased(spec: EraseSpec, base: JobRow) -> None:
                 f"'{name}' was erased by base_job_id",
                 "name another, or remove that job from the stack with POST /jobs/combine",
             )
+
+
+def words_of(concepts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names and synonyms of concepts, as a stored spec has them."""
+    return [word for c in concepts for word in (c["name"], *c.get("synonyms", ()))]
 
 
 def concepts_of_stack(session: Session, tenant_id: uuid.UUID, row: JobRow) -> list[Concept]:

@@ -15,7 +15,6 @@ from benchmarks import attacks, methods
 from expunge.core.intervals import Z, student
 from expunge.core.specs import METHODS
 
-PRESERVED = ("psr1_in", "psr1_out", "psr1_far")
 RIVALS = ("erase_anything", "ant", "mace", "esd", "uce")  # that SCORE's abstract names
 Rows = dict[str, Any]
 
@@ -55,13 +54,8 @@ def place(rows: Rows, concepts: Sequence[str]) -> int:
 
 
 def kept(rows: Rows, method: str, concept: str) -> float:
-    """PSR-1 as a share of the base model's: near, near and kept out of training, far."""
-    row = rows[f"{method}{methods.UNHELD}/{concept}"]
-    hits, base = (
-        sum(row[f"{name}{suffix}"]["value"] * row[f"{name}{suffix}"]["n"] for name in PRESERVED)
-        for suffix in ("", "_base")
-    )
-    return float(hits / base)
+    """PSR-1 as a share of the base model's."""
+    return value(rows, method, concept, "psr1") / value(rows, method, concept, "psr1_base")
 
 
 def value(rows: Rows, method: str, concept: str, figure: str) -> float:

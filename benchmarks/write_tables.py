@@ -6,10 +6,8 @@
 import argparse
 import json
 from pathlib import Path
-from statistics import harmonic_mean
 from typing import Any
 
-import numpy as np
 from pydantic import TypeAdapter
 
 from benchmarks import attacks, claims, method_tables, methods
@@ -54,9 +52,7 @@ def main() -> None:
     done = [c for c in methods.CONCEPTS if all(f"{name}/{c}" in unheld for name in every)]
 
     def quality(name: str) -> float:
-        rows = method_tables.rows_of(unheld, name, done)
-        erased, kept, base = (np.mean([r[n]["value"] for r in rows]) for n in ("esr1", "psr1", "psr1_base"))
-        return float(harmonic_mean([float(erased), min(1.0, float(kept / base))]))
+        return float(method_tables.joined(method_tables.rows_of(unheld, name, done))[-1])
 
     page = PAGE.read_text()
     page = refreshed(page, method_tables.table(unheld, sorted(every, key=quality), done))

@@ -9,8 +9,8 @@ from typing import TypedDict
 class Progress(TypedDict, total=False):
     """One report.
 
-    phase: load, learn, encode, trajectories, erase, inspect, evaluate or deliver; eta_s: seconds until the
-    phase ends.
+    phase: load, learn, encode, trajectories, search, erase, inspect, evaluate, attack or deliver; eta_s:
+    seconds until the phase ends.
     """
 
     phase: str

@@ -17,9 +17,16 @@ from expunge.store.audit import Action, Actor
 from expunge.store.models import Pause, Tenant
 
 
+def is_paused(
+    tenant: InstrumentedAttribute[uuid.UUID], *how: ColumnElement[bool] | InstrumentedAttribute[bool]
+) -> ColumnElement[bool]:
+    """Condition: nothing of this tenant starts; `how`: conditions on the pause."""
+    return exists().where(or_(Pause.tenant_id.is_(None), Pause.tenant_id == tenant), *how)
+
+
 def hands_over(tenant: InstrumentedAttribute[uuid.UUID]) -> ColumnElement[bool]:
     """Condition: this tenant's running jobs are to stop at their next checkpoint."""
-    return exists().where(or_(Pause.tenant_id.is_(None), Pause.tenant_id == tenant), Pause.hand_over)
+    return is_paused(tenant, Pause.hand_over)
 
 
 def pause(

@@ -13,16 +13,16 @@ from typing import Any, cast, get_args
 import structlog
 from sqlalchemy import ColumnElement, String, and_, case, exists, func, literal, or_, select, text
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
+from sqlalchemy.orm import Session, aliased
 
 from expunge.core.delta_format import LORA_FILE, MASK_FILE
 from expunge.core.specs import ACCEPTED, EvaluateSpec, EvaluationSpec, Thresholds
 from expunge.core.specs.attacks import PRESETS, Preset
 from expunge.core.specs.attacks.suite import digest_of, is_covered, suite_of
 from expunge.core.specs.fields import UUID as UUID_TEXT
-from expunge.store import artifacts, audit, jobs, queue_quotas, verdicts, webhook_deliveries
+from expunge.store import artifacts, audit, jobs, queue_pauses, queue_quotas, verdicts, webhook_deliveries
 from expunge.store.errors import NotFound, WrongState
-from expunge.store.models import JOB_MODEL, WITHHELD, Artifact, Job, Pause, Reattack, Tenant
+from expunge.store.models import JOB_MODEL, WITHHELD, Artifact, Job, Reattack, Tenant
 from expunge.store.settings import Settings
 from expunge.store.statuses import JobStatus
 
@@ -82,7 +82,7 @@ def list_due(session: Session, settings: Settings, limit: int) -> list[tuple[Job
             Job.kind.in_(PUBLISHED),
             Tenant.deleted_at.is_(None),
             policy != OFF,
-            ~paused(Tenant.id),
+            ~queue_pauses.is_paused(Tenant.id),
             delta,
             text(f"{JOB_MODEL.replace('spec', 'jobs.spec')} = any(:models)").bindparams(
                 models=list(settings.models)
@@ -96,15 +96,10 @@ def list_due(session: Session, settings: Settings, limit: int) -> list[tuple[Job
     return [(job, cast(Preset, preset)) for job, preset in session.execute(query)]
 
 
-def paused(tenant_id: InstrumentedAttribute[uuid.UUID]) -> ColumnElement[bool]:
-    """Condition: nothing of this tenant starts."""
-    return exists().where(or_(Pause.tenant_id.is_(None), Pause.tenant_id == tenant_id))
-
-
 def count_running(session: Session) -> int:
     """Jobs of the red team that have not ended; what a tenant's pause holds back takes no other's place."""
     unfinished = Job.status.in_(jobs.LITERAL.values())
-    held_back = and_(Job.status == jobs.LITERAL[JobStatus.QUEUED], paused(Job.tenant_id))
+    held_back = and_(Job.status == jobs.LITERAL[JobStatus.QUEUED], queue_pauses.is_paused(Job.tenant_id))
     counted = select(func.count()).select_from(Job).where(unfinished, Job.policy == POLICY, ~held_back)
     return session.scalar(counted) or 0
 

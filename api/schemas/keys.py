@@ -2,7 +2,7 @@
 
 import uuid
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, Field
 
@@ -40,7 +40,12 @@ class ApiKeyPage(BaseModel):
 class AuditTarget(BaseModel):
     """What was acted on."""
 
-    type: Literal["job", "artifact", "recovery_key", "key", "webhook", "queue", "tenant"]
+    type: str = Field(
+        description=(
+            "The action's first word: job, artifact, recovery_key, key, webhook, queue or tenant; later"
+            " releases may have more."
+        )
+    )
     id: uuid.UUID
 
 

@@ -40,9 +40,7 @@ def learn(scene: Scene, spec: UnlearnDiffAtkSpec) -> Tensor:
     for step in range(spec.steps):
         # Tokens drawn from p; what the gradient says of them is said of p
         drawn = torch.multinomial(p.detach().cpu(), 1, generator=g)[:, 0].to(model.device)
-        one_hot = torch.nn.functional.one_hot(drawn, len(allowed)).float()
-        through = torch.nn.functional.hardtanh(p)
-        prefix = (one_hot + through - through.detach()) @ table
+        prefix = straight_through(p, drawn, table)
 
         prompts, x, noise, t = lessons.batch(g, spec.batch_size)
         value = loss(model, x, noise, t, model.encode_with_graph(prompts, prefix))
@@ -52,6 +50,15 @@ def learn(scene: Scene, spec: UnlearnDiffAtkSpec) -> Tensor:
             p.copy_(project(p))
         scene.tell(step + 1, clock)
     return allowed[p.detach().argmax(1).cpu()]
+
+
+def straight_through(p: Tensor, drawn: Tensor, table: Tensor) -> Tensor:
+    """The embeddings (k, D) of the tokens drawn (k,), rows of the table (V, D), with their gradient to p (k,
+    V).
+    """
+    one_hot = torch.nn.functional.one_hot(drawn, len(table)).float()
+    through = torch.nn.functional.hardtanh(p)
+    return (one_hot + through - through.detach()) @ table
 
 
 def project(p: Tensor) -> Tensor:

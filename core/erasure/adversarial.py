@@ -1,6 +1,6 @@
 """What AP and AGE share: a search of the concept space climbs on one draw, theta' descends on another."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -105,9 +105,7 @@ class Adversarial(Method[S]):
         x_picked = run.trajectories.draw(f"target/{name}", search.texts[j], g, size, self.few)
         row = torch.randint(len(concept), (size,), generator=g)
         picked = search.text(weights, row % search.texts.states.shape[1])
-        own = concept[row]
-        asked, x_concept = run.asked(i, own, g), run.shifted(i, x_concept, own, g)
-        return Draw(i, x_concept, x_picked, own, asked, picked, row, name)
+        return Draw(i, x_concept, x_picked, concept[row], concept[row], picked, row, name)
 
     def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
         run, spec, search = self.run, self.spec, self.searches[i]
@@ -119,6 +117,8 @@ class Adversarial(Method[S]):
         g = run.generator(step)
         with torch.no_grad():
             draw = self.batch(i, search.sample(g), g, spec.batch_size)
+            asked, x = run.asked(i, draw.concept, g), run.shifted(i, draw.x_concept, draw.concept, g)
+            draw = replace(draw, asked=asked, x_concept=x)
         return self.with_held(self.loss(draw), g), draw.name
 
     def held(self) -> list[str] | None:

@@ -129,17 +129,8 @@ class Vocabulary:
 
         A word of the template that reads like the concept ("a photo of a photo") is not it.
         """
-        style = self.style(name)
-        if style is None:
-            return [span(template.partition("{}")[0], name) for template in self.templates]
-        alone = [prompt.partition("{}")[0] for prompt in self.style_prompts]
-        return [
-            span(before, style)
-            for before in (
-                *alone,
-                *(f"a {o} {self.style_template.partition('{}')[0]}" for o in self.objects()),
-            )
-        ]
+        words = self.style(name) or name
+        return [span(before, words) for before, _ in self.around(name)]
 
     def without(self, names: Sequence[str]) -> "Vocabulary":
         """This vocabulary, with these concepts and styles not among its words: no search, hold or retain set

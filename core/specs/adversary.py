@@ -6,6 +6,8 @@ from pydantic import Field, model_validator
 
 from expunge.core.specs.base import Spec
 
+PICTURES = 16  # of a concept, by the base model, which a search for words noises
+
 
 class AdversarySpec(Spec):
     """An adversary that a method is trained against: once the method's own steps are done, rounds follow in

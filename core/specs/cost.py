@@ -5,6 +5,7 @@ Both are counted by the field that asks for them, so that an operator can bound 
 
 from typing import Any
 
+from expunge.core.specs.adversary import PICTURES, AdversarySpec
 from expunge.core.specs.attacks.attack import AttackSpec
 from expunge.core.specs.evaluation import EvaluationSpec
 from expunge.core.specs.hiding import HideSpec
@@ -67,20 +68,20 @@ def optimiser_steps(spec: JobSpec, judged: int | None = None) -> dict[str, int]:
         return attacks
     method, inner = spec.method, inner_of(spec.method)
     steps = getattr(method, "steps", 0) * len(spec.concepts)
+    against = getattr(inner, "adversary", None)
+    rounds_steps = steps_against(against) * len(spec.concepts)
     search_every = getattr(inner, "search_every", None)
     words = sum(2 if concept.masks else 1 for concept in spec.concepts if concept.images)
     found = {
         "method.steps": steps,
         "method.attack_steps": steps * getattr(method, "attack_steps", 0),
-        "method.search_every": steps // search_every if search_every else 0,
+        "method.search_every": (steps + rounds_steps) // search_every if search_every else 0,
         "inversion.steps": spec.inversion.steps * words,
     }
-    against = getattr(inner, "adversary", None)
     if against is not None:
-        trained = against.rounds * against.steps * len(spec.concepts)
-        found["method.adversary.steps"] = trained
+        found["method.adversary.steps"] = rounds_steps
         if against.kind == "noise":
-            found["method.adversary.noise_steps"] = trained * against.noise_steps
+            found["method.adversary.noise_steps"] = rounds_steps * against.noise_steps
         else:
             searches = against.rounds * against.restarts * len(spec.concepts)
             found["method.adversary.search_steps"] = searches * against.search_steps
@@ -147,15 +148,22 @@ def training_pictures(spec: EraseSpec) -> dict[str, int]:
     debiased = sum(bool(concept.attributes) for concept in spec.concepts)
     buffers = sum(max(1, len(concept.attributes)) for concept in spec.concepts)
     against = getattr(inner, "adversary", None)
+    steps = getattr(method, "steps", 0) + steps_against(against)
     retained = against.retain_concepts * max(1, inner.trajectories // 4) if against else 0
+    searched = inner.trajectories + PICTURES if against and against.kind != "noise" else 0
     return {
         "method.adversary.retain_concepts": retained,
         "method.debias.images": debias.rounds * debias.images * debiased if debias else 0,
         "method.pictures": getattr(inner, "pictures", 0) * concepts,
         "method.leakage_pictures": 2 * getattr(inner, "leakage_pictures", 0) * concepts,
-        "method.trajectories": trajectories(inner, getattr(method, "steps", 0)) * buffers,
+        "method.trajectories": trajectories(inner, steps) * buffers + searched * concepts,
         **other_trajectories(method, inner, concepts),
     }
+
+
+def steps_against(adversary: AdversarySpec | None) -> int:
+    """Optimiser steps of an adversary's rounds, for each concept."""
+    return adversary.rounds * adversary.steps if adversary else 0
 
 
 def inner_of(method: MethodSpec) -> Any:
@@ -182,7 +190,7 @@ def other_trajectories(method: Any, inner: Any, concepts: int) -> dict[str, int]
         return {}
     candidates = getattr(inner, "candidates", 0) * concepts * max(1, inner.trajectories // 8)
     retained = getattr(method, "retain_concepts", 0) * max(1, inner.trajectories // 4)
-    drawn = rounds(inner, method.steps)
+    drawn = rounds(inner, method.steps + steps_against(getattr(inner, "adversary", None)))
     return {"method.candidates": candidates * drawn, "method.retain_concepts": retained * drawn}
 
 

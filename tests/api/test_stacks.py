@@ -114,19 +114,20 @@ def test_a_request_may_be_appended_to_what_a_job_erased(tenant: Tenant, done, tm
         tenant,
         tmp_path,
         concepts=[{"name": "dog", "synonyms": ["hound"]}],
-        preserve=["owl", "cat"],
+        preserve=["owl", "cat", "tyto", "Fishes"],
         base_job_id=done,
     )
-    asked = {"concepts": ["owl"], "method": "uce", "preserve": ["cat", "fish"], "append_job_id": second}
+    owl = {"name": "owl", "synonyms": ["tyto"]}
+    asked = {"concepts": [owl], "method": "uce", "preserve": ["cat", "fish"], "append_job_id": second}
     answer = client.post("/jobs/erase", json=asked)
     assert answer.status_code == 202, answer.text
     spec = answer.json()["spec"]
     assert [(c["name"], c["synonyms"]) for c in spec["concepts"]] == [
         ("church", []),
         ("dog", ["hound"]),
-        ("owl", []),
+        ("owl", ["tyto"]),
     ]
-    assert spec["preserve"] == ["cat", "fish"]  # the owl is erased now
+    assert spec["preserve"] == ["cat", "fish"]  # the owl is erased now, by any name; a fish is there once
     assert (spec["append_job_id"], spec["base_job_id"]) == (second, None)
 
     # Appended to once more, or sent again as it was resolved, nothing is there twice

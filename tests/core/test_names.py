@@ -322,6 +322,7 @@ def test_a_search_inside_of_prune_is_counted():
     ("adversary", "field", "steps"),
     [
         ({"rounds": 3, "steps": 10}, "method.adversary.steps", 2 * 3 * 10),
+        ({"rounds": 3, "steps": 10}, "method.search_every", 2 * (100 + 3 * 10)),
         ({"rounds": 3, "restarts": 4, "search_steps": 5}, "method.adversary.search_steps", 2 * 3 * 4 * 5),
         (
             {"kind": "noise", "rounds": 3, "steps": 10, "noise_steps": 6},
@@ -331,6 +332,9 @@ def test_a_search_inside_of_prune_is_counted():
     ],
 )
 def test_what_an_adversary_takes_is_counted(adversary: dict[str, object], field: str, steps: int):
-    method = {"name": "esd", "adversary": adversary}
-    found = optimiser_steps(EraseSpec.model_validate({"concepts": ["aba", "cud"], "method": method}))
-    assert found[field] == steps
+    method = {"name": "ap", "search_every": 1, "steps": 100, "adversary": adversary}
+    spec = EraseSpec.model_validate({"concepts": ["aba", "cud"], "method": method})
+    assert optimiser_steps(spec)[field] == steps
+    own = spec.model_copy(update={"method": spec.method.model_copy(update={"adversary": None})})
+    searched = 0 if adversary.get("kind") == "noise" else 2 * (8 + 16)  # its own paths and pictures
+    assert pictures(spec)["method.trajectories"] - pictures(own)["method.trajectories"] == searched

@@ -4,14 +4,12 @@ then stands in the concept's place in the method's own loss. One mechanism for e
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from expunge.core.erasure.adversary.noise import Noise
 from expunge.core.erasure.adversary.words import Words
-from expunge.core.erasure.losses import drift
-from expunge.core.erasure.method import Method, Purpose, Run, few
-from expunge.core.erasure.retained_concepts import retained
+from expunge.core.erasure.method import Method, Purpose, Run
+from expunge.core.erasure.retained_concepts import Retained, retained
 from expunge.core.sampling import tensors_under
 from expunge.core.specs import AdversarySpec
 
@@ -26,16 +24,8 @@ class Defended(Method[Any]):
         super().__init__(run)
         self.inner, self.spec, self.own = inner, spec, own_steps
         self.adversary = Noise(run, spec) if spec.kind == "noise" else Words(run, spec)
-        self.retained = retained(run, spec.retain_concepts, Purpose.ADVERSARY_RETAINED)
-        self.kept = {name: run.texts([name]) for name in ["", *self.retained]}
-        if run.spec.latents == "buffer":
-            kept = {f"retain/{name}": texts for name, texts in self.kept.items()}
-            run.trajectories.prefill(kept, self.few, run.callback)
-
-    @property
-    def few(self) -> int:
-        """Trajectories that a retained concept keeps."""
-        return few(int(self.run.spec.trajectories))
+        names = retained(run, spec.retain_concepts, Purpose.ADVERSARY_RETAINED)
+        self.kept = Retained(run, names, Purpose.ADVERSARY_RETAINED)
 
     def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
         if step < self.own:
@@ -47,19 +37,11 @@ class Defended(Method[Any]):
             loss, target = self.inner.step(i, step)
         finally:
             self.run.adversary = None
-        return loss + self.spec.retain_weight * self.drift(step), target
-
-    def drift(self, step: int) -> Tensor:
-        """|eps'(c_p) - eps(c_p)|^2 on one retained concept, or the empty prompt."""
-        run, g = self.run, self.run.generator(step, Purpose.ADVERSARY_RETAINED)
-        name = list(self.kept)[int(torch.randint(len(self.kept), (1,), generator=g))]
-        texts, rows = self.kept[name], run.spec.batch_size
-        x = run.trajectories.draw(f"retain/{name}", texts, g, rows, self.few)
-        return drift(run.model, x, texts[torch.randint(len(texts), (rows,), generator=g)], run.spec.space)
+        return loss + self.spec.retain_weight * self.kept.drift(step), target
 
     def held(self) -> list[str] | None:
         inner = self.inner.held()
-        return None if inner is None else [*inner, *self.retained]
+        return None if inner is None else [*inner, *self.kept.texts]
 
     def state(self) -> dict[str, Tensor]:
         inner = {f"inner.{k}": v for k, v in self.inner.state().items()}

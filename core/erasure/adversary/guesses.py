@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from expunge.core.attacks.tokens import allowed_ids
-from expunge.core.attacks.unlearn_diff_atk import project
+from expunge.core.attacks.unlearn_diff_atk import project, straight_through
 from expunge.core.models import Denoiser
 from expunge.core.specs import Concept
 
@@ -50,22 +50,19 @@ class Tokens:
     def __init__(self, model: Denoiser, concept: Concept, restarts: int, count: int, g: Generator) -> None:
         ids = allowed_ids(model, concept)
         self.table = model.text.token_embeddings()[ids]
-        self.shape = (restarts, count, len(ids))
+        self.shape = restarts, count
         start = project(torch.rand(restarts * count, len(ids), generator=g))
         self.parameter = start.to(model.device).requires_grad_(True)
 
     def vectors(self, g: Generator) -> Tensor:
         p = self.parameter
         u = torch.rand(len(p), 1, generator=g).to(p.device)
-        drawn = torch.searchsorted(p.detach().cumsum(1), u)[:, 0].clamp_max(self.shape[-1] - 1)
-        one_hot = torch.nn.functional.one_hot(drawn, self.shape[-1]).float()
-        through = torch.nn.functional.hardtanh(p)
-        chosen = (one_hot + through - through.detach()) @ self.table
-        return chosen.view(*self.shape[:2], -1)
+        drawn = torch.searchsorted(p.detach().cumsum(1), u)[:, 0].clamp_max(len(self.table) - 1)
+        return straight_through(p, drawn, self.table).view(*self.shape, -1)
 
     def settle(self) -> None:
         with torch.no_grad():
             self.parameter.copy_(project(self.parameter))
 
     def found(self) -> Tensor:
-        return self.table[self.parameter.detach().argmax(1)].view(*self.shape[:2], -1)
+        return self.table[self.parameter.detach().argmax(1)].view(*self.shape, -1)

@@ -18,10 +18,8 @@ from expunge.core.erasure.trajectory_buffer import Trajectories
 from expunge.core.models import Text
 from expunge.core.progress import Clock
 from expunge.core.sampling import Latents, seeded, tensors_under
-from expunge.core.specs import AdversarySpec, LatentsSpec
-
-CLEAN = 16  # clean latents of a concept, which the search noises
-KEPT = {"latents": "buffer", "refresh_every": 0}
+from expunge.core.specs import AdversarySpec
+from expunge.core.specs.adversary import PICTURES
 
 
 class Words:
@@ -35,12 +33,12 @@ class Words:
         self.concepts = [run.texts([c.name]) for c in run.concepts]
         self.others = [unerased(run.model, c, run.concepts) for c in run.concepts]
         # The base model's own latents, whatever the method draws and redraws
-        kept = LatentsSpec(**run.spec.model_dump(include=set(LatentsSpec.model_fields)) | KEPT)
+        kept = run.spec.model_copy(update={"latents": "buffer", "refresh_every": 0})
         self.trajectories = Trajectories(run.model, kept, run.seed)
         paths = {f"path/{i}": texts for i, texts in enumerate(self.concepts)}
         self.trajectories.prefill(paths, kept.trajectories, run.callback)
         pictures = {f"picture/{i}": texts for i, texts in enumerate(self.concepts)}
-        self.trajectories.prefill(pictures, CLEAN, run.callback, clean=True)
+        self.trajectories.prefill(pictures, PICTURES, run.callback, clean=True)
 
     # What the trained network reads
 
@@ -115,7 +113,7 @@ class Words:
         texts, kept = self.concepts[i], self.trajectories
         if torch.rand((), generator=g) < 0.5:
             return kept.draw(f"path/{i}", texts, g, size, kept.spec.trajectories)
-        return kept.noised(f"picture/{i}", texts, g, size, CLEAN)
+        return kept.noised(f"picture/{i}", texts, g, size, PICTURES)
 
     def tell(self, i: int, turn: int, step: int, clock: Clock, loss: float) -> None:
         name, rounds = self.run.concepts[i].name, self.spec.rounds

@@ -10,16 +10,14 @@ off, the base model as eps.
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from expunge.core.checkpoints import Checkpoints
 from expunge.core.erasure.delta import Delta
 from expunge.core.erasure.loop import fine_tune
-from expunge.core.erasure.losses import drift
-from expunge.core.erasure.method import Method, Purpose, Run, few
+from expunge.core.erasure.method import Method, Purpose, Run
 from expunge.core.erasure.registry import method_of
-from expunge.core.erasure.retained_concepts import retained
+from expunge.core.erasure.retained_concepts import Retained, retained
 from expunge.core.models import Denoiser
 from expunge.core.models.masks import Masks
 from expunge.core.progress import Callback
@@ -34,39 +32,22 @@ class Prune(Method[Any]):
         super().__init__(run)
         self.inner, self.spec = inner, spec
         names = retained(run, spec.retain_concepts, Purpose.STRANGERS)
-        self.kept = {name: run.texts([name]) for name in ["", *names]}
-        if run.spec.latents == "buffer":
-            wanted = {f"retain/{name}": texts for name, texts in self.kept.items()}
-            run.trajectories.prefill(wanted, self.few, run.callback)
+        self.kept = Retained(run, names, Purpose.HELD)
 
     @property
     def masks(self) -> Masks:
         assert self.run.model.masks is not None
         return self.run.model.masks
 
-    @property
-    def few(self) -> int:
-        """Trajectories that a retained concept keeps."""
-        return few(int(self.run.spec.trajectories))
-
     def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
         self.masks.draw(self.run.generator(step, Purpose.MASK_NOISE))
         loss, target = self.inner.step(i, step)
         total = loss + self.spec.sparsity_weight * self.masks.expected_share()
-        return total + self.spec.preserve_weight * self.drift(step), target
-
-    def drift(self, step: int) -> Tensor:
-        """|eps'(c_p) - eps(c_p)|^2 on one retained concept."""
-        run, g, size = self.run, self.run.generator(step, Purpose.HELD), self.run.spec.batch_size
-        name = list(self.kept)[int(torch.randint(len(self.kept), (1,), generator=g))]
-        texts = self.kept[name]
-        x = run.trajectories.draw(f"retain/{name}", texts, g, size, self.few)
-        text = texts[torch.randint(len(texts), (size,), generator=g)]
-        return drift(run.model, x, text, run.spec.space)
+        return total + self.spec.preserve_weight * self.kept.drift(step), target
 
     def held(self) -> list[str] | None:
         inner = self.inner.held()
-        return None if inner is None else [*inner, *self.kept]
+        return None if inner is None else [*inner, *self.kept.texts]
 
     def state(self) -> dict[str, Tensor]:
         return {f"inner.{k}": v for k, v in self.inner.state().items()}

@@ -11,6 +11,7 @@ from expunge.core.erasure.adversary.noise import size
 from expunge.core.erasure.loop import add_trained
 from expunge.core.erasure.method import Run
 from expunge.core.erasure.registry import method_of
+from expunge.core.hiding import hide
 from expunge.core.models import Text, load_model
 from expunge.core.progress import ignore
 from expunge.core.sampling import seeded
@@ -27,6 +28,7 @@ from expunge.core.specs import (
     LoraSpec,
     NaiveSpec,
     PruneSpec,
+    RecoverySpec,
     ScoreSpec,
 )
 from tests.support.killed_runs import Killed, killed_at
@@ -110,10 +112,14 @@ def test_a_mask_and_a_hidden_concept_meet_it_too(tiny_sd):
         ),
     )
     assert len(pruned.info["history"]) == 6
-    hidden = HideSpec.model_validate(
-        {"concepts": ["church"], "method": spec_of("esd", "embedding").model_dump()}
+    hidden = HideSpec(
+        concepts=["church"],
+        method=spec_of("esd", "embedding"),
+        recovery=RecoverySpec(length=2, steps=1),
     )
-    assert hidden.method.adversary == KINDS["embedding"]
+    delta, keys = hide(load_model(tiny_sd), hidden)
+    assert len(delta.info["history"]) == 6
+    assert set(keys) == {"church"}
 
 
 def test_words_descend_towards_the_base_models_prediction(tiny_sd):
