@@ -82,11 +82,11 @@ def test_the_loss_is_the_methods_and_beta_times_the_zeros_and_the_drift(tiny_sd)
     with torch.no_grad():
         for logits in model.masks.parameters():
             logits[::2] = -1
-    own, drift = method.inner.step(0, 0)[0].item(), method.drift(0).item()
+    own, drift = method.inner.step(0, 0)[0].item(), method.kept.drift(0).item()
     share = (sigmoid(-3.0) + sigmoid(1.0)) / 2
     assert drift > 0
     assert method.step(0, 0)[0].item() == pytest.approx(own + 0.7 * share + 0.5 * drift, rel=1e-4)
-    kept = list(method.kept)
+    kept = list(method.kept.texts)
     assert kept[:2] == ["", "dog"]
     assert "church" not in kept
 
