@@ -5,7 +5,7 @@ is the mean over objects, in per cent points; its interval is Student's over obj
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import sqrt
 from typing import Any
 
@@ -71,14 +71,14 @@ def points(differences: Sequence[float]) -> str:
     return f"{mean:+.1f} points ({mean - half:+.1f} to {mean + half:+.1f}; {n} objects)"
 
 
-def measured_on(rows: Rows) -> list[str]:
-    """The objects that all methods were measured on."""
-    return [c for c in methods.CONCEPTS if all(f"{name}{methods.UNHELD}/{c}" in rows for name in METHODS)]
+def measured_on(rows: Rows, names: Collection[str]) -> list[str]:
+    """The objects that all these methods were measured on."""
+    return [c for c in methods.CONCEPTS if all(f"{name}{methods.UNHELD}/{c}" in rows for name in names)]
 
 
 def table(runs: Rows, attacked: Rows) -> str:
     """A line for each claim."""
-    concepts = measured_on(runs)
+    concepts = measured_on(runs, METHODS)
     best, more = kept_more(runs, concepts)
     lines = [
         "| claim | here |",

@@ -49,7 +49,7 @@ def main() -> None:
     # One object at a time, the best last
     unheld = {key.replace(methods.UNHELD, ""): row for key, row in runs.items() if methods.UNHELD in key}
     every = [*METHODS, *methods.VARIANTS]
-    done = [c for c in methods.CONCEPTS if all(f"{name}/{c}" in unheld for name in every)]
+    done = claims.measured_on(runs, every)
 
     def quality(name: str) -> float:
         return float(method_tables.joined(method_tables.rows_of(unheld, name, done))[-1])
