@@ -13,7 +13,6 @@ import numpy as np
 
 from benchmarks import attacks, methods
 from expunge.core.intervals import Z, student
-from expunge.core.specs import METHODS
 
 RIVALS = ("erase_anything", "ant", "mace", "esd", "uce")  # that SCORE's abstract names
 Rows = dict[str, Any]
@@ -42,14 +41,14 @@ def erased_more(rows: Rows, concepts: Sequence[str], figure: str) -> list[float]
 
 def kept_more(rows: Rows, concepts: Sequence[str]) -> tuple[str, list[float]]:
     """The method other than AGE that keeps most, and what AGE keeps beyond it, for each object."""
-    others = {name: [kept(rows, name, c) for c in concepts] for name in METHODS if name != "age"}
+    others = {name: [kept(rows, name, c) for c in concepts] for name in methods.MEASURED if name != "age"}
     best = max(others, key=lambda name: float(np.mean(others[name])))
     return best, [kept(rows, "age", c) - other for c, other in zip(concepts, others[best], strict=True)]
 
 
 def place(rows: Rows, concepts: Sequence[str]) -> int:
     """AGE's place among all methods by what they keep; the first is 1."""
-    means = {name: np.mean([kept(rows, name, c) for c in concepts]) for name in METHODS}
+    means = {name: np.mean([kept(rows, name, c) for c in concepts]) for name in methods.MEASURED}
     return 1 + sum(bool(mean > means["age"]) for mean in means.values())
 
 
@@ -78,7 +77,7 @@ def measured_on(rows: Rows, names: Collection[str]) -> list[str]:
 
 def table(runs: Rows, attacked: Rows) -> str:
     """A line for each claim."""
-    concepts = measured_on(runs, METHODS)
+    concepts = measured_on(runs, methods.MEASURED)
     best, more = kept_more(runs, concepts)
     lines = [
         "| claim | here |",
@@ -90,8 +89,8 @@ def table(runs: Rows, attacked: Rows) -> str:
         f" mean {points(erased_more(runs, concepts, 'esr1'))}; in words that no method trains on"
         f" {points(erased_more(runs, concepts, 'esr1_unseen'))} |",
         "| Adaptive targets preserve best (AGE, Bui et al., 2025) | place"
-        f" {place(runs, concepts)} of {len(METHODS)} by PSR-1 of base; against the best other, `{best}`,"
-        f" {points(more)} |",
+        f" {place(runs, concepts)} of {len(methods.MEASURED)} by PSR-1 of base; against the best other,"
+        f" `{best}`, {points(more)} |",
     ]
     return "\n".join(lines)
 

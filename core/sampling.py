@@ -59,6 +59,21 @@ def denoise(model: Denoiser, z: Tensor, text: Text, steps: int, guidance: float,
     return states
 
 
+@torch.no_grad()
+def ancestral_path(model: Denoiser, text: Text, steps: int, guidance: float, generator: Generator) -> Tensor:
+    """Whole paths of the ancestral sampler from noise, one for each of B texts: the latents before its moves
+    and behind the last, (B, moves + 1, C, h, w).
+    """
+    sampler, empty = model.sampler(steps), model.encode([""]).expand(len(text))
+    states = [draw_noise(model, generator, len(text))]
+    for level, following in sampler.moves:
+        t = torch.full((len(text),), level, device=model.device)
+        out = model.predict_guided(states[-1], t, text, empty, guidance)
+        mean, deviation = model.schedule.ancestral(states[-1], out, t, torch.full_like(t, following))
+        states.append(mean + deviation * draw_noise(model, generator, len(text)))
+    return torch.stack(states, 1)
+
+
 def tensors_under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names begin with a prefix, without it."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

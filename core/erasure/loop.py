@@ -44,8 +44,8 @@ def fine_tune(
     where a checkpoint ends.
 
     `trains` says what is trained, how fast and how long, where that is not the spec of the losses: pruning's
-    mask. Against an adversary, the steps of its rounds follow. Raises: CoreError where a loss or the weights
-    become NaN or infinite.
+    mask. A method's first stage comes before; against an adversary, the steps of its rounds follow. Raises:
+    CoreError where a loss or the weights become NaN or infinite.
     """
     trains = trains or spec
     begun, evaluations = time.monotonic(), model.evaluations
@@ -58,9 +58,8 @@ def fine_tune(
         model.recompute(True)
     optimiser = torch.optim.Adam(parameters, lr=trains.learning_rate)
     run = Run(model, request, spec, callback)
-    own, start, history = trains.steps * len(request.concepts), 0, list[dict[str, Any]]()
+    start, history = 0, list[dict[str, Any]]()
     adversary = spec.adversary if isinstance(spec, OutputSpec) else None
-    total = own + (adversary.rounds * adversary.steps * len(request.concepts) if adversary else 0)
 
     # 2. Go on from a checkpoint of this very run, where there is one.
     saved = checkpoints.load() if checkpoints else None
@@ -69,6 +68,15 @@ def fine_tune(
     if saved:
         run.trajectories.restore(saved[0], saved[1])  # before the method, which draws what it misses
     method = method_type(run)
+    own, first = trains.steps * len(request.concepts), method.first_stage
+    untrained = {k: v.clone() for k, v in model.adapter_state().items()} if first else {}
+
+    def start_over() -> None:
+        model.set_adapter_state(untrained)
+        optimiser.state.clear()
+
+    run.start_over = start_over
+    total = first + own + (adversary.rounds * adversary.steps * len(request.concepts) if adversary else 0)
     if adversary:
         method = Defended(run, method, adversary, own)
     if saved:
@@ -83,7 +91,7 @@ def fine_tune(
     for step in range(start, total):
         run.trajectories.advance(step)
         for group in optimiser.param_groups:
-            share = adversary.learning_rate_share if adversary and step >= own else decay(step, own)
+            share = adversary.learning_rate_share if adversary and step >= own else decay(step - first, own)
             group["lr"] = trains.learning_rate * share
         loss, target = method.step(step % len(request.concepts), step)
         value = float(loss.detach())

@@ -1,6 +1,6 @@
 """What a method is to the loop that trains it: the loss of a step, and what it must remember."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -56,6 +56,8 @@ class Run(Generic[S]):
     """
 
     adversary: Asker | None = None
+    start_over: Callable[[], None]
+    """Puts what is trained back to its start, the optimiser's memory too; given by the loop."""
 
     def __init__(self, model: Denoiser, request: EraseSpec, spec: S, callback: Callback) -> None:
         self.model, self.spec, self.callback = model, spec, callback
@@ -107,7 +109,12 @@ class Run(Generic[S]):
 
 
 class Method(Generic[S]):
-    """A method's part of the loop. A subclass says the loss of a step, and keeps state only if it must."""
+    """A method's part of the loop. A subclass says the loss of a step, and keeps state only if it must.
+
+    first_stage: optimiser steps, of all concepts together, that come before those of the spec.
+    """
+
+    first_stage = 0
 
     def __init__(self, run: Run[S]) -> None:
         self.run = run

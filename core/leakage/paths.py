@@ -109,7 +109,6 @@ def walk_rows(
     sampler, schedule = model.sampler(steps), model.schedule
     both = Text.cat([own, other])
     empty = model.encode([""]).expand(len(both))
-    timesteps = [*sampler.timesteps.tolist(), 0]
 
     def noise() -> Tensor:
         return torch.stack([torch.randn(model.latent_shape, generator=g) for g in generators]).to(
@@ -119,13 +118,10 @@ def walk_rows(
     z = noise()
     log_ratio = torch.zeros(len(own), dtype=torch.float64)
     divergence = log_ratio.clone()
-    for k in range(len(sampler)):
-        # Where the noisy latents say nothing of the picture, or no noise is left, there is no step.
-        if sampler.is_blind(k) or timesteps[k + 1] == timesteps[k]:
-            continue
-        t = torch.full((len(both),), timesteps[k], device=model.device)
+    for level, following in sampler.moves:
+        t = torch.full((len(both),), level, device=model.device)
         out = model.predict_guided(torch.cat([z, z]), t, both, empty, guidance)
-        mean, deviation = schedule.ancestral(torch.cat([z, z]), out, t, timesteps[k + 1])
+        mean, deviation = schedule.ancestral(torch.cat([z, z]), out, t, torch.full_like(t, following))
         (mine, theirs), deviation = mean.chunk(2), deviation[: len(z)]
 
         # The step, and what it says of the prompt; sums in float64, as they reach thousands of nats.

@@ -5,6 +5,7 @@ z_t = sqrt(a) x + sqrt(1 - a) noise, a the cumulative product of the alphas at t
 noise (epsilon), v = sqrt(a) noise - sqrt(1 - a) x, or x itself (sample).
 """
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -63,13 +64,13 @@ class Schedule:
                 return a.sqrt() * z - (1 - a).sqrt() * out
         return out
 
-    def ancestral(self, z: Tensor, out: Tensor, t: Tensor, following: int) -> tuple[Tensor, Tensor]:
-        """DDPM's step from t to a lower timestep, by a prediction `out` of z_t: the mean
+    def ancestral(self, z: Tensor, out: Tensor, t: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
+        """DDPM's step from t to a lower timestep, `following` (B,), by a prediction `out` of z_t: the mean
         (B, C, h, w) of what follows and its deviation, (B, 1, 1, 1), which no prediction changes.
 
         Ho et al., 2020, Eq. 7, for steps of any length (DDIM's with eta 1; Song et al., 2021, Eq. 12 and 16).
         """
-        a, b = self.level(t), self.alphas[following]
+        a, b = self.level(t), self.level(following)
         x = self.x0(z, out, t)
         noise = (z - a.sqrt() * x) / (1 - a).sqrt()
         variance = (1 - b) / (1 - a) * (1 - a / b)
@@ -113,6 +114,18 @@ class Sampler:
     def is_blind(self, k: int) -> bool:
         """Whether a network that predicts the noise says nothing of the picture at step k."""
         return self.scheduler.config.prediction_type == "epsilon" and bool(self.levels[k] == 0)
+
+    @property
+    def moves(self) -> list[tuple[int, int]]:
+        """The ancestral sampler's steps, each from one timestep to the next lower, 0 behind the last. Where
+        the noisy latents say nothing of the picture, or no noise is left, there is no step.
+        """
+        lower = [*self.timesteps.tolist(), 0]
+        return [
+            (t, following)
+            for k, (t, following) in enumerate(pairwise(lower))
+            if t != following and not self.is_blind(k)
+        ]
 
     def step(self, out: Tensor, k: int, z: Tensor) -> Tensor:
         """The latents after step k, from the network's prediction `out` of z."""

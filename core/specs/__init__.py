@@ -35,6 +35,7 @@ from expunge.core.specs.methods.ant import AntSpec
 from expunge.core.specs.methods.ap import ApSpec
 from expunge.core.specs.methods.ca import CaSpec
 from expunge.core.specs.methods.erase_anything import EraseAnythingSpec
+from expunge.core.specs.methods.erase_flow import EraseFlowSpec
 from expunge.core.specs.methods.esd import EsdSpec
 from expunge.core.specs.methods.mace import MaceSpec
 from expunge.core.specs.methods.naive import NaiveSpec
@@ -42,6 +43,7 @@ from expunge.core.specs.methods.prune import PruneSpec
 from expunge.core.specs.methods.rece import ReceSpec
 from expunge.core.specs.methods.score import ScoreSpec
 from expunge.core.specs.methods.speed import SpeedSpec
+from expunge.core.specs.methods.stereo import StereoSpec
 from expunge.core.specs.methods.text_encoder import TextEncoderSpec
 from expunge.core.specs.methods.time import TimeSpec
 from expunge.core.specs.methods.uce import UceSpec
@@ -78,6 +80,7 @@ __all__ = [
     "ConceptSpace",
     "DebiasSpec",
     "EraseAnythingSpec",
+    "EraseFlowSpec",
     "EraseSpec",
     "EsdSpec",
     "EvaluateSpec",
@@ -108,6 +111,7 @@ __all__ = [
     "ScoreSpec",
     "Spec",
     "SpeedSpec",
+    "StereoSpec",
     "Text",
     "TextEncoderSpec",
     "TextLoraSpec",

@@ -70,6 +70,7 @@ def optimiser_steps(spec: JobSpec, judged: int | None = None) -> dict[str, int]:
     steps = getattr(method, "steps", 0) * len(spec.concepts)
     against = getattr(inner, "adversary", None)
     rounds_steps = steps_against(against) * len(spec.concepts)
+    before = first_stage(inner) * len(spec.concepts)
     search_every = getattr(inner, "search_every", None)
     words = sum(2 if concept.masks else 1 for concept in spec.concepts if concept.images)
     found = {
@@ -78,6 +79,9 @@ def optimiser_steps(spec: JobSpec, judged: int | None = None) -> dict[str, int]:
         "method.search_every": (steps + rounds_steps) // search_every if search_every else 0,
         "inversion.steps": spec.inversion.steps * words,
     }
+    if before:
+        found["method.round_steps"] = before
+        found["method.search_steps"] = inner.rounds * inner.restarts * inner.search_steps * len(spec.concepts)
     if against is not None:
         found["method.adversary.steps"] = rounds_steps
         if against.kind == "noise":
@@ -148,9 +152,10 @@ def training_pictures(spec: EraseSpec) -> dict[str, int]:
     debiased = sum(bool(concept.attributes) for concept in spec.concepts)
     buffers = sum(max(1, len(concept.attributes)) for concept in spec.concepts)
     against = getattr(inner, "adversary", None)
-    steps = getattr(method, "steps", 0) + steps_against(against)
+    steps = getattr(method, "steps", 0) + steps_against(against) + first_stage(inner)
     retained = against.retain_concepts * max(1, inner.trajectories // 4) if against else 0
-    searched = inner.trajectories + PICTURES if against and against.kind != "noise" else 0
+    searches = (against and against.kind != "noise") or first_stage(inner)
+    searched = inner.trajectories + PICTURES if searches else 0
     return {
         "method.adversary.retain_concepts": retained,
         "method.debias.images": debias.rounds * debias.images * debiased if debias else 0,
@@ -164,6 +169,11 @@ def training_pictures(spec: EraseSpec) -> dict[str, int]:
 def steps_against(adversary: AdversarySpec | None) -> int:
     """Optimiser steps of an adversary's rounds, for each concept."""
     return adversary.rounds * adversary.steps if adversary else 0
+
+
+def first_stage(method: Any) -> int:
+    """Optimiser steps of STEREO's first stage, for each concept."""
+    return int(getattr(method, "rounds", 0) * getattr(method, "round_steps", 0))
 
 
 def inner_of(method: MethodSpec) -> Any:

@@ -20,6 +20,7 @@ def test_age_trains_and_exports_a_lora_on_a_network_of_sd15_size(tiny_sd, tmp_pa
         trajectories=1,
         sampling_steps=2,
         candidates=2,
+        concept_space=["castle", "mosque", "barn", "ship"],  # 3,597 words take CLIP's encoder five minutes
         guidance_scale=1.0,
         lora=LoraSpec(rank=4),
     )

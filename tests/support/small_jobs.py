@@ -24,6 +24,11 @@ SMALL = {
     "pictures": 2,
     "leakage_pictures": 0,
     "rounds": 2,
+    "round_steps": 2,
+    "search_steps": 2,
+    "search_batch": 2,
+    "anchors": 2,
+    "drawn_steps": 1,
 }
 NAIVE = {
     "name": "naive",

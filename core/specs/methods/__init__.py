@@ -34,6 +34,8 @@ NAMES = (
     "score",
     "erase_anything",
     "mace",
+    "erase_flow",
+    "stereo",
     "prune",
 )
 """Every method, in the order in which the API lists them."""

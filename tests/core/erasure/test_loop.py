@@ -18,6 +18,7 @@ from expunge.core.specs import (
     CaSpec,
     Concept,
     EraseAnythingSpec,
+    EraseFlowSpec,
     EraseSpec,
     EsdSpec,
     LoraSpec,
@@ -62,6 +63,9 @@ METHODS = {
     "score": ScoreSpec(candidates=3, leakage_pictures=4, **SMALL),
     "erase_anything": EraseAnythingSpec(**SMALL),
     "mace": MaceSpec(**{**SMALL, "lora": LoraSpec(rank=1)}),
+    "erase_flow": EraseFlowSpec(drawn_steps=1, **SMALL),
+    "erase_flow fresh": EraseFlowSpec(drawn_steps=1, latents="fresh", **SMALL),
+    "erase_flow refreshed": EraseFlowSpec(drawn_steps=1, refresh_every=3, **SMALL),
     "all_but_one": AllButOneSpec(**SMALL),
     "ap paper": ApSpec(candidates=4, **SMALL),
     "ap authors_code": ApSpec(candidates=4, variant="authors_code", **SMALL),
@@ -145,7 +149,7 @@ def test_only_the_adapter_is_trained_and_only_one_network_is_kept(tiny_sd):
 
 
 @pytest.mark.parametrize(
-    "name", ["esd", "naive", "ca", "all_but_one", "ap paper", "age paper", "score", "mace"]
+    "name", ["esd", "naive", "ca", "all_but_one", "ap paper", "age paper", "score", "mace", "erase_flow"]
 )
 def test_every_method_takes_a_style(name, tiny_sd):
     delta = erase(load_model(tiny_sd), EraseSpec(concepts=["in noto style"], method=METHODS[name]))
@@ -303,7 +307,7 @@ def test_a_last_step_to_weights_that_are_no_numbers_is_never_delivered(tiny_sd):
     assert caught.value.code == "loss_not_finite"
 
 
-@pytest.mark.parametrize("name", ["esd", "age paper", "ap paper", "score", "erase_anything"])
+@pytest.mark.parametrize("name", ["esd", "age paper", "ap paper", "score", "erase_anything", "erase_flow"])
 def test_activations_computed_again_give_the_same_training(name, tiny_sd):
     deltas = [
         erase(
