@@ -61,9 +61,9 @@ def tiny_tokenizer() -> CLIPTokenizer:
     )
 
 
-def build_tiny_sd(folder: Path, seed: int = 0) -> Path:
-    """Save a pipeline of some 0.9 M random parameters: 64 px pictures, 16x16x4 latents, a text encoder 32
-    wide.
+def build_tiny_sd(folder: Path, seed: int = 0, side: int = 16) -> Path:
+    """Save a pipeline of some 0.9 M random parameters: 64 px pictures, 16x16x4 latents (or of another side,
+    times 4), a text encoder 32 wide.
     """
     torch.manual_seed(seed)
     tokenizer = tiny_tokenizer()
@@ -81,7 +81,7 @@ def build_tiny_sd(folder: Path, seed: int = 0) -> Path:
     )
     down, up = ("CrossAttnDownBlock2D", "DownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
     unet = UNet2DConditionModel(
-        sample_size=16,
+        sample_size=side,
         in_channels=4,
         out_channels=4,
         down_block_types=down,
@@ -107,7 +107,7 @@ def build_tiny_sd(folder: Path, seed: int = 0) -> Path:
         layers_per_block=1,
         latent_channels=4,
         norm_num_groups=8,
-        sample_size=64,
+        sample_size=4 * side,
         scaling_factor=1.0,
     )
     scheduler = DDIMScheduler(

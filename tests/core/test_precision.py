@@ -22,6 +22,7 @@ from expunge.core.inspection import Side, inspect
 from expunge.core.models import Denoiser, Text, clip_text, load_model, loading
 from expunge.core.models.scaling import gradients
 from expunge.core.specs import METHODS, SPECS, EraseSpec, EsdSpec, InspectSpec
+from tests.core.conftest import build_tiny_judges, build_tiny_sd
 from tests.support.killed_runs import Killed, killed_at
 from tests.support.small_jobs import IDS, RUNS, images
 
@@ -92,6 +93,11 @@ OF_A_WORD = 0.2
 """The same in float16 where words are learned first: the tiny model's have 32 numbers, and one that Adam
 moves the other way is 18 % of a word's way (measured: 12.6 % with AVX2's kernels, 3.6 % without)."""
 
+OF_A_MASK = 0.7
+"""The same in bfloat16 where a mask is trained: an entry near its threshold is a whole weight's change
+(measured: 0.53 for `prune by age`).
+"""
+
 
 @torch.no_grad()
 def change(model: Denoiser) -> torch.Tensor:
@@ -105,13 +111,23 @@ def change(model: Denoiser) -> torch.Tensor:
         return new - model.predict(z, t, model.encode(["church", "a church", "a dog", "a cat"]))
 
 
+@pytest.fixture(scope="session")
+def small_judged(tmp_path_factory):
+    """The tiny model at a quarter of its pictures' size, with judges of its own: a CPU computes float16 very
+    slowly.
+    """
+    folder = build_tiny_sd(tmp_path_factory.mktemp("small_judged"), side=8)
+    build_tiny_judges(folder / "judges")
+    return folder
+
+
 @pytest.mark.parametrize("name", JOBS)
-def test_a_job_in_half_precision_is_finite_and_near_float32(name, tiny_judged, images):
+def test_a_job_in_half_precision_is_finite_and_near_float32(name, small_judged, images):
     """Every method of the registry, every kind of edit, words learned from pictures, and hiding."""
 
     @cache
     def run(dtype: str) -> tuple[torch.Tensor, list[float]]:
-        model = load_model(tiny_judged, "cpu", dtype)
+        model = load_model(small_judged, "cpu", dtype)
         if "recovery" in JOBS[name]:
             delta, keys = hide(model, SPECS["hide"].model_validate({"preserve": ["teapot"], **JOBS[name]}))
             assert all(bool(k.isfinite().all()) and k.dtype == torch.float32 for k in keys.values())
@@ -134,6 +150,8 @@ def test_a_job_in_half_precision_is_finite_and_near_float32(name, tiny_judged, i
         assert all(np.isfinite(losses))
         if dtype == "float16" and "inversion" in JOBS[name]:
             far = OF_A_WORD
+        if dtype == "bfloat16" and name.startswith("prune"):
+            far = OF_A_MASK
         assert (found - wanted).norm() <= far * wanted.norm(), dtype
 
 
