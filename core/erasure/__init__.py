@@ -3,6 +3,7 @@
 from expunge.core.checkpoints import Checkpoints
 from expunge.core.erasure.delta import Delta
 from expunge.core.erasure.delta_metadata import metadata
+from expunge.core.erasure.diverse import diversified
 from expunge.core.erasure.loop import fine_tune
 from expunge.core.erasure.registry import implementation, method_of, register
 from expunge.core.models import Denoiser
@@ -27,11 +28,12 @@ def erase(
     """
     method = spec.method
     edit = implementation(method.name).edit
-    if edit is not None:
-        delta = edit(model, spec, method, callback, checkpoints)
-    elif isinstance(method, TrainSpec):
-        delta = fine_tune(model, spec, method, method_of(method), callback, checkpoints)
-    else:
-        raise TypeError(f"{type(method).__name__} says nothing of training: derive it from TrainSpec")
+    with diversified(model, spec) as asked:
+        if edit is not None:
+            delta = edit(model, asked, method, callback, checkpoints)
+        elif isinstance(method, TrainSpec):
+            delta = fine_tune(model, asked, method, method_of(method), callback, checkpoints)
+        else:
+            raise TypeError(f"{type(method).__name__} says nothing of training: derive it from TrainSpec")
     delta.labels = metadata(delta, model, spec)
     return delta

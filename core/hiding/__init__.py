@@ -9,6 +9,7 @@ from torch import Tensor
 from expunge.core.checkpoints import Checkpoints
 from expunge.core.erasure.delta import Delta
 from expunge.core.erasure.delta_metadata import metadata
+from expunge.core.erasure.diverse import diversified
 from expunge.core.erasure.loop import fine_tune
 from expunge.core.erasure.method import Run
 from expunge.core.erasure.registry import method_of
@@ -41,7 +42,8 @@ def hide(
         made.append(Kpop(run, method_of(spec.method)(run), spec.recovery))
         return made[0]
 
-    delta = fine_tune(model, spec, spec.method, method, callback, checkpoints)
+    with diversified(model, spec) as asked:
+        delta = fine_tune(model, asked, spec.method, method, callback, checkpoints)
     delta.labels = metadata(delta, model, spec)
     return delta, made[0].keys()
 

@@ -10,6 +10,15 @@ from pathlib import Path
 from expunge.core.specs import STYLE_FORMS, folded
 
 TEMPLATES = ("{}", "a {}", "a photo of a {}", "a picture of a {}", "an image of a {}")
+SCENES = (
+    "{} in a garden",
+    "{} on a table",
+    "{} under a tree",
+    "{} behind a fence",
+    "{} seen from afar",
+    "{} with a bird",
+)
+"""Where a concept stands in diversified prompts: none of an evaluation's."""
 STYLE_OBJECTS = 16
 BY = re.compile(r" (in the style of|by) \{\}$")
 UNLISTED = re.compile(r"in the style of (.+)|in (.+) style", re.IGNORECASE)
@@ -59,6 +68,7 @@ class Vocabulary:
     style_prompts: tuple[str, ...] = ()
     aliases: dict[str, str] = field(default_factory=dict)
     own: bool = True
+    scenes: tuple[str, ...] = ()
 
     @cached_property
     def forms(self) -> dict[str, str]:
@@ -98,6 +108,16 @@ class Vocabulary:
         stride = max(1, len(self.concepts) // STYLE_OBJECTS)
         return self.concepts[stride // 2 if held_out else 0 :: stride][:STYLE_OBJECTS]
 
+    def things(self) -> list[str]:
+        """What a style's prompts are about: its objects, and some of them in a scene."""
+        objects = self.objects()
+        return [*objects, *(scene.format(o) for scene, o in zip(self.scenes, objects, strict=False))]
+
+    def diverse(self) -> "Vocabulary":
+        """This vocabulary, its prompts with more templates: a concept in a scene."""
+        scenes = tuple(f"a {scene}" for scene in SCENES)
+        return replace(self, templates=(*self.templates, *scenes), scenes=SCENES)
+
     def styled(self, thing: str, style: str) -> str:
         """'a dog in noto style'; without a style 'a dog'."""
         return article(f"a {thing} {self.style_template.format(style)}" if style else f"a {thing}")
@@ -114,13 +134,13 @@ class Vocabulary:
             return [article(template.format(target)) if target else "" for template in self.templates]
         style = self.style(target) or target
         alone = [prompt.format(style) if style else BY.sub("", prompt) for prompt in self.style_prompts]
-        return [*alone, *(self.styled(o, style) for o in self.objects())]
+        return [*alone, *(self.styled(thing, style) for thing in self.things())]
 
     def around(self, name: str) -> list[tuple[str, str]]:
         """What stands before and behind the concept's or the style's own words in each of `prompts(name)`."""
         if self.style(name) is None:
             return [halves(template) for template in self.templates]
-        styled = (f"a {thing} {self.style_template}" for thing in self.objects())
+        styled = (f"a {thing} {self.style_template}" for thing in self.things())
         return [halves(article(template)) for template in (*self.style_prompts, *styled)]
 
     def places(self, name: str) -> list[tuple[int, int]]:

@@ -69,6 +69,15 @@ class TrainSpec(MethodSpec):
         description="Peak learning rate of Adam on the adapters. The papers use 1e-5 on whole matrices.",
     )
     checkpoint_every: int = Field(default=25, ge=1, le=20_000, description="Steps between checkpoints.")
+    diverse_prompts: bool = Field(
+        default=False,
+        exclude_if=lambda asked: not asked,  # a new field changes no delta's bytes
+        description=(
+            "Train in more wordings: each concept, its target and what is held also in scenes ('a church"
+            " under a tree'), and the concept by a definition that does not name it, where the model's text"
+            " encoder takes that for it. None of them is among the wordings of an evaluation."
+        ),
+    )
 
 
 class LatentsSpec(TrainSpec):
