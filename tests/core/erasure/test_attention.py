@@ -247,7 +247,7 @@ def test_maces_loss_is_the_norm_of_the_attention_inside_the_mask(model):
     x, context = latents(model), model.encode(PROMPTS)
     tokens = torch.stack([positions(model, p, p.index("church"), len(p)) for p in PROMPTS])
     mask = torch.zeros(2, *model.latent_shape[1:])
-    mask[:, :8] = 1
+    mask[:, : mask.shape[1] // 2] = 1
     got, expected = mace.attention_loss(model, x, context, tokens, mask).item(), 0.0
     for probability in by_numpy(model, x, context):
         side = int(np.sqrt(probability.shape[1]))
@@ -287,11 +287,12 @@ def test_each_concept_trains_its_own_lora_alone(model):
 def test_masks_are_where_the_base_model_looks_for_the_words(model):
     method = second_stage(model, ["church"])
     states, half = method.run.trajectories.kept["erase/0"], slice(2, 4)
-    maps = np.zeros((2, 16, 16))
+    side = model.latent_shape[1]
+    maps = np.zeros((2, side, side))
     for k in range(*half.indices(4)):
         x = Latents(states[:, k], method.run.trajectories.timesteps[k].expand(2))
         layers = [torch.tensor(p) for p in by_numpy(model, x, method.concepts[0][:2])]
-        maps += at_size(token_maps(layers, method.tokens[0][:2].double()), 16).numpy()
+        maps += at_size(token_maps(layers, method.tokens[0][:2].double()), side).numpy()
     expected = maps > maps.mean((1, 2), keepdims=True)
     assert (method.masks[0].numpy() == expected).mean() > 0.99
     assert 0.05 < expected.mean() < 0.95

@@ -19,6 +19,9 @@ FEW = {
     "retain_concepts": 2,
     "leakage_pictures": 0,
     "rounds": 1,
+    "round_steps": 2,
+    "search_steps": 1,
+    "search_batch": 1,
     "learning_rate": 1e-4,
 }
 OWN_TEMPLATES = {"time": ("a photo of a {}", "an image of a {}", "a picture of a {}")}
