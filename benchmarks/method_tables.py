@@ -8,9 +8,6 @@ import numpy as np
 
 from expunge.core.intervals import of_share, wilson
 
-# What a method's defaults were tried on
-CHOSEN_ON = {"age": ("church", "dog", "delivery truck"), "ca": ("church", "dog", "trumpet", "saw")}
-ELSEWHERE = ("church", "dog", "trumpet")  # and those of all others
 Row = Mapping[str, Any]
 Runs = Mapping[str, Row]
 ONE = (
@@ -96,61 +93,15 @@ def joined(rows: Sequence[Row]) -> tuple[str, str]:
     return f"{100 * kept:.1f}", f"{100 * harmonic_mean([float(esr), min(kept, 1.0)]):.1f}"
 
 
-def earlier_table(runs: Runs, methods: Sequence[str], concepts: Sequence[str]) -> str:
-    """The table before: means over jobs whose neighbours a method might hold, by the closed set."""
+def together_table(runs: Runs, methods: Sequence[str], group: str) -> str:
+    """A line for each method that erased several concepts in one job, by the closed set."""
     lines = [
-        (
-            "| method | jobs | ESR-1 | ESR-5 | PSR-1 | PSR-1 / base | PSR-5 | harmonic mean | CLIP δ erased |"
-            " seconds | U-Net evaluations |"
-        ),
-        "|" + "---|" * 11,
-    ]
-
-    for method in methods:
-        rows = [runs[f"{method}/{c}"] for c in concepts if f"{method}/{c}" in runs]
-        if not rows:
-            continue
-        kept = np.mean([r["psr1"]["value"] for r in rows]) / np.mean([r["psr1_base"]["value"] for r in rows])
-        erased = np.mean([r["esr1"]["value"] for r in rows])
-        harmonic = 2 * erased * min(kept, 1) / (erased + min(kept, 1))
-        delta = np.mean([r["clip_delta_erased"]["value"] for r in rows])
-        cells = [
-            str(len(rows)),
-            pooled(rows, "esr1"),
-            pooled(rows, "esr5"),
-            pooled(rows, "psr1"),
-            f"{100 * kept:.1f}",
-            pooled(rows, "psr5"),
-            f"{100 * harmonic:.1f}",
-            f"{delta:.1f}",
-        ]
-        lines.append(
-            f"| {method} | {' | '.join(cells)} | {np.mean([r['seconds'] for r in rows]):.0f} |"
-            f" {np.mean([r['unet_evaluations'] for r in rows]):.0f} |"
-        )
-    rows = [runs[f"{methods[0]}/{c}"] for c in concepts]  # the base model is the same under every method
-    base = [pooled(rows, n) for n in ("esr1_base", "esr5_base", "psr1_base")]
-    lines.append(f"| (base model) | | {' | '.join(base)} | 100.0 | {pooled(rows, 'psr5_base')} | | | | |")
-    return "\n".join(lines)
-
-
-def chosen_table(runs: Runs, methods: Sequence[str], concepts: Sequence[str]) -> str:
-    """ESR-1 and PSR-1 / base of the concepts that a method's defaults were chosen on, and of those that they
-    were not.
-    """
-    lines = [
-        "| method | chosen on | ESR-1: chosen on | others | PSR-1 / base: chosen on | others |",
+        "| method | ESR-1 | ESR-5 | PSR-1 / base | harmonic mean | U-Net evaluations |",
         "|" + "---|" * 6,
     ]
     for method in methods:
-        chosen = CHOSEN_ON.get(method, ELSEWHERE)
-        cells = list[str]()
-        for figure, by in (("esr1", None), ("psr1", "psr1_base")):
-            for group in (chosen, [c for c in concepts if c not in chosen]):
-                rows = [runs[f"{method}/{c}"] for c in group if f"{method}/{c}" in runs]
-                share = np.mean([r[figure]["value"] for r in rows]) / (
-                    np.mean([r[by]["value"] for r in rows]) if by else 1
-                )
-                cells.append(f"{100 * share:.1f}")
-        lines.append(f"| {method} | {', '.join(chosen)} | {' | '.join(cells)} |")
+        rows = rows_of(runs, method, [group])
+        if rows:
+            cells = [pooled(rows, "esr1"), pooled(rows, "esr5"), *joined(rows)]
+            lines.append(f"| {method} | {' | '.join(cells)} | {rows[0]['unet_evaluations']} |")
     return "\n".join(lines)

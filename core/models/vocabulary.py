@@ -12,13 +12,13 @@ from expunge.core.specs import STYLE_FORMS, folded
 TEMPLATES = ("{}", "a {}", "a photo of a {}", "a picture of a {}", "an image of a {}")
 SCENES = (
     "{} in a garden",
-    "{} on a table",
+    "{} on a shelf",
     "{} under a tree",
     "{} behind a fence",
     "{} seen from afar",
     "{} with a bird",
 )
-"""Where a concept stands in diversified prompts: none of an evaluation's."""
+"""Where a concept stands in diversified prompts: none of an evaluation's or an attack's."""
 STYLE_OBJECTS = 16
 BY = re.compile(r" (in the style of|by) \{\}$")
 UNLISTED = re.compile(r"in the style of (.+)|in (.+) style", re.IGNORECASE)

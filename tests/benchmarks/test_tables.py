@@ -90,27 +90,10 @@ def test_a_paired_difference_is_of_objects_that_both_met():
     assert claims.points([0.1, 0.1, 0.1]) == "+10.0 points (+10.0 to +10.0; 3 objects)"
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_every_method_has_its_row_of_single_concepts(name):
-    line, _ = rows(method_tables.earlier_table(RUNS, [name], list(methods.EARLIER)))
-    assert line in MEASURED
-    assert all(f"{name}/{c}" in RUNS for c in methods.EARLIER)
-
-
-@pytest.mark.parametrize("name", MEASURED_THEN)
-def test_every_method_has_its_row_of_what_its_defaults_were_chosen_on(name):
-    (line,) = rows(method_tables.chosen_table(RUNS, [name], list(methods.EARLIER)))
-    assert line in (ROOT / "docs" / "defaults.md").read_text()
-
-
 def test_the_rows_of_five_at_once():
     measured = [n for n in NAMES if f"{n}/{FIVE}" in RUNS]
     assert measured
-    for name in measured:
-        (line,) = without(
-            {1, 4, 6, 8, 9},
-            method_tables.earlier_table({f"{name}/{FIVE}": RUNS[f"{name}/{FIVE}"]}, [name], [FIVE]),
-        )[:1]
+    for line in rows(method_tables.together_table(RUNS, measured, FIVE)):
         assert line in MEASURED
 
 
@@ -175,6 +158,6 @@ def test_readmes_few_lines_are_those_of_the_whole_table():
     shown = [cells(line) for line in readme.splitlines() if line.startswith("| `") and "(" in line]
     assert len(shown) == 5
     for name, esr1, psr1, seconds in shown:
-        line, _ = rows(method_tables.earlier_table(RUNS, [name.split("`")[1]], list(methods.EARLIER)))
+        line, _ = rows(method_tables.table(UNHELD, [name.split("`")[1]], methods.CONCEPTS))
         found = cells(line)
-        assert (esr1, psr1, seconds) == (found[2], found[5], found[9])
+        assert (esr1, psr1, seconds) == (found[2], found[9], found[11])

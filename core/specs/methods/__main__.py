@@ -21,10 +21,10 @@ Also for: **debias**, concepts with attributes; **hide**, as the erasing term of
 loss of `prune`; **adversary**, trained on against what brings the concept back (`method.adversary`). Only
 LoRAs on the network can be stacked and combined.
 
-Every trained method takes `diverse_prompts: true`: concepts, their targets and what is held are then also asked for in
-scenes ("a church under a tree"), and an erased concept by a definition that does not name it, where one is known
-(WordNet's, of a hundred everyday things) and the model's text encoder takes it for the concept. Wordings of your own go
-into a concept's `synonyms`.
+Every trained method takes `diverse_prompts: true`: concepts, their targets and what is held are then also
+asked for in scenes ("a church under a tree"), and an erased concept by a definition that does not name it,
+where one is known (WordNet's, of a hundred everyday things) and the model's text encoder takes it for the
+concept. Wordings of your own go into a concept's `synonyms`.
 
 | `method` | what it does | source | delivers | also for | architectures |
 |---|---|---|---|---|---|

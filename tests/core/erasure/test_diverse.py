@@ -2,12 +2,14 @@
 
 import pytest
 
+from expunge.core.attacks.scene import judged_prompts
 from expunge.core.checkpoints import DirectoryCheckpoints
 from expunge.core.erasure import erase
 from expunge.core.erasure.diverse import definitions, described, diversified
 from expunge.core.errors import CoreError
 from expunge.core.evaluation.unseen_prompts import indirect, unseen
 from expunge.core.hiding import hide
+from expunge.core.leakage.prompts import held_out
 from expunge.core.models import load_model
 from expunge.core.models.vocabulary import SCENES
 from expunge.core.specs import (
@@ -109,6 +111,7 @@ def test_no_wording_of_training_is_one_of_an_evaluation():
     diverse = model.vocabulary.diverse()
     for name in (*model.vocabulary.concepts, *model.vocabulary.styles):
         judged = {p for prompts in unseen(model.vocabulary, Concept(name=name)).values() for p in prompts}
+        judged |= {*held_out(model.vocabulary, name), *judged_prompts(model.vocabulary, name, 64)}
         assert not judged & set(diverse.prompts(name))
 
 
