@@ -14,7 +14,7 @@ import networkx as nx
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks.methods import JUDGING as METHOD_JUDGING, RESULTS as METHODS_RESULTS
+from benchmarks.methods import CONCEPTS, JUDGING as METHOD_JUDGING, RESULTS as METHODS_RESULTS, UNHELD
 from expunge.core.concepts import distances
 from expunge.core.concepts.graph import fit, statistics
 from expunge.core.erasure import erase
@@ -150,17 +150,13 @@ def methods(model: Denoiser, graph: Graph) -> dict[str, Any]:
     results = json.loads(METHODS_RESULTS.read_text())
     found = {}
     for method in METHODS:
-        rows = {
-            key.split("/")[1]: row
-            for key, row in results.items()
-            if key.split("/")[0] == method and key.split("/")[1] in graph.names
-        }
-        rows = {c: row for c, row in rows.items() if "clip_delta" in row}
+        keys = {c: f"{method}{UNHELD}/{c}" for c in CONCEPTS if c in graph.names}
+        rows = {c: results[key] for c, key in keys.items() if key in results}
         if not rows:
             continue
         predicted = []
         for concept in rows:
-            held = preserved_concepts(model, [Concept(name=concept)], [], METHOD_JUDGING)
+            held = preserved_concepts(model, [Concept(name=concept)], [], METHOD_JUDGING, reach=None)
             away = distances(model, concept, held).tolist()
             predicted += [
                 graph.predict(d, graph.concepts[n]["g0"])[0].value for n, d in zip(held, away, strict=True)
