@@ -61,7 +61,7 @@ def tiny_tokenizer() -> CLIPTokenizer:
     )
 
 
-def build_tiny_sd(folder: Path, seed: int = 0, side: int = 8) -> Path:
+def build_tiny_sd(folder: Path, seed: int = 0, side: int = 16) -> Path:
     """Save a pipeline of some 0.9 M random parameters: 64 px pictures, 16x16x4 latents (or of another side,
     times 4), a text encoder 32 wide.
     """
