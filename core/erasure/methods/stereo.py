@@ -65,6 +65,7 @@ class Stereo(Method[StereoSpec]):
         super().__init__(run)
         spec = run.spec
         self.concepts = [run.texts(names) for names in run.names]
+        self.seen: list[str] = []
         self.anchors = [run.model.encode(self.beside(c)) for c in run.concepts]
         self.empty = run.texts([""])
         self.words = Words(run, spec.search())
@@ -80,11 +81,12 @@ class Stereo(Method[StereoSpec]):
         if vocabulary.style(concept.name) is not None:
             return vocabulary.prompts(concept.name)
         others = unerased(run.model, concept, run.concepts)
-        stride = max(1, len(others) // run.spec.anchors)
-        return [article(BESIDE.format(concept.name, other)) for other in others[::stride][: run.spec.anchors]]
+        chosen = others[:: max(1, len(others) // run.spec.anchors)][: run.spec.anchors]
+        self.seen += chosen
+        return [article(BESIDE.format(concept.name, other)) for other in chosen]
 
     def held(self) -> list[str] | None:
-        return []
+        return self.seen
 
     def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
         run, spec, g = self.run, self.run.spec, self.run.generator(step)
