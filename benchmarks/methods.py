@@ -64,7 +64,7 @@ EARLIER = (
     "parachute",
     "teapot",
 )
-"""The objects of the tables before these: five at once, and what docs/impact.md predicts from."""
+"""The objects of earlier tables: the first five are those of *five at once*, all ten those of many.py."""
 AWAITED = ("erase_flow", "stereo")  # the tables were measured before these came
 MEASURED = tuple(name for name in METHODS if name not in AWAITED)
 VARIANTS = {"uce, tokens: all": UceSpec(tokens="all")}  # rows beside the methods' defaults

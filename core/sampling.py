@@ -60,17 +60,17 @@ def denoise(model: Denoiser, z: Tensor, text: Text, steps: int, guidance: float,
 
 
 @torch.no_grad()
-def ancestral_path(model: Denoiser, text: Text, steps: int, guidance: float, generator: Generator) -> Tensor:
-    """Whole paths of the ancestral sampler from noise, one for each of B texts: the latents before its moves
-    and behind the last, (B, moves + 1, C, h, w).
+def ancestral_path(model: Denoiser, text: Text, noise: Tensor, steps: int, guidance: float) -> Tensor:
+    """Whole paths of the ancestral sampler, one for each of B texts: the latents before its moves and behind
+    the last, (B, moves + 1, C, h, w). noise: where a path begins and what each move adds, of the same shape.
     """
-    sampler, empty = model.sampler(steps), model.encode([""]).expand(len(text))
-    states = [draw_noise(model, generator, len(text))]
-    for level, following in sampler.moves:
+    empty = model.encode([""]).expand(len(text))
+    states = [noise[:, 0]]
+    for k, (level, following) in enumerate(model.sampler(steps).moves, 1):
         t = torch.full((len(text),), level, device=model.device)
         out = model.predict_guided(states[-1], t, text, empty, guidance)
         mean, deviation = model.schedule.ancestral(states[-1], out, t, torch.full_like(t, following))
-        states.append(mean + deviation * draw_noise(model, generator, len(text)))
+        states.append(mean + deviation * noise[:, k])
     return torch.stack(states, 1)
 
 

@@ -28,7 +28,7 @@ def erase(
     """
     method = spec.method
     edit = implementation(method.name).edit
-    with diversified(model, spec) as asked:
+    with diversified(model, spec, callback) as asked:
         if edit is not None:
             delta = edit(model, asked, method, callback, checkpoints)
         elif isinstance(method, TrainSpec):

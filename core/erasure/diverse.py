@@ -15,13 +15,14 @@ from typing import TypeVar
 from expunge.core.concepts import distances
 from expunge.core.models import Denoiser
 from expunge.core.models.vocabulary import CONCEPTS
+from expunge.core.progress import Callback, ignore
 from expunge.core.specs import Concept, EraseSpec
 
 S = TypeVar("S", bound=EraseSpec)
 
 
 @contextmanager
-def diversified(model: Denoiser, request: S) -> Iterator[S]:
+def diversified(model: Denoiser, request: S, callback: Callback = ignore) -> Iterator[S]:
     """The request as it is trained: inside, the model's vocabulary has more templates and each concept more
     names, where the method asks for diverse prompts; else both as they are.
     """
@@ -30,7 +31,8 @@ def diversified(model: Denoiser, request: S) -> Iterator[S]:
         return
     own = model.vocabulary
     concepts = [
-        c.model_copy(update={"synonyms": [*c.synonyms, *described(model, c)]}) for c in request.concepts
+        c.model_copy(update={"synonyms": [*c.synonyms, *described(model, c, callback)]})
+        for c in request.concepts
     ]
     model.vocabulary = own.diverse()
     try:
@@ -52,11 +54,11 @@ def definitions() -> dict[str, str]:
     return found
 
 
-def described(model: Denoiser, concept: Concept) -> list[str]:
+def described(model: Denoiser, concept: Concept, callback: Callback = ignore) -> list[str]:
     """The concept's definition, if to the text encoder no other concept of the vocabulary is nearer to it."""
     text = definitions().get(concept.name.casefold())
     if text is None or concept.images:
         return []
     others = [name for name in model.vocabulary.concepts if not model.vocabulary.same(name, concept.name)]
-    nearness = distances(model, text, [concept.name, *others])
+    nearness = distances(model, text, [concept.name, *others], callback)
     return [text] if int(nearness.argmin()) == 0 else []

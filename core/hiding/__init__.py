@@ -42,7 +42,7 @@ def hide(
         made.append(Kpop(run, method_of(spec.method)(run), spec.recovery))
         return made[0]
 
-    with diversified(model, spec) as asked:
+    with diversified(model, spec, callback) as asked:
         delta = fine_tune(model, asked, spec.method, method, callback, checkpoints)
     delta.labels = metadata(delta, model, spec)
     return delta, made[0].keys()

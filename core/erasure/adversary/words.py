@@ -47,13 +47,17 @@ class Words:
         that was found.
         """
         size = len(own)
-        row = torch.randint(len(self.around[i]), (size,), generator=g)
-        which = torch.randint(len(self.found[i]), (size,), generator=g)
+        said = self.any_of(i, self.found[i], size, g)
         stays = torch.rand(size, generator=g) < self.spec.own_share
-        with torch.no_grad():
-            said = self.said(i, row, torch.stack(self.found[i])[which])
         rows = torch.arange(size)
         return Text.cat([own, said])[torch.where(stays, rows, size + rows)]
+
+    @torch.no_grad()
+    def any_of(self, i: int, words: list[Tensor], size: int, g: Generator) -> Text:
+        """Any of these words, each (k, D), in any of concept i's prompts, `size` rows, without a graph."""
+        row = torch.randint(len(self.around[i]), (size,), generator=g)
+        which = torch.randint(len(words), (size,), generator=g)
+        return self.said(i, row, torch.stack(words)[which])
 
     def shifted(self, _: int, x: Latents, __: Text, ___: Generator) -> Latents:
         """The latents as they are."""

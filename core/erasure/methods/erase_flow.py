@@ -16,9 +16,12 @@ from torch import Generator, Tensor
 from torch.utils.checkpoint import checkpoint
 
 from expunge.core.erasure.method import Method, Run
+from expunge.core.erasure.trajectory_buffer import ROWS
+from expunge.core.memory import in_batches
 from expunge.core.models import Denoiser, Text
 from expunge.core.optimisers import load_optimiser_state, optimiser_state
-from expunge.core.sampling import ancestral_path, tensors_under
+from expunge.core.progress import Clock
+from expunge.core.sampling import ancestral_path, draw_noise, tensors_under
 from expunge.core.specs import EraseFlowSpec
 
 LOG_PARTITION = -0.1953  # log Z at the start, the authors'
@@ -59,10 +62,21 @@ class EraseFlow(Method[EraseFlowSpec]):
         super().__init__(run)
         self.concepts = [run.texts(names) for names in run.names]
         self.names, self.anchors = run.targets()
+        # A style's path is asked for around its own object; an object's, in any template
+        styles = [run.model.vocabulary.style(c.name) is not None for c in run.concepts]
+        self.is_paired = [s and len(a) > 1 for s, a in zip(styles, self.anchors, strict=True)]
         self.empty = run.texts([""])
         self.moves = run.model.sampler(run.spec.sampling_steps).moves
         self.log_partition = [torch.tensor(LOG_PARTITION) for _ in run.concepts]
         self.optimiser = torch.optim.Adam(self.log_partition, lr=run.spec.partition_learning_rate)
+        if run.spec.latents == "buffer" and not run.trajectories.round:
+            clock, count = Clock(len(run.concepts)), len(run.concepts)
+            for i in range(count):
+                self.fill(i)
+                done = i + 1
+                run.callback(
+                    {"phase": "trajectories", "step": done, "total": count, "eta_s": clock.eta(done)}
+                )
 
     def held(self) -> list[str] | None:
         return [name for name in self.names if name]
@@ -72,10 +86,10 @@ class EraseFlow(Method[EraseFlowSpec]):
         g = run.generator(step)
         paths, row = self.paths(i, g)
         texts, templates = self.concepts[i], len(self.concepts[i]) // len(run.names[i])
-        if run.model.vocabulary.style(run.concepts[i].name) is None:
+        if self.is_paired[i]:
+            row = row + templates * torch.randint(len(run.names[i]), row.shape, generator=g)
+        else:
             row = torch.randint(len(texts), row.shape, generator=g)
-        else:  # around the same object
-            row = row % templates + templates * torch.randint(len(run.names[i]), row.shape, generator=g)
         concept, empty = texts[row], self.empty.expand(len(row))
 
         # Computed again one by one in the backward pass, so that memory stays that of one step
@@ -111,19 +125,33 @@ class EraseFlow(Method[EraseFlowSpec]):
 
     def paths(self, i: int, g: Generator) -> tuple[Tensor, Tensor]:
         """Paths of concept i's anchor, (batch_size, moves + 1, C, h, w), and which of its texts each has."""
-        run, spec, texts, key = self.run, self.run.spec, self.anchors[i], f"path/{i}"
-        if spec.latents == "fresh":
-            row = torch.randint(len(texts), (spec.batch_size,), generator=g)
-            return ancestral_path(run.model, texts[row], spec.sampling_steps, spec.guidance_scale, g), row
-        kept = run.trajectories.kept
-        row, noise = run.trajectories.rows(key, len(texts), spec.trajectories)
-        if key not in kept:
-            with nullcontext() if run.trajectories.round else run.model.frozen():
-                kept[key] = ancestral_path(
-                    run.model, texts[row], spec.sampling_steps, spec.guidance_scale, noise
-                )
-        drawn = torch.randint(len(row), (spec.batch_size,), generator=g)
-        return kept[key][drawn], row[drawn]
+        size = self.run.spec.batch_size
+        if self.run.spec.latents == "fresh":
+            row = torch.randint(len(self.anchors[i]), (size,), generator=g)
+            return self.drawn(i, row, g), row
+        kept, row = self.fill(i)
+        chosen = torch.randint(len(row), (size,), generator=g)
+        return kept[chosen], row[chosen]
+
+    def fill(self, i: int) -> tuple[Tensor, Tensor]:
+        """All kept paths of concept i's anchor; the first round is the frozen model's."""
+        trajectories, key = self.run.trajectories, f"path/{i}"
+        row, g = trajectories.rows(key, len(self.anchors[i]), self.run.spec.trajectories)
+        if key not in trajectories.kept:
+            with nullcontext() if trajectories.round else self.run.model.frozen():
+                trajectories.kept[key] = self.drawn(i, row, g)
+        return trajectories.kept[key], row
+
+    def drawn(self, i: int, row: Tensor, g: Generator) -> Tensor:
+        """A path for each of these rows of the anchor's texts, few at once."""
+        model, spec, texts = self.run.model, self.run.spec, self.anchors[i][row]
+        noise = torch.stack([draw_noise(model, g, len(self.moves) + 1) for _ in row])
+
+        def some(start: int, end: int) -> Tensor:
+            part = slice(start, end)
+            return ancestral_path(model, texts[part], noise[part], spec.sampling_steps, spec.guidance_scale)
+
+        return torch.cat(in_batches(len(row), ROWS, some))
 
     def state(self) -> dict[str, Tensor]:
         numbers = {f"log_partition.{i}": z for i, z in enumerate(self.log_partition)}

@@ -51,9 +51,9 @@ def erase_loss(
     """The second stage's, a scalar; gone: concept and words, B texts each."""
     texts = [empty, anchor, *gone]
     with model.frozen(), torch.no_grad():
-        olds = model.predict(*cat(*[x] * len(texts)), Text.cat(texts)).chunk(len(texts))
-        old_0, old_a, *olds_gone = olds
-        away = torch.stack(olds_gone).mean(0) - old_0
+        old = model.predict(*cat(*[x] * len(texts)), Text.cat(texts))
+        old_0, old_a, *old_gone = old.chunk(len(texts))
+        away = torch.stack(old_gone).mean(0) - old_0
     wanted = old_0 + (spec.guidance - 1) * (old_a - old_0) - (spec.guidance + 1) * away
     return error(model.predict(x.z, x.t, asked), wanted, model.schedule.weights(x.t, spec.space))
 
@@ -65,8 +65,10 @@ class Stereo(Method[StereoSpec]):
         super().__init__(run)
         spec = run.spec
         self.concepts = [run.texts(names) for names in run.names]
-        self.seen: list[str] = []
-        self.anchors = [run.model.encode(self.beside(c)) for c in run.concepts]
+        self.beside = [self.companions(c) for c in run.concepts]
+        self.anchors = [
+            run.model.encode(self.anchors_of(c, o)) for c, o in zip(run.concepts, self.beside, strict=True)
+        ]
         self.empty = run.texts([""])
         self.words = Words(run, spec.search())
         self.round = spec.round_steps * len(run.concepts)
@@ -75,18 +77,21 @@ class Stereo(Method[StereoSpec]):
             wanted = {f"erase/{i}": texts for i, texts in enumerate(self.concepts)}
             run.trajectories.prefill(wanted, spec.trajectories, run.callback)
 
-    def beside(self, concept: Concept) -> list[str]:
-        """Prompts that name the concept beside another; a style's name it around objects."""
-        run, vocabulary = self.run, self.run.model.vocabulary
-        if vocabulary.style(concept.name) is not None:
-            return vocabulary.prompts(concept.name)
+    def companions(self, concept: Concept) -> list[str]:
+        """The concepts that an object is named beside; a style's prompts name objects already."""
+        run = self.run
+        if run.model.vocabulary.style(concept.name) is not None:
+            return []
         others = unerased(run.model, concept, run.concepts)
-        chosen = others[:: max(1, len(others) // run.spec.anchors)][: run.spec.anchors]
-        self.seen += chosen
-        return [article(BESIDE.format(concept.name, other)) for other in chosen]
+        return others[:: max(1, len(others) // run.spec.anchors)][: run.spec.anchors]
+
+    def anchors_of(self, concept: Concept, others: Sequence[str]) -> list[str]:
+        """Prompts that name the concept beside something else."""
+        beside = [article(BESIDE.format(concept.name, other)) for other in others]
+        return beside or self.run.model.vocabulary.prompts(concept.name)
 
     def held(self) -> list[str] | None:
-        return self.seen
+        return [name for others in self.beside for name in others]
 
     def step(self, i: int, step: int) -> tuple[Tensor, str | None]:
         run, spec, g = self.run, self.run.spec, self.run.generator(step)
@@ -98,26 +103,18 @@ class Stereo(Method[StereoSpec]):
             run.start_over()
         texts = self.concepts[i]
         x = run.trajectories.draw(f"erase/{i}", texts, g, spec.batch_size, spec.trajectories)
-        own, empty = self.drawn(texts, g), self.empty.expand(spec.batch_size)
+        size, words = spec.batch_size, self.words.found[i]
+        own, empty = self.drawn(texts, g), self.empty.expand(size)
         if step < self.first_stage:
-            last = own if turn == 0 else self.saying(i, self.words.found[i][-spec.restarts :], g)
+            last = own if turn == 0 else self.words.any_of(i, words[-spec.restarts :], size, g)
             return search_loss(run.model, x, last, empty, spec), None
-        gone = [own, *(self.saying(i, [word], g) for word in self.words.found[i])]
+        gone = [own, *(self.words.any_of(i, [word], size, g) for word in words)]
         asked, anchor = self.words.asked(i, own, g), self.drawn(self.anchors[i], g)
         return erase_loss(run.model, x, asked, gone, anchor, empty, spec), None
 
     def drawn(self, texts: Text, g: Generator) -> Text:
         """Any of these texts, B times."""
         return texts[torch.randint(len(texts), (self.run.spec.batch_size,), generator=g)]
-
-    @torch.no_grad()
-    def saying(self, i: int, words: Sequence[Tensor], g: Generator) -> Text:
-        """Any of these words in any of concept i's prompts, B times."""
-        size = self.run.spec.batch_size
-        row = torch.randint(len(self.words.around[i]), (size,), generator=g)
-        return self.words.said(
-            i, row, torch.stack(list(words))[torch.randint(len(words), (size,), generator=g)]
-        )
 
     def state(self) -> dict[str, Tensor]:
         return self.words.state()

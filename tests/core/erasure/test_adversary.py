@@ -4,7 +4,6 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from expunge.core.checkpoints import DirectoryCheckpoints
 from expunge.core.erasure import erase
 from expunge.core.erasure.adversary import Defended
 from expunge.core.erasure.adversary.noise import size
@@ -31,7 +30,7 @@ from expunge.core.specs import (
     RecoverySpec,
     ScoreSpec,
 )
-from tests.support.killed_runs import Killed, killed_at
+from tests.support.killed_runs import resumed_to_the_same_bytes
 
 INNER = {"trajectories": 2, "sampling_steps": 4, "batch_size": 3}
 SMALL = {**INNER, "steps": 2, "checkpoint_every": 1, "lora": LoraSpec(rank=2)}
@@ -94,13 +93,7 @@ def test_its_own_steps_are_those_of_a_run_without_one(tiny_sd):
 )
 def test_a_killed_run_resumes_to_the_same_bytes(name, kind, at, tiny_sd, tmp_path):
     request = EraseSpec(concepts=["church"], preserve=["teapot"], method=spec_of(name, kind))
-    undisturbed = erase(load_model(tiny_sd), request).serialise()
-    folder = DirectoryCheckpoints(tmp_path)
-    with pytest.raises(Killed):
-        erase(load_model(tiny_sd), request, checkpoints=folder, callback=killed_at("erase", at))
-    resumed = erase(load_model(tiny_sd), request, checkpoints=folder)
-    assert resumed.info["resumed_at"] == at
-    assert resumed.serialise() == undisturbed
+    resumed_to_the_same_bytes(tiny_sd, request, at, tmp_path)
 
 
 def test_a_mask_and_a_hidden_concept_meet_it_too(tiny_sd):

@@ -12,17 +12,9 @@ from expunge.core.hiding import hide
 from expunge.core.leakage.prompts import held_out
 from expunge.core.models import load_model
 from expunge.core.models.vocabulary import SCENES
-from expunge.core.specs import (
-    Concept,
-    EraseSpec,
-    EsdSpec,
-    HideSpec,
-    MaceSpec,
-    NaiveSpec,
-    PruneSpec,
-    RecoverySpec,
-)
-from tests.support.killed_runs import Killed, killed_at
+from expunge.core.specs import METHODS, Concept, EraseSpec, EsdSpec, HideSpec, NaiveSpec, TrainSpec
+from tests.support.killed_runs import resumed_to_the_same_bytes
+from tests.support.small_jobs import NAIVE, small
 
 SMALL = {"steps": 2, "trajectories": 2, "sampling_steps": 3, "batch_size": 2, "checkpoint_every": 1}
 DIVERSE = EraseSpec(concepts=["church"], method=EsdSpec(diverse_prompts=True, **SMALL))
@@ -50,26 +42,25 @@ def test_concept_target_and_what_is_held_are_asked_for_in_scenes(tiny_sd):
     )
 
 
-@pytest.mark.parametrize("name", ["esd", "prune", "mace", "hide"])
+TRAINED = [name for name, method in METHODS.items() if issubclass(method, TrainSpec)]
+
+
+@pytest.mark.parametrize("name", [*TRAINED, "hide"])
 def test_whatever_trains_takes_it_and_leaves_the_vocabulary_as_it_was(name, tiny_sd):
     model = load_model(tiny_sd)
-    before = model.vocabulary
-    inner = {k: v for k, v in SMALL.items() if k not in ("steps", "checkpoint_every")}
-    methods = {
-        "esd": DIVERSE.method,
-        "prune": PruneSpec(method=EsdSpec(**inner), diverse_prompts=True, steps=1, retain_concepts=2),
-        "mace": MaceSpec(diverse_prompts=True, **SMALL),
-        "hide": DIVERSE.method,
-    }
+    before, with_graph, told = model.vocabulary, model.encode_with_graph, list[str]()
+    model.encode_with_graph = lambda prompts, *more: told.extend(prompts) or with_graph(prompts, *more)
 
     def run():
+        method = (NAIVE if name == "hide" else small(METHODS[name])) | {"diverse_prompts": True}
+        job = {"concepts": ["church"], "method": method}
         if name == "hide":
-            recovery = RecoverySpec(length=2, steps=1)
-            hide(model, HideSpec(concepts=["church"], method=methods[name], recovery=recovery))
+            hide(model, HideSpec(**job, recovery={"length": 2, "steps": 1}))
         else:
-            erase(model, EraseSpec(concepts=["church"], method=methods[name]))
+            erase(model, EraseSpec.model_validate(job))
 
-    assert "a church under a tree" in asked(model, run)
+    prompts = asked(model, run) | set(told)
+    assert prompts & {f"a {scene.format('church')}" for scene in SCENES}
     assert model.vocabulary is before
 
 
@@ -83,13 +74,8 @@ def test_a_run_that_fails_leaves_the_vocabulary_as_it_was(tiny_sd):
 
 
 def test_a_killed_run_resumes_to_the_same_bytes_and_the_option_is_part_of_what_is_asked(tiny_sd, tmp_path):
-    undisturbed = erase(load_model(tiny_sd), DIVERSE).serialise()
+    resumed_to_the_same_bytes(tiny_sd, DIVERSE, 1, tmp_path)
     folder = DirectoryCheckpoints(tmp_path)
-    with pytest.raises(Killed):
-        erase(load_model(tiny_sd), DIVERSE, checkpoints=folder, callback=killed_at("erase", 1))
-    resumed = erase(load_model(tiny_sd), DIVERSE, checkpoints=folder)
-    assert resumed.info["resumed_at"] == 1
-    assert resumed.serialise() == undisturbed
     plain = EraseSpec(concepts=["church"], method=EsdSpec(**SMALL))
     assert "diverse_prompts" not in plain.model_dump_json()
     assert erase(load_model(tiny_sd), plain, checkpoints=folder).info["resumed_at"] == 0

@@ -6,6 +6,7 @@ import torch
 
 from expunge.core.erasure.layers import add_trained
 from expunge.core.erasure.method import Run
+from expunge.core.erasure.methods import erase_flow
 from expunge.core.erasure.methods.erase_flow import LOG_PARTITION, EraseFlow, log_ratio
 from expunge.core.models import Text, load_model
 from expunge.core.progress import ignore
@@ -113,9 +114,10 @@ def test_paths_are_the_ancestral_samplers_with_the_anchors_prompts(tiny_sd):
     model = load_model(tiny_sd)
     method, _ = method_of(model)
     paths, row = method.paths(0, seeded(3))
-    rows, noise = method.run.trajectories.rows("path/0", len(method.anchors[0]), 4)
+    rows, g = method.run.trajectories.rows("path/0", len(method.anchors[0]), 4)
+    noise = torch.stack([torch.randn(len(method.moves) + 1, *model.latent_shape, generator=g) for _ in rows])
     with model.frozen():
-        kept = ancestral_path(model, method.anchors[0][rows], 6, 3.0, noise)
+        kept = ancestral_path(model, method.anchors[0][rows], noise, 6, 3.0)
     assert torch.equal(method.run.trajectories.kept["path/0"], kept)
     assert all(
         any(torch.equal(p, k) and r == s for k, s in zip(kept, rows, strict=True))
@@ -136,3 +138,36 @@ def test_a_style_is_asked_for_around_the_object_of_its_path(tiny_sd):
     assert method.names == ["twemoji"]
     assert len(set(row.tolist())) > 1
     assert torch.equal(asked[-1].states, method.concepts[0][row].states)
+
+
+def test_the_only_style_is_asked_for_around_every_object(tiny_sd):
+    model = load_model(tiny_sd)
+    only = model.vocabulary.styles[0]
+    model.vocabulary = model.vocabulary.without(model.vocabulary.styles[1:])
+    spec = EraseFlowSpec(**SMALL)
+    add_trained(model, spec)
+    method = EraseFlow(Run(model, EraseSpec(concepts=[f"in {only} style"], method=spec), spec, ignore))
+    assert method.names == [""]
+    asked, predict = [], model.predict_guided
+    model.predict_guided = lambda z, t, text, *rest: asked.append(text.states) or predict(z, t, text, *rest)
+    for step in range(12):
+        method.step(0, step)
+    own = method.concepts[0].states
+    assert sum(any(torch.equal(o, row) for rows in asked for row in rows) for o in own) > len(own) / 2
+
+
+def test_paths_are_drawn_before_the_steps_with_progress_whatever_fits_at_once(tiny_sd, monkeypatch):
+    told = []
+    model = load_model(tiny_sd)
+    spec = EraseFlowSpec(**SMALL)
+    request = EraseSpec(concepts=["church", "dog"], method=spec)
+    add_trained(model, spec)
+    first = EraseFlow(Run(model, request, spec, told.append)).run.trajectories.kept
+    assert [(p["phase"], p["step"], p["total"]) for p in told] == [
+        ("trajectories", 1, 2),
+        ("trajectories", 2, 2),
+    ]
+    monkeypatch.setattr(erase_flow, "ROWS", 1)
+    again = EraseFlow(Run(model, request, spec, ignore)).run.trajectories.kept
+    for key, paths in first.items():
+        torch.testing.assert_close(again[key], paths, atol=1e-4, rtol=1e-4)

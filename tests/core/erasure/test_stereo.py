@@ -3,17 +3,18 @@
 import pytest
 import torch
 
-from expunge.core.checkpoints import DirectoryCheckpoints
+from expunge.core.attacks.scene import judged_prompts
 from expunge.core.erasure import erase
 from expunge.core.erasure.layers import add_trained
 from expunge.core.erasure.method import Run
 from expunge.core.erasure.methods import stereo
 from expunge.core.evaluation.unseen_prompts import unseen
+from expunge.core.leakage.prompts import held_out
 from expunge.core.models import Text, load_model
 from expunge.core.progress import ignore
 from expunge.core.specs import Concept, EraseSpec, LoraSpec, StereoSpec
 from expunge.core.specs.cost import optimiser_steps
-from tests.support.killed_runs import Killed, killed_at
+from tests.support.killed_runs import resumed_to_the_same_bytes
 from tests.support.numpy_losses import Linear, by_hand, inputs, weighted
 
 SMALL = {
@@ -118,14 +119,7 @@ def test_each_round_erases_what_the_last_one_found(tiny_sd, monkeypatch):
 
 @pytest.mark.parametrize("at", [2, 4, 6])
 def test_a_run_that_is_killed_in_either_stage_resumes_to_the_same_bytes(at, tiny_sd, tmp_path):
-    request = EraseSpec(concepts=["church"], method=SPEC)
-    undisturbed = erase(load_model(tiny_sd), request).serialise()
-    folder = DirectoryCheckpoints(tmp_path)
-    with pytest.raises(Killed):
-        erase(load_model(tiny_sd), request, checkpoints=folder, callback=killed_at("erase", at))
-    resumed = erase(load_model(tiny_sd), request, checkpoints=folder)
-    assert resumed.info["resumed_at"] == at
-    assert resumed.serialise() == undisturbed
+    resumed_to_the_same_bytes(tiny_sd, EraseSpec(concepts=["church"], method=SPEC), at, tmp_path)
 
 
 def test_a_style_is_taken_too(tiny_sd):
@@ -137,10 +131,14 @@ def test_anchors_name_the_concept_beside_others_in_words_that_no_evaluation_uses
     model = load_model(tiny_sd)
     request = EraseSpec(concepts=["church"], method=SPEC)
     add_trained(model, SPEC)
-    anchors = stereo.Stereo(Run(model, request, SPEC, ignore)).beside(Concept(name="church"))
+    method = stereo.Stereo(Run(model, request, SPEC, ignore))
+    anchors = method.anchors_of(Concept(name="church"), method.beside[0])
+    assert method.held() == method.beside[0]
+    assert all(any(other in anchor for anchor in anchors) for other in method.beside[0])
     assert len(anchors) == 3
     assert all("church" in anchor and anchor.count("church") == 1 for anchor in anchors)
     judged = {p for prompts in unseen(model.vocabulary, Concept(name="church")).values() for p in prompts}
+    judged |= {*held_out(model.vocabulary, "church"), *judged_prompts(model.vocabulary, "church", 64)}
     assert not judged & set(anchors)
 
 

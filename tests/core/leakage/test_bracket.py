@@ -65,7 +65,7 @@ def test_the_ancestral_step_is_diffusers_own_with_eta_1(prediction: str):
         before = int(t) - 100
         wanted = scheduler.step(out, t, z, eta=1.0, variance_noise=noise).prev_sample
         mean, deviation = Schedule(scheduler.alphas_cumprod, prediction).ancestral(
-            z, out, t.expand(2), max(before, 0)
+            z, out, t.expand(2), torch.tensor([max(before, 0)] * 2)
         )
         if before >= 0:
             torch.testing.assert_close(mean + deviation * noise, wanted, rtol=1e-4, atol=1e-4)
