@@ -94,8 +94,9 @@ OF_A_WORD = 0.2
 moves the other way is 18 % of a word's way (measured: 12.6 % with AVX2's kernels, 3.6 % without)."""
 
 LARGER = ("prune by age",)
-"""Jobs tried at the tiny model's own size: of a mask's few entries on small pictures, those near the threshold,
-a whole weight's change each, decide too much in bfloat16."""
+"""Jobs tried at the tiny model's own size: on small pictures too much hangs, in bfloat16, on the few entries of
+a mask near its threshold, a whole weight's change each.
+"""
 
 
 @torch.no_grad()
