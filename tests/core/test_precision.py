@@ -94,8 +94,8 @@ OF_A_WORD = 0.2
 moves the other way is 18 % of a word's way (measured: 12.6 % with AVX2's kernels, 3.6 % without)."""
 
 LARGER = ("prune by age",)
-"""Jobs tried at the tiny model's own size: on small pictures too much hangs, in bfloat16, on the few entries of
-a mask near its threshold, a whole weight's change each.
+"""Jobs tried at the tiny model's own size: on small pictures too much hangs, in bfloat16, on the few entries
+of a mask near its threshold, a whole weight's change each.
 """
 
 
