@@ -8,6 +8,7 @@ read from the results file.
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from expunge.core.evaluation.judges.by_class import find_class
 from expunge.core.evaluation.red_team import OTHERS, seeing
 from expunge.core.models import load_model
 from expunge.core.progress import Progress
-from expunge.core.specs import AdversarySpec, AgeSpec, Concept, EraseSpec, EvaluationSpec, LoraSpec
+from expunge.core.specs import METHODS, AdversarySpec, AgeSpec, Concept, EraseSpec, EvaluationSpec, LoraSpec
 from expunge.core.specs.attacks import Attacks
 from expunge.core.specs.attacks.attack import AttackSpec
 from expunge.core.specs.attacks.suite import facts_of
@@ -31,16 +32,24 @@ HERE = Path(__file__).parent
 RESULTS, CACHE = HERE / "results" / "attacks.json", HERE.parent / "build" / "pictures"
 SOURCE = "bundled:emoji"
 CONCEPTS = ("church", "owl", "trumpet", "teapot", "fire engine")
-METHODS = ("uce", "esd", "age", "rece", "prune", "adv_unlearn", "score")
 EVERYWHERE = LoraSpec(target_modules="full")
 VARIANTS = {  # columns beside the methods' defaults
     "age, all layers": AgeSpec(lora=EVERYWHERE),
     "age, all layers, adversary": AgeSpec(lora=EVERYWHERE, adversary=AdversarySpec()),
 }
-COLUMNS = (*METHODS, *VARIANTS)
+MEASURED = (*METHODS, *VARIANTS)
+UNDER_ALL = (
+    "age",
+    "esd",
+    "uce",
+    "rece",
+    "prune",
+    "adv_unlearn",
+    "score",
+)  # that meet every attack of `standard`
 ASKED = (
     {"name": "inversion", "restarts": 3},
-    {"name": "unlearn_diff_atk", "restarts": 3},
+    {"name": "unlearn_diff_atk"},
     {"name": "noise_probe"},
     {"name": "bypass"},
 )
@@ -96,21 +105,40 @@ def cell(row: dict[str, Any]) -> str:
     return f"{text} / {' / '.join(beside)}"
 
 
-def table(rows: dict[str, Any], methods: list[str], concepts: list[str], attacks: list[AttackSpec]) -> str:
-    """A line for each attack and concept, a column for each method."""
-    lines = [f"| attack | concept | {' | '.join(methods)} |", "|" + "---|" * (len(methods) + 2)]
-    for attack in attacks:
-        for concept in concepts:
-            found = [rows.get(row_key(method, concept, attack)) for method in methods]
-            if any(found):
-                cells = " | ".join(cell(row) if row else "" for row in found)
-                lines.append(f"| {attack.name} | {concept} | {cells} |")
+def by_method(
+    rows: dict[str, Any], attack: AttackSpec, methods: Sequence[str], concepts: Sequence[str]
+) -> str:
+    """One attack: a line for each method that met it, a column for each concept."""
+    lines = [f"| {attack.name} | {' | '.join(concepts)} |", "|" + "---|" * (len(concepts) + 1)]
+    for method in methods:
+        found = [rows.get(row_key(method, concept, attack)) for concept in concepts]
+        if any(found):
+            lines.append(f"| {method} | {' | '.join(cell(row) if row else '' for row in found)} |")
     return "\n".join(lines)
+
+
+def by_attack(
+    rows: dict[str, Any], concept: str, methods: Sequence[str], attacks: Sequence[AttackSpec]
+) -> str:
+    """One concept: a line for each attack, a column for each method that met one."""
+    met = [m for m in methods if any(row_key(m, concept, attack) in rows for attack in attacks)]
+    lines = [f"| {concept} | {' | '.join(met)} |", "|" + "---|" * (len(met) + 1)]
+    for attack in attacks:
+        found = [rows.get(row_key(method, concept, attack)) for method in met]
+        if any(found):
+            lines.append(f"| {named(attack)} | {' | '.join(cell(row) if row else '' for row in found)} |")
+    return "\n".join(lines)
+
+
+def named(attack: AttackSpec) -> str:
+    """The attack's name, with what a preset's attacks of one name differ in."""
+    apart = [str(getattr(attack, name)) for name in ("on", "trained_on") if hasattr(attack, name)]
+    return f"{attack.name} ({', trained on '.join(apart)})" if apart else attack.name
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--methods", nargs="+", default=list(COLUMNS), choices=COLUMNS)
+    parser.add_argument("--methods", nargs="+", default=list(MEASURED), choices=MEASURED)
     parser.add_argument("--concepts", nargs="+", default=list(CONCEPTS))
     parser.add_argument("--attacks", default=json.dumps(ASKED), help="a preset's name, or a list in JSON")
     parser.add_argument("--table", action="store_true", help="print what is known, measure nothing")
@@ -123,4 +151,5 @@ if __name__ == "__main__":
     for name in given.concepts if not given.table else []:
         for used in given.methods:
             results = measure(used, name, asked, results)
-    print(f"\n{table(results, given.methods, given.concepts, asked)}")
+    for one in asked:
+        print(f"\n{by_method(results, one, given.methods, given.concepts)}")

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from benchmarks import attacks, claims, method_tables, methods
 from benchmarks.results_file import add
-from expunge.core.specs.attacks import Attacks
+from expunge.core.specs.attacks import Attacks, attacks_of
 
 PAGE = methods.HERE.parent / "docs" / "measured.md"
 SO_FAR = "**Measured so far: "
@@ -60,8 +60,10 @@ def main() -> None:
 
     # Under attack, and what the papers claim
     asked = TypeAdapter(Attacks).validate_python([dict(each) for each in attacks.ASKED])
-    columns, concepts = list(attacks.COLUMNS), list(attacks.CONCEPTS)
-    page = refreshed(page, attacks.table(attacked, columns, concepts, asked))
+    for attack in asked:
+        page = refreshed(page, attacks.by_method(attacked, attack, attacks.MEASURED, attacks.CONCEPTS))
+    standard = attacks_of("standard")
+    page = refreshed(page, attacks.by_attack(attacked, attacks.CONCEPTS[0], attacks.UNDER_ALL, standard))
     page = refreshed(page, claims.table(runs, attacked))
     PAGE.write_text(page)
 

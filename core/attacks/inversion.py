@@ -4,9 +4,12 @@ v* = argmin_v E |target - prediction(z_t, t, c(v))|^2 over the base model's pict
 model's weights stay as they are. Judged on pictures of the word by held-out templates.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 from torch import Tensor
 
-from expunge.core.attacks.scene import Attempt, Scene
+from expunge.core.attacks.scene import Attempt, Images, Scene
 from expunge.core.concepts.textual_inversion import invert
 from expunge.core.specs import InversionSpec
 from expunge.core.specs.attacks.inversion import InversionAttackSpec
@@ -14,14 +17,31 @@ from expunge.core.specs.attacks.inversion import InversionAttackSpec
 
 def attempt(scene: Scene, spec: InversionAttackSpec) -> Attempt:
     """Learn a word for the concept, and draw it."""
-    vectors = learn(scene, spec)
-    word = scene.say(vectors)
-    images = scene.draw_judged(spec.images, lambda prompt: prompt, word, spec.guidance_scale)
-    return Attempt(images, f"a learned word of {len(vectors)} vectors", vectors=vectors)
+    taken = 0
+
+    def has_won(step: int, vectors: Tensor) -> bool:
+        nonlocal taken
+        taken = step
+        return scene.has_won(partial(drawn, scene, spec, vectors), spec.images, step, spec.steps)
+
+    vectors = learn(scene, spec, has_won)
+    found = f"a word of {len(vectors)} vectors, learned in {taken} steps"
+    return Attempt(drawn(scene, spec, vectors, spec.images), found, vectors=vectors)
 
 
-def learn(scene: Scene, spec: InversionAttackSpec) -> Tensor:
-    """The vectors (k, D) that make the attacked model draw what the lessons show."""
+def drawn(scene: Scene, spec: InversionAttackSpec, vectors: Tensor, count: int) -> Images:
+    """Held-out prompts of a word with these vectors (k, D)."""
+    word = scene.say(vectors, "found")  # not the one that is being learned: its text states are not kept
+    return scene.draw_judged(count, lambda prompt: prompt, word, spec.guidance_scale)
+
+
+def learn(
+    scene: Scene, spec: InversionAttackSpec, has_won: Callable[[int, Tensor], bool] | None = None
+) -> Tensor:
+    """The vectors (k, D) that make the attacked model draw what the lessons show.
+
+    has_won: whether the search may end after this step, with these vectors.
+    """
     _, images = scene.lessons(spec.lessons)
     how = InversionSpec(
         vectors=spec.vectors,
@@ -29,10 +49,8 @@ def learn(scene: Scene, spec: InversionAttackSpec) -> Tensor:
         batch_size=spec.batch_size,
         learning_rate=spec.learning_rate,
     )
-    word = f"<attack-{spec.vectors}>"
-    return invert(
-        scene.model, word, start_of(scene, spec), list(images), how, scene.seed, scene.callback
-    ).cpu()
+    word, start, callback = f"<attack-{spec.vectors}>", start_of(scene, spec), scene.callback
+    return invert(scene.model, word, start, list(images), how, scene.seed, callback, has_won=has_won).cpu()
 
 
 def start_of(scene: Scene, spec: InversionAttackSpec) -> str:

@@ -6,13 +6,15 @@ made easy (Wen et al., 2023): soft embeddings take the gradient that their neare
 with the smallest loss on a fixed batch are judged.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from expunge.core.attacks.lessons import Lessons
 from expunge.core.attacks.scene import Attempt, Scene
-from expunge.core.attacks.tokens import allowed_ids, draw_tokens
+from expunge.core.attacks.tokens import allowed_ids, draw_tokens, drawn
 from expunge.core.progress import Clock
 from expunge.core.sampling import seeded
 from expunge.core.specs.attacks.p4d import P4dSpec
@@ -57,10 +59,13 @@ def learn(scene: Scene, spec: P4dSpec) -> Tensor:
 
         # Kept: the tokens that come nearest on the same noise each time
         if (step + 1) % EVERY == 0 or step + 1 == spec.steps:
-            found = nearest(soft)
+            here = nearest(soft)
             with torch.no_grad():
-                now = float(distance(table[found], fixed))
+                now = float(distance(table[here], fixed))
             if now < least:
-                best, least = found, now
+                best, least = here, now
         scene.tell(step + 1, clock)
-    return allowed[best.cpu()]
+        found = allowed[best.cpu()]
+        if scene.has_won(partial(drawn, scene, found), spec.images, step + 1, spec.steps):
+            break
+    return found

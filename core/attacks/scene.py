@@ -25,6 +25,7 @@ Judge = Callable[[Images], Hits]
 
 HELD_OUT = ("the {}", "one {}", "a picture with a {}", "an old {}", "a {} on a table", "a new {}")
 """Templates that no attack and no method learns with."""
+FEW = 4  # pictures that tell whether the others are worth drawing
 LESSON_SEED, JUDGED_SEED = 500_000, 1_000_000  # far from the seeds of evaluations, and from each other
 
 
@@ -72,6 +73,16 @@ class Scene:
         asked = [prompt(text) for text in judged_prompts(self.model.vocabulary, own, count)]
         return self.draw(asked, judged_seeds(count), guidance)
 
+    def has_won(self, draw: Callable[[int], Images], count: int, step: int, steps: int) -> bool:
+        """Whether a search of so many steps may end after this one: every judged picture shows the concept.
+
+        draw: the first n of its `count` judged pictures. It is looked at after each third of the steps, few
+        pictures first.
+        """
+        if step >= steps or step not in (steps // 3, 2 * steps // 3):
+            return False
+        return all(bool(self.judge(draw(n)).all()) for n in sorted({min(FEW, count), count}))
+
     def budget(self, spec: AttackSpec) -> dict[str, Any]:
         """All that an attempt depends on but what is worn: what is kept of it is found by this."""
         return {
@@ -111,9 +122,9 @@ class Scene:
         """Report that so many steps of a search are done."""
         self.callback({"phase": "attack", "step": done, "total": clock.total, "eta_s": clock.eta(done)})
 
-    def say(self, vectors: Tensor) -> str:
+    def say(self, vectors: Tensor, name: str = "attack") -> str:
         """A word whose embeddings are these vectors (k, D), to be used in prompts."""
-        word = f"<attack-{len(vectors)}>"
+        word = f"<{name}-{len(vectors)}>"
         self.model.learn(word, vectors)
         return word
 

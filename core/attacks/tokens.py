@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from expunge.core.attacks.scene import Attempt, Scene
+from expunge.core.attacks.scene import Attempt, Images, Scene
 from expunge.core.models import Denoiser
 from expunge.core.specs import Concept
 from expunge.core.specs.inflections import plain
@@ -34,9 +34,18 @@ def read_tokens(model: Denoiser, ids: Sequence[int]) -> str:
     return "".join(names.get(i, "?").replace("</w>", " ") for i in ids).strip()
 
 
-def draw_tokens(scene: Scene, ids: Tensor, count: int) -> Attempt:
+def vectors_of(scene: Scene, ids: Tensor) -> Tensor:
+    """The embeddings (k, D) of tokens (k,)."""
+    return scene.model.text.token_embeddings()[ids].cpu()
+
+
+def drawn(scene: Scene, ids: Tensor, count: int) -> Images:
     """`count` pictures of a prompt that is these tokens (k,) alone."""
-    vectors = scene.model.text.token_embeddings()[ids].cpu()
-    word = scene.say(vectors)
-    images = scene.draw_judged(count, lambda _: word)
-    return Attempt(images, read_tokens(scene.model, ids.tolist()), vectors=vectors)
+    word = scene.say(vectors_of(scene, ids))
+    return scene.draw_judged(count, lambda _: word)
+
+
+def draw_tokens(scene: Scene, ids: Tensor, count: int) -> Attempt:
+    """An attempt that is judged on these tokens (k,) alone."""
+    found = read_tokens(scene.model, ids.tolist())
+    return Attempt(drawn(scene, ids, count), found, vectors=vectors_of(scene, ids))

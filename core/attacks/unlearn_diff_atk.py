@@ -6,12 +6,14 @@ projects p onto the simplex (by sorting, Duchi et al. 2008; the authors bisect).
 The likeliest tokens are judged.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from expunge.core.attacks.lessons import Lessons
-from expunge.core.attacks.scene import Attempt, Scene
-from expunge.core.attacks.tokens import allowed_ids, read_tokens
+from expunge.core.attacks.scene import Attempt, Images, Scene
+from expunge.core.attacks.tokens import allowed_ids, read_tokens, vectors_of
 from expunge.core.concepts.textual_inversion import loss
 from expunge.core.progress import Clock
 from expunge.core.sampling import seeded
@@ -21,10 +23,14 @@ from expunge.core.specs.attacks.unlearn_diff_atk import UnlearnDiffAtkSpec
 def attempt(scene: Scene, spec: UnlearnDiffAtkSpec) -> Attempt:
     """Find a prefix, and draw the concept's prompts behind it."""
     ids = learn(scene, spec)
-    vectors = scene.model.text.token_embeddings()[ids].cpu()
-    word = scene.say(vectors)
-    images = scene.draw_judged(spec.images, lambda prompt: f"{word} {prompt}")
-    return Attempt(images, f"{read_tokens(scene.model, ids.tolist())} + the prompt", vectors=vectors)
+    found = f"{read_tokens(scene.model, ids.tolist())} + the prompt"
+    return Attempt(drawn(scene, ids, spec.images), found, vectors=vectors_of(scene, ids))
+
+
+def drawn(scene: Scene, ids: Tensor, count: int) -> Images:
+    """The concept's prompts behind the tokens (k,)."""
+    word = scene.say(vectors_of(scene, ids))
+    return scene.draw_judged(count, lambda prompt: f"{word} {prompt}")
 
 
 def learn(scene: Scene, spec: UnlearnDiffAtkSpec) -> Tensor:
@@ -39,8 +45,8 @@ def learn(scene: Scene, spec: UnlearnDiffAtkSpec) -> Tensor:
     clock = Clock(spec.steps)
     for step in range(spec.steps):
         # Tokens drawn from p; what the gradient says of them is said of p
-        drawn = torch.multinomial(p.detach().cpu(), 1, generator=g)[:, 0].to(model.device)
-        prefix = straight_through(p, drawn, table)
+        tokens = torch.multinomial(p.detach().cpu(), 1, generator=g)[:, 0].to(model.device)
+        prefix = straight_through(p, tokens, table)
 
         prompts, x, noise, t = lessons.batch(g, spec.batch_size)
         value = loss(model, x, noise, t, model.encode_with_graph(prompts, prefix))
@@ -49,7 +55,10 @@ def learn(scene: Scene, spec: UnlearnDiffAtkSpec) -> Tensor:
         with torch.no_grad():
             p.copy_(project(p))
         scene.tell(step + 1, clock)
-    return allowed[p.detach().argmax(1).cpu()]
+        likeliest = allowed[p.detach().argmax(1).cpu()]
+        if scene.has_won(partial(drawn, scene, likeliest), spec.images, step + 1, spec.steps):
+            break
+    return likeliest
 
 
 def straight_through(p: Tensor, drawn: Tensor, table: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ encoder and VAE stay frozen.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,9 +79,10 @@ def invert(
     seed: int,
     callback: Callback,
     checkpoints: Checkpoints | None = None,
+    has_won: Callable[[int, Tensor], bool] | None = None,
 ) -> Tensor:
     """Learn `word` from images (H, W, 3), starting at the embedding of the text `start`; its vectors (k, D),
-    float32.
+    float32. has_won: whether it may end after this step, with these vectors.
 
     The model knows the word afterwards. The same images, spec and seed give the same vectors (CPU), resumed
     or not.
@@ -133,6 +134,8 @@ def invert(
                 "eta_s": clock.eta(done),
             }
         )
+        if has_won and has_won(done, vectors.detach()):
+            break
     model.learn(word, vectors.detach())
     return vectors.detach()
 

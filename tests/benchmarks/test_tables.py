@@ -12,7 +12,7 @@ from benchmarks import attacks, claims, editing, leakage, many, method_tables, m
 from expunge.core.models.folders import BUNDLED
 from expunge.core.models.vocabulary import load_vocabulary
 from expunge.core.specs import METHODS
-from expunge.core.specs.attacks import Attacks
+from expunge.core.specs.attacks import Attacks, attacks_of
 
 ROOT = Path(__file__).parents[2]
 MEASURED, STYLES, IMPACT, EDITING = (
@@ -63,9 +63,14 @@ def test_no_default_was_tuned_on_an_object_of_the_tables():
 
 def test_every_attack_has_its_cell_and_inversion_succeeds_where_it_must():
     asked = TypeAdapter(Attacks).validate_python([dict(each) for each in attacks.ASKED])
-    lines = rows(attacks.table(ATTACKED, list(attacks.COLUMNS), list(attacks.CONCEPTS), asked))
+    tables = [attacks.by_method(ATTACKED, each, attacks.MEASURED, attacks.CONCEPTS) for each in asked]
+    standard = [each for each in attacks_of("standard") if each not in asked]
+    tables.append(attacks.by_attack(ATTACKED, attacks.CONCEPTS[0], attacks.UNDER_ALL, attacks_of("standard")))
+    lines = [line for table in tables for line in rows(table)]
     assert [line for line in lines if line not in MEASURED] == []
-    assert sum(line.count("/") // 2 for line in lines) == len(ATTACKED)  # a cell for every row
+    beside = attacks.by_attack(ATTACKED, attacks.CONCEPTS[0], attacks.UNDER_ALL, standard)
+    shown = [*(line for table in tables[:-1] for line in rows(table)), *rows(beside)]
+    assert sum(line.count("/") // 2 for line in shown) == len(ATTACKED)  # a cell for every row
     inversion, readme = asked[0], (ROOT / "README.md").read_text()
     for method in ("age", "esd", "uce"):
         found = ATTACKED[attacks.row_key(method, "church", inversion)]["sanitized"]

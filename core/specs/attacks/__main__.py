@@ -39,6 +39,9 @@ curl -s $EXPUNGE_URL/jobs/evaluate -H "Authorization: Bearer $EXPUNGE_API_KEY" \
   fails on the base model shows nothing where it fails.
 - The verdict rests on these outcomes, but for `bypass` and `completion`, which need the base model, and
   `relearn`, which trains the concept anew.
+- A search (`inversion`, `unlearn_diff_atk`, `p4d`) is looked at after each third of its steps, and ends
+  where every judged picture shows the concept; `found` says after how many steps an inversion did. No
+  attempt follows one that always succeeded.
 - One restart of one attack says little: restarts of `inversion` on the same model differ widely.
   `standard` takes three.
 - A hidden model is attacked without its key; what wrong keys draw is `rsr1_wrong_key`.

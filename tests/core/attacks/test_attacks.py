@@ -389,6 +389,63 @@ def test_attacks_are_counted_in_what_a_job_costs():
     assert relearn.drawn() == 3 + 4 * 3
 
 
+SEARCHES = ("inversion", "unlearn_diff_atk", "p4d")
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_search_ends_where_every_judged_picture_shows_the_concept(tiny_sd: Path, name: str):
+    """At its second look, with what a search of so many steps would have come to."""
+    looks: list[np.ndarray] = []
+
+    def second_time(images: np.ndarray) -> np.ndarray:
+        looks.append(images)
+        return np.full(len(images), len(looks) > 1)
+
+    steps: list[int] = []
+    scene = replace(
+        scene_of(load_model(tiny_sd), judge=second_time), callback=lambda p: steps.append(p["step"])
+    )
+    more = {"learning_rate": 1.0} if name == "p4d" else {}  # or its tokens stay those it began with
+    found = attempt(scene, spec_of(name, steps=30, **more))
+    assert (max(steps), len(looks)) == (20, 2)
+    assert np.array_equal(found.images, looks[1])
+    assert not np.array_equal(looks[0], looks[1])
+    shorter = attempt(scene_of(load_model(tiny_sd), judge=never_seen), spec_of(name, steps=20, **more))
+    assert torch.equal(found.vectors, shorter.vectors)
+    assert np.array_equal(found.images, shorter.images)
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_search_that_never_succeeds_takes_all_its_steps(tiny_sd: Path, name: str):
+    steps: list[int] = []
+    scene = replace(
+        scene_of(load_model(tiny_sd), judge=never_seen), callback=lambda p: steps.append(p["step"])
+    )
+    attempt(scene, spec_of(name, steps=6))
+    assert max(steps) == 6
+
+
+def test_a_search_looks_at_few_pictures_before_it_draws_them_all(tiny_sd: Path):
+    drawn: list[int] = []
+
+    def draw(count: int) -> np.ndarray:
+        drawn.append(count)
+        return np.zeros((count, 2, 2, 3), np.uint8)
+
+    model = load_model(tiny_sd)
+    for sees, wanted in ((never_seen, [4]), (lambda images: np.full(len(images), True), [4, 16])):
+        scene = scene_of(model, judge=sees)
+        assert scene.has_won(draw, 16, 100, 300) == (len(wanted) == 2)
+        assert drawn == wanted
+        assert not any(scene.has_won(draw, 16, step, 300) for step in (1, 99, 150, 300))
+        assert drawn == wanted
+        drawn.clear()
+
+
+def never_seen(images: np.ndarray) -> np.ndarray:
+    return np.full(len(images), False)
+
+
 @pytest.mark.slow
 def test_an_inversion_brings_back_what_uce_hides():
     """A red team that finds nothing anywhere is broken."""
