@@ -3,12 +3,16 @@ EMA.
 """
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from recipes import data, text_encoder
 from recipes.common import (
@@ -29,6 +33,7 @@ STEPS, BATCH, PEAK = int(os.environ.get("UNET_STEPS", 10500)), 48, 8e-4
 COPIES, SHIFT, DROP, GAMMA, DECAY = 12, 2, 0.1, 5.0, 0.999
 NAMED = 0.85  # of the prompts name the style
 STYLE_SHARE = (0.3, 0.28, 0.28, 0.14)  # Noto, Twemoji and Fluent are hard to tell apart, high contrast is not
+HALF = torch.backends.cpu.get_cpu_capability() == "AVX512"  # where the CPU is faster in bfloat16
 CKPT = WORK / "unet.ckpt.safetensors"
 OUT = WORK / "unet"
 
@@ -65,12 +70,10 @@ def scheduler() -> DDIMScheduler:
 
 
 @torch.no_grad()
-def latents(pictures: np.ndarray) -> torch.Tensor:
+def latents(pictures: np.ndarray, vae: AutoencoderKL, cached: Path) -> torch.Tensor:
     """COPIES latents of every picture under small shifts and flips: (copies, concepts, styles, 4, 16, 16)."""
-    cached = WORK / "latents.safetensors"
     if cached.exists():
         return load_checkpoint(cached)[0]["latents"]
-    vae = AutoencoderKL.from_pretrained(WORK / "vae").eval()
     x, generator, copies = to_tensor(pictures), torch.Generator().manual_seed(4), []
     for i in range(COPIES):
         shifts = torch.randint(-SHIFT, SHIFT + 1, (len(x), 2), generator=generator) * (i > 0)
@@ -90,11 +93,12 @@ def latents(pictures: np.ndarray) -> torch.Tensor:
     return z
 
 
-def contexts(names: list[str], rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def contexts(
+    names: list[str], rng: np.random.Generator, tokenizer: CLIPTokenizer, model: CLIPTextModel
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Text states of every prompt: (concepts, 1 + styles, prompts, length, width); the last two prompts
     carry stray words. And the empty prompt's.
     """
-    tokenizer, model = text_encoder.load()
     words = text_encoder.english()
     texts = []
     for name in names:
@@ -129,21 +133,43 @@ def draw(
     return z
 
 
-def main() -> None:
-    if (OUT / "config.json").exists():
-        return
-    seed_everything(3)
-    pictures, meta = data.load()
-    z0 = latents(pictures)
-    context, empty = contexts(meta["concepts"], np.random.default_rng(3))
-    log(
-        "unet",
-        latents=list(z0.shape),
-        contexts=list(context.shape),
-        mean=z0.mean().item(),
-        std=z0.std().item(),
-    )
-    vae = AutoencoderKL.from_pretrained(WORK / "vae").eval()
+@dataclass(frozen=True)
+class Lessons:
+    """What a U-Net learns from: latents (copies, concepts, styles, 4, 16, 16), text states (concepts,
+    1 + styles, prompts, length, width), and the empty prompt's (length, width).
+    """
+
+    latents: torch.Tensor
+    contexts: torch.Tensor
+    empty: torch.Tensor
+
+    def batch(self, g: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents (BATCH, 4, 16, 16) and the text states that ask for them, (BATCH, length, width)."""
+
+        def pick(n: int) -> torch.Tensor:
+            return torch.randint(n, (BATCH,), generator=g)
+
+        copy, concept, prompt = (pick(n) for n in (*self.latents.shape[:2], self.contexts.shape[2]))
+        style = torch.multinomial(torch.tensor(STYLE_SHARE), BATCH, replacement=True, generator=g)
+        named = torch.rand(BATCH, generator=g) < NAMED
+        c = self.contexts[concept, torch.where(named, style + 1, 0), prompt]
+        c = torch.where((torch.rand(BATCH, generator=g) < DROP)[:, None, None], self.empty, c)
+        return self.latents[copy, concept, style], c
+
+
+def train(
+    stage: str,
+    lessons: Lessons,
+    checkpoint: Path,
+    steps: int,
+    show: Callable[[int, UNet2DConditionModel], None],
+    teacher: UNet2DConditionModel | None = None,
+) -> UNet2DConditionModel:
+    """A U-Net trained from random weights, its moving average; resumed from a checkpoint that is there.
+
+    show: called now and then with the step and the average so far. teacher: a U-Net whose prediction is the
+    target, in the place of the noise, of which it is the mean: the gradient is less noisy.
+    """
     alphas = scheduler().alphas_cumprod
     snr = alphas / (1 - alphas)
     weight = torch.minimum(snr, torch.full_like(snr, GAMMA)) / snr
@@ -152,31 +178,27 @@ def main() -> None:
     optimiser = torch.optim.AdamW(unet.parameters(), lr=PEAK, weight_decay=1e-2, fused=True)
     ema = {k: v.clone() for k, v in unet.state_dict().items()}
     start = 0
-    if CKPT.exists():
-        tensors, state = load_checkpoint(CKPT)
+    if checkpoint.exists():
+        tensors, state = load_checkpoint(checkpoint)
         unpack(tensors, unet, optimiser, ema)
         start = state["step"]
     running = 0.0
-    for step in range(start, STEPS):
+    for step in range(start, steps):
         g = torch.Generator().manual_seed(step)
-
-        def pick(n: int, g: torch.Generator = g) -> torch.Tensor:
-            return torch.randint(n, (BATCH,), generator=g)
-
         for group in optimiser.param_groups:
-            group["lr"] = cosine(step, STEPS, PEAK)
-        copy, concept, prompt = pick(z0.shape[0]), pick(z0.shape[1]), pick(context.shape[2])
-        style = torch.multinomial(torch.tensor(STYLE_SHARE), BATCH, replacement=True, generator=g)
-        named = torch.rand(BATCH, generator=g) < NAMED
-        c = context[concept, torch.where(named, style + 1, 0), prompt]
-        c = torch.where((torch.rand(BATCH, generator=g) < DROP)[:, None, None], empty, c)
-        z, noise, t = z0[copy, concept, style], torch.randn(BATCH, 4, 16, 16, generator=g), pick(1000)
+            group["lr"] = cosine(step, steps, PEAK)
+        z, c = lessons.batch(g)
+        noise, t = (
+            torch.randn(BATCH, 4, 16, 16, generator=g),
+            torch.randint(len(alphas), (BATCH,), generator=g),
+        )
         a = alphas[t].view(-1, 1, 1, 1)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            out = unet(
-                (a.sqrt() * z + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last), t, c
-            ).sample
-        loss = (weight[t] * (out.float() - noise).square().mean((1, 2, 3))).mean()
+        noisy = (a.sqrt() * z + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=HALF):
+            with torch.no_grad():
+                target = noise if teacher is None else teacher(noisy, t, c).sample.float()
+            out = unet(noisy, t, c).sample
+        loss = (weight[t] * (out.float() - target).square().mean((1, 2, 3))).mean()
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
@@ -187,24 +209,52 @@ def main() -> None:
         )
         running += loss.item()
         if (step + 1) % 50 == 0:
-            log("unet", step=step + 1, total=STEPS, loss=running / 50)
+            log(stage, step=step + 1, total=steps, loss=running / 50)
             running = 0.0
         if (step + 1) % 250 == 0:
-            save_checkpoint(CKPT, pack(unet, optimiser, ema), step=step + 1)
-        if (step + 1) % 1000 == 0 or step == STEPS - 1:
+            save_checkpoint(checkpoint, pack(unet, optimiser, ema), step=step + 1)
+        if (step + 1) % 1000 == 0 or step == steps - 1:
             trial = build()
             trial.load_state_dict(ema)
-            rows = torch.arange(0, len(meta["concepts"]), 14)
-            images = [
-                vae.decode(draw(trial.eval(), context[rows, s + 1, 2], empty, seed=s)).sample
-                for s in range(len(STYLES))
-            ]
-            grid = torch.cat([torch.cat(list(i), -1) for i in images], -2).clamp(-1, 1)
-            Image.fromarray(((grid + 1) * 127.5).byte().permute(1, 2, 0).numpy()).save(
-                WORK / f"unet-{step + 1}.png"
-            )
+            show(step + 1, trial.eval())
     unet.load_state_dict(ema)
-    unet.save_pretrained(OUT)
+    return unet.eval()
+
+
+def grid(
+    unet: UNet2DConditionModel, vae: AutoencoderKL, lessons: Lessons, file: Path, rows: torch.Tensor
+) -> None:
+    """Draw the concepts `rows` in every style, a line for each."""
+    images = [
+        vae.decode(draw(unet, lessons.contexts[rows, s + 1, 2], lessons.empty, seed=s)).sample
+        for s in range(len(STYLES))
+    ]
+    page = torch.cat([torch.cat(list(i), -1) for i in images], -2).clamp(-1, 1)
+    Image.fromarray(((page + 1) * 127.5).byte().permute(1, 2, 0).numpy()).save(file)
+
+
+def main() -> None:
+    if (OUT / "config.json").exists():
+        return
+    seed_everything(3)
+    pictures, meta = data.load()
+    vae = AutoencoderKL.from_pretrained(WORK / "vae").eval()
+    z0 = latents(pictures, vae, WORK / "latents.safetensors")
+    lessons = Lessons(z0, *contexts(meta["concepts"], np.random.default_rng(3), *text_encoder.load()))
+    log(
+        "unet",
+        latents=list(z0.shape),
+        contexts=list(lessons.contexts.shape),
+        mean=z0.mean().item(),
+        std=z0.std().item(),
+    )
+    rows = torch.arange(0, len(meta["concepts"]), 14)
+
+    def show(step: int, unet: UNet2DConditionModel) -> None:
+        with torch.no_grad():
+            grid(unet, vae, lessons, WORK / f"unet-{step}.png", rows)
+
+    train("unet", lessons, CKPT, STEPS, show).save_pretrained(OUT)
 
 
 if __name__ == "__main__":
