@@ -71,7 +71,7 @@ model-card: $(READY) ## Measure the bundled model and write its card and grids
 bench-methods: $(READY) ## Every method on the bundled model, side by side
 	$(BIN)/python -m benchmarks.methods
 
-bench-attacks: $(READY) ## Seven methods under attack on five concepts of the bundled model (many hours; resumable)
+bench-attacks: $(READY) ## Every method under attack on five concepts of the bundled model (many hours; resumable)
 	$(BIN)/python -m benchmarks.attacks
 
 bench-editing: $(READY) ## Edit, debias, visual and mask edit on the bundled model

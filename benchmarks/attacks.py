@@ -1,9 +1,10 @@
 """Methods under attack on the bundled model: `python -m benchmarks.attacks`.
 
 Each method's sanitized model is attacked by `--attacks` (names, or a preset), on each of `--concepts`; beside
-it stand the same attack on the base model (ceiling) and on a random edit of the same size (control). Deltas
-are kept in build/deltas, attempts in build/pictures; rows that were measured already, at the same budget, are
-read from the results file.
+it stand the same attack on the base model (ceiling) and on a random edit of the same size (control). The
+floor is a model that never knew the concept: `--methods "never knew"`, once recipes/never_knew.py has made it.
+Deltas are kept in build/deltas, attempts in build/pictures; rows that were measured already, at the same
+budget, are read from the results file.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from expunge.core.concepts import excluding
 from expunge.core.evaluation.judges import judges_for
 from expunge.core.evaluation.judges.by_class import find_class
 from expunge.core.evaluation.red_team import OTHERS, seeing
-from expunge.core.models import load_model
+from expunge.core.models import Denoiser, load_model
 from expunge.core.progress import Progress
 from expunge.core.specs import METHODS, AdversarySpec, AgeSpec, Concept, EraseSpec, EvaluationSpec, LoraSpec
 from expunge.core.specs.attacks import Attacks
@@ -37,7 +38,9 @@ VARIANTS = {  # columns beside the methods' defaults
     "age, all layers": AgeSpec(lora=EVERYWHERE),
     "age, all layers, adversary": AgeSpec(lora=EVERYWHERE, adversary=AdversarySpec()),
 }
+NEVER_KNEW = "never knew"  # recipes/never_knew.py: each attack's floor
 MEASURED = (*METHODS, *VARIANTS)
+ROWS = (*MEASURED, NEVER_KNEW)
 UNDER_ALL = (
     "age",
     "esd",
@@ -60,9 +63,7 @@ def measure(method: str, concept: str, attacks: list[AttackSpec], known: dict[st
     wanted = [each for each in attacks if row_key(method, concept, each) not in known]
     if not wanted:
         return known
-    model = load_model(SOURCE)
-    spec = EraseSpec(concepts=[concept], method=VARIANTS.get(method, method))
-    digest, _ = put_on(model, spec, told)
+    model, digest = attacked(method, concept)
     judge = find_class([concept], judges_for(SOURCE), model.vocabulary)
     if judge is None:
         raise SystemExit(f"{concept}: no class of the judge has this name")
@@ -83,6 +84,19 @@ def measure(method: str, concept: str, attacks: list[AttackSpec], known: dict[st
         known = add(RESULTS, row_key(method, concept, result.budget), row)
         print(f"\n{method}, {concept}, {result.attack}: {cell(row)}, {result.status}", flush=True)
     return known
+
+
+def attacked(method: str, concept: str) -> tuple[Denoiser, str]:
+    """The model that the method made, and the sha256 of what it wears."""
+    if method == NEVER_KNEW:
+        from recipes import never_knew  # needs what `pip install expunge[recipes]` brings
+
+        if concept not in never_knew.UNKNOWN:
+            raise SystemExit(f"{concept}: the model that never knew was taught it")
+        return never_knew.load()
+    model = load_model(SOURCE)
+    digest, _ = put_on(model, EraseSpec(concepts=[concept], method=VARIANTS.get(method, method)), told)
+    return model, digest
 
 
 def row_key(method: str, concept: str, spec: AttackSpec) -> str:
@@ -138,7 +152,7 @@ def named(attack: AttackSpec) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--methods", nargs="+", default=list(MEASURED), choices=MEASURED)
+    parser.add_argument("--methods", nargs="+", default=list(MEASURED), choices=ROWS)
     parser.add_argument("--concepts", nargs="+", default=list(CONCEPTS))
     parser.add_argument("--attacks", default=json.dumps(ASKED), help="a preset's name, or a list in JSON")
     parser.add_argument("--table", action="store_true", help="print what is known, measure nothing")

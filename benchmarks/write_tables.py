@@ -61,7 +61,7 @@ def main() -> None:
     # Under attack, and what the papers claim
     asked = TypeAdapter(Attacks).validate_python([dict(each) for each in attacks.ASKED])
     for attack in asked:
-        page = refreshed(page, attacks.by_method(attacked, attack, attacks.MEASURED, attacks.CONCEPTS))
+        page = refreshed(page, attacks.by_method(attacked, attack, attacks.ROWS, attacks.CONCEPTS))
     standard = attacks_of("standard")
     page = refreshed(page, attacks.by_attack(attacked, attacks.CONCEPTS[0], attacks.UNDER_ALL, standard))
     page = refreshed(page, claims.table(runs, attacked))

@@ -78,7 +78,7 @@ class NeverKnew(StableDiffusion):
             self.swap()
 
 
-def load(folder: Path = OUT) -> tuple[NeverKnew, str]:
+def load(folder: Path = OUT) -> tuple[Denoiser, str]:
     """The trained model, and the sha256 of its weights.
 
     Raises: SystemExit where the recipe has not come to its end.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from expunge.core import phrasing, sources
-from expunge.core.delivery import card, certificate, manifest, page, review, signing, stack
+from expunge.core.delivery import card, certificate, convert, manifest, page, review, signing, stack
 from expunge.core.delivery.fused import fuse
 from expunge.core.delivery.grid import data_uri, draw_grid
 from expunge.core.delta_format import LORA_FILE
@@ -143,7 +143,9 @@ def write_erasure(
     info = {name: value for name, value in delta.info.items() if name != "history"}
     layers = list(layers) or [stack.Layer(concepts=spec.concepts, method=spec.method.name, sha256=digest)]
 
-    # The fused checkpoint; of a mask always, since diffusers cannot load one
+    # The same LoRA for other tools, and the fused checkpoint; of a mask always, since diffusers loads none
+    if delta.kind == "lora":
+        convert.write_kohya(bundle.folder)
     fuse_too = spec.fused or delta.kind == "sparse_mask"
     if fuse_too:
         fuse(model, bundle.source, bundle.folder / delta.file, bundle.folder)
@@ -230,6 +232,7 @@ def write_combination(
     files.
     """
     delta = bundle.folder / LORA_FILE
+    convert.write_kohya(bundle.folder)
     if spec.fused:
         fuse(bundle.model, bundle.source, delta, bundle.folder)
     if evaluation is not None:

@@ -16,6 +16,7 @@ from securesystemslib.exceptions import Error as DsseError
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from expunge.core.delivery import signing
+from expunge.core.delta_format import KOHYA_FILE
 
 FILE = "certificate.json"
 MEDIA_TYPE = "application/vnd.in-toto.certificate+dsse"
@@ -25,6 +26,7 @@ PREDICATE = "urn:expunge:certificate:1"
 MODEL_DIGEST = "expungeModel1"
 """The digest of a base model: sha256 over the name and the sha256 of each file that is loaded."""
 REPORTS = ("report.json", "report.html", "grid.png", "detections.json")
+WEIGHTS = (KOHYA_FILE, "fused.zip", "fused.safetensors")  # that a bundle may hold beside the delta
 NOT_JUDGES = ("base model", "delta")  # of the digests that a report lists
 
 
@@ -104,7 +106,8 @@ def derive(manifest: Mapping[str, Any], digest: str, report: Mapping[str, Any]) 
 
 
 def subjects(manifest: Mapping[str, Any], files: Mapping[str, Any]) -> list[Resource]:
-    """What the verdict is about: the delta, in the bundle or elsewhere, and the checkpoint with it fused in.
+    """What the verdict is about: the delta, in the bundle or elsewhere, the same in kohya's names, and the
+    checkpoints with it fused in.
 
     Empty where the base model itself was judged.
     """
@@ -112,9 +115,7 @@ def subjects(manifest: Mapping[str, Any], files: Mapping[str, Any]) -> list[Reso
     found = []
     if delta.get("sha256"):
         found.append(Resource(name=delta.get("file", "delta"), digest={"sha256": delta["sha256"]}))
-    if "fused.zip" in files:
-        found.append(of_file("fused.zip", files))
-    return found
+    return found + [of_file(name, files) for name in WEIGHTS if name in files]
 
 
 def of_file(name: str, files: Mapping[str, Any]) -> Resource:

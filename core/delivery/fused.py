@@ -1,5 +1,5 @@
 """The fused checkpoint: base weights with the delta merged in, as a diffusers folder in one uncompressed
-zip.
+zip, and as one file in the names of the model's authors.
 """
 
 import json
@@ -7,17 +7,26 @@ import shutil
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
 
 from expunge.core import sources
+from expunge.core.delivery import original_names
+from expunge.core.delta_format import metadata
 from expunge.core.errors import CoreError
 from expunge.core.layouts import Layout
 from expunge.core.models import Denoiser
-from expunge.core.tensors import not_finite
+from expunge.core.tensors import not_finite, write
 
-FILE, ROOT = "fused.zip", "fused"
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+FILE, ROOT, SINGLE = "fused.zip", "fused", "fused.safetensors"
+OPEN_CLIP_WIDTH = 1024  # of the text encoder of Stable Diffusion 2.x, which is OpenCLIP's
+ABOUT = ("modelspec.", "concept_erasure.")
+HINT = "The erasure is part of these weights: no LoRA is needed."
 
 
 def stored_dtype(layout: Layout) -> torch.dtype:
@@ -32,8 +41,8 @@ def stored_dtype(layout: Layout) -> torch.dtype:
 
 
 def fuse(model: Denoiser, source: str, delta: Path, out: Path) -> Path:
-    """Write `fused.zip`: unzip it and call StableDiffusionPipeline.from_pretrained("fused"). Same input, same
-    bytes.
+    """Write `fused.zip`: unzip it and call StableDiffusionPipeline.from_pretrained("fused"); and
+    `fused.safetensors`, for from_single_file and other tools. Same input, same bytes.
 
     Without the base model's safety checker, if it has one: it is no part of what was erased, and the card
     says so.
@@ -56,7 +65,21 @@ def fuse(model: Denoiser, source: str, delta: Path, out: Path) -> Path:
                 )
         for config in folder.rglob("*.json"):
             forget_path(config)
+        write_single(pipe, delta, out / SINGLE)
         return pack(Path(tmp), out / FILE)
+
+
+def write_single(pipe: "StableDiffusionPipeline", delta: Path, file: Path) -> None:
+    """The pipeline's tensors in one file, in its authors' names; what the delta's metadata say of the erasure
+    stands in its own.
+    """
+    parts = {part: getattr(pipe, part).state_dict() for part in ("unet", "vae", "text_encoder")}
+    tensors = original_names.renamed(parts, pipe.text_encoder.config.hidden_size == OPEN_CLIP_WIDTH)
+    with safe_open(delta, "pt") as opened:
+        told = {k: v for k, v in (opened.metadata() or {}).items() if k.startswith(ABOUT)}
+    told.pop(metadata.TENSORS_SHA256, None)  # the delta's own
+    kind = told.get(metadata.ARCHITECTURE, "").partition("/")[0]
+    write(file, tensors, told | {"format": "pt", metadata.ARCHITECTURE: kind, metadata.USAGE_HINT: HINT})
 
 
 def forget_path(config: Path) -> None:

@@ -1,4 +1,5 @@
-"""LoRA files as diffusers and peft save them: every spelling of their tensors read into one form.
+"""LoRA files as diffusers, peft and kohya's tools save them: every spelling of their tensors read into one
+form.
 
 A layer's factors A (r, in, …) and B (out, r, …) stand for scale B A, the scale being alpha / r, or alpha /
 sqrt(r) with rslora. alpha comes from the layer's alpha tensor, else from the adapter's settings in the
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from expunge.core.delta_format import COMPONENTS, adapter_config
+from expunge.core.delta_format import COMPONENTS, adapter_config, kohya
 from expunge.core.delta_format.adapter_config import CONVERT, DORA, covers
 from expunge.core.delta_format.errors import BadDelta, Fault
 from expunge.core.delta_format.metadata import ADAPTER_SETTINGS
@@ -29,11 +30,6 @@ PROCESSOR = re.compile(
 )
 ALPHA = re.compile(r"(?P<layer>[A-Za-z0-9_.]+?)(?:\.lora|\.lora_linear_layer)?\.alpha")
 OTHER_ADAPTERS = {
-    r"lora_(unet|te|te1|te2)_": (
-        "is named as kohya's trainers name a LoRA",
-        "Load it with diffusers' load_lora_weights and save what the U-Net then wears:"
-        " pipe.unet.save_lora_adapter(folder, 'default_0').",
-    ),
     r".*(lora_magnitude_vector|dora_scale)": DORA,
     r".*\.lora_[AB](\.\w+)?\.bias|.*\.lora\.(up|down)\.bias": (
         "is a bias, which a plain LoRA does not have",
@@ -42,6 +38,10 @@ OTHER_ADAPTERS = {
     r".*\.(lokr|hada|oft|boft|ia3|diff|diff_b|w_norm|b_norm)(_|\.|$)": (
         "belongs to another adapter than a LoRA",
         "Train a LoRA, or extract one from it.",
+    ),
+    r".*\.lora_mid\.": (
+        "is the middle factor of a LoCon in Tucker's form, of which a plain LoRA has none",
+        "Train with use_cp or use_tucker off, or extract a LoRA.",
     ),
     r".*lora_embedding_[AB]": (
         "trains the words' embeddings, which are neither the U-Net's nor the text encoder's layers",
@@ -76,13 +76,16 @@ def tensor_name(component: str, layer: str, factor: str) -> str:
 
 
 def parse_name(name: str) -> tuple[str, str, str]:
-    """(component or "", layer, "A" | "B" | "alpha") of a tensor's name, in any spelling that diffusers reads.
+    """(component or "", layer, "A" | "B" | "alpha") of a tensor's name, in any spelling that diffusers reads
+    or kohya writes.
 
     Raises: BadDelta where no LoRA has such a tensor.
     """
     for pattern, (what, remedy) in OTHER_ADAPTERS.items():
         if re.match(pattern, name):
             raise BadDelta(Fault.TENSORS, name, what, remedy)
+    if kohya.is_kohya(name):
+        return kohya.parse_name(name)
 
     # Take off what stands before the layer.
     component = next((c for c in COMPONENTS if name.startswith(f"{c}.")), "")

@@ -63,7 +63,7 @@ def test_no_default_was_tuned_on_an_object_of_the_tables():
 
 def test_every_attack_has_its_cell_and_inversion_succeeds_where_it_must():
     asked = TypeAdapter(Attacks).validate_python([dict(each) for each in attacks.ASKED])
-    tables = [attacks.by_method(ATTACKED, each, attacks.MEASURED, attacks.CONCEPTS) for each in asked]
+    tables = [attacks.by_method(ATTACKED, each, attacks.ROWS, attacks.CONCEPTS) for each in asked]
     standard = [each for each in attacks_of("standard") if each not in asked]
     tables.append(attacks.by_attack(ATTACKED, attacks.CONCEPTS[0], attacks.UNDER_ALL, attacks_of("standard")))
     lines = [line for table in tables for line in rows(table)]

@@ -205,17 +205,6 @@ def alpha_tensors(pipe: StableDiffusionPipeline, out: Path) -> None:
     )
 
 
-def from_kohya(pipe: StableDiffusionPipeline, out: Path) -> None:
-    """The way that the refusal of a kohya file names."""
-    kohya(pipe, out)
-    other = StableDiffusionPipeline(**pipe.components, requires_safety_checker=False)
-    other.unet.delete_adapters("default")
-    other.load_lora_weights(out, weight_name=FILE)
-    other.unet.save_lora_adapter(out, "default_0")
-    other.unet.delete_adapters("default_0")
-    trained(other.unet, lora_alpha=6)
-
-
 def kohya(pipe: StableDiffusionPipeline, out: Path) -> None:
     made = {}
     for name, tensor in trained(pipe.unet, lora_alpha=6).items():
@@ -228,7 +217,7 @@ def kohya(pipe: StableDiffusionPipeline, out: Path) -> None:
     save_file(made, out / FILE)
 
 
-@pytest.mark.parametrize("save", [unet_alone, peft_folder, whole_state, alpha_tensors, from_kohya])
+@pytest.mark.parametrize("save", [unet_alone, peft_folder, whole_state, alpha_tensors, kohya])
 def test_other_spellings_of_the_same_tensors_draw_what_the_trained_network_draws(
     tiny_sd: Path, tmp_path: Path, save: Save
 ):
@@ -253,6 +242,14 @@ REFUSED = [
     ({}, {f"unet.{Q}.weight": (32, 32)}, r"to_q\.weight", "save_lora_weights"),
     ({}, {f"text_encoder_2.{Q}.lora_A.weight": (4, 32)}, "text_encoder_2", "another architecture"),
     ({}, {f"unet.{Q}.alpha": ()}, r"to_q\.alpha", "Leave one of the two out"),
+    ({}, {"lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha": ()}, "lora_te1", "expunge models"),
+    ({}, {"lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha": ()}, "lora_te2", "expunge models"),
+    ({}, {"lora_unet_double_blocks_0_img_attn_qkv.alpha": ()}, "double_blocks", "another architecture"),
+    ({}, {"lora_unet_input_blocks_1_1_proj_in.alpha": ()}, "input_blocks", "after diffusers' layers"),
+    ({}, {f"lora_unet_{Q.replace('.', '_')}.hada_w1_a": (4, 4)}, "hada_w1_a", "another adapter"),
+    ({}, {f"lora_unet_{Q.replace('.', '_')}.dora_scale": (32, 1)}, "dora_scale", "use_dora"),
+    ({}, {f"lora_unet_{Q.replace('.', '_')}.lora_mid.weight": (4, 4, 3, 3)}, "lora_mid", "use_tucker off"),
+    ({}, {f"lora_unet_{Q.replace('.', '_')}.lora_up.weight": (32, 4)}, "to_q", "Leave one of the two out"),
 ]
 
 
@@ -292,11 +289,6 @@ def test_a_setting_that_alters_more_than_the_layers_is_refused_by_its_name(
         load_file(tmp_path / FILE), tmp_path / FILE, metadata={LORA_ADAPTER_METADATA_KEY: json.dumps(config)}
     )
     refused(tiny_sd, tmp_path / FILE, setting, remedy)
-
-
-def test_a_kohya_file_is_refused_with_the_way_to_convert_it(tiny_sd: Path, tmp_path: Path):
-    kohya(pipeline(tiny_sd), tmp_path)
-    refused(tiny_sd, tmp_path / FILE, "lora_unet_", "save_lora_adapter")
 
 
 def refused(model: Path, file: Path, name: str, remedy: str) -> None:

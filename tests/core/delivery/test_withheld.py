@@ -10,7 +10,12 @@ from expunge.core.delivery.verify import verify
 from expunge.core.run import Outcome, run_erase
 from expunge.core.specs import EraseSpec, EvaluateSpec, EvaluationSpec
 
-WEIGHTS = {"pytorch_lora_weights.safetensors", "fused.zip"}
+WEIGHTS = {
+    "pytorch_lora_weights.safetensors",
+    "lora_kohya.safetensors",
+    "fused.zip",
+    "fused.safetensors",
+}
 
 
 def evaluated(spec: EraseSpec, **changes: object) -> EraseSpec:
