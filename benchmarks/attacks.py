@@ -1,8 +1,8 @@
 """Methods under attack on the bundled model: `python -m benchmarks.attacks`.
 
 Each method's sanitized model is attacked by `--attacks` (names, or a preset), on each of `--concepts`; beside
-it stand the same attack on the base model (ceiling) and on a random edit of the same size (control). Its floor
-is a model that never knew the concept: `--methods "never knew"`, once recipes/never_knew.py has made one.
+it stand the same attack on the base model (ceiling) and on a random edit of that size (control). The floor is
+a model that never knew the concept: `--methods "never knew"`, once recipes/never_knew.py has made one.
 Deltas are kept in build/deltas, attempts in build/pictures; rows that were measured already, at the same
 budget, are read from the results file.
 """

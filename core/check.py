@@ -29,7 +29,7 @@ def main(
         found = sources.parse(source)
         if folder is None and found.kind == "hub":
             raise sources.not_fetched(found, f"'{found.name}'")
-        layout = layouts.look(folder or sources.nothing_at(found))
+        layout = layouts.look(folder) if found.kind == "hub" and folder else sources.fetch(source)
     except CoreError as error:
         typer.secho(f"✗ {error.message}", fg="red", err=True)
         sys.exit(1)

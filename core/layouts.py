@@ -170,11 +170,14 @@ def is_setting(part: str, name: str) -> bool:
 
 
 def single_file(name: str) -> CoreError:
+    if Path(name).suffix == ".safetensors":
+        return refuse("model_not_supported", f"'{name}' is a checkpoint in one file: name the file itself")
     if Path(name).suffix in SINGLE:
         return refuse(
             "model_not_supported",
-            f"'{name}' is a checkpoint in one file: make a folder of it with diffusers, "
-            "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER), and name the folder",
+            f"'{name}' is pickle, which is never loaded: where you trust it, make a folder of it with"
+            " diffusers, StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER), and name the"
+            " folder",
         )
     return refuse(
         "model_not_supported",

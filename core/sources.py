@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from expunge import core
-from expunge.core import layouts
+from expunge.core import layouts, published, single_files
 from expunge.core.errors import CoreError
 
 BUNDLED = Path(core.__path__[0]) / "bundled"
@@ -19,11 +19,18 @@ HUB = re.compile(
     r"([A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*)(?:@([A-Za-z0-9][A-Za-z0-9._/-]*))?"
 )
 PIN = re.compile(r"(.+)#sha256:([0-9a-f]{64})", re.DOTALL)
+NAMES = {
+    published.SD1: layouts.ARCHITECTURES[768],
+    published.SD2_512: layouts.ARCHITECTURES[1024],
+    published.SD2_768: layouts.ARCHITECTURES[1024],
+    published.CUSTOM: "Stable Diffusion",
+}
+"""Architectures as they are told, by ModelSpec's names."""
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 Kind = Literal["bundled", "local", "hub"]
 FORMS = (
-    "give a diffusers folder, 'bundled:emoji', or a hub id as 'organisation/name' or"
-    " 'organisation/name@revision'"
+    "give a diffusers folder, a checkpoint's .safetensors file, 'bundled:emoji', or a hub id as"
+    " 'organisation/name' or 'organisation/name@revision'"
 )
 
 
@@ -40,8 +47,8 @@ class Source:
 
 
 def parse(text: str | os.PathLike[str]) -> Source:
-    """`bundled:NAME`, a folder, `organisation/name` or `organisation/name@revision`; each may end in
-    `#sha256:DIGEST`. What exists as a path is one.
+    """`bundled:NAME`, a folder or a checkpoint's file, `organisation/name` or `organisation/name@revision`;
+    each may end in `#sha256:DIGEST`. What exists as a path is one.
     """
     name, digest = os.fspath(text), None
     if pinned := PIN.fullmatch(name):
@@ -56,7 +63,7 @@ def parse(text: str | os.PathLike[str]) -> Source:
 
 def folder_of(text: str | os.PathLike[str]) -> Path | None:
     """Where the source's files lie on this host; None where they do not. Of a hub id its snapshot in the
-    hub's cache; nothing is fetched.
+    hub's cache, of a checkpoint in one file where it is laid out; nothing is fetched.
     """
     source = parse(text)
     match source.kind:
@@ -64,6 +71,8 @@ def folder_of(text: str | os.PathLike[str]) -> Path | None:
             folder = BUNDLED / source.name
         case "local":
             folder = Path(source.name).expanduser()
+            if single_files.is_one(folder):
+                folder = single_files.place_of(folder)
         case "hub":
             from huggingface_hub import try_to_load_from_cache
 
@@ -79,6 +88,8 @@ def fetch(text: str | os.PathLike[str]) -> layouts.Layout:
     What the cache has is used as it is: a branch that has moved on the hub since is not looked at again.
     """
     source, folder = parse(text), folder_of(text)
+    if source.kind == "local" and single_files.is_one(file := Path(source.name).expanduser()):
+        return layouts.look(single_files.unpacked(file))
     if source.kind != "hub":
         return layouts.look(folder or nothing_at(source))
     if folder is not None:
@@ -225,6 +236,8 @@ def check(id_: str, text: str) -> Checked:
             if offline():
                 raise not_fetched(source, f"'{source.name}'")
             return Checked(id_, source.kind, False)  # fetched at its first job
+        if source.kind == "local" and single_files.is_one(file := Path(source.name).expanduser()):
+            return Checked(id_, source.kind, True, NAMES[single_files.look(file)])
         layout = layouts.look(folder or nothing_at(source))
         return Checked(id_, source.kind, True, layout.architecture)
     except CoreError as error:

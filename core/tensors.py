@@ -3,12 +3,14 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from expunge.core import safetensors_file
+from expunge.core.safetensors_file import Described
 
 DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 DTYPES |= {torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}
@@ -28,22 +30,16 @@ def write(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     """Write a .safetensors file, a tensor after the other: for what would not fit into memory twice. The same
     tensors and metadata give the same bytes.
     """
-    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # each begins aligned
-    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
-    begin = 0
-    for name in names:
-        tensor = tensors[name]
-        end = begin + tensor.numel() * tensor.element_size()
-        kind = DTYPES[tensor.dtype]
-        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [begin, end]}
-        begin = end
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    with file.open("wb") as out:
-        out.write(len(text).to_bytes(8, "little") + text)
-        for name in names:
-            flat = tensors[name].detach().cpu().contiguous().flatten()
-            out.write(flat.view(torch.uint8).numpy().data)
+    described = {
+        name: Described(DTYPES[tensor.dtype], tuple(tensor.shape), tensor.numel() * tensor.element_size())
+        for name, tensor in tensors.items()
+    }
+
+    def content(name: str) -> list[memoryview]:
+        flat = tensors[name].detach().cpu().contiguous().flatten()
+        return [flat.view(torch.uint8).numpy().data]
+
+    safetensors_file.write(file, described, metadata, content)
 
 
 def not_finite(file: Path) -> str | None:

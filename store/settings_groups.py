@@ -147,8 +147,8 @@ class ModelSources(BaseModel):
     models: Models = Field(
         default={"emoji": "bundled:emoji"},
         description=(
-            "A JSON object of model id and source: a diffusers folder, 'bundled:emoji', or a hub id as"
-            " 'organisation/name@revision'."
+            "A JSON object of model id and source: a diffusers folder, a checkpoint's .safetensors file,"
+            " 'bundled:emoji', or a hub id as 'organisation/name@revision'."
         ),
     )
     prompt_sets: PromptSets = Field(

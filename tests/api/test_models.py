@@ -76,11 +76,12 @@ def test_a_model_that_does_not_load_is_refused_before_a_job_is_taken(
 
 
 def test_a_file_in_place_of_a_folder_is_refused(serving: Callable[..., Tenant], tmp_path: Path):
-    (tmp_path / "sd.safetensors").write_bytes(b"")
-    assert (
-        "from_single_file"
-        in errors(post(serving(mine=str(tmp_path / "sd.safetensors")), model="mine"))["model"]
-    )
+    for name, named in (
+        ("sd.safetensors", "does not begin with a safetensors header"),
+        ("sd.ckpt", "pickle"),
+    ):
+        (tmp_path / name).write_bytes(b"")
+        assert named in errors(post(serving(mine=str(tmp_path / name)), model="mine"))["model"]
 
 
 def test_a_brought_model_is_taken_and_its_untried_defaults_are_noted(

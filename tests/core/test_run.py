@@ -185,6 +185,7 @@ def test_without_evaluation_there_is_a_delta_and_no_verdict(tiny_judged: Path, t
     assert outcome.verdict is None
     assert [o.name for o in outcome.outputs] == [
         "README.md",
+        "lora_kohya.safetensors",
         LORA,
         "manifest.json",
         "manifest.sig",

@@ -192,7 +192,7 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str, tuple[str, ...]]] = {
     "a checkpoint in one file": (
         one_file,
         "model_not_supported",
-        ("v1-5-pruned.safetensors", "from_single_file"),
+        ("v1-5-pruned.safetensors", "name the file itself"),
     ),
     "a shard that is missing": (
         lost_shard,

@@ -233,7 +233,12 @@ def test_a_bundle_of_before_certificates_stays_valid_and_says_so(ours: Path, key
 
 def test_a_real_jobs_certificate_is_about_its_delta_and_the_fused_checkpoint(bundle: Path, workplace: Path):
     said = payload_of(bundle)
-    assert [each["name"] for each in said["subject"]] == [LORA, "fused.zip"]
+    assert [each["name"] for each in said["subject"]] == [
+        LORA,
+        "lora_kohya.safetensors",
+        "fused.zip",
+        "fused.safetensors",
+    ]
     names = [each["name"] for each in said["predicate"]["reports"]]
     assert names == ["report.json", "report.html", "grid.png", "detections.json"]
     judges = " ".join(said["predicate"]["judges"])

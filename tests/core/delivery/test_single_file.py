@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from expunge.core.delivery import original_names
+from expunge.core.delivery import single_file
 from expunge.core.delivery.fused import fuse
 from expunge.core.erasure import erase
 from expunge.core.models import load_model
@@ -74,7 +74,7 @@ def published() -> dict[str, torch.nn.Module]:
 
 def test_stable_diffusion_15_has_its_published_names():
     networks = published()
-    made = original_names.renamed({p: n.state_dict() for p, n in networks.items()}, open_clip=False)
+    made = single_file.renamed({p: n.state_dict() for p, n in networks.items()}, open_clip=False)
     for name, shape in {
         "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
         "model.diffusion_model.input_blocks.3.0.op.weight": (320, 320, 3, 3),
@@ -109,7 +109,7 @@ def test_the_text_encoder_of_stable_diffusion_2_has_openclips_names():
     )
     text = CLIPTextModel(config)
     state = {name.removeprefix("text_model."): tensor for name, tensor in text.state_dict().items()}
-    made = original_names.open_clip_tensors(state)
+    made = single_file.open_clip_tensors(state)
     assert made["cond_stage_model.model.transformer.resblocks.1.attn.in_proj_weight"].shape == (3072, 1024)
     assert stock.is_open_clip_model(dict(made))
     back = stock.convert_open_clip_checkpoint(text, dict(made), prefix="cond_stage_model.model.")

@@ -30,7 +30,7 @@ def edit_manifest(folder: Path, **changes: object) -> None:
 def test_a_whole_bundle_is_trusted_with_the_signers_key(bundle: Path, workplace: Path):
     result = verify(bundle, (workplace / "key.pem.pub").read_bytes())
     assert (result.ok, result.signature, result.problems, result.notes) == (True, "trusted", [], [])
-    assert result.files == 7
+    assert result.files == 9
 
 
 def test_without_a_key_it_is_only_self_consistent_and_says_so(bundle: Path):
@@ -163,7 +163,7 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
 def test_the_command_answers_by_exit_code_words_and_json(bundle: Path, copy: Path, workplace: Path):
     good = run(str(bundle), "--public-key", str(workplace / "key.pem.pub"))
     assert good.returncode == 0
-    assert "7 files as in the manifest; signature trusted" in good.stdout
+    assert "9 files as in the manifest; signature trusted" in good.stdout
     (copy / "grid.png").unlink()
     bad = run(str(copy))
     assert bad.returncode == 1

@@ -57,7 +57,9 @@ def test_without_the_weights_the_bundle_is_whole_but_without_the_report_it_is_no
         (withheld / name).unlink()
     found = verify(withheld)
     assert found.ok
-    assert any("withheld, as the verdict did not pass: fused.zip" in note for note in found.notes)
+    assert any(
+        "withheld, as the verdict did not pass: fused.safetensors, fused.zip" in note for note in found.notes
+    )
     report = (withheld / "report.json").read_bytes()
     (withheld / "report.json").unlink()
     assert "report.json: missing" in verify(withheld).problems

@@ -1,12 +1,9 @@
 """Names of a Stable Diffusion 1.x or 2.x checkpoint's tensors as its authors gave them (CompVis; OpenCLIP for
-2.x's text encoder): a checkpoint in one file, as A1111, ComfyUI and others load it, has these.
+2.x's text encoder), which a checkpoint in one file has; and diffusers' names of the same. Imports no torch.
 """
 
 import re
-from collections.abc import Iterable, Mapping
-
-import torch
-from torch import Tensor
+from collections.abc import Collection, Iterable, Mapping
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.text_model.", "cond_stage_model.model."
@@ -37,33 +34,13 @@ OPEN_CLIP_LAYER = {
     "mlp.fc1": "mlp.c_fc",
     "mlp.fc2": "mlp.c_proj",
 }
+QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")  # one matrix in OpenCLIP, in this order
 OPEN_CLIP_OUTSIDE = {
     "embeddings.token_embedding.weight": "token_embedding.weight",
     "embeddings.position_embedding.weight": "positional_embedding",
     "final_layer_norm.weight": "ln_final.weight",
     "final_layer_norm.bias": "ln_final.bias",
 }
-Parts = Mapping[str, Mapping[str, Tensor]]
-
-
-def renamed(parts: Parts, open_clip: bool) -> dict[str, Tensor]:
-    """One checkpoint's tensors from those of unet, vae and text_encoder, in diffusers' names.
-
-    open_clip: whether the text encoder is OpenCLIP's (2.x).
-    """
-    unet, vae, text = parts["unet"], parts["vae"], parts["text_encoder"]
-    places = unet_places(unet)
-    out = {UNET + unet_name(name, places): tensor for name, tensor in unet.items()}
-    depth = 1 + max(int(i) for name in vae for i in re.findall(r"^decoder\.up_blocks\.(\d+)", name))
-    for name, tensor in vae.items():
-        named = vae_name(name, depth)
-        # CompVis's attention is made of 1 x 1 convolutions
-        is_linear = ".attn_1." in named and tensor.dim() == 2
-        out[VAE + named] = tensor[:, :, None, None] if is_linear else tensor
-    bare = {name.removeprefix("text_model."): tensor for name, tensor in text.items()}
-    if open_clip:
-        return out | open_clip_tensors(bare)
-    return out | {CLIP + name: tensor for name, tensor in bare.items()}
 
 
 def unet_places(names: Iterable[str]) -> dict[str, str]:
@@ -124,17 +101,83 @@ def vae_name(name: str, depth: int) -> str:
     return name
 
 
-def open_clip_tensors(text: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """OpenCLIP's tensors of a CLIP text encoder, whose queries, keys and values are one matrix."""
-    out = {OPEN_CLIP + new: text[old] for old, new in OPEN_CLIP_OUTSIDE.items()}
-    for name in text:
-        match = re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
-        if match is None:
+def unet_back(names: Collection[str]) -> dict[str, str]:
+    """diffusers' name of each block of CompVis's U-Net, whose tensors have these names: the inverse of
+    `unet_places`.
+    """
+    found = {new: old for old, new in OUTSIDE.items()}
+    blocks = {".".join(name.split(".")[:3]) for name in names}
+
+    def numbered(side: str) -> list[int]:
+        return sorted({int(b.split(".")[1]) for b in blocks if b.startswith(f"{side}.")})
+
+    block = place = 0
+    for n in numbered("input_blocks")[1:]:  # the first is conv_in
+        own = f"input_blocks.{n}"
+        if any(name.startswith(f"{own}.0.op.") for name in names):
+            found[f"{own}.0.op"] = f"down_blocks.{block}.downsamplers.0.conv"
+            block, place = block + 1, 0
             continue
-        block = f"{OPEN_CLIP}transformer.resblocks.{match[1]}"
-        if match[2] == "self_attn.q_proj":
-            three = [text[name.replace("q_proj", f"{what}_proj")] for what in "qkv"]
-            out[f"{block}.attn.in_proj_{match[3]}"] = torch.cat(three)
-        elif match[2] in OPEN_CLIP_LAYER:
-            out[f"{block}.{OPEN_CLIP_LAYER[match[2]]}.{match[3]}"] = text[name]
-    return out
+        found[f"{own}.0"] = f"down_blocks.{block}.resnets.{place}"
+        found[f"{own}.1"] = f"down_blocks.{block}.attentions.{place}"
+        place += 1
+
+    block = place = 0
+    for n in numbered("output_blocks"):
+        own = f"output_blocks.{n}"
+        behind = next((k for k in (1, 2) if f"{own}.{k}.conv.weight" in names), None)
+        found[f"{own}.0"] = f"up_blocks.{block}.resnets.{place}"
+        if behind != 1:
+            found[f"{own}.1"] = f"up_blocks.{block}.attentions.{place}"
+        place += 1
+        if behind is not None:
+            found[f"{own}.{behind}"] = f"up_blocks.{block}.upsamplers.0"
+            block, place = block + 1, 0
+    return found
+
+
+def unet_name_back(name: str, blocks: Mapping[str, str]) -> str | None:
+    """diffusers' name of a tensor of CompVis's U-Net; None where it has none."""
+    block = max((b for b in blocks if name.startswith(f"{b}.")), key=len, default=None)
+    if block is None:
+        return None
+    inner = name.removeprefix(f"{block}.")
+    if ".resnets." in blocks[block]:
+        layer, _, last = inner.rpartition(".")
+        back = {new: old for old, new in RESNET.items()}
+        if layer not in back:
+            return None
+        inner = f"{back[layer]}.{last}"
+    return f"{blocks[block]}.{inner}"
+
+
+def vae_name_back(name: str, depth: int) -> str:
+    """diffusers' name of a tensor of CompVis's VAE."""
+    name = re.sub(r"encoder\.down\.(\d+)\.block\.", r"encoder.down_blocks.\1.resnets.", name)
+    name = re.sub(r"encoder\.down\.(\d+)\.downsample\.", r"encoder.down_blocks.\1.downsamplers.0.", name)
+
+    def counted(match: re.Match[str]) -> str:
+        what = {"block.": "resnets.", "upsample.": "upsamplers.0."}[match[2]]
+        return f"decoder.up_blocks.{depth - 1 - int(match[1])}.{what}"
+
+    name = re.sub(r"decoder\.up\.(\d+)\.(block\.|upsample\.)", counted, name)
+    name = re.sub(r"mid\.block_(\d)\.", lambda m: f"mid_block.resnets.{int(m[1]) - 1}.", name)
+    name = name.replace("nin_shortcut.", "conv_shortcut.").replace("norm_out.", "conv_norm_out.")
+    before, attention, inner = name.partition("mid.attn_1.")
+    if attention:
+        layer, _, last = inner.rpartition(".")
+        back = {new: old for old, new in VAE_ATTENTION.items()}
+        return f"{before}mid_block.attentions.0.{back.get(layer, layer)}.{last}"
+    return name
+
+
+def open_clip_name(name: str) -> str | None:
+    """OpenCLIP's name of a tensor of a text encoder; None of queries, keys and values, which are parts of
+    attn.in_proj_weight and in_proj_bias.
+    """
+    if name in OPEN_CLIP_OUTSIDE:
+        return OPEN_CLIP_OUTSIDE[name]
+    match = re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
+    if match is None or match[2] not in OPEN_CLIP_LAYER:
+        return None
+    return f"transformer.resblocks.{match[1]}.{OPEN_CLIP_LAYER[match[2]]}.{match[3]}"

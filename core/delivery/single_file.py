@@ -1,0 +1,47 @@
+"""A checkpoint in one file: the tensors of U-Net, VAE and text encoder in their authors' names, as A1111,
+ComfyUI and others load it.
+"""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from expunge.core import original_names as names
+
+Parts = Mapping[str, Mapping[str, Tensor]]
+
+
+def renamed(parts: Parts, open_clip: bool) -> dict[str, Tensor]:
+    """One checkpoint's tensors from those of unet, vae and text_encoder, in diffusers' names.
+
+    open_clip: whether the text encoder is OpenCLIP's (2.x).
+    """
+    unet, vae, text = parts["unet"], parts["vae"], parts["text_encoder"]
+    places = names.unet_places(unet)
+    out = {names.UNET + names.unet_name(name, places): tensor for name, tensor in unet.items()}
+    depth = 1 + max(int(i) for name in vae for i in re.findall(r"^decoder\.up_blocks\.(\d+)", name))
+    for name, tensor in vae.items():
+        named = names.vae_name(name, depth)
+        # CompVis's attention is made of 1 x 1 convolutions
+        is_linear = ".attn_1." in named and tensor.dim() == 2
+        out[names.VAE + named] = tensor[:, :, None, None] if is_linear else tensor
+    bare = {name.removeprefix("text_model."): tensor for name, tensor in text.items()}
+    if open_clip:
+        return out | open_clip_tensors(bare)
+    return out | {names.CLIP + name: tensor for name, tensor in bare.items()}
+
+
+def open_clip_tensors(text: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """OpenCLIP's tensors of a CLIP text encoder, whose queries, keys and values are one matrix."""
+    out = dict[str, Tensor]()
+    for name, tensor in text.items():
+        if (new := names.open_clip_name(name)) is not None:
+            out[names.OPEN_CLIP + new] = tensor
+        elif match := re.fullmatch(r"(encoder\.layers\.(\d+)\.)self_attn\.q_proj\.(weight|bias)", name):
+            three = [text[f"{match[1]}{part}.{match[3]}"] for part in names.QKV]
+            out[f"{names.OPEN_CLIP}transformer.resblocks.{match[2]}.attn.in_proj_{match[3]}"] = torch.cat(
+                three
+            )
+    return out
