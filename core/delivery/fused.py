@@ -7,7 +7,6 @@ import shutil
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
@@ -16,17 +15,13 @@ from expunge.core import single_files, sources
 from expunge.core.delivery import single_file
 from expunge.core.delta_format import metadata
 from expunge.core.errors import CoreError
-from expunge.core.layouts import Layout
+from expunge.core.layouts import WEIGHTS, Layout
 from expunge.core.models import Denoiser
 from expunge.core.published import SD1, SD2_512, SD2_768
 from expunge.core.tensors import not_finite, write
 
-if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
-
 FILE, ROOT, SINGLE = "fused.zip", "fused", "fused.safetensors"
 PUBLISHED = (SD1, SD2_512, SD2_768)
-OPEN_CLIP_WIDTH = 1024  # of the text encoder of Stable Diffusion 2.x, which is OpenCLIP's
 ABOUT = ("modelspec.", "concept_erasure.")
 HINT = "The erasure is part of these weights: no LoRA is needed."
 
@@ -67,16 +62,15 @@ def fuse(model: Denoiser, source: str, delta: Path, out: Path) -> Path:
                 )
         for config in folder.rglob("*.json"):
             forget_path(config)
-        write_single(pipe, folder, delta, out / SINGLE)
+        parts = {part: getattr(pipe, part).state_dict() for part in WEIGHTS}
+        write_single(parts, folder, delta, out / SINGLE)
         return pack(Path(tmp), out / FILE)
 
 
-def write_single(pipe: "StableDiffusionPipeline", folder: Path, delta: Path, file: Path) -> None:
-    """The pipeline's tensors in one file, in its authors' names; what the delta's metadata say of the erasure
+def write_single(parts: single_file.Parts, folder: Path, delta: Path, file: Path) -> None:
+    """A pipeline's tensors in one file, in its authors' names; what the delta's metadata say of the erasure
     stands in its own, and of sizes that were never published the small files of its folder.
     """
-    parts = {part: getattr(pipe, part).state_dict() for part in ("unet", "vae", "text_encoder")}
-    tensors = single_file.renamed(parts, pipe.text_encoder.config.hidden_size == OPEN_CLIP_WIDTH)
     with safe_open(delta, "pt") as opened:
         told = {k: v for k, v in (opened.metadata() or {}).items() if k.startswith(ABOUT)}
     told.pop(metadata.TENSORS_SHA256, None)  # the delta's own
@@ -91,7 +85,7 @@ def write_single(pipe: "StableDiffusionPipeline", folder: Path, delta: Path, fil
             },
             ensure_ascii=False,
         )
-    write(file, tensors, about)
+    write(file, single_file.renamed(parts), about)
 
 
 def forget_path(config: Path) -> None:

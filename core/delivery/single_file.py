@@ -10,14 +10,12 @@ from torch import Tensor
 
 from expunge.core import original_names as names
 
+OPEN_CLIP_WIDTH = 1024  # of the text encoder of Stable Diffusion 2.x, which is OpenCLIP's
 Parts = Mapping[str, Mapping[str, Tensor]]
 
 
-def renamed(parts: Parts, open_clip: bool) -> dict[str, Tensor]:
-    """One checkpoint's tensors from those of unet, vae and text_encoder, in diffusers' names.
-
-    open_clip: whether the text encoder is OpenCLIP's (2.x).
-    """
+def renamed(parts: Parts) -> dict[str, Tensor]:
+    """One checkpoint's tensors from those of unet, vae and text_encoder, in diffusers' names."""
     unet, vae, text = parts["unet"], parts["vae"], parts["text_encoder"]
     places = names.unet_places(unet)
     out = {names.UNET + names.unet_name(name, places): tensor for name, tensor in unet.items()}
@@ -28,7 +26,7 @@ def renamed(parts: Parts, open_clip: bool) -> dict[str, Tensor]:
         is_linear = ".attn_1." in named and tensor.dim() == 2
         out[names.VAE + named] = tensor[:, :, None, None] if is_linear else tensor
     bare = {name.removeprefix("text_model."): tensor for name, tensor in text.items()}
-    if open_clip:
+    if len(bare["final_layer_norm.weight"]) == OPEN_CLIP_WIDTH:
         return out | open_clip_tensors(bare)
     return out | {names.CLIP + name: tensor for name, tensor in bare.items()}
 

@@ -42,7 +42,8 @@ def checkpoint(tiny_sd: Path, tmp_path: Path) -> Path:
     """The tiny model in one file."""
     pipe = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None)
     save_file({"x": torch.zeros(1)}, tmp_path / "delta.safetensors")
-    fused.write_single(pipe, tiny_sd, tmp_path / "delta.safetensors", tmp_path / "mine.safetensors")
+    parts = {part: getattr(pipe, part).state_dict() for part in layouts.WEIGHTS}
+    fused.write_single(parts, tiny_sd, tmp_path / "delta.safetensors", tmp_path / "mine.safetensors")
     return tmp_path / "mine.safetensors"
 
 
@@ -157,7 +158,7 @@ def header_of(architecture: str) -> dict[str, Entry]:
         text = states["text_encoder"]
         for name in [n for n in text if ".layers.22." in n or n.startswith("encoder.layers.22.")]:
             text[name.replace("layers.22.", "layers.23.")] = text[name]
-    made = single_file.renamed(states, open_clip=second)
+    made = single_file.renamed(states)
     return {name: Entry("F16", tuple(t.shape), 0, 2 * t.numel()) for name, t in made.items()} | {
         "alphas_cumprod": Entry("F32", (1000,), 0, 4000),
         "model_ema.decay": Entry("F32", (), 0, 4),

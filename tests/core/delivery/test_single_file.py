@@ -74,7 +74,7 @@ def published() -> dict[str, torch.nn.Module]:
 
 def test_stable_diffusion_15_has_its_published_names():
     networks = published()
-    made = single_file.renamed({p: n.state_dict() for p, n in networks.items()}, open_clip=False)
+    made = single_file.renamed({p: n.state_dict() for p, n in networks.items()})
     for name, shape in {
         "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
         "model.diffusion_model.input_blocks.3.0.op.weight": (320, 320, 3, 3),
