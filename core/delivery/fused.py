@@ -62,7 +62,7 @@ def fuse(model: Denoiser, source: str, delta: Path, out: Path) -> Path:
                 )
         for config in folder.rglob("*.json"):
             forget_path(config)
-        parts = {part: getattr(pipe, part).state_dict() for part in WEIGHTS}
+        parts = {str(part): getattr(pipe, part).state_dict() for part in WEIGHTS}
         write_single(parts, folder, delta, out / SINGLE)
         return pack(Path(tmp), out / FILE)
 
