@@ -4,9 +4,10 @@ import json
 import re
 from collections.abc import Collection, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
-from expunge.core import sources
+from expunge.core import single_files, sources
 from expunge.core.delivery.page import create_environment, overall_rows
 from expunge.core.evaluation.report import Report
 from expunge.core.hiding.key import PREFIX
@@ -125,6 +126,13 @@ def cite_methods(layers: Sequence[tuple[str, Sequence[Concept]]]) -> str:
     return "; ".join(f"{name.upper()}, {METHODS[name].cited()}" for name in names)
 
 
+def loading(source: sources.Source) -> str:
+    """How stock diffusers loads the base model; no path of this machine."""
+    if source.kind == "local" and single_files.is_one(Path(source.name).expanduser()):
+        return 'from_single_file("path/to/the/base/model.safetensors")'
+    return f"from_pretrained({json.dumps(source.name if source.kind == 'hub' else 'path/to/the/base/model')})"
+
+
 def render_card(
     model: Denoiser,
     source: str,
@@ -157,7 +165,7 @@ def render_card(
         # For the code that draws with a recovery key
         "key_name": json.dumps(PREFIX + changed[0].name, ensure_ascii=False),
         "prompt": json.dumps(model.vocabulary.prompts(changed[0].name)[-1], ensure_ascii=False),
-        "load_from": json.dumps(hub or "path/to/the/base/model"),
+        "load": loading(parsed),
         "mask": mask,
         "limits": list_limits(model.changes(), fused, hidden, report is not None),
         "digest": model.digest,

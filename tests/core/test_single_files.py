@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from expunge.client.cli import app
 from expunge.core import layouts, published, single_files, sources
-from expunge.core.delivery import fused, single_file
+from expunge.core.delivery import card, fused, single_file
 from expunge.core.delta_format.check import check_delta
 from expunge.core.delta_format.container import Container, Entry
 from expunge.core.erasure import erase
@@ -57,6 +57,12 @@ def test_a_model_in_one_file_is_the_model_of_its_folder(checkpoint: Path, tiny_s
     np.testing.assert_array_equal(
         one.draw(["a church"], [1], steps=2), folder.draw(["a church"], [1], steps=2)
     )
+
+
+def test_the_card_says_how_stock_diffusers_loads_the_base_model(checkpoint: Path, tiny_sd: Path):
+    assert card.loading(sources.parse(checkpoint)).startswith("from_single_file(")
+    assert card.loading(sources.parse(tiny_sd)) == 'from_pretrained("path/to/the/base/model")'
+    assert card.loading(sources.parse("a/b@main")) == 'from_pretrained("a/b")'
 
 
 def test_it_is_erased_from_and_its_delta_fits(checkpoint: Path, tmp_path: Path):
