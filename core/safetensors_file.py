@@ -3,6 +3,7 @@ torch.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,3 +48,5 @@ def write(
         for name in names:
             for piece in content(name):
                 out.write(piece)
+        out.flush()
+        os.fsync(out.fileno())  # whole on the disk before anybody renames it, or what holds it
