@@ -36,7 +36,7 @@ SMALL = {"steps": 2, "checkpoint_every": 1, "trajectories": 2, "sampling_steps":
 WORDS = {"rounds": 1, "steps": 2, "search_steps": 2, "search_batch": 1, "retain_concepts": 2}
 MORE = {
     "esd against embeddings": EsdSpec(adversary=AdversarySpec(**WORDS), **SMALL),
-    "age against tokens": AgeSpec(candidates=3, adversary=AdversarySpec(kind="tokens", **WORDS), **SMALL),
+    "esd against tokens": EsdSpec(adversary=AdversarySpec(kind="tokens", **WORDS), **SMALL),
     "esd against noise": EsdSpec(
         adversary=AdversarySpec(kind="noise", rounds=1, steps=2, retain_concepts=2), **SMALL
     ),
