@@ -41,15 +41,8 @@ VARIANTS = {  # columns beside the methods' defaults
 NEVER_KNEW = "never knew"  # recipes/never_knew.py: each attack's floor
 MEASURED = (*METHODS, *VARIANTS)
 ROWS = (*MEASURED, NEVER_KNEW)
-UNDER_ALL = (
-    "age",
-    "esd",
-    "uce",
-    "rece",
-    "prune",
-    "adv_unlearn",
-    "score",
-)  # that meet every attack of `standard`
+# That meet every attack of `standard`
+UNDER_ALL = ("age", "esd", "uce", "rece", "prune", "adv_unlearn", "score")
 ASKED = (
     {"name": "inversion", "restarts": 3},
     {"name": "unlearn_diff_atk"},
@@ -123,12 +116,10 @@ def by_method(
     rows: dict[str, Any], attack: AttackSpec, methods: Sequence[str], concepts: Sequence[str]
 ) -> str:
     """One attack: a line for each method that met it, a column for each concept."""
-    lines = [f"| {attack.name} | {' | '.join(concepts)} |", "|" + "---|" * (len(concepts) + 1)]
-    for method in methods:
-        found = [rows.get(row_key(method, concept, attack)) for concept in concepts]
-        if any(found):
-            lines.append(f"| {method} | {' | '.join(cell(row) if row else '' for row in found)} |")
-    return "\n".join(lines)
+    lines = {
+        method: [rows.get(row_key(method, concept, attack)) for concept in concepts] for method in methods
+    }
+    return lined(attack.name, concepts, lines)
 
 
 def by_attack(
@@ -136,12 +127,19 @@ def by_attack(
 ) -> str:
     """One concept: a line for each attack, a column for each method that met one."""
     met = [m for m in methods if any(row_key(m, concept, attack) in rows for attack in attacks)]
-    lines = [f"| {concept} | {' | '.join(met)} |", "|" + "---|" * (len(met) + 1)]
-    for attack in attacks:
-        found = [rows.get(row_key(method, concept, attack)) for method in met]
+    lines = {
+        named(attack): [rows.get(row_key(method, concept, attack)) for method in met] for attack in attacks
+    }
+    return lined(concept, met, lines)
+
+
+def lined(corner: str, columns: Sequence[str], lines: dict[str, list[dict[str, Any] | None]]) -> str:
+    """A table of cells; lines without any are left out."""
+    out = [f"| {corner} | {' | '.join(columns)} |", "|" + "---|" * (len(columns) + 1)]
+    for name, found in lines.items():
         if any(found):
-            lines.append(f"| {named(attack)} | {' | '.join(cell(row) if row else '' for row in found)} |")
-    return "\n".join(lines)
+            out.append(f"| {name} | {' | '.join(cell(row) if row else '' for row in found)} |")
+    return "\n".join(out)
 
 
 def named(attack: AttackSpec) -> str:

@@ -20,7 +20,8 @@ def main(
         ),
     ],
 ) -> None:
-    """Look at a model as EXPUNGE_MODELS would name it; a hub model must be in this host's cache.
+    """Look at a model as EXPUNGE_MODELS would name it; a hub model must be in this host's cache. A checkpoint
+    in one file is laid out in EXPUNGE_CACHE_DIR.
 
     Exit code 1 when it cannot be used.
     """

@@ -26,7 +26,22 @@ RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
-VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+VAE_NAMES = (
+    ("encoder.down_blocks.{}.resnets.", "encoder.down.{}.block."),
+    ("encoder.down_blocks.{}.downsamplers.0.", "encoder.down.{}.downsample."),
+    ("decoder.up_blocks.{}.resnets.", "decoder.up.{}.block."),
+    ("decoder.up_blocks.{}.upsamplers.0.", "decoder.up.{}.upsample."),
+    ("mid_block.resnets.0.", "mid.block_1."),
+    ("mid_block.resnets.1.", "mid.block_2."),
+    ("mid_block.attentions.0.group_norm.", "mid.attn_1.norm."),
+    ("mid_block.attentions.0.to_q.", "mid.attn_1.q."),
+    ("mid_block.attentions.0.to_k.", "mid.attn_1.k."),
+    ("mid_block.attentions.0.to_v.", "mid.attn_1.v."),
+    ("mid_block.attentions.0.to_out.0.", "mid.attn_1.proj_out."),
+    ("conv_shortcut.", "nin_shortcut."),
+    ("conv_norm_out.", "norm_out."),
+)
+"""Parts of names, diffusers' and CompVis's, which counts the decoder's blocks from the end."""
 OPEN_CLIP_LAYER = {
     "layer_norm1": "ln_1",
     "layer_norm2": "ln_2",
@@ -70,34 +85,32 @@ def unet_places(names: Iterable[str]) -> dict[str, str]:
     return OUTSIDE | places
 
 
-def unet_name(name: str, places: Mapping[str, str]) -> str:
-    """CompVis's name of a tensor of the U-Net."""
-    block = max((b for b in places if name.startswith(f"{b}.")), key=len)
-    inner = name.removeprefix(f"{block}.")
-    if ".resnets." in block:
-        layer, _, last = inner.rpartition(".")
-        inner = f"{RESNET[layer]}.{last}"
-    return f"{places[block]}.{inner}"
-
-
-def vae_name(name: str, depth: int) -> str:
-    """CompVis's name of a tensor of the VAE; depth: blocks of its decoder, which CompVis counts from the
-    end.
+def unet_name(name: str, blocks: Mapping[str, str]) -> str | None:
+    """A tensor's name in the other spelling, by the names of blocks in both (`unet_places` or `unet_back`);
+    None where it has none there.
     """
-    name = re.sub(r"encoder\.down_blocks\.(\d+)\.resnets\.", r"encoder.down.\1.block.", name)
-    name = re.sub(r"encoder\.down_blocks\.(\d+)\.downsamplers\.0\.", r"encoder.down.\1.downsample.", name)
-
-    def counted(match: re.Match[str]) -> str:
-        what = {"resnets.": "block.", "upsamplers.0.": "upsample."}[match[2]]
-        return f"decoder.up.{depth - 1 - int(match[1])}.{what}"
-
-    name = re.sub(r"decoder\.up_blocks\.(\d+)\.(resnets\.|upsamplers\.0\.)", counted, name)
-    name = re.sub(r"mid_block\.resnets\.(\d)\.", lambda m: f"mid.block_{int(m[1]) + 1}.", name)
-    name = name.replace("conv_shortcut.", "nin_shortcut.").replace("conv_norm_out.", "norm_out.")
-    before, attention, inner = name.partition("mid_block.attentions.0.")
-    if attention:
+    block = max((b for b in blocks if name.startswith(f"{b}.")), key=len, default=None)
+    if block is None:
+        return None
+    inner, other = name.removeprefix(f"{block}."), blocks[block]
+    if ".resnets." in f"{block} {other}":
         layer, _, last = inner.rpartition(".")
-        return f"{before}mid.attn_1.{VAE_ATTENTION[layer]}.{last}"
+        known = RESNET | {new: old for old, new in RESNET.items()}
+        if layer not in known:
+            return None
+        inner = f"{known[layer]}.{last}"
+    return f"{other}.{inner}"
+
+
+def vae_name(name: str, depth: int, *, back: bool = False) -> str:
+    """CompVis's name of a tensor of the VAE; back: diffusers' of CompVis's. depth: blocks of its decoder."""
+    for pair in VAE_NAMES:
+        old, new = reversed(pair) if back else pair
+        match = re.search(re.escape(old).replace(r"\{\}", r"(\d+)"), name)
+        if match:
+            n = int(match[1]) if match.groups() else 0
+            n = depth - 1 - n if old.startswith("decoder.") else n
+            name = name[: match.start()] + new.format(n) + name[match.end() :]
     return name
 
 
@@ -134,41 +147,6 @@ def unet_back(names: Collection[str]) -> dict[str, str]:
             found[f"{own}.{behind}"] = f"up_blocks.{block}.upsamplers.0"
             block, place = block + 1, 0
     return found
-
-
-def unet_name_back(name: str, blocks: Mapping[str, str]) -> str | None:
-    """diffusers' name of a tensor of CompVis's U-Net; None where it has none."""
-    block = max((b for b in blocks if name.startswith(f"{b}.")), key=len, default=None)
-    if block is None:
-        return None
-    inner = name.removeprefix(f"{block}.")
-    if ".resnets." in blocks[block]:
-        layer, _, last = inner.rpartition(".")
-        back = {new: old for old, new in RESNET.items()}
-        if layer not in back:
-            return None
-        inner = f"{back[layer]}.{last}"
-    return f"{blocks[block]}.{inner}"
-
-
-def vae_name_back(name: str, depth: int) -> str:
-    """diffusers' name of a tensor of CompVis's VAE."""
-    name = re.sub(r"encoder\.down\.(\d+)\.block\.", r"encoder.down_blocks.\1.resnets.", name)
-    name = re.sub(r"encoder\.down\.(\d+)\.downsample\.", r"encoder.down_blocks.\1.downsamplers.0.", name)
-
-    def counted(match: re.Match[str]) -> str:
-        what = {"block.": "resnets.", "upsample.": "upsamplers.0."}[match[2]]
-        return f"decoder.up_blocks.{depth - 1 - int(match[1])}.{what}"
-
-    name = re.sub(r"decoder\.up\.(\d+)\.(block\.|upsample\.)", counted, name)
-    name = re.sub(r"mid\.block_(\d)\.", lambda m: f"mid_block.resnets.{int(m[1]) - 1}.", name)
-    name = name.replace("nin_shortcut.", "conv_shortcut.").replace("norm_out.", "conv_norm_out.")
-    before, attention, inner = name.partition("mid.attn_1.")
-    if attention:
-        layer, _, last = inner.rpartition(".")
-        back = {new: old for old, new in VAE_ATTENTION.items()}
-        return f"{before}mid_block.attentions.0.{back.get(layer, layer)}.{last}"
-    return name
 
 
 def open_clip_name(name: str) -> str | None:

@@ -26,6 +26,7 @@ from expunge.core.safetensors_file import Described
 
 SUFFIX = ".safetensors"
 FOLDER_KEY = "expunge.folder"  # metadata, JSON: the small files of a model that is none of the published ones
+TEXT_CONFIG = "text_encoder/config.json"
 VERSION = 1  # of what is made of a file: another one is laid out anew
 COPIED = 1 << 24  # bytes copied at once
 ABANDONED = 3600.0  # seconds after which nobody is at work on a folder that is not whole
@@ -100,6 +101,7 @@ def architecture_of(found: Container) -> str:
             " or float32"
         )
     if FOLDER_KEY in found.metadata:
+        own_files(found)
         return CUSTOM
 
     # The published sizes
@@ -130,8 +132,10 @@ def architecture_of(found: Container) -> str:
 
 
 def is_used(name: str) -> bool:
-    """Whether a tensor is one of the model's parts, not of its training (EMA, schedules)."""
-    return name.startswith((names.UNET, names.VAE, "cond_stage_model.")) and "position_ids" not in name
+    """Whether a tensor is one of the model's parts, not of its training (EMA, schedules, the VAE's loss)."""
+    if name.startswith(f"{names.VAE}loss.") or "position_ids" in name:
+        return False
+    return name.startswith((names.UNET, names.VAE, "cond_stage_model."))
 
 
 def unpacked(file: Path) -> Path:
@@ -168,8 +172,8 @@ def lay_out(found: Container, architecture: str, folder: Path) -> None:
         for name, text in small_files(found, architecture):
             (made / name).parent.mkdir(parents=True, exist_ok=True)
             (made / name).write_text(text, encoding="utf-8")
-        layers = json.loads((made / "text_encoder/config.json").read_text())["num_hidden_layers"]
-        for part, pieces in laid_out(found, int(layers)).items():
+        layers = json.loads((made / TEXT_CONFIG).read_text(encoding="utf-8"))["num_hidden_layers"]
+        for part, pieces in laid_out(found, layers).items():
             stem = "model" if part == "text_encoder" else "diffusion_pytorch_model"
             write(found.path, made / part / f"{stem}{SUFFIX}", pieces)
         try:
@@ -199,13 +203,7 @@ def cache() -> Path:
 def small_files(found: Container, architecture: str) -> Iterator[tuple[str, str]]:
     """The files beside the weights: those that the metadata hold, else the published model's."""
     if FOLDER_KEY in found.metadata:
-        for name, text in json.loads(found.metadata[FOLDER_KEY]).items():
-            inside = Path(name)
-            if inside.is_absolute() or ".." in inside.parts or inside.suffix not in (".json", ".txt"):
-                raise refuse(
-                    f"'{found.path.name}' names the file '{name[:100]}' for its folder", "model_broken"
-                )
-            yield name, str(text)
+        yield from own_files(found).items()
         return
     files: dict[str, Any] = dict(published.files_of(architecture))
     if architecture == SD1 and "v_pred" in found.tensors:  # as the community marks such models
@@ -216,6 +214,27 @@ def small_files(found: Container, architecture: str) -> Iterator[tuple[str, str]
     for name, content in files.items():
         yield name, json.dumps(content, indent=2, sort_keys=True) + "\n"
     yield from tokenizer_files()
+
+
+def own_files(found: Container) -> dict[str, str]:
+    """The small files that the metadata hold. Raises: CoreError where they are none of a model's folder."""
+    name = found.path.name
+    try:
+        files = json.loads(found.metadata[FOLDER_KEY])
+        layers = json.loads(files[TEXT_CONFIG])["num_hidden_layers"]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise refuse(
+            f"'{name}' has metadata {FOLDER_KEY} without a model's {TEXT_CONFIG}", "model_broken"
+        ) from error
+    for inner, text in files.items():
+        inside = Path(inner)
+        if inside.is_absolute() or ".." in inside.parts or inside.suffix not in (".json", ".txt"):
+            raise refuse(f"'{name}' names the file '{inner[:100]}' for its folder", "model_broken")
+        if not isinstance(text, str):
+            raise refuse(f"'{name}' has no text for the file '{inner[:100]}' of its folder", "model_broken")
+    if type(layers) is not int:
+        raise refuse(f"'{name}' has num_hidden_layers {str(layers)[:100]} in {TEXT_CONFIG}", "model_broken")
+    return dict(files)
 
 
 def tokenizer_files() -> Iterator[tuple[str, str]]:
@@ -250,12 +269,12 @@ def laid_out(found: Container, layers: int) -> Laid:
     blocks = names.unet_back(unet)
     out: Laid = {"unet": {}, "vae": {}, "text_encoder": {}}
     for name, entry in unet.items():
-        if (new := names.unet_name_back(name, blocks)) is not None:
+        if (new := names.unet_name(name, blocks)) is not None:
             out["unet"][new] = whole(entry)
     vae = under(own, names.VAE)
     depth = 1 + max((int(i) for name in vae for i in re.findall(r"^decoder\.up\.(\d+)", name)), default=0)
     for name, entry in vae.items():
-        new = names.vae_name_back(name, depth)
+        new = names.vae_name(name, depth, back=True)
         is_matrix = ".mid.attn_1." in f".{name}" and len(entry.shape) == 4
         shape = entry.shape[:2] if is_matrix else entry.shape
         out["vae"][new] = Piece(entry.dtype, shape, entry.start, entry.end)

@@ -45,6 +45,12 @@ class Source:
     revision: str | None = None
     digest: str | None = None
 
+    @property
+    def file(self) -> Path | None:
+        """The checkpoint in one file that it names, if it is one."""
+        path = Path(self.name).expanduser()
+        return path if self.kind == "local" and single_files.is_one(path) else None
+
 
 def parse(text: str | os.PathLike[str]) -> Source:
     """`bundled:NAME`, a folder or a checkpoint's file, `organisation/name` or `organisation/name@revision`;
@@ -71,8 +77,8 @@ def folder_of(text: str | os.PathLike[str]) -> Path | None:
             folder = BUNDLED / source.name
         case "local":
             folder = Path(source.name).expanduser()
-            if single_files.is_one(folder):
-                folder = single_files.place_of(folder)
+            if source.file:
+                folder = single_files.place_of(source.file)
         case "hub":
             from huggingface_hub import try_to_load_from_cache
 
@@ -88,8 +94,8 @@ def fetch(text: str | os.PathLike[str]) -> layouts.Layout:
     What the cache has is used as it is: a branch that has moved on the hub since is not looked at again.
     """
     source, folder = parse(text), folder_of(text)
-    if source.kind == "local" and single_files.is_one(file := Path(source.name).expanduser()):
-        return layouts.look(single_files.unpacked(file))
+    if source.file:
+        return layouts.look(single_files.unpacked(source.file))
     if source.kind != "hub":
         return layouts.look(folder or nothing_at(source))
     if folder is not None:
@@ -236,8 +242,8 @@ def check(id_: str, text: str) -> Checked:
             if offline():
                 raise not_fetched(source, f"'{source.name}'")
             return Checked(id_, source.kind, False)  # fetched at its first job
-        if source.kind == "local" and single_files.is_one(file := Path(source.name).expanduser()):
-            return Checked(id_, source.kind, True, NAMES[single_files.look(file)])
+        if source.file:
+            return Checked(id_, source.kind, True, NAMES[single_files.look(source.file)])
         layout = layouts.look(folder or nothing_at(source))
         return Checked(id_, source.kind, True, layout.architecture)
     except CoreError as error:

@@ -6,14 +6,12 @@ made easy (Wen et al., 2023): soft embeddings take the gradient that their neare
 with the smallest loss on a fixed batch are judged.
 """
 
-from functools import partial
-
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from expunge.core.attacks.lessons import Lessons
-from expunge.core.attacks.scene import Attempt, Scene
+from expunge.core.attacks.scene import Attempt, Images, Scene
 from expunge.core.attacks.tokens import allowed_ids, draw_tokens, drawn
 from expunge.core.progress import Clock
 from expunge.core.sampling import seeded
@@ -46,6 +44,9 @@ def learn(scene: Scene, spec: P4dSpec) -> Tensor:
     def nearest(soft: Tensor) -> Tensor:
         return (normalize(soft, dim=1) @ directions.T).argmax(1)
 
+    def judged(count: int) -> Images:
+        return drawn(scene, allowed[best.cpu()], count)
+
     start = torch.randint(len(allowed), (spec.tokens,), generator=g).to(model.device)
     soft = table[start].clone()
     optimiser = torch.optim.AdamW([soft], lr=spec.learning_rate, weight_decay=spec.weight_decay)
@@ -59,13 +60,12 @@ def learn(scene: Scene, spec: P4dSpec) -> Tensor:
 
         # Kept: the tokens that come nearest on the same noise each time
         if (step + 1) % EVERY == 0 or step + 1 == spec.steps:
-            here = nearest(soft)
+            found = nearest(soft)
             with torch.no_grad():
-                now = float(distance(table[here], fixed))
+                now = float(distance(table[found], fixed))
             if now < least:
-                best, least = here, now
+                best, least = found, now
         scene.tell(step + 1, clock)
-        found = allowed[best.cpu()]
-        if scene.has_won(partial(drawn, scene, found), spec.images, step + 1, spec.steps):
+        if scene.has_won(judged, spec.images, step + 1, spec.steps):
             break
-    return found
+    return allowed[best.cpu()]

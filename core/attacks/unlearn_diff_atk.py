@@ -6,8 +6,6 @@ projects p onto the simplex (by sorting, Duchi et al. 2008; the authors bisect).
 The likeliest tokens are judged.
 """
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
@@ -42,6 +40,12 @@ def learn(scene: Scene, spec: UnlearnDiffAtkSpec) -> Tensor:
     p = project(torch.rand(spec.tokens, len(allowed), generator=g)).to(model.device).requires_grad_(True)
     optimiser = torch.optim.Adam([p], lr=spec.learning_rate, weight_decay=spec.weight_decay)
 
+    def likeliest() -> Tensor:
+        return allowed[p.detach().argmax(1).cpu()]
+
+    def judged(count: int) -> Images:
+        return drawn(scene, likeliest(), count)
+
     clock = Clock(spec.steps)
     for step in range(spec.steps):
         # Tokens drawn from p; what the gradient says of them is said of p
@@ -55,10 +59,9 @@ def learn(scene: Scene, spec: UnlearnDiffAtkSpec) -> Tensor:
         with torch.no_grad():
             p.copy_(project(p))
         scene.tell(step + 1, clock)
-        likeliest = allowed[p.detach().argmax(1).cpu()]
-        if scene.has_won(partial(drawn, scene, likeliest), spec.images, step + 1, spec.steps):
+        if scene.has_won(judged, spec.images, step + 1, spec.steps):
             break
-    return likeliest
+    return likeliest()
 
 
 def straight_through(p: Tensor, drawn: Tensor, table: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 
 from expunge.core import phrasing, sources
 from expunge.core.delivery import card, certificate, convert, manifest, page, review, signing, stack
-from expunge.core.delivery.fused import fuse
+from expunge.core.delivery.fused import SINGLE, fuse
 from expunge.core.delivery.grid import data_uri, draw_grid
 from expunge.core.delta_format import LORA_FILE
 from expunge.core.erasure import Delta
@@ -85,6 +85,7 @@ class Bundle:
             [(layer.method, layer.concepts) for layer in layers],
             evaluation.report if evaluation else None,
             fused=fused,
+            single=(self.folder / SINGLE).exists(),
             hidden=hidden,
             words=words,
         )

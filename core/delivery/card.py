@@ -4,10 +4,9 @@ import json
 import re
 from collections.abc import Collection, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
-from expunge.core import single_files, sources
+from expunge.core import sources
 from expunge.core.delivery.page import create_environment, overall_rows
 from expunge.core.evaluation.report import Report
 from expunge.core.hiding.key import PREFIX
@@ -128,7 +127,7 @@ def cite_methods(layers: Sequence[tuple[str, Sequence[Concept]]]) -> str:
 
 def loading(source: sources.Source) -> str:
     """How stock diffusers loads the base model; no path of this machine."""
-    if source.kind == "local" and single_files.is_one(Path(source.name).expanduser()):
+    if source.file:
         return 'from_single_file("path/to/the/base/model.safetensors")'
     return f"from_pretrained({json.dumps(source.name if source.kind == 'hub' else 'path/to/the/base/model')})"
 
@@ -141,12 +140,14 @@ def render_card(
     report: Report | None,
     *,
     fused: bool,
+    single: bool = False,
     hidden: bool = False,
     words: Sequence[str] = (),
 ) -> str:
     """The card's text for a delta of the model `base`.
 
-    layers: (method, concepts) of each erasure that the delta holds; words: those learned from images.
+    layers: (method, concepts) of each erasure that the delta holds; single: whether the fused checkpoint is
+    there in one file too; words: those learned from images.
     """
     changed = list({c.name.casefold(): c for _, concepts in layers for c in concepts}.values())
     mask = "sparse_mask" in model.changes()
@@ -176,6 +177,7 @@ def render_card(
         report=report,
         rows=overall_rows(report) if report else [],
         fused=fused,
+        single=single,
         unchecked=UNCHECKED,
         words=words,
         **facts,

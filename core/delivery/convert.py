@@ -14,8 +14,6 @@ from typing import Annotated
 
 import torch
 import typer
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from expunge.core.delta_format import (
@@ -37,6 +35,9 @@ KOHYA_HINT = (
 )
 
 
+REWRITTEN = (keys.ADAPTER_SETTINGS, keys.TENSORS_SHA256)  # what holds of the other format's tensors alone
+
+
 class Format(StrEnum):
     """Whose names a LoRA's tensors have."""
 
@@ -54,51 +55,48 @@ def convert(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], to: Form
         why = "belongs to a sparse mask, which no LoRA's format can say"
         raise BadDelta(Fault.TENSORS, next(iter(tensors)), why, remedy)
     pairs = lora_factors.read(tensors, metadata)
-    plain = {k: v for k, v in metadata.items() if k != keys.ADAPTER_SETTINGS and not k.startswith("ss_")}
+    plain = {k: v for k, v in metadata.items() if k not in REWRITTEN and not k.startswith("ss_")}
+    if keys.IMPLEMENTATION in metadata:
+        plain[keys.IMPLEMENTATION] = str(to)
     if to is Format.DIFFUSERS:
         settings = json.dumps(lora.peft_settings(pairs), sort_keys=True)
-        more = {"format": "pt", keys.ADAPTER_SETTINGS: settings, keys.IMPLEMENTATION: "diffusers"}
-        return serialise(lora_factors.renamed(tensors, pairs), plain | more)
+        own = {"format": "pt", keys.ADAPTER_SETTINGS: settings}
+        return serialise(lora_factors.renamed(tensors, pairs), plain | own)
 
     out = dict[str, Tensor]()
     for whole, pair in pairs.items():
         component, _, layer = whole.partition(".")
         out[kohya.tensor_name(component, layer, "A")] = tensors[pair.down]
         out[kohya.tensor_name(component, layer, "B")] = tensors[pair.up]
-        out[kohya.tensor_name(component, layer, "alpha")] = torch.tensor(pair.scale * pair.rank)
+        out[kohya.tensor_name(component, layer, "alpha")] = torch.tensor(alpha_of(pair))
+    if keys.USAGE_HINT in metadata and keys.CONCEPTS in metadata:  # one of ours
+        plain[keys.USAGE_HINT] = KOHYA_HINT
     return serialise(out, plain | kohya_metadata(pairs, metadata.get(keys.ARCHITECTURE, "")))
 
 
 def kohya_metadata(pairs: Mapping[str, lora.Pair], architecture: str) -> dict[str, str]:
     """What kohya's tools write beside the tensors, as far as readers use it."""
-    ranks, alphas = ({f(pair) for pair in pairs.values()} for f in (rank_of, alpha_of))
+
+    def one(values: set[str]) -> str:
+        return next(iter(values)) if len(values) == 1 else "Dynamic"
+
     base = kohya.BASES.get(architecture.partition("/")[0])
     return {
         "ss_network_module": "networks.lora",
-        "ss_network_dim": ranks.pop() if len(ranks) == 1 else "Dynamic",
-        "ss_network_alpha": alphas.pop() if len(alphas) == 1 else "Dynamic",
+        "ss_network_dim": one({str(pair.rank) for pair in pairs.values()}),
+        "ss_network_alpha": one({str(alpha_of(pair)) for pair in pairs.values()}),
         **({"ss_base_model_version": base} if base else {}),
-        keys.IMPLEMENTATION: "kohya",
-        keys.USAGE_HINT: KOHYA_HINT,
     }
 
 
-def rank_of(pair: lora.Pair) -> str:
-    return str(pair.rank)
-
-
-def alpha_of(pair: lora.Pair) -> str:
-    return str(pair.scale * pair.rank)
+def alpha_of(pair: lora.Pair) -> float:
+    """What kohya divides by the rank: of rslora too."""
+    return pair.scale * pair.rank
 
 
 def convert_file(file: Path, to: Format) -> bytes:
-    """As `convert`, of a file. Raises: BadDelta."""
-    try:
-        with safe_open(file, "pt") as opened:
-            metadata = opened.metadata() or {}
-        return convert(load_file(file), metadata, to)
-    except (SafetensorError, OSError) as error:
-        raise BadDelta(Fault.CONTAINER, None, f"is not a safetensors file ({error})") from error
+    """As `convert`, of a file. Raises: BadDelta; OSError where it cannot be read."""
+    return convert(*lora_factors.read_file(file), to)
 
 
 def write_kohya(folder: Path) -> None:
@@ -119,8 +117,8 @@ def main(
         if out.exists():
             raise CoreError("file_exists", f"{out} is there already: name another file", field="out")
         out.write_bytes(convert_file(file, to))
-    except CoreError as error:
-        typer.secho(f"✗ {error.message}", fg="red", err=True)
+    except (CoreError, OSError) as error:
+        typer.secho(f"✗ {error}", fg="red", err=True)
         sys.exit(1)
     typer.secho(f"✓ {out}, in {to}'s names", fg="green")
 

@@ -23,6 +23,8 @@ from expunge.core.tensors import not_finite, write
 FILE, ROOT, SINGLE = "fused.zip", "fused", "fused.safetensors"
 PUBLISHED = (SD1, SD2_512, SD2_768)
 ABOUT = ("modelspec.", "concept_erasure.")
+OF_DELTA = (metadata.TENSORS_SHA256, metadata.DESCRIPTION, metadata.IMPLEMENTATION, metadata.KIND)
+"""What a delta's metadata say of the delta itself."""
 HINT = "The erasure is part of these weights: no LoRA is needed."
 
 
@@ -69,13 +71,17 @@ def fuse(model: Denoiser, source: str, delta: Path, out: Path) -> Path:
 
 def write_single(parts: single_file.Parts, folder: Path, delta: Path, file: Path) -> None:
     """A pipeline's tensors in one file, in its authors' names; what the delta's metadata say of the erasure
-    stands in its own, and of sizes that were never published the small files of its folder.
+    stands in its own, and of sizes that were never published the small files of its folder. No file where
+    they have no such names.
     """
+    tensors = single_file.renamed(parts)
+    if tensors is None:
+        return
     with safe_open(delta, "pt") as opened:
         told = {k: v for k, v in (opened.metadata() or {}).items() if k.startswith(ABOUT)}
-    told.pop(metadata.TENSORS_SHA256, None)  # the delta's own
     kind = told.get(metadata.ARCHITECTURE, "").partition("/")[0]
-    about = told | {"format": "pt", metadata.ARCHITECTURE: kind, metadata.USAGE_HINT: HINT}
+    about = {k: v for k, v in told.items() if k not in OF_DELTA}
+    about |= {"format": "pt", metadata.ARCHITECTURE: kind, metadata.USAGE_HINT: HINT}
     if kind not in PUBLISHED:
         about[single_files.FOLDER_KEY] = json.dumps(
             {
@@ -85,7 +91,7 @@ def write_single(parts: single_file.Parts, folder: Path, delta: Path, file: Path
             },
             ensure_ascii=False,
         )
-    write(file, single_file.renamed(parts), about)
+    write(file, tensors, about)
 
 
 def forget_path(config: Path) -> None:

@@ -14,11 +14,16 @@ OPEN_CLIP_WIDTH = 1024  # of the text encoder of Stable Diffusion 2.x, which is 
 Parts = Mapping[str, Mapping[str, Tensor]]
 
 
-def renamed(parts: Parts) -> dict[str, Tensor]:
-    """One checkpoint's tensors from those of unet, vae and text_encoder, in diffusers' names."""
+def renamed(parts: Parts) -> dict[str, Tensor] | None:
+    """One checkpoint's tensors from those of unet, vae and text_encoder, in diffusers' names; None of a U-Net
+    with blocks that its authors' code does not have.
+    """
     unet, vae, text = parts["unet"], parts["vae"], parts["text_encoder"]
     places = names.unet_places(unet)
-    out = {names.UNET + names.unet_name(name, places): tensor for name, tensor in unet.items()}
+    found = {names.unet_name(name, places): tensor for name, tensor in unet.items()}
+    if None in found:
+        return None
+    out = {f"{names.UNET}{name}": tensor for name, tensor in found.items()}
     depth = 1 + max(int(i) for name in vae for i in re.findall(r"^decoder\.up_blocks\.(\d+)", name))
     for name, tensor in vae.items():
         named = names.vae_name(name, depth)

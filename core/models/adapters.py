@@ -12,12 +12,10 @@ import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from expunge.core.delta_format import LORA_FILE, MASK_FILE, BadDelta, Fault, lora
+from expunge.core.delta_format import LORA_FILE, MASK_FILE, lora
 from expunge.core.delta_format.mask import is_mask
 from expunge.core.errors import CoreError
 from expunge.core.models import lora_factors, masks
@@ -366,10 +364,4 @@ def read_delta(
     path = Path(delta)
     if path.is_dir():
         path = path / (MASK_FILE if (path / MASK_FILE).exists() else LORA_FILE)
-    try:
-        tensors = load_file(path)
-        # Rank and alpha: without them every adapter would load at scale 1
-        with safe_open(path, "pt") as f:
-            return tensors, f.metadata() or {}
-    except SafetensorError as e:
-        raise BadDelta(Fault.CONTAINER, None, f"is not a safetensors file ({e})") from e
+    return lora_factors.read_file(path)

@@ -3,12 +3,15 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from expunge.core.delta_format import lora
+from expunge.core.delta_format import BadDelta, Fault, lora
 from expunge.core.delta_format.lora import Pair
 from expunge.core.delta_format.metadata import ADAPTER_SETTINGS
 
@@ -17,6 +20,19 @@ def read(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str
     """The layers of a LoRA in any spelling that diffusers reads. Raises: BadDelta."""
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     return lora.read(metadata, shapes, lambda name: float(tensors[name]))
+
+
+def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A file's tensors and its metadata, without whose rank and alpha every adapter would load at scale 1.
+
+    Raises: BadDelta where it is not a safetensors file.
+    """
+    try:
+        tensors = load_file(path)
+        with safe_open(path, "pt") as f:
+            return tensors, f.metadata() or {}
+    except SafetensorError as e:
+        raise BadDelta(Fault.CONTAINER, None, f"is not a safetensors file ({e})") from e
 
 
 def renamed(tensors: Mapping[str, Tensor], pairs: Mapping[str, Pair]) -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ from expunge.core.errors import CoreError
 from expunge.core.models import load_model
 from expunge.core.specs import EraseSpec
 
+TEXT = "text_encoder/config.json"
 SHORT = {"name": "esd", "steps": 1, "sampling_steps": 3, "trajectories": 1, "batch_size": 1}
 
 
@@ -134,11 +135,11 @@ def test_metadata_may_name_only_small_files_of_the_folder(
     save_file(
         load_file(checkpoint),
         tmp_path / "evil.safetensors",
-        metadata={single_files.FOLDER_KEY: json.dumps({name: "{}"})},
+        metadata={single_files.FOLDER_KEY: json.dumps({name: "{}", TEXT: '{"num_hidden_layers": 2}'})},
     )
     with pytest.raises(CoreError, match="names the file"):
         load_model(tmp_path / "evil.safetensors")
-    assert list(own_cache.iterdir()) == []
+    assert not own_cache.exists()
 
 
 # --- the published models, without their weights ------------------------------------------------------------
@@ -269,3 +270,37 @@ def test_an_inpainting_model_is_refused_by_its_channels(tmp_path: Path):
     tensors = header_of(published.SD1) | {IN: Entry("F16", (320, 9, 3, 3), 0, 0)}
     with pytest.raises(CoreError, match="inpainting"):
         single_files.architecture_of(Container(tmp_path / "x.safetensors", tensors, {}))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "no JSON",
+        "[]",
+        "{}",
+        '{"text_encoder/config.json": "{}"}',
+        '{"text_encoder/config.json": "{", "x": "y"}',
+    ]
+    + [json.dumps({"text_encoder/config.json": json.dumps({"num_hidden_layers": n})}) for n in ("3", None)]
+    + [json.dumps({"text_encoder/config.json": '{"num_hidden_layers": 2}', "vae/config.json": 3})],
+)
+def test_metadata_that_are_no_folder_are_refused_before_anything_is_laid_out(
+    checkpoint: Path, tmp_path: Path, own_cache: Path, said: str
+):
+    broken = tmp_path / "broken.safetensors"
+    save_file(load_file(checkpoint), broken, metadata={single_files.FOLDER_KEY: said})
+    for ask in (single_files.look, single_files.unpacked):
+        with pytest.raises(CoreError) as refused:
+            ask(broken)
+        assert refused.value.code == "model_broken"
+    assert sources.check("mine", str(broken)).code == "model_broken"
+    assert not own_cache.exists()
+
+
+def test_what_a_vaes_training_left_behind_is_not_the_models():
+    tensors = header_of(published.SD1) | {
+        "first_stage_model.loss.discriminator.num_batches_tracked": Entry("I64", (), 0, 8)
+    }
+    found = Container(Path("x.safetensors"), tensors, {})
+    assert single_files.architecture_of(found) == published.SD1
+    assert not any("loss" in name for name in single_files.laid_out(found, 12)["vae"])

@@ -116,6 +116,21 @@ def test_the_metadata_are_what_kohyas_readers_look_for():
     assert metadata["ss_base_model_version"] == "sd_v1"
     assert metadata["concept_erasure.seed"] == "7"
     assert "ss_old" not in metadata
+    assert not any(name.startswith("modelspec.") for name in metadata.keys() - about.keys())
+
+
+def test_what_the_file_says_of_its_own_tensors_is_not_said_of_the_others():
+    tensors = {
+        "unet.mid_block.attentions.0.proj_in.lora_A.weight": torch.ones(4, 8),
+        "unet.mid_block.attentions.0.proj_in.lora_B.weight": torch.ones(8, 4),
+    }
+    about = {"modelspec.hash_sha256": "0", "modelspec.usage_hint": "Mine.", "modelspec.implementation": "x"}
+    _, metadata = opened(convert(tensors, about, Format.KOHYA))
+    assert "modelspec.hash_sha256" not in metadata
+    assert metadata["modelspec.implementation"] == "kohya"
+    assert metadata["modelspec.usage_hint"] == "Mine."  # of a LoRA that erases nothing
+    ours = about | {"concept_erasure.concepts": "[]"}
+    assert "Without it" in opened(convert(tensors, ours, Format.KOHYA))[1]["modelspec.usage_hint"]
 
 
 # --- the maps of other tools, rebuilt as data --------------------------------------------------------------
@@ -225,6 +240,9 @@ def test_the_command_writes_a_file_and_overwrites_none(bundle: Path, tmp_path: P
     assert out.read_bytes() == (bundle / KOHYA_FILE).read_bytes()
     again = run.invoke(app, ["convert", str(bundle / LORA_FILE), str(out)])
     assert (again.exit_code, "is there already" in again.output) == (1, True)
+    for given in ([str(tmp_path / "none"), str(tmp_path / "x")], [str(out), str(tmp_path / "no/folder")]):
+        failed = run.invoke(app, ["convert", *given])
+        assert (failed.exit_code, "No such file" in failed.output) == (1, True)
     back = tmp_path / "back.safetensors"
     assert run.invoke(app, ["convert", str(out), str(back), "--to", "diffusers"]).exit_code == 0
     ours, theirs = load_file(bundle / LORA_FILE), load_file(back)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from expunge.core.delivery import single_file
-from expunge.core.delivery.fused import fuse
+from expunge.core.delivery.fused import fuse, write_single
 from expunge.core.erasure import erase
 from expunge.core.models import load_model
 from expunge.core.specs import EraseSpec
@@ -46,7 +46,7 @@ def test_the_file_holds_what_the_folder_holds(tiny_sd: Path, tmp_path: Path, met
     with safe_open(tmp_path / "fused.safetensors", "pt") as file:
         about = file.metadata()
     assert about["concept_erasure.concepts"] == "[]"
-    assert "modelspec.hash_sha256" not in about  # the delta's own
+    assert not {"modelspec.hash_sha256", "concept_erasure.delta_kind"} & about.keys()  # the delta's own
 
     # The same again gives the same bytes
     first = (tmp_path / "fused.safetensors").read_bytes()
@@ -115,6 +115,15 @@ def test_the_text_encoder_of_stable_diffusion_2_has_openclips_names():
     back = stock.convert_open_clip_checkpoint(text, dict(made), prefix="cond_stage_model.model.")
     back = {name.removeprefix("text_model."): tensor for name, tensor in back.items()}
     assert all(torch.equal(back[name], tensor) for name, tensor in state.items())
+
+
+def test_a_network_of_other_blocks_has_no_such_file(tmp_path: Path):
+    """It is still fused, as a folder."""
+    networks = {part: network.state_dict() for part, network in published().items()}
+    odd = networks["unet"] | {"down_blocks.0.resnets.0.norm1.linear.weight": torch.ones(1)}
+    assert single_file.renamed(networks | {"unet": odd}) is None
+    write_single(networks | {"unet": odd}, tmp_path, tmp_path / "delta", tmp_path / "fused.safetensors")
+    assert not (tmp_path / "fused.safetensors").exists()
 
 
 def test_a_file_that_is_written_tensor_by_tensor_is_read_back(tmp_path: Path):
