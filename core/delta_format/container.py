@@ -4,22 +4,18 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from expunge.core.delta_format.errors import BadDelta, Fault
 
+if TYPE_CHECKING:
+    import numpy as np
+
 CHUNK = 1 << 22  # values looked at in one go
-FLOATS: dict[str, Any] = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": np.uint16,
-    "F8_E4M3": np.uint8,
-    "F8_E5M2": np.uint8,
-}
+# As numpy names them, which is imported where values are read: headers are read by all programs
+FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8_E4M3": "u1", "F8_E5M2": "u1"}
 # Of types that numpy lacks, which are looked at as bits: where all of these are set, there is no number
 EXPONENTS = {"BF16": 0x7F80, "F8_E4M3": 0x7F, "F8_E5M2": 0x7C}
 
@@ -55,6 +51,8 @@ class Container:
         """Whether a tensor of one of FLOATS holds neither NaN nor infinity, as float32 too, which it is
         loaded as.
         """
+        import numpy as np
+
         entry = self.tensors[name]
         exponent = EXPONENTS.get(entry.dtype)
         for part in self._pieces(entry):
@@ -67,8 +65,10 @@ class Container:
                 return False
         return True
 
-    def _pieces(self, entry: Entry) -> Iterator[np.ndarray[Any, Any]]:
-        dtype = np.dtype(FLOATS[entry.dtype]).newbyteorder("<")
+    def _pieces(self, entry: Entry) -> "Iterator[np.ndarray[Any, Any]]":
+        import numpy as np
+
+        dtype = np.dtype(FLOATS[entry.dtype])
         count = (entry.end - entry.start) // dtype.itemsize
         values = np.memmap(self.path, dtype=dtype, mode="r", offset=entry.start, shape=(count,))
         for i in range(0, count, CHUNK):

@@ -32,7 +32,7 @@ def bare(name: str) -> str:
 
 
 def lora_parameters(part: nn.Module) -> list[nn.Parameter]:
-    """The parameters of the adapter that a part wears."""
+    """The parameters of the adapters on a part of the model, or on one layer."""
     return [p for name, p in part.named_parameters() if "lora_" in name]
 
 
@@ -103,6 +103,10 @@ class Adapters:
         parts: dict[Component, Any] = {self.network_name: self.network, "text_encoder": self.encoder}
         return {name: part for name, part in parts.items() if getattr(part, "peft_config", None)}
 
+    def lora_layers(self) -> list[LoraLayer]:
+        """The layers that wear an adapter."""
+        return [m for part in self.worn().values() for m in part.modules() if isinstance(m, LoraLayer)]
+
     @property
     def has_delta(self) -> bool:
         return bool(self.worn()) or self.masks is not None
@@ -114,23 +118,23 @@ class Adapters:
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Adapters off: inside, the model is the base model. Nothing is copied."""
-        worn = list(self.worn().values())
         if self._off or not self.has_delta:
             yield
             return
-        trained = [p for part in worn for p in lora_parameters(part)]
-        still = [p for p in trained if not p.requires_grad]
+        # At each step: one walk over all modules, where peft's own switches take one each
+        layers = self.lora_layers()
+        still = [p for layer in layers for p in lora_parameters(layer) if not p.requires_grad]
         self._off = True
-        for part in worn:
-            part.disable_adapters()
+        for layer in layers:
+            layer.enable_adapters(False)
         if self.masks:
             self.masks.switch(False)
         try:
             yield
         finally:
             self._off = False
-            for part in worn:
-                part.enable_adapters()
+            for layer in layers:
+                layer.enable_adapters(True)
             if self.masks:
                 self.masks.switch(True)
             for p in still:  # peft makes every adapter trainable again
@@ -266,9 +270,10 @@ class Adapters:
 
     def updates(self) -> list[Tensor]:
         """theta' - theta of each adapted linear layer, scale B A (out, in), with its graph."""
-        modules = [m for part in self.worn().values() for m in part.modules()]
-        layers = [m for m in modules if isinstance(m, LoraLayer)]
-        return [m.scaling[ADAPTER] * m.lora_B[ADAPTER].weight @ m.lora_A[ADAPTER].weight for m in layers]
+        return [
+            layer.scaling[ADAPTER] * layer.lora_B[ADAPTER].weight @ layer.lora_A[ADAPTER].weight
+            for layer in self.lora_layers()
+        ]
 
     # --- read and written -----------------------------------------------------------------------------------
 

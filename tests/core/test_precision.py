@@ -154,9 +154,9 @@ def test_a_job_in_half_precision_is_finite_and_near_float32(name, small_judged, 
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_an_inspection_in_half_precision_ranks_as_float32_does(dtype, tiny_sd):
+def test_an_inspection_in_half_precision_ranks_as_float32_does(dtype, small_judged):
     def moved(dtype: str) -> dict[str, float]:
-        model = load_model(tiny_sd, "cpu", dtype)
+        model = load_model(small_judged, "cpu", dtype)
         erase(model, EraseSpec(concepts=["church"], method=EsdSpec(learning_rate=1e-2, **FEW)))
         spec = InspectSpec(
             artifact_id=IDS[0], sampling_steps=4, timesteps=2, trajectories=1, concept="church", top=20
@@ -210,25 +210,27 @@ def test_a_loss_that_is_too_large_for_its_scale_is_scaled_by_less():
 
 
 @pytest.mark.parametrize("name", ["esd", "age", "mace", "adv_unlearn"])
-def test_a_killed_run_in_float16_resumes_to_the_same_bytes(name, tiny_sd, tmp_path):
+def test_a_killed_run_in_float16_resumes_to_the_same_bytes(name, small_judged, tmp_path):
     """Scaling has no memory that a checkpoint would have to keep."""
     spec = EraseSpec.model_validate({"concepts": ["church"], **RUNS[name][1]})
-    whole = erase(load_model(tiny_sd, "cpu", "float16"), spec).serialise()
+    whole = erase(load_model(small_judged, "cpu", "float16"), spec).serialise()
     with pytest.raises(Killed):
         erase(
-            load_model(tiny_sd, "cpu", "float16"),
+            load_model(small_judged, "cpu", "float16"),
             spec,
             checkpoints=DirectoryCheckpoints(tmp_path),
             callback=killed_at("erase", 3),
         )
-    resumed = erase(load_model(tiny_sd, "cpu", "float16"), spec, checkpoints=DirectoryCheckpoints(tmp_path))
+    resumed = erase(
+        load_model(small_judged, "cpu", "float16"), spec, checkpoints=DirectoryCheckpoints(tmp_path)
+    )
     assert resumed.info["resumed_at"] == 2
     assert resumed.serialise() == whole
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_search_over_half_precision_states_moves_and_stays_finite(dtype, tiny_sd):
-    model = load_model(tiny_sd, "cpu", dtype)
+def test_a_search_over_half_precision_states_moves_and_stays_finite(dtype, small_judged):
+    model = load_model(small_judged, "cpu", dtype)
     words = ["mosque", "castle", "dog"]
     texts = Text.stack([model.encode(model.vocabulary.prompts(w)) for w in words])
     assert texts.states.dtype == torch.float32
@@ -249,27 +251,27 @@ def test_a_search_over_half_precision_states_moves_and_stays_finite(dtype, tiny_
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_delta_is_worn_in_float32_to_the_last_bit(dtype, tiny_sd):
-    model = load_model(tiny_sd, "cpu", dtype)
+def test_a_delta_is_worn_in_float32_to_the_last_bit(dtype, small_judged):
+    model = load_model(small_judged, "cpu", dtype)
     delta = erase(model, EraseSpec(concepts=["church"], method=EsdSpec(learning_rate=1e-2, **FEW)))
     trained = change(model)
-    other = load_model(tiny_sd, "cpu", dtype)
+    other = load_model(small_judged, "cpu", dtype)
     other.load_delta(delta.tensors)
     assert torch.equal(change(other), trained)
     assert all(torch.equal(other.lora_tensors()[k], v) for k, v in delta.tensors.items())
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_small_delta_under_another_is_not_rounded_away(dtype, tiny_sd):
+def test_a_small_delta_under_another_is_not_rounded_away(dtype, small_judged):
     """Folded into weights of half precision, most of a difference below their last bit would be gone."""
-    whole = load_model(tiny_sd)
+    whole = load_model(small_judged)
     delta = erase(whole, EraseSpec(concepts=["church"], method=EsdSpec(learning_rate=1e-4, **FEW)))
     z, t = (
         torch.randn(2, *whole.latent_shape, generator=torch.Generator().manual_seed(0)),
         torch.tensor([300, 600]),
     )
     name = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
-    model = load_model(tiny_sd, "cpu", dtype)
+    model = load_model(small_judged, "cpu", dtype)
     layer = model.unet.get_submodule(name)
     was, x = layer.weight.detach().clone(), torch.randn(5, layer.in_features)
     with torch.no_grad(), model.built_on(delta.tensors, delta.config, "0" * 64, []):

@@ -30,3 +30,10 @@ def test_loading_a_model_loads_no_judge():
     found = loaded_after("from expunge import load_model", "load_model('bundled:emoji')")
     assert {"diffusers", "transformers", "peft"} <= found
     assert not found & {"nudenet", "onnxruntime", "open_clip", "timm"}
+
+
+def test_the_service_s_programs_load_no_arrays():
+    """Each starts many processes, and reads headers of files at most."""
+    found = loaded_after("import expunge.worker.app, expunge.worker.loops, expunge.client.cli")
+    assert {"celery", "sqlalchemy", "httpx"} <= found
+    assert not found & (HEAVY | {"numpy", "torch"})

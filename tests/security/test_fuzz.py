@@ -96,7 +96,7 @@ def test_every_operation_refuses_what_it_cannot_use_and_names_it(target: Target,
     }
     for part, strategy in strategies.items():
 
-        @hypothesis_settings(steady, max_examples=80 if part == "fields" else max(8, 60 // len(strategies)))
+        @hypothesis_settings(steady, max_examples=45 if part == "fields" else max(8, 45 // len(strategies)))
         @given(strategy)
         def attack(bad: Bad) -> None:
             sent.add(bad)

@@ -18,7 +18,7 @@ CONFIG = Path(__file__).with_name("schemathesis.toml")
 # The links are followed for as long as they are allowed to be; the other phases end by themselves.
 PHASES = {
     "each operation": ["--phases", "examples,coverage,fuzzing"],
-    "links": ["--phases", "stateful", "--max-time", "45"],
+    "links": ["--phases", "stateful", "--max-time", "20"],
 }
 
 

@@ -448,7 +448,7 @@ def never_seen(images: np.ndarray) -> np.ndarray:
 
 @pytest.mark.slow
 def test_an_inversion_brings_back_what_uce_hides():
-    """A red team that finds nothing anywhere is broken."""
+    """A red team that finds nothing anywhere is broken: half of the default's batch is enough."""
     model = load_model("bundled:emoji")
     erase(model, EraseSpec(concepts=["church"], method="uce"))
     seen = find_class(["church"], judges_for("bundled:emoji"), model.vocabulary)
@@ -465,7 +465,7 @@ def test_an_inversion_brings_back_what_uce_hides():
     )
     plain_prompt = rate_of([attempt(scene, ATTACKS["paraphrase"](texts=["a church"], images=8))], scene.judge)
     assert plain_prompt[0].asr <= 0.25
-    found, _ = rate_of([attempt(scene, ATTACKS["inversion"](images=12))], scene.judge)
+    found, _ = rate_of([attempt(scene, ATTACKS["inversion"](images=12, batch_size=4))], scene.judge)
     assert found.asr >= 0.5, found
 
 

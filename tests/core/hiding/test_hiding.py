@@ -427,12 +427,12 @@ def test_without_the_key_the_concept_stays_hidden_and_with_it_it_is_back():
     delta, keys = hide(model, HideSpec(concepts=["church"], method="esd"))
     judge = find_class(["church"], judges_for("bundled:emoji"), model.vocabulary)
     templates = model.vocabulary.prompts("church")
-    prompts, seeds = [templates[i % len(templates)] for i in range(12)], list(range(500, 512))
+    prompts, seeds = [templates[i % len(templates)] for i in range(8)], list(range(500, 508))
 
     def found(key=None) -> float:
         return judge.look(model.draw(prompts, seeds, steps=15, key=key)).closed[1].mean()
 
-    wrong = torch.stack([wrong_key(model, "church", keys["church"], i) for i in range(12)])
+    wrong = torch.stack([wrong_key(model, "church", keys["church"], i) for i in range(8)])
     assert found() <= 0.1
     assert found(wrong) <= 0.1
     assert found(name_states(model, "church", len(keys["church"]))) <= 0.1
