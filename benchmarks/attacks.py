@@ -9,7 +9,7 @@ budget, are read from the results file.
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from pydantic import TypeAdapter
 
 from benchmarks.deltas import put_on
 from benchmarks.results_file import add
-from expunge.core.attacks import run_attacks
+from expunge.core.attacks import Broken, run_attacks
 from expunge.core.concepts import excluding
 from expunge.core.evaluation.judges import judges_for
 from expunge.core.evaluation.judges.by_class import find_class
+from expunge.core.evaluation.judges.concept_judge import ConceptJudge
 from expunge.core.evaluation.red_team import OTHERS, seeing
 from expunge.core.models import Denoiser, load_model
 from expunge.core.progress import Progress
@@ -57,26 +58,35 @@ def measure(method: str, concept: str, attacks: list[AttackSpec], known: dict[st
     if not wanted:
         return known
     model, digest = attacked(method, concept)
-    judge = find_class([concept], judges_for(SOURCE), model.vocabulary)
-    if judge is None:
-        raise SystemExit(f"{concept}: no class of the judge has this name")
-    others = excluding(model, model.vocabulary.concepts, [Concept(name=concept)])
-    for broken in run_attacks(
-        model,
-        Concept(name=concept),
-        wanted,
-        seeing(judge),
-        EvaluationSpec(),
-        others=others[:: max(1, len(others) // OTHERS)],
-        cache=CACHE,
-        delta_digest=digest,
-        callback=told,
-    ):
+    for broken in meet(model, digest, concept, wanted):
         result = broken.result
         row = result.model_dump(mode="json", exclude={"citation", "needs"})
         known = add(RESULTS, row_key(method, concept, result.budget), row)
         print(f"\n{method}, {concept}, {result.attack}: {cell(row)}, {result.status}", flush=True)
     return known
+
+
+def meet(model: Denoiser, digest: str, concept: str, attacks: list[AttackSpec]) -> Iterator[Broken]:
+    """The attacks on a sanitized model, each with its pictures; attempts that were made before are read."""
+    others = excluding(model, model.vocabulary.concepts, [Concept(name=concept)])
+    return run_attacks(
+        model,
+        Concept(name=concept),
+        attacks,
+        seeing(judge_of(model, concept)),
+        EvaluationSpec(),
+        others=others[:: max(1, len(others) // OTHERS)],
+        cache=CACHE,
+        delta_digest=digest,
+        callback=told,
+    )
+
+
+def judge_of(model: Denoiser, concept: str) -> ConceptJudge:
+    judge = find_class([concept], judges_for(SOURCE), model.vocabulary)
+    if judge is None:
+        raise SystemExit(f"{concept}: no class of the judge has this name")
+    return judge
 
 
 def attacked(method: str, concept: str) -> tuple[Denoiser, str]:

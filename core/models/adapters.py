@@ -105,7 +105,8 @@ class Adapters:
 
     def lora_layers(self) -> list[LoraLayer]:
         """The layers that wear an adapter."""
-        return [m for part in self.worn().values() for m in part.modules() if isinstance(m, LoraLayer)]
+        modules = [m for part in self.worn().values() for m in part.modules()]
+        return [m for m in modules if isinstance(m, LoraLayer)]
 
     @property
     def has_delta(self) -> bool:
@@ -123,7 +124,8 @@ class Adapters:
             return
         # At each step: one walk over all modules, where peft's own switches take one each
         layers = self.lora_layers()
-        still = [p for layer in layers for p in lora_parameters(layer) if not p.requires_grad]
+        trained = [p for layer in layers for p in lora_parameters(layer)]
+        still = [p for p in trained if not p.requires_grad]
         self._off = True
         for layer in layers:
             layer.enable_adapters(False)
