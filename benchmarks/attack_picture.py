@@ -9,13 +9,11 @@ import json
 
 import numpy as np
 from PIL import Image, ImageDraw
-from pydantic import TypeAdapter
 
-from benchmarks.attacks import ASKED, RESULTS, SOURCE, attacked, judge_of, meet, row_key
+from benchmarks.attacks import RESULTS, SOURCE, attacked, judge_of, meet, row_key, specs_of
 from expunge.core.evaluation.judges.concept_judge import ConceptJudge
 from expunge.core.models import Denoiser, load_model
 from expunge.core.specs import EvaluationSpec
-from expunge.core.specs.attacks import Attacks
 from expunge.core.specs.attacks.attack import AttackSpec
 
 PAGE = RESULTS.parent.parent.parent / "docs" / "attacks.png"
@@ -29,8 +27,7 @@ SEEN, UNSEEN = (210, 40, 40), (255, 255, 255)
 
 def main() -> None:
     rows = json.loads(RESULTS.read_text())
-    asked = TypeAdapter(Attacks).validate_python([dict(each) for each in ASKED])
-    (inversion,) = (each for each in asked if each.name == "inversion")
+    (inversion,) = (each for each in specs_of() if each.name == "inversion")
     columns = [column(rows, concept, inversion) for concept in CONCEPTS]
     names = ["before erasure", *METHODS]
     body = Image.fromarray(np.concatenate(columns, 1))

@@ -52,6 +52,13 @@ ASKED = (
 )
 
 
+def specs_of(asked: str | Sequence[dict[str, Any]] = ASKED) -> list[AttackSpec]:
+    """A preset's attacks, or those of a list, with their defaults."""
+    given = asked if isinstance(asked, str) else [dict(each) for each in asked]
+    found: list[AttackSpec] = TypeAdapter(Attacks).validate_python(given)
+    return found
+
+
 def measure(method: str, concept: str, attacks: list[AttackSpec], known: dict[str, Any]) -> dict[str, Any]:
     """The rows of one erasure, those of `known` left out; each is written as it comes."""
     wanted = [each for each in attacks if row_key(method, concept, each) not in known]
@@ -166,9 +173,7 @@ if __name__ == "__main__":
     parser.add_argument("--table", action="store_true", help="print what is known, measure nothing")
     given = parser.parse_args()
     text = given.attacks
-    asked: list[AttackSpec] = TypeAdapter(Attacks).validate_python(
-        json.loads(text) if text.startswith("[") else text
-    )
+    asked = specs_of(json.loads(text) if text.startswith("[") else text)
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in given.concepts if not given.table else []:
         for used in given.methods:

@@ -8,11 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from benchmarks import attacks, claims, method_tables, methods
 from benchmarks.results_file import add
-from expunge.core.specs.attacks import Attacks, attacks_of
+from expunge.core.specs.attacks import attacks_of
 
 PAGE = methods.HERE.parent / "docs" / "measured.md"
 SO_FAR = "**Measured so far: "
@@ -59,8 +57,7 @@ def main() -> None:
     page = f"{before}{SO_FAR}{', '.join(done)}**{behind.partition('**')[2]}"
 
     # Under attack, and what the papers claim
-    asked = TypeAdapter(Attacks).validate_python([dict(each) for each in attacks.ASKED])
-    for attack in asked:
+    for attack in attacks.specs_of():
         page = refreshed(page, attacks.by_method(attacked, attack, attacks.ROWS, attacks.CONCEPTS))
     standard = attacks_of("standard")
     page = refreshed(page, attacks.by_attack(attacked, attacks.CONCEPTS[0], attacks.UNDER_ALL, standard))

@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from pydantic import TypeAdapter
 
 from benchmarks import attacks, claims, editing, leakage, many, method_tables, methods
 from expunge.core.models.folders import BUNDLED
 from expunge.core.models.vocabulary import load_vocabulary
 from expunge.core.specs import METHODS
-from expunge.core.specs.attacks import Attacks, attacks_of
+from expunge.core.specs.attacks import attacks_of
 
 ROOT = Path(__file__).parents[2]
 MEASURED, STYLES, IMPACT, EDITING = (
@@ -62,7 +61,7 @@ def test_no_default_was_tuned_on_an_object_of_the_tables():
 
 
 def test_every_attack_has_its_cell_and_inversion_succeeds_where_it_must():
-    asked = TypeAdapter(Attacks).validate_python([dict(each) for each in attacks.ASKED])
+    asked = attacks.specs_of()
     tables = [attacks.by_method(ATTACKED, each, attacks.ROWS, attacks.CONCEPTS) for each in asked]
     standard = [each for each in attacks_of("standard") if each not in asked]
     tables.append(attacks.by_attack(ATTACKED, attacks.CONCEPTS[0], attacks.UNDER_ALL, attacks_of("standard")))

@@ -84,7 +84,7 @@ def test_f9_a_post_in_flight_when_the_database_dies_is_a_503_and_its_repetition_
 
 
 def test_f9_a_database_restart_under_load_refuses_for_a_while_and_loses_nothing(stage: Stage):
-    """F9: two APIs, four clients that post without a pause and repeat what is refused, each with a key of its
+    """F9: two APIs, four clients that post again and again and repeat what is refused, each with a key of its
     own.
     """
     urls = [stage.api()[1], stage.api()[1]]

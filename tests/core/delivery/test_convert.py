@@ -104,13 +104,15 @@ def opened(data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     return load(data), json.loads(data[8:end])["__metadata__"]
 
 
+LORA = {
+    "unet.mid_block.attentions.0.proj_in.lora_A.weight": torch.ones(4, 8),
+    "unet.mid_block.attentions.0.proj_in.lora_B.weight": torch.ones(8, 4),
+}
+
+
 def test_the_metadata_are_what_kohyas_readers_look_for():
-    tensors = {
-        "unet.mid_block.attentions.0.proj_in.lora_A.weight": torch.ones(4, 8),
-        "unet.mid_block.attentions.0.proj_in.lora_B.weight": torch.ones(8, 4),
-    }
     about = {"modelspec.architecture": "stable-diffusion-v1/lora", "concept_erasure.seed": "7", "ss_old": "x"}
-    _, metadata = opened(convert(tensors, about, Format.KOHYA))
+    _, metadata = opened(convert(LORA, about, Format.KOHYA))
     assert metadata["ss_network_module"] == "networks.lora"
     assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == ("4", "4.0")
     assert metadata["ss_base_model_version"] == "sd_v1"
@@ -120,17 +122,13 @@ def test_the_metadata_are_what_kohyas_readers_look_for():
 
 
 def test_what_the_file_says_of_its_own_tensors_is_not_said_of_the_others():
-    tensors = {
-        "unet.mid_block.attentions.0.proj_in.lora_A.weight": torch.ones(4, 8),
-        "unet.mid_block.attentions.0.proj_in.lora_B.weight": torch.ones(8, 4),
-    }
     about = {"modelspec.hash_sha256": "0", "modelspec.usage_hint": "Mine.", "modelspec.implementation": "x"}
-    _, metadata = opened(convert(tensors, about, Format.KOHYA))
+    _, metadata = opened(convert(LORA, about, Format.KOHYA))
     assert "modelspec.hash_sha256" not in metadata
     assert metadata["modelspec.implementation"] == "kohya"
     assert metadata["modelspec.usage_hint"] == "Mine."  # of a LoRA that erases nothing
     ours = about | {"concept_erasure.concepts": "[]"}
-    assert "Without it" in opened(convert(tensors, ours, Format.KOHYA))[1]["modelspec.usage_hint"]
+    assert "Without it" in opened(convert(LORA, ours, Format.KOHYA))[1]["modelspec.usage_hint"]
 
 
 # --- the maps of other tools, rebuilt as data --------------------------------------------------------------
