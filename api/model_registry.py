@@ -6,7 +6,9 @@ from functools import lru_cache
 from expunge.api import suggestions
 from expunge.api.problems import invalid
 from expunge.api.services import Services
+from expunge.core.layout_checks import FAMILIES
 from expunge.core.sources import Checked, check
+from expunge.core.specs import METHODS
 from expunge.store import workers
 
 MAX_AGE = 10  # seconds for which a check of a model's files is used
@@ -42,6 +44,31 @@ def availability(services: Services, id_: str) -> tuple[Checked, bool | None, st
     if problem_there:
         return here, False, f"no worker can use it: {problem_there}"
     return here, None, None
+
+
+def architecture_of(here: Checked) -> str | None:
+    """The model's architecture as methods name it; None where this host cannot tell."""
+    return None if here.architecture is None else FAMILIES.get(here.architecture, "stable_diffusion")
+
+
+def methods_for(here: Checked) -> list[str] | None:
+    """The methods that work on a model; None where this host cannot tell."""
+    architecture = architecture_of(here)
+    if architecture is None:
+        return None
+    return [name for name, method in METHODS.items() if method.refusal(architecture) is None]
+
+
+def check_method(services: Services, model: str, method: str) -> None:
+    """Check that a method works on a model that jobs may name; where its files are not on this host, the
+    worker does.
+
+    Raises: Problem `invalid_request`.
+    """
+    fitting = methods_for(check_files(services, model))
+    if fitting is not None and method not in fitting:
+        why = METHODS[method].refusal(str(architecture_of(check_files(services, model))))
+        raise invalid("method", f"'{method}' {why}, which '{model}' is", f"use one of {', '.join(fitting)}")
 
 
 def check_model(services: Services, model: str, field: str = "model") -> None:

@@ -9,13 +9,14 @@ from starlette.concurrency import run_in_threadpool
 
 from expunge.api.caller import Caller
 from expunge.api.idempotency import Answer, IdempotencyKey, answer_once
-from expunge.api.model_registry import check_model
+from expunge.api.model_registry import check_method, check_model
 from expunge.api.notes import request_notes
 from expunge.api.resolve import AnySpec, cropping_notes, resolve
 from expunge.api.schemas.jobs import DryRun, Job, JobKind
 from expunge.api.serializers import serialize_job
 from expunge.api.services import Services
 from expunge.api.wait import answer_when_ended
+from expunge.core.specs import EraseSpec, HideSpec
 from expunge.store import audit, jobs, logs, queue_quotas, tracing
 from expunge.store.models import Job as JobRow
 
@@ -35,6 +36,8 @@ async def create_job(
     # The request's own words never reach the log
     logs.hidden.set(await run_in_threadpool(logs.compile_pattern, spec.model_dump()))
     await run_in_threadpool(check_model, services, spec.model)
+    if isinstance(spec, EraseSpec | HideSpec):
+        await run_in_threadpool(check_method, services, spec.model, spec.method.name)
     if dry_run:
         return JSONResponse(await run_in_threadpool(check_only, services, caller, kind, spec))
     answer = await run_in_threadpool(submit, services, caller, key, kind, spec)

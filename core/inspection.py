@@ -104,7 +104,7 @@ def latents(before: Side, spec: InspectSpec) -> Latents:
     model, steps = before.model, spec.sampling_steps
     sampler, noise = model.sampler(steps), draw_noise(model, seeded(spec.seed), spec.trajectories)
     with model.frozen() if before.base else nullcontext():
-        empty = model.encode([""]).expand(spec.trajectories)
+        empty = model.unconditional().expand(spec.trajectories)
         states = denoise(model, noise, empty, steps, guidance=1, until=steps - 1)
     first = sampler.first  # at zero terminal SNR no prediction moves before it
     at = [first + math.floor(i * (steps - first) / spec.timesteps) for i in range(spec.timesteps)]

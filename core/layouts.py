@@ -7,21 +7,27 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from expunge.core.errors import CoreError
+from expunge.core.layout_checks import (
+    INDEX,
+    XL,
+    Part,
+    check_parts,
+    check_pipeline,
+    check_scheduler,
+    refuse,
+)
 
-INDEX = "model_index.json"
-Part = Literal["unet", "vae", "text_encoder"]
 WEIGHTS: dict[Part, str] = {
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
 }
-CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
-NEEDED = (*WEIGHTS, "tokenizer", "scheduler")
+WEIGHTS_XL: dict[Part, str] = WEIGHTS | {"text_encoder_2": "model"}
 PREFERRED = ("fp16", "bf16", "fp32")  # where there is no plain file, and several variants
 SINGLE = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 OTHER_WEIGHTS = {
@@ -34,78 +40,21 @@ OTHER_WEIGHTS = {
     ".onnx": "ONNX",
     ".gguf": "GGUF",
 }
-LOADS = "Stable Diffusion 1.x and 2.x text-to-image models load"
-TAKEN = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")  # the second has the same parts
-ARCHITECTURES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x"}  # by the width of the text states
-# Beginnings of pipelines' class names
-OTHERS = (
-    ("StableDiffusionXL", "a Stable Diffusion XL model"),
-    ("StableDiffusion3", "a Stable Diffusion 3 model"),
-    ("Flux", "a FLUX model"),
-    ("StableDiffusionInpaint", "an inpainting model"),
-    ("StableDiffusionUpscale", "an upscaler"),
-    ("StableDiffusionLatentUpscale", "an upscaler"),
-    ("StableDiffusionDepth2Img", "a depth-to-image model"),
-    ("StableDiffusionImageVariation", "an image-variation model"),
-    ("StableUnCLIP", "an image-variation model"),
-    ("StableDiffusionInstructPix2Pix", "an image-editing model"),
-    ("LatentConsistency", "a latent consistency model"),
-    ("PixArt", "a PixArt model"),
-    ("Kandinsky", "a Kandinsky model"),
-    ("Kolors", "a Kolors model"),
-    ("StableCascade", "a Stable Cascade model"),
-    ("IF", "a DeepFloyd IF model"),
-)
-CHANNELS = {
-    9: "an inpainting model",
-    7: "an upscaler",
-    5: "a depth-to-image model",
-    8: "an image-editing model",
-}
-"""What a U-Net is that takes more channels than the latents have."""
-BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
-SCHEDULERS = (
-    "DDIM",
-    "DDIMParallel",
-    "DDPM",
-    "DDPMParallel",
-    "PNDM",
-    "LMSDiscrete",
-    "EulerDiscrete",
-    "EulerAncestralDiscrete",
-    "HeunDiscrete",
-    "KDPM2Discrete",
-    "KDPM2AncestralDiscrete",
-    "DPMSolverMultistep",
-    "DPMSolverSinglestep",
-    "DPMSolverSDE",
-    "DEISMultistep",
-    "UniPCMultistep",
-    "SASolver",
-    "LCM",
-    "TCD",
-)
-"""Those of diffusers over the same noise by betas that draw pictures from it, without the 'Scheduler' at
-their names' ends.
-"""
-ASKS_MORE = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
 
 
 @dataclass(frozen=True)
 class Layout:
     """A folder that loads. `variants` says which weights of a part are read; `files` are the names, relative
-    to the folder, of all that decides what the model draws; `scheduler` is its class in diffusers."""
+    to the folder, of all that decides what the model draws; `pipeline` and `scheduler` are classes in
+    diffusers.
+    """
 
     folder: Path
     architecture: str
+    pipeline: str
     variants: dict[Part, str | None]
     files: tuple[str, ...]
     scheduler: str
-
-
-def refuse(code: str, message: str) -> CoreError:
-    return CoreError(code, message, field="model")
 
 
 def look(folder: Path) -> Layout:
@@ -117,36 +66,44 @@ def look(folder: Path) -> Layout:
     if not (folder / INDEX).is_file():
         raise no_index(folder)
     index = read(folder, INDEX)
-    check_pipeline(index)
+    pipeline = check_pipeline(index)
 
     # Every file that is needed must be there.
-    names = {part: names_in(folder / part) for part in NEEDED}
+    parts, needed = parts_of(pipeline)
+    names = {part: names_in(folder / part) for part in needed}
     wanted, variants = choose(names)
-    shards: dict[str, list[tuple[str, str]]] = {part: sharded(folder, part, wanted[part]) for part in WEIGHTS}
+    shards: dict[str, list[tuple[str, str]]] = {part: sharded(folder, part, wanted[part]) for part in parts}
     faults = list[str]()
-    for part in NEEDED:
+    for part in needed:
         faults += missing(part, names[part], wanted[part], [n for n, _ in shards.get(part, [])])
     if faults:
         raise refuse("model_incomplete", "; ".join(faults))
 
     # The parts must be of an architecture that we know, and fit each other.
-    configs = {part: read(folder, f"{part}/config.json") for part in WEIGHTS}
+    configs = {part: read(folder, f"{part}/config.json") for part in parts}
     config, named = read(folder, "scheduler/scheduler_config.json"), index.get("scheduler")
     scheduler = named[-1] if isinstance(named, list) and named else config.get("_class_name")
     architecture = check_parts(index, configs)
     check_scheduler(str(scheduler), config)
-    weights = [f"{part}/{name}" for part in WEIGHTS for name in wanted[part]]
-    weights += [f"{part}/{n}" for part in WEIGHTS for n, _ in shards[part]]
+    weights = [f"{part}/{name}" for part in parts for name in wanted[part]]
+    weights += [f"{part}/{n}" for part in parts for n, _ in shards[part]]
     for name in weights:
         check_weights(folder, name)
 
     # What decides how it draws is what is read, and nothing else.
     settings = list[str]()
-    for part in NEEDED:
+    for part in needed:
         settings += [f"{part}/{name}" for name in names[part] if is_setting(part, name)]
     own = [INDEX, *(["vocabulary.json"] if (folder / "vocabulary.json").is_file() else [])]
     files = tuple(f.as_posix() for f in sorted(map(Path, {*own, *weights, *settings})))
-    return Layout(folder, architecture, variants, files, str(scheduler))
+    return Layout(folder, architecture, pipeline, variants, files, str(scheduler))
+
+
+def parts_of(pipeline: str) -> tuple[tuple[Part, ...], tuple[str, ...]]:
+    """The parts of a pipeline that have weights, and all that it needs."""
+    if pipeline == XL:
+        return tuple(WEIGHTS_XL), (*WEIGHTS_XL, "tokenizer", "tokenizer_2", "scheduler")
+    return tuple(WEIGHTS), (*WEIGHTS, "tokenizer", "scheduler")
 
 
 def names_in(folder: Path) -> list[str]:
@@ -157,16 +114,16 @@ def names_in(folder: Path) -> list[str]:
 def check_settings(folder: Path) -> None:
     """Refuse another architecture by what is there without any weights."""
     index = read(folder, INDEX) if (folder / INDEX).is_file() else {}
-    check_pipeline(index)
-    if index and all((folder / part / "config.json").is_file() for part in WEIGHTS):
-        check_parts(index, {part: read(folder, f"{part}/config.json") for part in WEIGHTS})
+    parts, _ = parts_of(check_pipeline(index))
+    if index and all((folder / part / "config.json").is_file() for part in parts):
+        check_parts(index, {part: read(folder, f"{part}/config.json") for part in parts})
 
 
 def is_setting(part: str, name: str) -> bool:
     """Whether a file beside the weights decides what is drawn: a part's configuration, all of a
     tokenizer's.
     """
-    return name.endswith((".json", ".txt")) and not (part in WEIGHTS and ".index." in name)
+    return name.endswith((".json", ".txt")) and not (part in WEIGHTS_XL and ".index." in name)
 
 
 def single_file(name: str) -> CoreError:
@@ -234,29 +191,6 @@ def is_pointer(file: Path) -> bool:
         return stream.read(40).startswith(b"version https://git-lfs.github.com/")
 
 
-def check_pipeline(index: Mapping[str, Any]) -> None:
-    """Refuse another pipeline by its name. Where the index does not say its class, the parts are asked."""
-    name = index.get("_class_name", TAKEN[0])
-    if name not in TAKEN:
-        name = str(name[-1] if isinstance(name, list) and name else name)[:100]
-        what = next(
-            (what for begin, what in OTHERS if name.startswith(begin)), "a model of another architecture"
-        )
-        raise refuse("model_not_supported", f"it is {what} ({name}): {LOADS}")
-    second = next(
-        (
-            part
-            for part in ("transformer", "text_encoder_2", "image_encoder", "prior")
-            if any(index.get(part) or [])
-        ),
-        None,
-    )
-    if second is not None:
-        raise refuse(
-            "model_not_supported", f"it has a part '{second}', which is of another architecture: {LOADS}"
-        )
-
-
 def choose(names: Mapping[str, Iterable[str]]) -> tuple[dict[str, list[str]], dict[Part, str | None]]:
     """The files of weights that are read of each part ([] where there is none, else one file or the index of
     its shards), and their variants.
@@ -264,14 +198,16 @@ def choose(names: Mapping[str, Iterable[str]]) -> tuple[dict[str, list[str]], di
     The plain file where there is one, else a variant (`diffusion_pytorch_model.fp16.safetensors`); each part
     may have another.
     """
-    wanted: dict[str, list[str]] = {part: [] for part in NEEDED}
+    wanted: dict[str, list[str]] = {part: [] for part in names}
     variants: dict[Part, str | None] = {}
-    for part, base in WEIGHTS.items():
+    for part, base in WEIGHTS_XL.items():
+        if part not in names:
+            continue
         whole = re.compile(rf"{base}(?:\.([\w-]+?))?\.safetensors")
         index = re.compile(rf"{base}\.safetensors\.index(?:\.([\w-]+))?\.json")
         found: dict[str | None, str] = {}
         # diffusers reads the shards where there are both, transformers the one file
-        for pattern in (index, whole) if part == "text_encoder" else (whole, index):
+        for pattern in (index, whole) if part.startswith("text_encoder") else (whole, index):
             for name in names[part]:
                 match = pattern.fullmatch(name)
                 if match and not re.search(r"-\d{5}-of-\d{5}$", match[1] or ""):
@@ -310,11 +246,11 @@ def missing(part: str, names: list[str], wanted: list[str], shards: list[str]) -
     if part == "scheduler":
         there = "scheduler_config.json" in names
         return [] if there else ["scheduler/scheduler_config.json is missing: fetch it"]
-    if part == "tokenizer":
+    if part.startswith("tokenizer"):
         lacking = [] if "tokenizer_config.json" in names else ["tokenizer_config.json"]
         if "tokenizer.json" not in names:
             lacking += [name for name in ("vocab.json", "merges.txt") if name not in names]
-        return [f"tokenizer/{name} is missing: fetch it" for name in lacking]
+        return [f"{part}/{name} is missing: fetch it" for name in lacking]
 
     # Parts with weights: their configuration, and every shard that an index names.
     faults = [] if "config.json" in names else [f"{part}/config.json is missing: fetch it"]
@@ -325,125 +261,19 @@ def missing(part: str, names: list[str], wanted: list[str], shards: list[str]) -
         ]
 
     # No weights that are read: say what lies there instead.
-    base = next(base for name, base in WEIGHTS.items() if name == part)
+    base = next(base for name, base in WEIGHTS_XL.items() if name == part)
     other = next((n for n in names if Path(n).suffix in OTHER_WEIGHTS), None)
     if other is not None:
         kind = OTHER_WEIGHTS[Path(other).suffix]
         faults.append(
             f"{part}/{base}.safetensors is missing, and {other} is {kind}, which is never loaded: fetch the"
             " safetensors file, or, where you trust the file, convert it with"
-            " StableDiffusionPipeline.from_pretrained(FOLDER, use_safetensors=False).save_pretrained(NEW)"
+            " DiffusionPipeline.from_pretrained(FOLDER, use_safetensors=False).save_pretrained(NEW)"
         )
         return faults
     stray = next((n for n in names if n.endswith(".safetensors")), None)
     beside = f" (there is {stray}, which is not read)" if stray else ""
     return [*faults, f"{part}/{base}.safetensors is missing{beside}: fetch it"]
-
-
-OTHER_KIND = "a model of another kind"
-
-
-def check_parts(index: Mapping[str, Any], configs: Mapping[Part, Mapping[str, Any]]) -> str:
-    """The architecture; CoreError where the parts are those of another, or do not fit each other."""
-    for part, wanted in CLASSES.items():
-        listed = index.get(part)
-        name = str(listed[-1]) if isinstance(listed, list) and listed else str(listed)
-        if name != wanted:
-            remedy = f"{LOADS}, whose {part} is {wanted}"
-            raise refuse("model_not_supported", f"{INDEX} has {name} for {part}: {remedy}")
-
-    # A U-Net of our kind, which takes the VAE's latents and nothing besides, and a text.
-    unet, vae, text = configs["unet"], configs["vae"], configs["text_encoder"]
-    name = unet.get("_class_name", CLASSES["unet"])
-    if name != CLASSES["unet"]:
-        raise refuse("model_not_supported", f"its U-Net is a {str(name)[:100]}: {LOADS}")
-    taken, latent = unet.get("in_channels", 4), vae.get("latent_channels", 4)
-    if taken != latent:
-        what = CHANNELS.get(taken, OTHER_KIND) if isinstance(taken, int) else OTHER_KIND
-        raise refuse(
-            "model_not_supported",
-            f"it is {what}: its U-Net takes {taken} channels, where latents have {latent}: {LOADS}",
-        )
-    more = next((f"{key} {unet[key]}" for key in ASKS_MORE if unet.get(key) is not None), None)
-    if more is not None:
-        is_xl = unet.get("addition_embed_type") == "text_time"
-        what = "a Stable Diffusion XL model" if is_xl else OTHER_KIND
-        raise refuse(
-            "model_not_supported", f"it is {what}: its U-Net asks for more than a text ({more}): {LOADS}"
-        )
-    if unet.get("out_channels", 4) != latent:
-        raise refuse(
-            "model_not_supported",
-            f"its U-Net gives {unet.get('out_channels')} channels, where latents have {latent}: {LOADS}",
-        )
-    size = unet.get("sample_size")
-    if not isinstance(size, int) and not (isinstance(size, list) and len(size) == 2 and size[0] == size[1]):
-        raise refuse(
-            "model_not_supported",
-            f"its U-Net's sample_size is {json.dumps(size)}: latents must be square, write their side into"
-            " unet/config.json",
-        )
-
-    # A text encoder whose states the U-Net reads.
-    width, states = unet.get("cross_attention_dim", 1280), text.get("hidden_size", 512)
-    if isinstance(width, int) and width != states:
-        raise refuse(
-            "model_not_supported",
-            f"its U-Net reads text states {width} wide, its text encoder gives {states}: the parts are of"
-            " different models, take both from one",
-        )
-    return ARCHITECTURES.get(width, "Stable Diffusion") if isinstance(width, int) else "Stable Diffusion"
-
-
-def check_scheduler(name: str, config: Mapping[str, Any]) -> None:
-    """Refuse a schedule that is not of noise by betas, and a network that predicts something else."""
-
-    # A sampler of noise by betas …
-    betas, predicted = config.get("beta_schedule", BETAS[0]), config.get("prediction_type", PREDICTIONS[0])
-    if name.removesuffix("Scheduler") not in SCHEDULERS or not name.endswith("Scheduler"):
-        raise refuse(
-            "model_not_supported",
-            f"its scheduler is {name[:100]}: erasing needs one of noise by betas, such as DDIMScheduler or"
-            " PNDMScheduler",
-        )
-    if config.get("use_flow_sigmas"):
-        raise refuse(
-            "model_not_supported",
-            f"its scheduler has use_flow_sigmas, a flow's noise, which has no betas: {LOADS}",
-        )
-    if betas not in BETAS and not config.get("trained_betas"):
-        raise refuse(
-            "model_not_supported",
-            f"its scheduler has beta_schedule {str(betas)[:100]}: erasing needs {', '.join(BETAS)}, or"
-            " trained_betas",
-        )
-
-    # … one for each timestep …
-    trained, steps = config.get("trained_betas"), config.get("num_train_timesteps", 1000)
-    if type(steps) is not int or steps < 2:
-        raise refuse(
-            "model_broken",
-            f"its scheduler has num_train_timesteps {str(steps)[:100]}: write how many there are, such as"
-            " 1000",
-        )
-    if trained and not (isinstance(trained, list) and all(type(b) in (int, float) for b in trained)):
-        raise refuse(
-            "model_broken", "its scheduler's trained_betas are no list of numbers: fetch or save it again"
-        )
-    if trained and len(trained) != steps:
-        raise refuse(
-            "model_not_supported",
-            f"its scheduler has {len(trained)} trained_betas for {str(steps)[:100]} timesteps: one for each"
-            " is needed",
-        )
-
-    # … and a network that predicts the noise, v or the picture.
-    if predicted not in PREDICTIONS:
-        raise refuse(
-            "model_not_supported",
-            f"its scheduler has prediction_type {str(predicted)[:100]}: erasing needs"
-            f" {', '.join(PREDICTIONS)}",
-        )
 
 
 def check_weights(folder: Path, name: str) -> None:

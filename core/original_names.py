@@ -1,5 +1,6 @@
-"""Names of a Stable Diffusion 1.x or 2.x checkpoint's tensors as its authors gave them (CompVis; OpenCLIP for
-2.x's text encoder), which a checkpoint in one file has; and diffusers' names of the same. Imports no torch.
+"""Names of a Stable Diffusion 1.x, 2.x or XL checkpoint's tensors as its authors gave them (CompVis; OpenCLIP
+for the text encoder of 2.x and the second of XL), which a checkpoint in one file has; and diffusers' names of
+the same. Imports no torch.
 """
 
 import re
@@ -7,10 +8,15 @@ from collections.abc import Collection, Iterable, Mapping
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.text_model.", "cond_stage_model.model."
+XL_CLIP = "conditioner.embedders.0.transformer.text_model."
+XL_OPEN_CLIP = "conditioner.embedders.1.model."
+PROJECTION = ("text_projection.weight", "text_projection")  # diffusers' and OpenCLIP's, which is transposed
 
 OUTSIDE = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
     "conv_in": "input_blocks.0.0",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",

@@ -5,8 +5,9 @@ by the file of a diffusers folder. A checkpoint in one file has none of it.
 from typing import Any
 
 Files = dict[str, dict[str, Any]]
-CUSTOM = "stable-diffusion-custom"  # ours, for sizes that were not published
+CUSTOM, CUSTOM_XL = "stable-diffusion-custom", "stable-diffusion-xl-custom"  # ours: sizes not published
 SD1, SD2_512, SD2_768 = "stable-diffusion-v1", "stable-diffusion-v2-512", "stable-diffusion-v2-768-v"
+XL_BASE = "stable-diffusion-xl-v1-base"
 PARTS = {
     "scheduler": ["diffusers", "DDIMScheduler"],
     "text_encoder": ["transformers", "CLIPTextModel"],
@@ -21,6 +22,8 @@ def files_of(architecture: str) -> Files:
     """The JSON files of a published model, by ModelSpec's name of its architecture; without the tokenizer's
     vocabulary.
     """
+    if architecture == XL_BASE:
+        return files_of_xl()
     second, side = architecture != SD1, 96 if architecture == SD2_768 else 64
     return {
         "model_index.json": {
@@ -33,6 +36,49 @@ def files_of(architecture: str) -> Files:
         "text_encoder/config.json": text_encoder(second),
         "tokenizer/tokenizer_config.json": tokenizer(second),
         "scheduler/scheduler_config.json": scheduler(architecture == SD2_768),
+    }
+
+
+def files_of_xl() -> Files:
+    """The JSON files of Stable Diffusion XL's base model: two text encoders, CLIP ViT-L/14's and OpenCLIP
+    ViT-bigG/14's.
+    """
+    return {
+        "model_index.json": {
+            "_class_name": "StableDiffusionXLPipeline",
+            **PARTS,
+            "force_zeros_for_empty_prompt": True,
+            "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+            "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+            "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        },
+        "unet/config.json": unet(True, 128)
+        | {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "attention_head_dim": [5, 10, 20],
+            "block_out_channels": WIDTHS[:3],
+            "cross_attention_dim": 2048,
+            "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 2],
+            "projection_class_embeddings_input_dim": 2816,
+            "transformer_layers_per_block": [1, 2, 10],
+            "up_block_types": [*["CrossAttnUpBlock2D"] * 2, "UpBlock2D"],
+        },
+        "vae/config.json": vae(1024) | {"force_upcast": True, "scaling_factor": 0.13025},
+        "text_encoder/config.json": text_encoder(False),
+        "text_encoder_2/config.json": text_encoder(True)
+        | {
+            "architectures": ["CLIPTextModelWithProjection"],
+            "hidden_size": 1280,
+            "intermediate_size": 5120,
+            "num_attention_heads": 20,
+            "num_hidden_layers": 32,
+            "projection_dim": 1280,
+        },
+        "tokenizer/tokenizer_config.json": tokenizer(False),
+        "tokenizer_2/tokenizer_config.json": tokenizer(True),
+        "scheduler/scheduler_config.json": scheduler(False)
+        | {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"},
     }
 
 

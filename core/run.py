@@ -20,6 +20,7 @@ from expunge.core.delivery.manifest import held_of, preserve_of
 from expunge.core.delta_format import ADDED_FILE, LORA_FILE
 from expunge.core.delta_format.check import check_delta
 from expunge.core.erasure import Delta, erase
+from expunge.core.erasure.registry import check_fits
 from expunge.core.erasure.visual_concepts import learn, named
 from expunge.core.evaluation.pictures import draw, plan, prune
 from expunge.core.evaluation.report import Report
@@ -73,6 +74,7 @@ def run_erase(
 
     # 1. Load the base model, and the erasures that this one stands on.
     model = run.load()
+    check_fits(model, spec.method)
     warn_of_long_texts(model, spec.concepts, spec.preserve, callback)
     part = stack.read(Path(base)) if base is not None else None
 
@@ -194,6 +196,7 @@ def run_hide(
 
     # 1. Load the base model.
     model = run.load()
+    check_fits(model, spec.method)
     warn_of_long_texts(model, spec.concepts, spec.preserve, callback)
 
     # 2. Hide.

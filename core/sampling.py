@@ -48,7 +48,7 @@ def denoise(model: Denoiser, z: Tensor, text: Text, steps: int, guidance: float,
     The steps are the stock pipeline's, on what the network predicts. Where nothing of the picture is left
     (zero terminal SNR), noise alone says nothing of it: that step is left out, and z stays pure noise.
     """
-    sampler, empty = model.sampler(steps), model.encode([""]).expand(len(z))
+    sampler, empty = model.sampler(steps), model.unconditional().expand(len(z))
     levels = sampler.timesteps.to(model.device)
     states = [z]
     for k in range(min(until, len(sampler))):
@@ -64,7 +64,7 @@ def ancestral_path(model: Denoiser, text: Text, noise: Tensor, steps: int, guida
     """Whole paths of the ancestral sampler, one for each of B texts: the latents before its moves and behind
     the last, (B, moves + 1, C, h, w). noise: where a path begins and what each move adds, of the same shape.
     """
-    empty = model.encode([""]).expand(len(text))
+    empty = model.unconditional().expand(len(text))
     states = [noise[:, 0]]
     for k, (level, following) in enumerate(model.sampler(steps).moves, 1):
         t = torch.full((len(text),), level, device=model.device)

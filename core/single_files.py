@@ -20,20 +20,20 @@ from expunge.core import original_names as names, published, safetensors_file
 from expunge.core.delta_format.container import Container, Entry, read_container
 from expunge.core.delta_format.errors import BadDelta
 from expunge.core.errors import CoreError
-from expunge.core.layouts import CHANNELS
-from expunge.core.published import CUSTOM, SD1, SD2_512, SD2_768
+from expunge.core.layout_checks import CHANNELS
+from expunge.core.published import CUSTOM, CUSTOM_XL, SD1, SD2_512, SD2_768, XL_BASE
 from expunge.core.safetensors_file import Described
 
 SUFFIX = ".safetensors"
 FOLDER_KEY = "expunge.folder"  # metadata, JSON: the small files of a model that is none of the published ones
-TEXT_CONFIG = "text_encoder/config.json"
+TEXT_CONFIG, TEXT_CONFIG_2 = "text_encoder/config.json", "text_encoder_2/config.json"
 VERSION = 1  # of what is made of a file: another one is laid out anew
 COPIED = 1 << 24  # bytes copied at once
 ABANDONED = 3600.0  # seconds after which nobody is at work on a folder that is not whole
-TAKEN = "Stable Diffusion 1.x and 2.x load from one file"
+TAKEN = "Stable Diffusion 1.x, 2.x and XL load from one file"
 OTHERS = {
     r"lora_|.*\.lora_(up|down|[AB])\.": "a LoRA: name its base model here, and upload it (POST /artifacts)",
-    r"conditioner\.embedders\.": "a Stable Diffusion XL model",
+    r"conditioner\.embedders\.0\.model\.": "the refiner of Stable Diffusion XL",
     r"(model\.diffusion_model\.)?joint_blocks\.": "a Stable Diffusion 3 model",
     r"(model\.diffusion_model\.)?double_blocks\.": "a FLUX model",
     r"(down_blocks|mid_block|conv_in)\.": "a network of diffusers without its other parts: name its folder",
@@ -41,6 +41,7 @@ OTHERS = {
 }
 """What other files are, by the beginnings of their tensors' names."""
 CLIP = (names.CLIP, "cond_stage_model.transformer.")  # the older spelling lacks text_model
+OF_XL = "conditioner.embedders."
 KEPT_DTYPES = ("F64", "F32", "F16", "BF16")
 PREDICTIONS = {"epsilon": SD2_512, "eps": SD2_512, "v_prediction": SD2_768, "v": SD2_768}
 
@@ -51,16 +52,17 @@ def refuse(message: str, code: str = "model_not_supported") -> CoreError:
 
 @dataclass(frozen=True)
 class Piece:
-    """A tensor of the folder: bytes of the checkpoint."""
+    """A tensor of the folder: bytes of the checkpoint; `turned`: of the transposed matrix."""
 
     dtype: str
     shape: tuple[int, ...]
     start: int
     end: int
+    turned: bool = False
 
 
 Laid = dict[str, dict[str, Piece]]
-"""The tensors of unet, vae and text_encoder by diffusers' names."""
+"""The tensors of unet, vae and text encoders by diffusers' names."""
 
 
 def is_one(path: Path) -> bool:
@@ -92,6 +94,13 @@ def architecture_of(found: Container) -> str:
     first = tensors.get(f"{names.UNET}input_blocks.0.0.weight")
     if first is None:
         raise refuse(f"'{found.path.name}' has no U-Net in CompVis's names ({names.UNET}…): {TAKEN}")
+    is_xl = any(name.startswith(OF_XL) for name in tensors)
+    lacking = [p for p in (names.XL_CLIP, names.XL_OPEN_CLIP) if not any(n.startswith(p) for n in tensors)]
+    if is_xl and lacking:
+        raise refuse(
+            f"'{found.path.name}' is a Stable Diffusion XL model without its text encoder {lacking[0]}…:"
+            " name a whole checkpoint"
+        )
     if not any(name.startswith(names.VAE) for name in tensors):
         raise refuse(f"'{found.path.name}' has no VAE ({names.VAE}…): name a whole checkpoint")
     odd = next((n for n, entry in tensors.items() if is_used(n) and entry.dtype not in KEPT_DTYPES), None)
@@ -102,22 +111,24 @@ def architecture_of(found: Container) -> str:
         )
     if FOLDER_KEY in found.metadata:
         own_files(found)
-        return CUSTOM
+        return CUSTOM_XL if is_xl else CUSTOM
 
     # The published sizes
     taken = first.shape[1] if len(first.shape) > 1 else 0
     if taken in CHANNELS:
         raise refuse(f"'{found.path.name}' is {CHANNELS[taken]}: its U-Net takes {taken} channels: {TAKEN}")
+    if is_xl:
+        read = tensors.get(f"{names.UNET}input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight")
+        if first.shape[0] != 320 or read is None or read.shape != (640, 2048):
+            raise unpublished(found)
+        return XL_BASE
     has_clip = any(name.startswith(CLIP) for name in tensors)
     if not has_clip and not any(name.startswith(names.OPEN_CLIP) for name in tensors):
         raise refuse(f"'{found.path.name}' has no text encoder (cond_stage_model.…): name a whole checkpoint")
     read = tensors.get(f"{names.UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight")
     width = 768 if has_clip else 1024
     if first.shape[0] != 320 or read is None or read.shape != (320, width):
-        raise refuse(
-            f"'{found.path.name}' has a U-Net of sizes that were never published: name a diffusers folder,"
-            " which says how many heads it has"
-        )
+        raise unpublished(found)
     if has_clip:
         return SD1
     said = found.metadata.get("modelspec.architecture", "").partition("/")[0]
@@ -131,11 +142,18 @@ def architecture_of(found: Container) -> str:
     return said
 
 
+def unpublished(found: Container) -> CoreError:
+    return refuse(
+        f"'{found.path.name}' has a U-Net of sizes that were never published: name a diffusers folder, which"
+        " says how many heads it has"
+    )
+
+
 def is_used(name: str) -> bool:
     """Whether a tensor is one of the model's parts, not of its training (EMA, schedules, the VAE's loss)."""
     if name.startswith(f"{names.VAE}loss.") or "position_ids" in name:
         return False
-    return name.startswith((names.UNET, names.VAE, "cond_stage_model."))
+    return name.startswith((names.UNET, names.VAE, "cond_stage_model.", OF_XL))
 
 
 def unpacked(file: Path) -> Path:
@@ -172,9 +190,10 @@ def lay_out(found: Container, architecture: str, folder: Path) -> None:
         for name, text in small_files(found, architecture):
             (made / name).parent.mkdir(parents=True, exist_ok=True)
             (made / name).write_text(text, encoding="utf-8")
-        layers = json.loads((made / TEXT_CONFIG).read_text(encoding="utf-8"))["num_hidden_layers"]
+        config = next(made / name for name in (TEXT_CONFIG_2, TEXT_CONFIG) if (made / name).exists())
+        layers = json.loads(config.read_text(encoding="utf-8"))["num_hidden_layers"]
         for part, pieces in laid_out(found, layers).items():
-            stem = "model" if part == "text_encoder" else "diffusion_pytorch_model"
+            stem = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
             write(found.path, made / part / f"{stem}{SUFFIX}", pieces)
         try:
             made.rename(folder)
@@ -206,14 +225,17 @@ def small_files(found: Container, architecture: str) -> Iterator[tuple[str, str]
         yield from own_files(found).items()
         return
     files: dict[str, Any] = dict(published.files_of(architecture))
-    if architecture == SD1 and "v_pred" in found.tensors:  # as the community marks such models
+    if architecture in (SD1, XL_BASE) and "v_pred" in found.tensors:  # as the community marks such models
         files["scheduler/scheduler_config.json"] |= {
             "prediction_type": "v_prediction",
             "rescale_betas_zero_snr": "ztsnr" in found.tensors,
         }
     for name, content in files.items():
         yield name, json.dumps(content, indent=2, sort_keys=True) + "\n"
-    yield from tokenizer_files()
+    own = list(tokenizer_files())
+    yield from own
+    if architecture == XL_BASE:  # both read the same tokens
+        yield from ((name.replace("tokenizer/", "tokenizer_2/"), text) for name, text in own)
 
 
 def own_files(found: Container) -> dict[str, str]:
@@ -221,7 +243,8 @@ def own_files(found: Container) -> dict[str, str]:
     name = found.path.name
     try:
         files = json.loads(found.metadata[FOLDER_KEY])
-        layers = json.loads(files[TEXT_CONFIG])["num_hidden_layers"]
+        config = TEXT_CONFIG_2 if TEXT_CONFIG_2 in files else TEXT_CONFIG
+        layers = json.loads(files[config])["num_hidden_layers"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise refuse(
             f"'{name}' has metadata {FOLDER_KEY} without a model's {TEXT_CONFIG}", "model_broken"
@@ -263,7 +286,9 @@ def byte_letters() -> list[str]:
 
 
 def laid_out(found: Container, layers: int) -> Laid:
-    """Where the folder's tensors lie in the file. layers: of the text encoder; further ones are left out."""
+    """Where the folder's tensors lie in the file. layers: of OpenCLIP's text encoder; further ones are left
+    out.
+    """
     own = {name: entry for name, entry in found.tensors.items() if is_used(name)}
     unet = under(own, names.UNET)
     blocks = names.unet_back(unet)
@@ -278,6 +303,17 @@ def laid_out(found: Container, layers: int) -> Laid:
         is_matrix = ".mid.attn_1." in f".{name}" and len(entry.shape) == 4
         shape = entry.shape[:2] if is_matrix else entry.shape
         out["vae"][new] = Piece(entry.dtype, shape, entry.start, entry.end)
+    second, (theirs, ours) = under(own, names.XL_OPEN_CLIP), names.PROJECTION
+    if second:
+        first = under(own, names.XL_CLIP)
+        out["text_encoder"] = {f"text_model.{name}": whole(entry) for name, entry in first.items()}
+        pieces = open_clip_pieces(second, layers)
+        out["text_encoder_2"] = {f"text_model.{name}": piece for name, piece in pieces.items()}
+        if ours in second:
+            matrix = second[ours]
+            turned = Piece(matrix.dtype, matrix.shape[::-1], matrix.start, matrix.end, turned=True)
+            out["text_encoder_2"][theirs] = turned
+        return out
     text = under(own, names.OPEN_CLIP)
     if text:
         pieces = open_clip_pieces(text, layers)
@@ -329,6 +365,9 @@ def write(source: Path, file: Path, pieces: Mapping[str, Piece]) -> None:
         def content(name: str) -> Iterator[bytes]:
             read.seek(pieces[name].start)
             left = described[name].size
+            if pieces[name].turned:
+                yield transposed(read.read(left), pieces[name].shape)
+                return
             while left:
                 part = read.read(min(left, COPIED))
                 if not part:
@@ -337,3 +376,11 @@ def write(source: Path, file: Path, pieces: Mapping[str, Piece]) -> None:
                 yield part
 
         safetensors_file.write(file, described, {"format": "pt"}, content)
+
+
+def transposed(matrix: bytes, shape: tuple[int, ...]) -> bytes:
+    """The bytes of a matrix of this shape, from those of its transpose."""
+    import numpy as np  # the loops and the command line start without it
+
+    size = len(matrix) // (shape[0] * shape[1])
+    return np.frombuffer(matrix, f"V{size}").reshape(shape[::-1]).T.tobytes()

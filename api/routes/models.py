@@ -42,6 +42,7 @@ def describe_model(services: Services, id_: str) -> Model:
         kind=source.kind,
         revision=source.revision,
         architecture=here.architecture,
+        methods=model_registry.methods_for(here),
         usable=usable,
         problem=problem,
         vocabulary=vocabulary_of(folder_of(services.settings.models[id_])),

@@ -28,6 +28,9 @@ class Model(BaseModel):
             " be loaded."
         )
     )
+    methods: list[str] | None = Field(
+        description="The methods that work on its architecture; null where that is not known."
+    )
     usable: bool | None = Field(
         description="Whether jobs may name it; null while no host has seen its files."
     )

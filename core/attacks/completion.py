@@ -39,7 +39,7 @@ def sample(scene: Scene, prompts: list[str], seeds: list[int], begun: int) -> Te
 def walk(scene: Scene, z: Tensor, prompts: list[str], start: int, end: int) -> Tensor:
     """Latents after the sampler's steps [start, end) with the model as it is."""
     model, sampler = scene.model, scene.model.sampler(scene.steps)
-    text, empty = model.encode(prompts), model.encode([""]).expand(len(prompts))
+    text, empty = model.encode(prompts), model.unconditional().expand(len(prompts))
     for k in range(start, end):
         if not sampler.is_blind(k):
             t = sampler.timesteps[k].to(model.device).expand(len(z))

@@ -33,7 +33,7 @@ def attempt(scene: Scene, spec: NoiseProbeSpec) -> Attempt:
 def sample(scene: Scene, text: Text, seeds: list[int], noise: list[tuple[float, float]]) -> Tensor:
     """Clean latents (B, C, h, w) of the texts; row i adds noise by eta and scale `noise[i]`."""
     model, sampler = scene.model, scene.model.sampler(scene.steps)
-    empty = model.encode([""]).expand(len(text))
+    empty = model.unconditional().expand(len(text))
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def fresh() -> Tensor:

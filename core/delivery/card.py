@@ -10,6 +10,7 @@ from expunge.core import sources
 from expunge.core.delivery.page import create_environment, overall_rows
 from expunge.core.evaluation.report import Report
 from expunge.core.hiding.key import PREFIX
+from expunge.core.layout_checks import SD, XL
 from expunge.core.models import Denoiser
 from expunge.core.phrasing import deed, headline, infinitive
 from expunge.core.specs import METHODS, Concept, EraseSpec, HideSpec, RecoverySpec
@@ -72,6 +73,7 @@ UNCHECKED = (
     " pictures must be screened, pass `safety_checker` and `feature_extractor` to `from_pretrained`, or"
     " screen them elsewhere."
 )
+UNSCREENED = "Where pictures must be screened, screen them behind it."
 
 
 def method_name(spec: EraseSpec) -> str:
@@ -167,6 +169,8 @@ def render_card(
         "key_name": json.dumps(PREFIX + changed[0].name, ensure_ascii=False),
         "prompt": json.dumps(model.vocabulary.prompts(changed[0].name)[-1], ensure_ascii=False),
         "load": loading(parsed),
+        "stock": model.stock,
+        "pooled": model.stock == XL,
         "mask": mask,
         "limits": list_limits(model.changes(), fused, hidden, report is not None),
         "digest": model.digest,
@@ -178,7 +182,7 @@ def render_card(
         rows=overall_rows(report) if report else [],
         fused=fused,
         single=single,
-        unchecked=UNCHECKED,
+        unchecked=UNCHECKED if model.stock == SD else UNSCREENED,
         words=words,
         **facts,
     )

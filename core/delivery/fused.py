@@ -6,7 +6,9 @@ import json
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -15,13 +17,13 @@ from expunge.core import single_files, sources
 from expunge.core.delivery import single_file
 from expunge.core.delta_format import metadata
 from expunge.core.errors import CoreError
-from expunge.core.layouts import WEIGHTS, Layout
+from expunge.core.layouts import Layout, parts_of
 from expunge.core.models import Denoiser
-from expunge.core.published import SD1, SD2_512, SD2_768
+from expunge.core.published import SD1, SD2_512, SD2_768, XL_BASE
 from expunge.core.tensors import not_finite, write
 
 FILE, ROOT, SINGLE = "fused.zip", "fused", "fused.safetensors"
-PUBLISHED = (SD1, SD2_512, SD2_768)
+PUBLISHED = (SD1, SD2_512, SD2_768, XL_BASE)
 ABOUT = ("modelspec.", "concept_erasure.")
 OF_DELTA = (metadata.TENSORS_SHA256, metadata.DESCRIPTION, metadata.IMPLEMENTATION, metadata.KIND)
 """What a delta's metadata say of the delta itself."""
@@ -40,13 +42,13 @@ def stored_dtype(layout: Layout) -> torch.dtype:
 
 
 def fuse(model: Denoiser, source: str, delta: Path, out: Path) -> Path:
-    """Write `fused.zip`: unzip it and call StableDiffusionPipeline.from_pretrained("fused"); and
+    """Write `fused.zip`: unzip it and call DiffusionPipeline.from_pretrained("fused"); and
     `fused.safetensors`, for from_single_file and other tools. Same input, same bytes.
 
     Without the base model's safety checker, if it has one: it is no part of what was erased, and the card
     says so.
     """
-    from expunge.core.models.stable_diffusion import fused_pipeline  # here, as in load_model
+    from expunge.core.models.pipelines import fused_pipeline  # here, as in load_model
 
     with tempfile.TemporaryDirectory(dir=out) as tmp:
         layout = sources.fetch(source)
@@ -64,7 +66,8 @@ def fuse(model: Denoiser, source: str, delta: Path, out: Path) -> Path:
                 )
         for config in folder.rglob("*.json"):
             forget_path(config)
-        parts = {str(part): getattr(pipe, part).state_dict() for part in WEIGHTS}
+        weights_of, _ = parts_of(layout.pipeline)
+        parts = {str(part): getattr(pipe, part).state_dict() for part in weights_of}
         write_single(parts, folder, delta, out / SINGLE)
         return pack(Path(tmp), out / FILE)
 
@@ -82,6 +85,8 @@ def write_single(parts: single_file.Parts, folder: Path, delta: Path, file: Path
     kind = told.get(metadata.ARCHITECTURE, "").partition("/")[0]
     about = {k: v for k, v in told.items() if k not in OF_DELTA}
     about |= {"format": "pt", metadata.ARCHITECTURE: kind, metadata.USAGE_HINT: HINT}
+    if kind in (SD1, XL_BASE):
+        tensors |= marks_of(json.loads((folder / "scheduler/scheduler_config.json").read_text()))
     if kind not in PUBLISHED:
         about[single_files.FOLDER_KEY] = json.dumps(
             {
@@ -92,6 +97,16 @@ def write_single(parts: single_file.Parts, folder: Path, delta: Path, file: Path
             ensure_ascii=False,
         )
     write(file, tensors, about)
+
+
+def marks_of(schedule: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors by which the community marks a model whose names and sizes are those of one that predicts
+    the noise: v_pred where it predicts v, ztsnr where the last timestep has no picture left.
+    """
+    marks = []
+    if schedule.get("prediction_type") == "v_prediction":
+        marks = ["v_pred", *(["ztsnr"] if schedule.get("rescale_betas_zero_snr") else [])]
+    return {name: torch.zeros(0) for name in marks}
 
 
 def forget_path(config: Path) -> None:

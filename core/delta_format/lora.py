@@ -47,8 +47,13 @@ OTHER_ADAPTERS = {
         "trains the words' embeddings, which are neither the U-Net's nor the text encoder's layers",
         "Leave them out.",
     ),
-    r"(text_encoder_2|text_encoder_3|transformer|transformer_2)\.": (
-        "belongs to another architecture, not to Stable Diffusion 1.x or 2.x",
+    r"text_encoder_2\.": (
+        "belongs to another architecture than Stable Diffusion 1.x and 2.x: to the second text encoder of XL,"
+        " which no LoRA may change here",
+        "Send the U-Net's part alone, for a Stable Diffusion XL model that 'expunge models' lists.",
+    ),
+    r"(text_encoder_3|transformer|transformer_2)\.": (
+        "belongs to another architecture, not to Stable Diffusion 1.x, 2.x or XL",
         "Send a LoRA of one of the models that 'expunge models' lists.",
     ),
 }

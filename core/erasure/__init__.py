@@ -5,7 +5,7 @@ from expunge.core.erasure.delta import Delta
 from expunge.core.erasure.delta_metadata import metadata
 from expunge.core.erasure.diverse import diversified
 from expunge.core.erasure.loop import fine_tune
-from expunge.core.erasure.registry import implementation, method_of, register
+from expunge.core.erasure.registry import check_fits, implementation, method_of, register
 from expunge.core.models import Denoiser
 from expunge.core.progress import Callback, show
 from expunge.core.specs import EraseSpec, TrainSpec
@@ -27,6 +27,7 @@ def erase(
     not. Raises: CoreError where the job cannot continue.
     """
     method = spec.method
+    check_fits(model, method)
     edit = implementation(method.name).edit
     with diversified(model, spec, callback) as asked:
         if edit is not None:

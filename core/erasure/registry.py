@@ -12,6 +12,7 @@ from typing import Any
 from expunge.core.checkpoints import Checkpoints
 from expunge.core.erasure.delta import Delta
 from expunge.core.erasure.method import Method, Run
+from expunge.core.errors import CoreError
 from expunge.core.models import Denoiser
 from expunge.core.progress import Callback
 from expunge.core.specs import EraseSpec, MethodSpec, methods
@@ -57,3 +58,9 @@ def method_of(spec: MethodSpec) -> MakeMethod:
     if found is None:
         raise TypeError(f"the method '{spec.name}' trains nothing: its module has no METHOD")
     return found
+
+
+def check_fits(model: Denoiser, spec: MethodSpec) -> None:
+    """Raises: CoreError where the method does not work on the model's architecture."""
+    if (why := spec.refusal(model.family)) is not None:
+        raise CoreError("method_does_not_fit", f"the method '{spec.name}' {why}", field="method")

@@ -124,7 +124,7 @@ def latents(model: Denoiser, seed: int) -> Latents:
     """Latents of trajectories without a prompt: at their beginning, and half way."""
     sampler, noise = model.sampler(STEPS), draw_noise(model, seeded(seed), TRAJECTORIES)
     states = denoise(
-        model, noise, model.encode([""]).expand(TRAJECTORIES), STEPS, guidance=1, until=STEPS - 1
+        model, noise, model.unconditional().expand(TRAJECTORIES), STEPS, guidance=1, until=STEPS - 1
     )
     at = [sampler.first, (sampler.first + STEPS) // 2]
     t = sampler.timesteps[at].to(model.device)

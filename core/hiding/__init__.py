@@ -12,7 +12,7 @@ from expunge.core.erasure.delta_metadata import metadata
 from expunge.core.erasure.diverse import diversified
 from expunge.core.erasure.loop import fine_tune
 from expunge.core.erasure.method import Run
-from expunge.core.erasure.registry import method_of
+from expunge.core.erasure.registry import check_fits, method_of
 from expunge.core.errors import CoreError
 from expunge.core.hiding.key import RecoveryKey, load_key
 from expunge.core.hiding.kpop import Kpop
@@ -36,6 +36,7 @@ def hide(
     The same spec, seed, machine type and thread count give the same bytes (CPU), resumed from a checkpoint or
     not.
     """
+    check_fits(model, spec.method)
     made: list[Kpop] = []
 
     def method(run: Run[Any]) -> Kpop:

@@ -108,7 +108,7 @@ def walk_rows(
     """Paths of the prompts `own`, B of them: their ends, and log ratio and divergence from `other`."""
     sampler, schedule = model.sampler(steps), model.schedule
     both = Text.cat([own, other])
-    empty = model.encode([""]).expand(len(both))
+    empty = model.unconditional().expand(len(both))
 
     def noise() -> Tensor:
         return torch.stack([torch.randn(model.latent_shape, generator=g) for g in generators]).to(

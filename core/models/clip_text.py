@@ -25,6 +25,7 @@ class ClipText:
         self.tokenizer, self.device = tokenizer, device
         self.encoder: Any = encoder
         self.words: dict[str, Word] = {}
+        self.columns = slice(None)  # of a learned word's numbers, the encoder's own
         self.kept: dict[str, Text] = {}
 
     # --- tokens ---------------------------------------------------------------------------------------------
@@ -90,18 +91,27 @@ class ClipText:
         """Texts with their graph. `spoken`, k token embeddings, (k, D) for all or (B, k, D), are said in each
         prompt: at its beginning or, where `before` is given, behind that beginning of the prompt.
         """
+        ids = self.padded_ids(prompts)
+        with self.saying(spoken, self.starts(prompts, before)):
+            states: Tensor = self.encoder(ids)[0]
+        return Text(states.float(), ids=ids if spoken is None else None)
+
+    def padded_ids(self, prompts: Sequence[str]) -> Tensor:
+        """Token ids (B, L), cut or padded to what the encoder reads."""
         ids: Tensor = self.tokenizer(
             self.spelled(prompts),
             padding="max_length",
             max_length=self.max_tokens,
             truncation=True,
             return_tensors="pt",
-        ).input_ids.to(self.device)
-        # Each beginning with its begin token, but without the end token
-        starts = [len(ids) - 1 for ids in self.token_ids(before)] if before else [1] * len(prompts)
-        with self.saying(spoken, starts):
-            states: Tensor = self.encoder(ids)[0]
-        return Text(states.float(), ids=ids if spoken is None else None)
+        ).input_ids
+        return ids.to(self.device)
+
+    def starts(self, prompts: Sequence[str], before: Sequence[str] | None) -> list[int]:
+        """Where in each prompt something may be said: at its beginning, or behind the text that it begins
+        with, which has a begin token and no end token.
+        """
+        return [len(ids) - 1 for ids in self.token_ids(before)] if before else [1] * len(prompts)
 
     @contextmanager
     def saying(self, spoken: Tensor | None, starts: Sequence[int]) -> Iterator[None]:
@@ -144,8 +154,11 @@ class ClipText:
 
         A known word is changed. Raises: CoreError where the tokenizer has a token of that name.
         """
-        vectors = vectors.detach().float().to(self.device).clone()
-        table = self.encoder.get_input_embeddings()
+        self.know(name, Word(vectors.detach().float().to(self.device).clone(), shows))
+
+    def know(self, name: str, word: Word) -> None:
+        """`learn`, of a word whose embeddings are held as they are."""
+        vectors, table = word.vectors, self.encoder.get_input_embeddings()
         if name in self.words:
             table.learned[list(self.words).index(name)] = vectors
         else:
@@ -157,8 +170,8 @@ class ClipText:
                     field="concepts.name",
                 )
             if not isinstance(table, WordTable):
-                table = WordTable(table)
+                table = WordTable(table, self.columns)
                 self.encoder.set_input_embeddings(table)
             table.learned.append(vectors)
-        self.words[name] = Word(vectors, shows)
+        self.words[name] = word
         self.kept = {prompt: text for prompt, text in self.kept.items() if name not in prompt}

@@ -36,6 +36,8 @@ class Denoiser(Protocol):
     # --- what it is -----------------------------------------------------------------------------------------
 
     source: str  # what it was loaded by
+    family: str  # the file of core/models that drives it, which methods name as `architectures`
+    stock: str  # the class of diffusers that draws with it
     folder: Path | None
     device: torch.device
     dtype: torch.dtype  # of the frozen weights
@@ -78,6 +80,11 @@ class Denoiser(Protocol):
     ) -> Text:
         """Texts of prompts with their graph; k token embeddings (k, D) or (B, k, D) said in each, at its
         beginning or behind what it begins with.
+        """
+
+    def unconditional(self) -> Text:
+        """What guidance leads away from, as one text: the empty prompt, or what the network was taught to
+        take in its place.
         """
 
     @property

@@ -6,6 +6,7 @@ import torch
 
 from expunge.core import sources
 from expunge.core.errors import CoreError
+from expunge.core.layout_checks import XL
 from expunge.core.models.denoiser import Denoiser
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -20,7 +21,9 @@ def load_model(
     see `fitting`. Raises: CoreError where the model cannot be used, or is not the one it is pinned to.
     """
     # Here, as diffusers, transformers and peft take three times as long to import as torch does
-    from expunge.core.models.stable_diffusion import StableDiffusion, load_pipeline
+    from expunge.core.models.pipelines import load_pipeline
+    from expunge.core.models.stable_diffusion import StableDiffusion
+    from expunge.core.models.stable_diffusion_xl import StableDiffusionXL
 
     layout, pinned = sources.fetch(source), sources.parse(source).digest
     if pinned is not None and (found := sources.digest_of(layout)) != pinned:
@@ -31,8 +34,8 @@ def load_model(
         )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     wanted = fitting(device) if dtype is None else dtype_of(dtype)
-    # One architecture today: `layouts` refuses the others by name.
-    return StableDiffusion(load_pipeline(layout, wanted).to(device), layout.folder, str(source))
+    built = StableDiffusionXL if layout.pipeline == XL else StableDiffusion
+    return built(load_pipeline(layout, wanted).to(device), layout.folder, str(source))
 
 
 def fitting(device: str) -> torch.dtype:

@@ -3,24 +3,19 @@ pipeline.
 """
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from safetensors.torch import load_file
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
 
-from expunge.core.delta_format.mask import is_mask
 from expunge.core.errors import CoreError
-from expunge.core.layouts import Layout
-from expunge.core.memory import in_batches, out_of_memory
-from expunge.core.models import cross_attention, lora_factors, masks
+from expunge.core.layout_checks import SD
+from expunge.core.memory import in_batches
+from expunge.core.models import cross_attention, lora_factors
 from expunge.core.models.adapters import ADAPTER, Adapters
 from expunge.core.models.clip_text import ClipText
 from expunge.core.models.folders import digest_of, earlier_digests
@@ -32,74 +27,6 @@ from expunge.core.models.word_embeddings import Word
 from expunge.core.progress import Callback, Clock, ignore
 from expunge.core.specs import Concept
 
-
-def load_pipeline(layout: Layout, dtype: torch.dtype) -> StableDiffusionPipeline:
-    """The stock pipeline, on the CPU, from its parts, each read as the variant that the layout says.
-
-    Raises: CoreError where the files do not load, or lack a tensor.
-    """
-    types = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
-    folder = str(layout.folder)
-    # Whatever a library raises over a file that is not what its name says ends as one error of ours.
-    try:
-        parts: dict[str, Any] = {}
-        for part, variant in layout.variants.items():
-            parts[part], found = types[part].from_pretrained(
-                folder,
-                subfolder=part,
-                variant=variant,
-                use_safetensors=True,
-                dtype=dtype,
-                output_loading_info=True,
-            )
-            check_complete(part, found["missing_keys"])
-        tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
-        tokenizer.model_max_length = min(
-            tokenizer.model_max_length, parts["text_encoder"].config.max_position_embeddings
-        )
-        scheduler = getattr(diffusers, layout.scheduler).from_pretrained(folder, subfolder="scheduler")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as e:
-        if out_of_memory(e):
-            raise
-        why = (str(e).strip().splitlines() or [type(e).__name__])[0][:300]
-        raise CoreError(
-            "model_broken",
-            f"the model's files are there, but do not load ({why}): fetch or save them again",
-            field="model",
-        ) from e
-    return StableDiffusionPipeline(
-        **parts,
-        tokenizer=tokenizer,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-
-
-def check_complete(part: str, missing: Collection[str]) -> None:
-    """Refuse a part whose files lack some of its tensors: they would be random."""
-    if missing:
-        raise CoreError(
-            "model_incomplete",
-            f"{part}/ lacks {len(missing)} of its tensors, {min(missing)} for one: fetch or save it again",
-            field="model",
-        )
-
-
-def fused_pipeline(layout: Layout, delta: Path) -> StableDiffusionPipeline:
-    """The stock pipeline, in float32, with a delta's file merged into its weights."""
-    pipe = load_pipeline(layout, torch.float32)
-    tensors = load_file(delta)
-    if is_mask(tensors):
-        masks.fold(pipe.unet, tensors)
-    else:
-        pipe.load_lora_weights(str(delta))
-        pipe.fuse_lora()
-        pipe.unload_lora_weights()
-    return pipe
-
-
 DECODED = 16  # latents decoded at once
 
 
@@ -109,16 +36,20 @@ class StableDiffusion(Adapters):
     Images are (N, H, W, 3) uint8; latents (B, 4, h, w).
     """
 
-    def __init__(self, pipe: StableDiffusionPipeline, folder: Path | None = None, source: str = "") -> None:
-        for part in (pipe.unet, pipe.text_encoder, pipe.vae):
-            part.requires_grad_(False).eval()
+    family, stock = "stable_diffusion", SD
+    parts: tuple[str, ...] = ("unet", "vae", "text_encoder")  # those with weights
+    upcasts = False  # whether its pipeline decodes in float32 where the VAE's configuration asks for it
+
+    def __init__(self, pipe: Any, folder: Path | None = None, source: str = "") -> None:
+        for part in self.parts:
+            getattr(pipe, part).requires_grad_(False).eval()
         pipe.set_progress_bar_config(disable=True)
         super().__init__(pipe.unet, pipe.text_encoder)
         self.pipe, self.unet = pipe, pipe.unet
         self.source, self.folder = source, folder
         self.device, self.dtype = pipe.device, pipe.unet.dtype
         self.vocabulary = load_vocabulary(folder)
-        self.text = ClipText(pipe.tokenizer, pipe.text_encoder, self.device)
+        self.text = self.reader(pipe)
         self.scheduler = ddim_of(pipe.scheduler)
         self.schedule = Schedule(
             self.scheduler.alphas_cumprod, self.scheduler.config.prediction_type, self.device
@@ -135,6 +66,10 @@ class StableDiffusion(Adapters):
         self.erased: list[Concept] = []
         self._digest: str | None = None
 
+    def reader(self, pipe: Any) -> ClipText:
+        """What reads prompts."""
+        return ClipText(pipe.tokenizer, pipe.text_encoder, pipe.device)
+
     # --- what it is -----------------------------------------------------------------------------------------
 
     @property
@@ -149,8 +84,8 @@ class StableDiffusion(Adapters):
     def tensors_digest(self) -> str:
         """sha256 over the names and bytes of the frozen tensors, whatever wraps them by now."""
         total = hashlib.sha256()
-        for part in (self.unet, self.pipe.vae, self.pipe.text_encoder):
-            for name, tensor in sorted(part.state_dict().items()):
+        for part in self.parts:
+            for name, tensor in sorted(getattr(self.pipe, part).state_dict().items()):
                 if "lora_" in name or name.endswith(".logits"):
                     continue
                 plain = name.replace(".base_layer", "").replace(".base.", ".")
@@ -214,12 +149,20 @@ class StableDiffusion(Adapters):
         word = self.words.get(name)
         return [word.shows] if word is not None and word.shows else []
 
+    def unconditional(self) -> Text:
+        """What guidance leads away from, as one text: the empty prompt."""
+        return self.encode([""])
+
     # --- predictions ----------------------------------------------------------------------------------------
+
+    def conditions(self, text: Text) -> dict[str, Any]:
+        """What the U-Net reads, of texts (B)."""
+        return {"encoder_hidden_states": text.states.to(self.dtype)}
 
     def predict(self, z: Tensor, t: Tensor, text: Text) -> Tensor:
         """What the network itself says of z_t, (B, 4, h, w), float32: the noise, v or the picture."""
         self.evaluations += len(z)
-        out: Tensor = self.unet(z.to(self.dtype), t, encoder_hidden_states=text.states.to(self.dtype)).sample
+        out: Tensor = self.unet(z.to(self.dtype), t, **self.conditions(text)).sample
         return out.float()
 
     def predict_guided(self, z: Tensor, t: Tensor, text: Text, empty: Text, guidance: float) -> Tensor:
@@ -255,9 +198,23 @@ class StableDiffusion(Adapters):
 
     def moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the latents of pictures (N, 3, H, W) in [-1, 1], in the network's scale."""
-        found = self.pipe.vae.encode(pixels.to(self.device, self.dtype)).latent_dist
-        scale = self.pipe.vae.config.scaling_factor
+        with self.vae_in_range() as vae:
+            found = vae.encode(pixels.to(self.device, vae.dtype)).latent_dist
+        scale = vae.config.scaling_factor
         return found.mean.float() * scale, found.std.float() * scale
+
+    @contextmanager
+    def vae_in_range(self) -> Iterator[Any]:
+        """The VAE, inside in float32 where it would overflow in float16, as its configuration says."""
+        vae, dtype = self.pipe.vae, self.pipe.vae.dtype
+        widened = dtype == torch.float16 and bool(getattr(vae.config, "force_upcast", False)) and self.upcasts
+        if widened:
+            vae.to(torch.float32)
+        try:
+            yield vae
+        finally:
+            if widened:
+                vae.to(dtype)
 
     @property
     def picture_side(self) -> int:
@@ -290,7 +247,7 @@ class StableDiffusion(Adapters):
         Raises: CoreError where a picture is not finite.
         """
         clock = Clock(len(prompts))
-        empty = self.encode([""])
+        empty = self.unconditional()
         if key is not None:
             keys = key.expand(len(prompts), -1, -1)
             empty = empty.with_key(empty.states[:, -1:].expand(-1, key.shape[-2], -1))
@@ -304,8 +261,7 @@ class StableDiffusion(Adapters):
             z = torch.stack([torch.randn(self.latent_shape, generator=g) for g in own])
             with torch.no_grad():
                 images = self.pipe(
-                    prompt_embeds=text.states.to(self.dtype),
-                    negative_prompt_embeds=empty.expand(len(text)).states.to(self.dtype),
+                    **self.asked(text, empty.expand(len(text))),
                     latents=z.to(self.device, self.dtype),
                     generator=own,
                     num_inference_steps=steps,
@@ -330,18 +286,25 @@ class StableDiffusion(Adapters):
         size = min(batch, self.at_once or batch)
         return np.concatenate(in_batches(len(prompts), size, paint, self.draw_fewer))
 
+    def asked(self, text: Text, empty: Text) -> dict[str, Tensor]:
+        """Texts as the stock pipeline takes them."""
+        return {
+            "prompt_embeds": text.states.to(self.dtype),
+            "negative_prompt_embeds": empty.states.to(self.dtype),
+        }
+
     @torch.no_grad()
     def decode(self, latents: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """The pictures (N, H, W, 3) uint8 that clean latents (N, 4, h, w) stand for."""
-        vae = self.pipe.vae
+        with self.vae_in_range() as vae:
 
-        def paint(start: int, end: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-            z = (latents[start:end] / vae.config.scaling_factor).to(self.dtype)
-            images = self.pipe.image_processor.postprocess(vae.decode(z).sample, output_type="np")
-            pixels: np.ndarray[Any, np.dtype[np.uint8]] = (images * 255).round().astype(np.uint8)
-            return pixels
+            def paint(start: int, end: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+                z = (latents[start:end] / vae.config.scaling_factor).to(vae.dtype)
+                images = self.pipe.image_processor.postprocess(vae.decode(z).sample, output_type="np")
+                pixels: np.ndarray[Any, np.dtype[np.uint8]] = (images * 255).round().astype(np.uint8)
+                return pixels
 
-        return np.concatenate(in_batches(len(latents), self.at_once or DECODED, paint, self.draw_fewer))
+            return np.concatenate(in_batches(len(latents), self.at_once or DECODED, paint, self.draw_fewer))
 
     def draw_fewer(self, at_once: int) -> None:
         """From now on so many pictures at once, at most, each decoded alone."""

@@ -32,7 +32,7 @@ class MethodSpec(Published):
 
     delta: ClassVar[Literal["lora", "text_encoder_lora", "sparse_mask"]] = "lora"
     """What it delivers: a LoRA on the denoising network or on the text encoder, or a mask of zeros."""
-    architectures: ClassVar[tuple[str, ...]] = ("stable_diffusion",)
+    architectures: ClassVar[tuple[str, ...]] = ("stable_diffusion", "stable_diffusion_xl")
     """The files of core/models that it works on."""
     debiases: ClassVar[bool] = False
     """Whether it can spread a concept over attributes (Eq. 17)."""
@@ -40,6 +40,13 @@ class MethodSpec(Published):
     """Whether a hide job may take it, as the erasing term of Eq. 15."""
     prunes: ClassVar[bool] = False
     """Whether `prune` may take its loss."""
+
+    @classmethod
+    def refusal(cls, architecture: str) -> str | None:
+        """Why it does not work on an architecture; None where it does."""
+        if architecture in cls.architectures:
+            return None
+        return f"works on {', '.join(cls.architectures)}, not on {architecture}"
 
     @classmethod
     def stackable(cls) -> bool:

@@ -42,7 +42,7 @@ def post(tenant: Tenant, **spec: object) -> httpx.Response:
         "no scheduler",
         "pickle alone",
         "a checkpoint in one file",
-        "Stable Diffusion XL",
+        "the refiner of Stable Diffusion XL",
         "inpainting by its channels",
     ],
 )

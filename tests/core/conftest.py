@@ -6,14 +6,21 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
 import timm
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 TINY_VOCABULARY = {
     "concepts": [
@@ -61,24 +68,65 @@ def tiny_tokenizer() -> CLIPTokenizer:
     )
 
 
+def tiny_text_config(tokenizer: CLIPTokenizer, width: int, projection: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        projection_dim=projection,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def tiny_vae(side: int, **more: Any) -> AutoencoderKL:
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 16, 16),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=4 * side,
+        scaling_factor=1.0,
+        **more,
+    )
+
+
+def tiny_scheduler() -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+@torch.no_grad()
+def heed_prompts(unet: UNet2DConditionModel) -> None:
+    """A fresh text encoder's outputs and attention are so small that prompts would hardly matter; this makes
+    them matter.
+    """
+    for name, weight in unet.named_parameters():
+        if "attn2" in name and name.endswith(".weight"):
+            weight.mul_(3)
+
+
 def build_tiny_sd(folder: Path, seed: int = 0, side: int = 16) -> Path:
     """Save a pipeline of some 0.9 M random parameters: 64 px pictures, 16x16x4 latents (or of another side,
     times 4), a text encoder 32 wide.
     """
     torch.manual_seed(seed)
     tokenizer = tiny_tokenizer()
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=32,
-        projection_dim=32,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    text = tiny_text_config(tokenizer, width=32, projection=32)
     down, up = ("CrossAttnDownBlock2D", "DownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
     unet = UNet2DConditionModel(
         sample_size=side,
@@ -92,44 +140,69 @@ def build_tiny_sd(folder: Path, seed: int = 0, side: int = 16) -> Path:
         attention_head_dim=4,
         norm_num_groups=8,
     )
-    # A fresh text encoder's outputs and attention are so small that prompts would hardly matter; this makes
-    # them matter.
-    with torch.no_grad():
-        for name, weight in unet.named_parameters():
-            if "attn2" in name and name.endswith(".weight"):
-                weight.mul_(3)
-    vae = AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(8, 16, 16),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=8,
-        sample_size=4 * side,
-        scaling_factor=1.0,
-    )
-    scheduler = DDIMScheduler(
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
+    heed_prompts(unet)
     pipe = StableDiffusionPipeline(
-        vae=vae,
+        vae=tiny_vae(side),
         text_encoder=CLIPTextModel(text),
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=scheduler,
+        scheduler=tiny_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
     pipe.save_pretrained(folder, safe_serialization=True)
     (folder / "vocabulary.json").write_text(json.dumps(TINY_VOCABULARY))
+    return folder
+
+
+def build_tiny_xl(folder: Path, seed: int = 0, side: int = 8, zeros: bool = True) -> Path:
+    """The same in the parts of Stable Diffusion XL, with text encoders 32 and 48 wide."""
+    torch.manual_seed(seed)
+    tokenizer, tokenizer_2 = tiny_tokenizer(), tiny_tokenizer()
+    tokenizer_2.pad_token = "!"  # as the published models have it
+    first, second = (
+        tiny_text_config(tokenizer, width=32, projection=32),
+        tiny_text_config(tokenizer_2, width=48, projection=24),
+    )
+    unet = UNet2DConditionModel(
+        sample_size=side,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        transformer_layers_per_block=(1, 2),
+        cross_attention_dim=32 + 48,
+        attention_head_dim=(2, 4),
+        norm_num_groups=8,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=24 + 6 * 8,
+    )
+    heed_prompts(unet)
+    pipe = StableDiffusionXLPipeline(
+        vae=tiny_vae(side, force_upcast=True),
+        text_encoder=CLIPTextModel(first),
+        text_encoder_2=CLIPTextModelWithProjection(second),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer_2,
+        unet=unet,
+        scheduler=tiny_scheduler(),
+        force_zeros_for_empty_prompt=zeros,
+    )
+    pipe.save_pretrained(folder, safe_serialization=True)
+    (folder / "vocabulary.json").write_text(json.dumps(TINY_VOCABULARY))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Path of the tiny model in the parts of Stable Diffusion XL, with judges of its own."""
+    folder = build_tiny_xl(tmp_path_factory.mktemp("tiny_xl"))
+    build_tiny_judges(folder / "judges")
     return folder
 
 

@@ -246,8 +246,8 @@ def test_a_hub_model_that_is_not_there_says_how_it_is_fetched(hub: Path):
 
 
 def test_a_snapshot_of_another_architecture_is_refused_before_anything_is_fetched(hub: Path, tiny_sd: Path):
-    customer_models.index(_class_name="StableDiffusionXLPipeline")(cached(hub, tiny_sd))
-    with pytest.raises(CoreError, match="Stable Diffusion XL"):
+    customer_models.index(_class_name="StableDiffusion3Pipeline")(cached(hub, tiny_sd))
+    with pytest.raises(CoreError, match="Stable Diffusion 3"):
         load_model("org/sd")
 
 

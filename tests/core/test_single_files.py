@@ -15,7 +15,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from typer.testing import CliRunner
 
 from expunge.client.cli import app
@@ -152,6 +152,11 @@ def networks(architecture: str) -> dict[str, torch.nn.Module]:
             "unet": UNet2DConditionModel.from_config(files["unet/config.json"]),
             "vae": AutoencoderKL.from_config(files["vae/config.json"]),
             "text_encoder": CLIPTextModel(CLIPTextConfig(**files["text_encoder/config.json"])),
+            **{
+                part: CLIPTextModelWithProjection(CLIPTextConfig(**files[f"{part}/config.json"]))
+                for part in ("text_encoder_2",)
+                if f"{part}/config.json" in files
+            },
         }
 
 
@@ -159,7 +164,7 @@ def header_of(architecture: str) -> dict[str, Entry]:
     """A published checkpoint's tensors, as its header describes them; of 2.x with the layer that is left
     out.
     """
-    second = architecture != published.SD1
+    second = architecture in (published.SD2_512, published.SD2_768)
     states = {part: dict(network.state_dict()) for part, network in networks(architecture).items()}
     if second:
         text = states["text_encoder"]
@@ -173,12 +178,17 @@ def header_of(architecture: str) -> dict[str, Entry]:
     }
 
 
-@pytest.mark.parametrize("architecture", [published.SD1, published.SD2_512, published.SD2_768])
+@pytest.mark.parametrize(
+    "architecture", [published.SD1, published.SD2_512, published.SD2_768, published.XL_BASE]
+)
 def test_a_published_checkpoint_is_known_and_every_tensor_finds_its_place(architecture: str):
     tensors, said = header_of(architecture), {"modelspec.architecture": architecture}
-    found = Container(Path("model.safetensors"), tensors, {} if architecture == published.SD1 else said)
+    is_told = architecture in (published.SD1, published.XL_BASE)  # by its tensors
+    found = Container(Path("model.safetensors"), tensors, {} if is_told else said)
     assert single_files.architecture_of(found) == architecture
-    layers = published.files_of(architecture)["text_encoder/config.json"]["num_hidden_layers"]
+    files = published.files_of(architecture)
+    config = files.get("text_encoder_2/config.json", files["text_encoder/config.json"])
+    layers = config["num_hidden_layers"]
     laid = single_files.laid_out(found, layers)
     for part, network in networks(architecture).items():
         state = network.state_dict()
@@ -195,14 +205,22 @@ def test_queries_keys_and_values_of_openclip_are_thirds_of_its_matrix():
     assert begins == [100, 100 + 2 * 1024 * 1024, 100 + 4 * 1024 * 1024]
 
 
-def test_a_model_that_predicts_v_says_so_by_a_tensor():
+@pytest.mark.parametrize("architecture", [published.SD1, published.XL_BASE])
+def test_a_model_that_predicts_v_says_so_by_a_tensor(architecture: str):
     tensors = {"v_pred": Entry("F32", (0,), 0, 0), "ztsnr": Entry("F32", (0,), 0, 0)}
-    files = dict(single_files.small_files(Container(Path("x"), tensors, {}), published.SD1))
+    files = dict(single_files.small_files(Container(Path("x"), tensors, {}), architecture))
     scheduler = json.loads(files["scheduler/scheduler_config.json"])
     assert (scheduler["prediction_type"], scheduler["rescale_betas_zero_snr"]) == ("v_prediction", True)
 
 
-@pytest.mark.parametrize("architecture", [published.SD1, published.SD2_768])
+def test_what_is_fused_of_such_a_model_says_so_too():
+    assert fused.marks_of({"prediction_type": "epsilon", "rescale_betas_zero_snr": True}) == {}
+    assert list(fused.marks_of({"prediction_type": "v_prediction"})) == ["v_pred"]
+    both = fused.marks_of({"prediction_type": "v_prediction", "rescale_betas_zero_snr": True})
+    assert list(both) == ["v_pred", "ztsnr"]
+
+
+@pytest.mark.parametrize("architecture", [published.SD1, published.SD2_768, published.XL_BASE])
 def test_the_small_files_make_a_layout_that_loads_and_clips_own_tokens(architecture: str, tmp_path: Path):
     for name, text in single_files.small_files(Container(Path("x"), {}, {}), architecture):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -220,7 +238,10 @@ def test_the_small_files_make_a_layout_that_loads_and_clips_own_tokens(architect
     ):
         ids = ours(text, truncation=True, max_length=77).input_ids
         assert ids == [49406, *theirs.encode(text), 49407]
-    assert ours.pad_token_id == (49407 if architecture == published.SD1 else 0)
+    assert ours.pad_token_id == (0 if architecture == published.SD2_768 else 49407)
+    if architecture == published.XL_BASE:
+        second = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer_2")
+        assert (second.pad_token_id, second.get_vocab()) == (0, ours.get_vocab())
 
 
 def changed(tensors: dict[str, Entry], **more: Any) -> dict[str, Entry]:
@@ -233,6 +254,16 @@ REFUSED: dict[str, tuple[dict[str, Entry], str]] = {
     "LoRA": ({"lora_unet_mid_block.alpha": ONE}, "POST /artifacts"),
     "LoRA of diffusers": ({"unet.mid_block.to_q.lora_A.weight": ONE}, "POST /artifacts"),
     "SDXL": ({"conditioner.embedders.0.transformer.x": ONE, IN: ONE}, "Stable Diffusion XL"),
+    "the refiner of SDXL": ({"conditioner.embedders.0.model.x": ONE, IN: ONE}, "refiner"),
+    "an SDXL of other sizes": (
+        {
+            IN: ONE,
+            "first_stage_model.x": ONE,
+            "conditioner.embedders.0.transformer.text_model.x": ONE,
+            "conditioner.embedders.1.model.x": ONE,
+        },
+        "never published",
+    ),
     "SD 3": ({"model.diffusion_model.joint_blocks.0.x": ONE}, "Stable Diffusion 3"),
     "FLUX": ({"double_blocks.0.img_attn.qkv.weight": ONE}, "FLUX"),
     "FLUX with its other parts": ({"model.diffusion_model.double_blocks.0.x": ONE}, "FLUX"),

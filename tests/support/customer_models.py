@@ -97,22 +97,37 @@ def shard(folder: Path) -> None:
 
 
 SPOILT: dict[str, tuple[Callable[[Path], None], str, tuple[str, ...]]] = {
-    "Stable Diffusion XL": (
+    "Stable Diffusion XL without its second text encoder": (
         index(_class_name="StableDiffusionXLPipeline"),
-        "model_not_supported",
-        ("Stable Diffusion XL", "1.x and 2.x"),
+        "model_incomplete",
+        ("text_encoder_2/ is missing", "tokenizer_2/ is missing"),
     ),
-    "Stable Diffusion XL by its parts": (
+    "the refiner of Stable Diffusion XL": (
+        index(_class_name="StableDiffusionXLImg2ImgPipeline", text_encoder=[None, None]),
+        "model_not_supported",
+        ("refiner", "base model"),
+    ),
+    "inpainting with Stable Diffusion XL": (
+        index(_class_name="StableDiffusionXLInpaintPipeline"),
+        "model_not_supported",
+        ("inpainting",),
+    ),
+    "the U-Net of a Stable Diffusion XL": (
         unet(addition_embed_type="text_time"),
         "model_not_supported",
-        ("Stable Diffusion XL",),
+        ("Stable Diffusion XL", "different models"),
+    ),
+    "a U-Net that asks for images": (
+        unet(addition_embed_type="image"),
+        "model_not_supported",
+        ("addition_embed_type image",),
     ),
     "Stable Diffusion 3": (
         index(_class_name="StableDiffusion3Pipeline"),
         "model_not_supported",
         ("Stable Diffusion 3",),
     ),
-    "FLUX": (index(_class_name="FluxPipeline"), "model_not_supported", ("FLUX", "1.x and 2.x")),
+    "FLUX": (index(_class_name="FluxPipeline"), "model_not_supported", ("FLUX", "1.x, 2.x and XL")),
     "another pipeline": (index(_class_name="AudioLDMPipeline"), "model_not_supported", ("AudioLDMPipeline",)),
     "inpainting": (
         index(_class_name="StableDiffusionInpaintPipeline"),

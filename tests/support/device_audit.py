@@ -19,7 +19,6 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 from expunge.core.models import Denoiser, load_model, masks
-from expunge.core.models.stable_diffusion import StableDiffusion
 
 DEVICE = torch.device("cuda:0")
 STAND_IN = {torch.bool: True, torch.int64: 0, torch.int32: 0}
@@ -99,16 +98,17 @@ def no_gradients(outputs: Any, inputs: Sequence[Tensor], *_: Any, **__: Any) -> 
 @contextmanager
 def accelerator(path: Path, dtype: str = "bfloat16") -> Iterator[Denoiser]:
     """Inside, a model on cuda:0, of which all work is checked."""
-    pipe, mode = load_model(path, "cpu", dtype).pipe, Accelerator()
+    loaded, mode = load_model(path, "cpu", dtype), Accelerator()
+    kind, pipe, parts = type(loaded), loaded.pipe, loaded.parts
     with ExitStack() as stack:
         stack.enter_context(patch.object(torch.autograd, "grad", no_gradients))
         stack.enter_context(patch.object(Tensor, "backward", no_backward))
         stack.enter_context(patch.object(nn.Module, "_apply", applied))
         stack.enter_context(patch.object(masks, "Generator", mode.generator))
         stack.enter_context(mode)
-        for part in (pipe.unet, pipe.vae, pipe.text_encoder):
-            part.to(DEVICE)
-        yield StableDiffusion(pipe, path, str(path))
+        for part in parts:
+            getattr(pipe, part).to(DEVICE)
+        yield kind(pipe, path, str(path))
 
 
 class Shelf:

@@ -17,6 +17,7 @@ class AdvUnlearnSpec(LatentsSpec):
         "Zhang et al., NeurIPS 2024"
     )
     delta = "text_encoder_lora"
+    architectures = ("stable_diffusion",)  # of two encoders either alone leaves the concept in the other
 
     name: Literal["adv_unlearn"] = "adv_unlearn"
     eta: float = Field(

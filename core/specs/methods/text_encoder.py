@@ -15,6 +15,7 @@ class TextEncoderSpec(TrainSpec):
 
     citation = "the naive text-encoder loss, Eq. 2 of Bui et al., ICLR 2025, with the frozen encoder's target"
     delta = "text_encoder_lora"
+    architectures = ("stable_diffusion",)  # of two encoders either alone leaves the concept in the other
 
     name: Literal["text_encoder"] = "text_encoder"
     batch_size: int = Field(default=8, ge=1, le=64, description="Prompts per step.")
