@@ -10,6 +10,7 @@ import pytest
 from expunge.store import db, workers
 from expunge.store.workers import WorkerReport
 from expunge.worker.self_test import problem_of
+from tests.core.conftest import build_tiny_xl
 from tests.support import customer_models
 from tests.support.service import Tenant, errors, make_settings, serve
 
@@ -92,6 +93,24 @@ def test_a_brought_model_is_taken_and_its_untried_defaults_are_noted(
     assert answer.status_code == 202
     assert any("untested" in note for note in answer.json()["notes"])
     assert not any("untested" in note for note in post(tenant).json()["notes"])
+
+
+def test_a_method_that_does_not_work_on_the_models_architecture_is_refused_before_a_job_is_taken(
+    serving: Callable[..., Tenant], tmp_path: Path
+):
+    tenant = serving(mine=str(build_tiny_xl(tmp_path / "mine")))
+    told = {m["id"]: m for m in tenant.http().get("/models").json()["items"]}["mine"]
+    assert told["architecture"] == "Stable Diffusion XL"
+    assert {"uce", "age", "prune"} <= set(told["methods"])
+    for method in ("text_encoder", "adv_unlearn"):
+        assert method not in told["methods"]
+        for url in ("/jobs/erase", "/jobs/erase?dry_run=true"):
+            body = {"concepts": ["church"], "method": method, "model": "mine"}
+            answer = tenant.http().post(url, json=body)
+            assert answer.status_code == 422
+            assert "works on stable_diffusion, not on stable_diffusion_xl" in errors(answer)["method"]
+    assert tenant.count() == 0
+    assert post(tenant, model="mine").status_code == 202
 
 
 @pytest.mark.parametrize(
