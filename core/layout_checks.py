@@ -78,7 +78,10 @@ SCHEDULERS = (
 """Those of diffusers over the same noise by betas that draw pictures from it, without the 'Scheduler' at
 their names' ends.
 """
-ASKS_MORE = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
+ASKS_MORE = (
+    *("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type"),
+    "time_cond_proj_dim",  # the guidance that a consistency model was distilled with
+)
 
 
 def refuse(code: str, message: str) -> CoreError:

@@ -23,8 +23,7 @@ from expunge.core.evaluation.judges import load_classifier
 from expunge.core.models import Denoiser, load_model
 from expunge.core.models.folders import BUNDLED
 from expunge.core.models.loading import fitting
-from expunge.core.models.pipelines import load_pipeline
-from expunge.core.models.stable_diffusion import StableDiffusion
+from expunge.core.models.stable_diffusion import StableDiffusion, load_pipeline
 from expunge.core.models.vocabulary import article
 from expunge.core.sources import fetch
 from recipes import data, unet

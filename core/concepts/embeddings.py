@@ -1,5 +1,5 @@
-"""What a text encoder makes of many words: their EOS states, in batches, kept in memory and (for large
-spaces) on disk.
+"""What a text encoder makes of many words: one vector each, in batches, kept in memory and (for large spaces)
+on disk.
 """
 
 import hashlib
@@ -45,16 +45,17 @@ def name_states(model: Denoiser, name: str, length: int) -> Tensor:
 
 
 def encode(model: Denoiser, words: Sequence[str], callback: Callback) -> Tensor:
-    """EOS states of "a photo of a {word}" ("a picture in {word} style") in the base model's text encoder, (n,
-    D).
+    """Vectors of "a photo of a {word}" ("a picture in {word} style") in the base model's text encoder, (n,
+    D): the EOS state or, where the architecture has one, the pooled vector, which is trained to be compared.
     """
     clock, out = Clock(len(words)), []
     for i in range(0, len(words), BATCH):
         prompts = [phrase(model, w) for w in words[i : i + BATCH]]
         lengths = [len(ids) for ids in model.text.token_ids(prompts)]
         with model.frozen():
-            states = encode_once(model, prompts).states
-        out.append(states[torch.arange(len(prompts)), torch.tensor(lengths) - 1].float())
+            text = encode_once(model, prompts)
+        last = text.states[torch.arange(len(prompts)), torch.tensor(lengths) - 1]
+        out.append((last if text.pooled is None else text.pooled).float())
         done = min(i + BATCH, len(words))
         if len(words) > LARGE:
             callback(
@@ -70,7 +71,7 @@ def encode(model: Denoiser, words: Sequence[str], callback: Callback) -> Tensor:
 
 
 def eos_states(model: Denoiser, words: Sequence[str], callback: Callback = ignore) -> Tensor:
-    """The words' EOS states, (n, D); each word is encoded once, and a large space is read from the model's
+    """The words' vectors, (n, D); each word is encoded once, and a large space is read from the model's
     cache folder where it has one.
     """
     new = [w for w in dict.fromkeys(words) if w not in model.eos]

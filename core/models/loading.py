@@ -21,8 +21,7 @@ def load_model(
     see `fitting`. Raises: CoreError where the model cannot be used, or is not the one it is pinned to.
     """
     # Here, as diffusers, transformers and peft take three times as long to import as torch does
-    from expunge.core.models.pipelines import load_pipeline
-    from expunge.core.models.stable_diffusion import StableDiffusion
+    from expunge.core.models.stable_diffusion import StableDiffusion, load_pipeline
     from expunge.core.models.stable_diffusion_xl import StableDiffusionXL
 
     layout, pinned = sources.fetch(source), sources.parse(source).digest

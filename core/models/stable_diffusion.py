@@ -19,6 +19,7 @@ from expunge.core.models import cross_attention, lora_factors
 from expunge.core.models.adapters import ADAPTER, Adapters
 from expunge.core.models.clip_text import ClipText
 from expunge.core.models.folders import digest_of, earlier_digests
+from expunge.core.models.pipelines import load_pipeline
 from expunge.core.models.scaling import gradients
 from expunge.core.models.schedule import Sampler, Schedule, ddim_of
 from expunge.core.models.text import Text
@@ -26,6 +27,8 @@ from expunge.core.models.vocabulary import load_vocabulary
 from expunge.core.models.word_embeddings import Word
 from expunge.core.progress import Callback, Clock, ignore
 from expunge.core.specs import Concept
+
+__all__ = ["StableDiffusion", "load_pipeline"]
 
 DECODED = 16  # latents decoded at once
 

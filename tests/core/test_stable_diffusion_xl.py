@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from expunge.core import published, single_files, sources
 from expunge.core.attacks import attempt
+from expunge.core.concepts.embeddings import eos_states
 from expunge.core.delivery.convert import Format, convert
 from expunge.core.delta_format.check import check_delta
 from expunge.core.erasure import erase
@@ -97,6 +98,12 @@ def test_what_is_said_in_a_prompt_stands_as_its_tokens_would(tiny_xl: Path):
     torch.testing.assert_close(found.states, wanted.states)
     torch.testing.assert_close(found.pooled, wanted.pooled)
     assert not torch.allclose(found.pooled, model.encode(["a dog"]).pooled)
+
+
+def test_words_are_compared_by_the_pooled_vector(tiny_xl: Path):
+    model = load_model(tiny_xl)
+    found = eos_states(model, ["church", "dog"])
+    assert torch.equal(found, model.encode(["a photo of a church", "a photo of a dog"]).pooled)
 
 
 def test_two_tokenizers_of_different_tokens_are_refused(tiny_xl: Path, tmp_path: Path):

@@ -99,7 +99,9 @@ def test_f5_a_frozen_worker_that_wakes_up_can_write_nothing(fleet, finished):
 def test_f15_each_of_fifty_jobs_is_claimed_once_by_eight_workers_at_a_barrier(fleet, finished):
     """F15: eight threads that try to run every job, in the same order."""
     ids, barrier = [fleet.post(steps=1) for _ in range(50)], threading.Barrier(8)
-    settings = fleet.settings.model_copy(update={"runner": "tests.support.step_runner:run"})
+    # No thread may lose its lease because the others had the processor
+    changes = {"runner": "tests.support.step_runner:run", "lease_seconds": 60}
+    settings = fleet.settings.model_copy(update=changes)
     fleet.fault("fifty jobs raced for")
 
     def worker() -> list[uuid.UUID]:

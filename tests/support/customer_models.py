@@ -117,6 +117,11 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str, tuple[str, ...]]] = {
         "model_not_supported",
         ("Stable Diffusion XL", "different models"),
     ),
+    "a U-Net that asks for its guidance": (
+        unet(time_cond_proj_dim=256),
+        "model_not_supported",
+        ("time_cond_proj_dim 256",),
+    ),
     "a U-Net that asks for images": (
         unet(addition_embed_type="image"),
         "model_not_supported",
