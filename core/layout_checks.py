@@ -94,7 +94,7 @@ def check_pipeline(index: Mapping[str, Any]) -> str:
     """
     has_second = any(index.get("text_encoder_2") or [])
     name = index.get("_class_name", XL if has_second else SD)
-    if name not in TAKEN:
+    if not isinstance(name, str) or name not in TAKEN:
         name = str(name[-1] if isinstance(name, list) and name else name)[:100]
         what = next(
             (what for begin, what in OTHERS if name.startswith(begin)), "a model of another architecture"

@@ -133,6 +133,11 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str, tuple[str, ...]]] = {
         ("Stable Diffusion 3",),
     ),
     "FLUX": (index(_class_name="FluxPipeline"), "model_not_supported", ("FLUX", "1.x, 2.x and XL")),
+    "a pipeline that is named by a list": (
+        index(_class_name=["diffusers", "KolorsPipeline"]),
+        "model_not_supported",
+        ("Kolors",),
+    ),
     "another pipeline": (index(_class_name="AudioLDMPipeline"), "model_not_supported", ("AudioLDMPipeline",)),
     "inpainting": (
         index(_class_name="StableDiffusionInpaintPipeline"),
