@@ -94,14 +94,20 @@ def joined(rows: Sequence[Row]) -> tuple[str, str]:
 
 
 def together_table(runs: Runs, methods: Sequence[str], group: str) -> str:
-    """A line for each method that erased several concepts in one job, by the closed set."""
+    """A line for each method that erased several concepts in one job; the last is the base model."""
+    kept = ("psr1_in", "psr1_out", "psr1_far")
     lines = [
-        "| method | ESR-1 | ESR-5 | PSR-1 / base | harmonic mean | U-Net evaluations |",
-        "|" + "---|" * 6,
+        "| method | ESR-1 | ESR-1, words no method trains on | PSR-1, near, in training"
+        " | near, kept out of it | far | style kept | PSR-1 / base | harmonic mean | U-Net evaluations |",
+        "|" + "---|" * 10,
     ]
     for method in methods:
         rows = rows_of(runs, method, [group])
         if rows:
-            cells = [pooled(rows, "esr1"), pooled(rows, "esr5"), *joined(rows)]
-            lines.append(f"| {method} | {' | '.join(cells)} | {rows[0]['unet_evaluations']} |")
+            shares = [pooled(rows, name) for name in ("esr1", "esr1_unseen", *kept, "style_kept")]
+            cells = [*shares, *joined(rows), str(rows[0]["unet_evaluations"])]
+            lines.append(f"| {method} | {' | '.join(cells)} |")
+    rows = rows_of(runs, methods[0], [group])  # the base model is the same under every method
+    base = [pooled(rows, f"{name}_base") for name in ("esr1", *kept)]
+    lines.append(f"| (base model) | {base[0]} | | {' | '.join(base[1:])} | | 100.0 | | |")
     return "\n".join(lines)

@@ -56,6 +56,14 @@ def main() -> None:
     before, _, behind = page.partition(SO_FAR)
     page = f"{before}{SO_FAR}{', '.join(done)}**{behind.partition('**')[2]}"
 
+    # Five at once, the best last
+    five = " + ".join(methods.FIVE)
+
+    def together(name: str) -> float:
+        return float(method_tables.joined([unheld[f"{name}/{five}"]])[-1])
+
+    page = refreshed(page, method_tables.together_table(unheld, sorted(every, key=together), five))
+
     # Under attack, and what the papers claim
     for attack in attacks.specs_of():
         page = refreshed(page, attacks.by_method(attacked, attack, attacks.ROWS, attacks.CONCEPTS))

@@ -146,6 +146,8 @@ def check_unet(unet: Mapping[str, Any], vae: Mapping[str, Any], is_xl: bool) -> 
     name = unet.get("_class_name", CLASSES["unet"])
     if name != CLASSES["unet"]:
         raise refuse("model_not_supported", f"its U-Net is a {str(name)[:100]}: {LOADS}")
+
+    # It takes what the VAE gives …
     taken, latent = unet.get("in_channels", 4), vae.get("latent_channels", 4)
     if taken != latent:
         what = CHANNELS.get(taken, OTHER_KIND) if isinstance(taken, int) else OTHER_KIND
@@ -153,6 +155,8 @@ def check_unet(unet: Mapping[str, Any], vae: Mapping[str, Any], is_xl: bool) -> 
             "model_not_supported",
             f"it is {what}: its U-Net takes {taken} channels, where latents have {latent}: {LOADS}",
         )
+
+    # … and a text, …
     more = {key: unet[key] for key in ASKS_MORE if unet.get(key) is not None}
     asked = more.pop("addition_embed_type", None)
     if asked == "text_time" and not is_xl:
@@ -169,6 +173,8 @@ def check_unet(unet: Mapping[str, Any], vae: Mapping[str, Any], is_xl: bool) -> 
             "model_not_supported",
             f"it is {OTHER_KIND}: its U-Net asks for more than a text ({named[:100]}): {LOADS}",
         )
+
+    # … and gives what the VAE takes, square.
     if unet.get("out_channels", 4) != latent:
         raise refuse(
             "model_not_supported",

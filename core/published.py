@@ -52,6 +52,7 @@ def files_of_xl() -> Files:
             "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
             "tokenizer_2": ["transformers", "CLIPTokenizer"],
         },
+        # As of 2.x, with a level less and what stands beside the text
         "unet/config.json": unet(True, 128)
         | {
             "addition_embed_type": "text_time",

@@ -296,6 +296,8 @@ def laid_out(found: Container, layers: int) -> Laid:
     for name, entry in unet.items():
         if (new := names.unet_name(name, blocks)) is not None:
             out["unet"][new] = whole(entry)
+
+    # CompVis has the attention of a VAE as 1 x 1 convolutions
     vae = under(own, names.VAE)
     depth = 1 + max((int(i) for name in vae for i in re.findall(r"^decoder\.up\.(\d+)", name)), default=0)
     for name, entry in vae.items():
@@ -303,6 +305,8 @@ def laid_out(found: Container, layers: int) -> Laid:
         is_matrix = ".mid.attn_1." in f".{name}" and len(entry.shape) == 4
         shape = entry.shape[:2] if is_matrix else entry.shape
         out["vae"][new] = Piece(entry.dtype, shape, entry.start, entry.end)
+
+    # Of two text encoders the second is OpenCLIP's
     second, (theirs, ours) = under(own, names.XL_OPEN_CLIP), names.PROJECTION
     if second:
         first = under(own, names.XL_CLIP)
