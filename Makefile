@@ -5,9 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Passive waiting keeps torch's threads from spinning when cores are few and shared.
 export OMP_WAIT_POLICY ?= passive
-# Processes that run tests side by side, each with one thread of torch and servers of its own: one more than
-# there are cores, as tests of the service wait for a fifth of their time.
-JOBS ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
+# Processes that run tests side by side, each with one thread of torch and servers of its own.
+JOBS ?= logical
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal --durations 10
 
 .DEFAULT_GOAL := help

@@ -35,6 +35,9 @@ class Gaussians:
     def encode(self, texts: list[str]) -> Text:
         return Text(torch.tensor([[[float(len(text))]] for text in texts]))
 
+    def unconditional(self) -> Text:
+        return self.encode([""])
+
     def predict_guided(self, z, t, text, empty, guidance):  # noqa: ARG002
         a, m = self.schedule.level(t), text.states.unsqueeze(-1)
         noise = (1 - a).sqrt() * (z - a.sqrt() * m)  # -sqrt(1 - a) times the score of N(sqrt(a) m, 1)
