@@ -6,7 +6,7 @@ from functools import lru_cache
 from expunge.api import suggestions
 from expunge.api.problems import invalid
 from expunge.api.services import Services
-from expunge.core.layout_checks import FAMILIES
+from expunge.core.layout_checks import family_of
 from expunge.core.sources import Checked, check
 from expunge.core.specs import METHODS
 from expunge.store import workers
@@ -46,17 +46,12 @@ def availability(services: Services, id_: str) -> tuple[Checked, bool | None, st
     return here, None, None
 
 
-def architecture_of(here: Checked) -> str | None:
-    """The model's architecture as methods name it; None where this host cannot tell."""
-    return None if here.architecture is None else FAMILIES.get(here.architecture, "stable_diffusion")
-
-
 def methods_for(here: Checked) -> list[str] | None:
     """The methods that work on a model; None where this host cannot tell."""
-    architecture = architecture_of(here)
-    if architecture is None:
+    if here.architecture is None:
         return None
-    return [name for name, method in METHODS.items() if method.refusal(architecture) is None]
+    family = family_of(here.architecture)
+    return [name for name, method in METHODS.items() if method.refusal(family) is None]
 
 
 def check_method(services: Services, model: str, method: str) -> None:
@@ -65,10 +60,13 @@ def check_method(services: Services, model: str, method: str) -> None:
 
     Raises: Problem `invalid_request`.
     """
-    fitting = methods_for(check_files(services, model))
-    if fitting is not None and method not in fitting:
-        why = METHODS[method].refusal(str(architecture_of(check_files(services, model))))
-        raise invalid("method", f"'{method}' {why}, which '{model}' is", f"use one of {', '.join(fitting)}")
+    here = check_files(services, model)
+    if here.architecture is None:
+        return
+    why = METHODS[method].refusal(family_of(here.architecture))
+    if why is not None:
+        remedy = f"use one of {', '.join(methods_for(here) or [])}"
+        raise invalid("method", f"'{method}' {why}, which '{model}' is", remedy)
 
 
 def check_model(services: Services, model: str, field: str = "model") -> None:

@@ -22,8 +22,6 @@ TAKEN = {SD: SD, "StableDiffusionImg2ImgPipeline": SD, XL: XL, "StableDiffusionX
 """Pipelines whose parts load, and the one that draws from a text with them."""
 ARCHITECTURES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x"}  # by the width of the text states
 ARCHITECTURE_XL = "Stable Diffusion XL"
-FAMILIES = {ARCHITECTURE_XL: "stable_diffusion_xl"}
-"""Files of core/models by the architectures that they are for; of the others it is stable_diffusion."""
 # Beginnings of pipelines' class names
 OTHERS = (
     ("StableDiffusionXLInpaint", "an inpainting model"),
@@ -88,6 +86,11 @@ def refuse(code: str, message: str) -> CoreError:
     return CoreError(code, message, field="model")
 
 
+def family_of(architecture: str) -> str:
+    """The file of core/models that drives an architecture, which methods name as theirs."""
+    return "stable_diffusion_xl" if architecture == ARCHITECTURE_XL else "stable_diffusion"
+
+
 def check_pipeline(index: Mapping[str, Any]) -> str:
     """The pipeline that draws from a text with these parts; another one is refused by its name. Where the
     index does not say its class, the parts are asked.
@@ -129,7 +132,8 @@ def check_parts(index: Mapping[str, Any], configs: Mapping[Part, Mapping[str, An
         if name != wanted:
             remedy = f"{LOADS}, whose {part} is {wanted}"
             raise refuse("model_not_supported", f"{INDEX} has {name} for {part}: {remedy}")
-    check_unet(configs["unet"], configs["vae"], is_xl := "text_encoder_2" in configs)
+    is_xl = "text_encoder_2" in configs
+    check_unet(configs["unet"], configs["vae"], is_xl)
     if is_xl:
         return check_parts_xl(configs)
 

@@ -74,7 +74,7 @@ def run_erase(
 
     # 1. Load the base model, and the erasures that this one stands on.
     model = run.load()
-    check_fits(model, spec.method)
+    check_fits(model, spec.method)  # before words are learned
     warn_of_long_texts(model, spec.concepts, spec.preserve, callback)
     part = stack.read(Path(base)) if base is not None else None
 
@@ -196,7 +196,6 @@ def run_hide(
 
     # 1. Load the base model.
     model = run.load()
-    check_fits(model, spec.method)
     warn_of_long_texts(model, spec.concepts, spec.preserve, callback)
 
     # 2. Hide.

@@ -187,12 +187,11 @@ def lay_out(found: Container, architecture: str, folder: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
     made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}.partial-"))
     try:
-        for name, text in small_files(found, architecture):
+        small = dict(small_files(found, architecture))
+        for name, text in small.items():
             (made / name).parent.mkdir(parents=True, exist_ok=True)
             (made / name).write_text(text, encoding="utf-8")
-        config = next(made / name for name in (TEXT_CONFIG_2, TEXT_CONFIG) if (made / name).exists())
-        layers = json.loads(config.read_text(encoding="utf-8"))["num_hidden_layers"]
-        for part, pieces in laid_out(found, layers).items():
+        for part, pieces in laid_out(found, layers_in(small)).items():
             stem = "model" if part.startswith("text_encoder") else "diffusion_pytorch_model"
             write(found.path, made / part / f"{stem}{SUFFIX}", pieces)
         try:
@@ -243,8 +242,7 @@ def own_files(found: Container) -> dict[str, str]:
     name = found.path.name
     try:
         files = json.loads(found.metadata[FOLDER_KEY])
-        config = TEXT_CONFIG_2 if TEXT_CONFIG_2 in files else TEXT_CONFIG
-        layers = json.loads(files[config])["num_hidden_layers"]
+        layers = layers_in(files)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise refuse(
             f"'{name}' has metadata {FOLDER_KEY} without a model's {TEXT_CONFIG}", "model_broken"
@@ -258,6 +256,13 @@ def own_files(found: Container) -> dict[str, str]:
     if type(layers) is not int:
         raise refuse(f"'{name}' has num_hidden_layers {str(layers)[:100]} in {TEXT_CONFIG}", "model_broken")
     return dict(files)
+
+
+def layers_in(files: Mapping[str, str]) -> int:
+    """Of the text encoder, by the small files of a folder; where there are two, of the second, OpenCLIP's."""
+    name = TEXT_CONFIG_2 if TEXT_CONFIG_2 in files else TEXT_CONFIG
+    layers: int = json.loads(files[name])["num_hidden_layers"]
+    return layers
 
 
 def tokenizer_files() -> Iterator[tuple[str, str]]:
@@ -313,8 +318,8 @@ def laid_out(found: Container, layers: int) -> Laid:
         out["text_encoder"] = {f"text_model.{name}": whole(entry) for name, entry in first.items()}
         pieces = open_clip_pieces(second, layers)
         out["text_encoder_2"] = {f"text_model.{name}": piece for name, piece in pieces.items()}
-        if ours in second:
-            matrix = second[ours]
+        matrix = second.get(ours)
+        if matrix is not None and len(matrix.shape) == 2:
             turned = Piece(matrix.dtype, matrix.shape[::-1], matrix.start, matrix.end, turned=True)
             out["text_encoder_2"][theirs] = turned
         return out
@@ -367,11 +372,12 @@ def write(source: Path, file: Path, pieces: Mapping[str, Piece]) -> None:
     with source.open("rb") as read:
 
         def content(name: str) -> Iterator[bytes]:
+            parts = copied(name)
+            return iter([transposed(b"".join(parts), pieces[name].shape)]) if pieces[name].turned else parts
+
+        def copied(name: str) -> Iterator[bytes]:
             read.seek(pieces[name].start)
             left = described[name].size
-            if pieces[name].turned:
-                yield transposed(read.read(left), pieces[name].shape)
-                return
             while left:
                 part = read.read(min(left, COPIED))
                 if not part:

@@ -51,11 +51,13 @@ def encode(model: Denoiser, words: Sequence[str], callback: Callback) -> Tensor:
     clock, out = Clock(len(words)), []
     for i in range(0, len(words), BATCH):
         prompts = [phrase(model, w) for w in words[i : i + BATCH]]
-        lengths = [len(ids) for ids in model.text.token_ids(prompts)]
         with model.frozen():
             text = encode_once(model, prompts)
-        last = text.states[torch.arange(len(prompts)), torch.tensor(lengths) - 1]
-        out.append((last if text.pooled is None else text.pooled).float())
+        if text.pooled is None:
+            lengths = torch.tensor([len(ids) for ids in model.text.token_ids(prompts)])
+            out.append(text.states[torch.arange(len(prompts)), lengths - 1].float())
+        else:
+            out.append(text.pooled)
         done = min(i + BATCH, len(words))
         if len(words) > LARGE:
             callback(

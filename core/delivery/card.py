@@ -73,7 +73,7 @@ UNCHECKED = (
     " pictures must be screened, pass `safety_checker` and `feature_extractor` to `from_pretrained`, or"
     " screen them elsewhere."
 )
-UNSCREENED = "Where pictures must be screened, screen them behind it."
+UNSCREENED = "Where pictures must be screened, screen what it draws."
 
 
 def method_name(spec: EraseSpec) -> str:

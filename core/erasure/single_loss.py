@@ -55,7 +55,7 @@ class SingleLoss(Method[S]):
             None if name is None else run.target_texts(c, name)
             for c, name in zip(run.concepts, self.target_names, strict=True)
         ]
-        self.empty = run.texts([""])
+        self.empty = run.model.unconditional()
         self.kept = run.texts(run.preserve or [""])
         self.keys = [f"erase/{i}" for i in range(len(run.concepts))]
         self.prefill()

@@ -47,7 +47,10 @@ class StableDiffusionXL(StableDiffusion):
     def unconditional(self) -> Text:
         """Zeros, where the model was taught that no prompt is zeros; else the empty prompt."""
         empty = self.encode([""])
-        return empty.each(torch.zeros_like) if self.pipe.config.force_zeros_for_empty_prompt else empty
+        if not self.pipe.config.force_zeros_for_empty_prompt:
+            return empty
+        assert empty.pooled is not None
+        return Text(torch.zeros_like(empty.states), torch.zeros_like(empty.pooled))
 
     def conditions(self, text: Text) -> dict[str, Any]:
         assert text.pooled is not None

@@ -22,7 +22,7 @@ from expunge.client.cli import app
 from expunge.core import layouts, published, single_files, sources
 from expunge.core.delivery import card, fused, single_file
 from expunge.core.delta_format.check import check_delta
-from expunge.core.delta_format.container import Container, Entry
+from expunge.core.delta_format.container import Container, Entry, read_container
 from expunge.core.erasure import erase
 from expunge.core.errors import CoreError
 from expunge.core.models import load_model
@@ -148,16 +148,15 @@ def test_metadata_may_name_only_small_files_of_the_folder(
 def networks(architecture: str) -> dict[str, torch.nn.Module]:
     files = published.files_of(architecture)
     with torch.device("meta"):
-        return {
+        made: dict[str, torch.nn.Module] = {
             "unet": UNet2DConditionModel.from_config(files["unet/config.json"]),
             "vae": AutoencoderKL.from_config(files["vae/config.json"]),
             "text_encoder": CLIPTextModel(CLIPTextConfig(**files["text_encoder/config.json"])),
-            **{
-                part: CLIPTextModelWithProjection(CLIPTextConfig(**files[f"{part}/config.json"]))
-                for part in ("text_encoder_2",)
-                if f"{part}/config.json" in files
-            },
         }
+        if "text_encoder_2/config.json" in files:
+            config = CLIPTextConfig(**files["text_encoder_2/config.json"])
+            made["text_encoder_2"] = CLIPTextModelWithProjection(config)
+    return made
 
 
 def header_of(architecture: str) -> dict[str, Entry]:
@@ -211,6 +210,22 @@ def test_a_model_that_predicts_v_says_so_by_a_tensor(architecture: str):
     files = dict(single_files.small_files(Container(Path("x"), tensors, {}), architecture))
     scheduler = json.loads(files["scheduler/scheduler_config.json"])
     assert (scheduler["prediction_type"], scheduler["rescale_betas_zero_snr"]) == ("v_prediction", True)
+
+
+def test_such_a_model_written_to_one_file_is_read_back_as_one(tiny_sd: Path, tmp_path: Path):
+    """By what it says, as one of the published size, which has no small files of its own."""
+    folder = Path(shutil.copytree(tiny_sd, tmp_path / "model"))
+    schedule = folder / "scheduler/scheduler_config.json"
+    told = json.loads(schedule.read_text()) | {"prediction_type": "v_prediction"}
+    schedule.write_text(json.dumps(told | {"rescale_betas_zero_snr": True}))
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None)
+    parts = {part: getattr(pipe, part).state_dict() for part in layouts.WEIGHTS}
+    about = {"modelspec.architecture": f"{published.SD1}/lora"}
+    save_file({"x": torch.zeros(1)}, tmp_path / "delta", about)
+    fused.write_single(parts, folder, tmp_path / "delta", tmp_path / "mine.safetensors")
+    files = dict(single_files.small_files(read_container(tmp_path / "mine.safetensors"), published.SD1))
+    read = json.loads(files["scheduler/scheduler_config.json"])
+    assert (read["prediction_type"], read["rescale_betas_zero_snr"]) == ("v_prediction", True)
 
 
 def test_what_is_fused_of_such_a_model_says_so_too():

@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from expunge.core import published, single_files, sources
+from expunge.core import original_names as names, published, single_files, sources
 from expunge.core.attacks import attempt
 from expunge.core.concepts.embeddings import eos_states
 from expunge.core.delivery.convert import Format, convert
 from expunge.core.delta_format.check import check_delta
 from expunge.core.erasure import erase
+from expunge.core.erasure.method import Run
+from expunge.core.erasure.registry import method_of
 from expunge.core.erasure.visual_concepts import learn
 from expunge.core.errors import CoreError
 from expunge.core.hiding import hide, key as recovery
@@ -25,10 +28,10 @@ from expunge.core.models import load_model, word_embeddings
 from expunge.core.run import run_erase, run_hide
 from expunge.core.specs import METHODS, SPECS, EraseSpec, InspectSpec
 from expunge.core.specs.attacks import NAMES
-from tests.core.attacks.test_attacks import never_seen, scene_of, spec_of
 from tests.core.conftest import build_tiny_xl
 from tests.support import customer_models
 from tests.support.device_audit import accelerator
+from tests.support.small_attacks import never_seen, scene_of, spec_of
 from tests.support.small_jobs import IDS, RUNS, images, small
 
 __all__ = ["images"]
@@ -169,6 +172,16 @@ def test_the_published_size_is_known_and_its_layers_are_adapted():
 # --- every method -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["esd", "score", "erase_flow", "stereo"])
+def test_losses_lead_away_from_what_drawing_leads_away_from(name: str, tiny_xl: Path):
+    model, request = load_model(tiny_xl), EraseSpec.model_validate({"concepts": ["church"], **RUNS[name][1]})
+    model.add_lora(request.method.lora)
+    empty = method_of(request.method)(Run(model, request, request.method, lambda _: None)).empty
+    assert not empty.states.any()
+    assert not empty.pooled.any()
+    assert model.encode([""]).states.any()
+
+
 @pytest.mark.parametrize("name", [*FITTING, "hide", "edit", "debias", "visual edit"])
 def test_a_delta_of_every_method_is_worn_as_it_was_made(name, tiny_xl, images):
     kind, asked = RUNS[name]
@@ -276,6 +289,21 @@ def test_the_fused_file_is_the_model_of_its_folder(done: Path, tmp_path: Path):
         theirs = getattr(folder.pipe, part).state_dict()
         ours = getattr(again, part).state_dict()
         assert all(torch.allclose(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("spoil", ["cut short", "of one dimension"])
+def test_a_file_with_half_a_projection_is_refused(spoil: str, done: Path, tmp_path: Path):
+    file, name = tmp_path / "mine.safetensors", names.XL_OPEN_CLIP + names.PROJECTION[1]
+    with safe_open(done / "fused.safetensors", "pt") as opened:
+        metadata = opened.metadata()
+    tensors = load_file(done / "fused.safetensors")
+    tensors[name] = tensors[name].flatten() if spoil == "of one dimension" else tensors[name]
+    save_file(tensors, file, metadata)
+    if spoil == "cut short":
+        file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CoreError) as refused:
+        load_model(file)
+    assert refused.value.code in ("model_broken", "model_incomplete")
 
 
 def test_a_matrix_is_transposed_as_bytes():

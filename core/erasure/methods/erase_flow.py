@@ -65,7 +65,7 @@ class EraseFlow(Method[EraseFlowSpec]):
         # A style's path is asked for around its own object; an object's, in any template
         styles = [run.model.vocabulary.style(c.name) is not None for c in run.concepts]
         self.is_paired = [s and len(a) > 1 for s, a in zip(styles, self.anchors, strict=True)]
-        self.empty = run.texts([""])
+        self.empty = run.model.unconditional()
         self.moves = run.model.sampler(run.spec.sampling_steps).moves
         self.log_partition = [torch.tensor(LOG_PARTITION) for _ in run.concepts]
         self.optimiser = torch.optim.Adam(self.log_partition, lr=run.spec.partition_learning_rate)

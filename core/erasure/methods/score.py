@@ -92,7 +92,7 @@ class Score(Method[ScoreSpec]):
             near = [c.target] if c.target else candidates(run.model, c, run.concepts, spec.candidates)
             self.near.append([*near, *run.preserve])
         self.neighbours = {name: run.texts([name]) for near in self.near for name in near}
-        self.empty = run.texts([""])
+        self.empty = run.model.unconditional()
         if spec.latents == "buffer":
             erased = {f"erase/{i}": texts for i, texts in enumerate(self.concepts)}
             near_texts = {f"target/{name}": texts for name, texts in self.neighbours.items()}

@@ -69,7 +69,7 @@ class Stereo(Method[StereoSpec]):
         self.anchors = [
             run.model.encode(self.anchors_of(c, o)) for c, o in zip(run.concepts, self.beside, strict=True)
         ]
-        self.empty = run.texts([""])
+        self.empty = run.model.unconditional()
         self.words = Words(run, spec.search())
         self.round = spec.round_steps * len(run.concepts)
         self.first_stage = spec.rounds * self.round

@@ -33,43 +33,7 @@ from expunge.core.specs import Concept, EraseSpec, EvaluateSpec, EvaluationSpec,
 from expunge.core.specs.attacks import ATTACKS, NAMES, PRESETS, Attacks
 from expunge.core.specs.attacks.relearn import RelearnSpec
 from expunge.core.specs.cost import optimiser_steps, pictures
-
-SMALL = {
-    "noise_probe": {"etas": [1.0, 1.34]},
-    "ring_a_bell": {"population": 6, "generations": 2},
-    "mma": {"steps": 2, "candidates": 4, "top_k": 4, "tokens": 3},
-    "relearn": {"judged_after": [1]},
-    "paraphrase": {"texts": ["a chapel", "CHURCH"]},
-}
-"""The least that each attack can be asked for."""
-
-
-def spec_of(name: str, **more):
-    kind = ATTACKS[name]
-    few = {"images": 2, "steps": 2, "batch_size": 2, "lessons": 2, "tokens": 2, "vectors": 2}
-    given = {
-        key: value for key, value in (few | SMALL.get(name, {}) | more).items() if key in kind.model_fields
-    }
-    return kind.model_validate(given)
-
-
-def scene_of(model, concept="church", judge=None, kept=None, steps=3, seed=0) -> Scene:
-    return Scene(
-        model,
-        Concept(name=concept, synonyms=["chapel"]),
-        ["dog", "tree"],
-        judge or bright,
-        steps=steps,
-        guidance=3.0,
-        batch=4,
-        seed=seed,
-        kept=kept or Kept(None),
-    )
-
-
-def bright(images: np.ndarray) -> np.ndarray:
-    return images.mean((1, 2, 3)) > 127
-
+from tests.support.small_attacks import bright, never_seen, scene_of, spec_of
 
 WORN = {
     "lora": {"name": "esd", "steps": 1, "batch_size": 1},
@@ -440,10 +404,6 @@ def test_a_search_looks_at_few_pictures_before_it_draws_them_all(tiny_sd: Path):
         assert not any(scene.has_won(draw, 16, step, 300) for step in (1, 99, 150, 300))
         assert drawn == wanted
         drawn.clear()
-
-
-def never_seen(images: np.ndarray) -> np.ndarray:
-    return np.full(len(images), False)
 
 
 @pytest.mark.slow
